@@ -1,0 +1,1 @@
+"""Pure data code: COCO records, Roboflow exports, ontology, normalisation, leakage, privacy, the phantom corpus."""

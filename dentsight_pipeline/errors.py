@@ -1,0 +1,124 @@
+"""Every error that dentsight_pipeline raises on purpose.
+
+A message is built from typed fields and says three things: what was given, what exists, what to do.
+A missed release gate is a *result*, never an error; only releasing in spite of it is one.
+
+    DentsightError
+    ├── ConfigurationError        a setting, a recipe or a command line that cannot be meant
+    ├── DataError                 an export or dataset that cannot be used
+    │   ├── AnnotationError       one record of an annotation file
+    │   ├── UnknownLabelError     a label name that no mapping knows
+    │   ├── SplitLeakageError     splits that share sources where they must not
+    │   └── IntegrityError        bytes that are missing or are not what their digest says
+    ├── StorageError              the disk or bucket refused (full, read-only, unreachable)
+    ├── TrainingError             training could not start, go on or end
+    │   └── HeadCollapseError     the classification head stopped learning scores
+    ├── EvaluationError           ground truth or detections that cannot be scored
+    └── ReleaseError              a release that the recorded verdict does not allow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+
+class DentsightError(Exception):
+    """Base of all deliberate errors; the command line prints its message alone and exits 2."""
+
+
+class ConfigurationError(DentsightError):
+    """A setting that cannot be meant; the message names the nearest legal value."""
+
+
+class DataError(DentsightError):
+    """An export or dataset that cannot be used as it is."""
+
+
+class AnnotationError(DataError):
+    """One record of an annotation file that is neither valid nor repairable.
+
+    Args:
+        file: The file that holds the record, relative to the export.
+        record: The record in words, e.g. `annotation 17`.
+        problem: What is wrong with it.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, file: str, record: str, problem: str, remedy: str) -> None:
+        self.file, self.record, self.problem, self.remedy = file, record, problem, remedy
+        super().__init__(f"{file}, {record}: {problem}. {remedy}")
+
+
+class UnknownLabelError(DataError):
+    """A label name that the source's mapping does not know.
+
+    Args:
+        label: The name as given.
+        source: The mapping in use.
+        known: All names that the mapping knows, for the suggestion.
+    """
+
+    def __init__(self, label: str, source: str, known: Iterable[str]) -> None:
+        self.label, self.source = label, source
+        self.suggestions = get_close_matches(label, list(known), n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, self.suggestions))}?" if self.suggestions else ""
+        super().__init__(
+            f"Label {label!r} is not known for source {source!r}.{hint} "
+            f"Map it in data/ontology.py, choose another mapping with --source, or drop it with --drop {label!r}."
+        )
+
+
+class SplitLeakageError(DataError):
+    """Splits that share images of one source where they must not."""
+
+
+class IntegrityError(DataError):
+    """Bytes that are missing, or are not what their digest says.
+
+    Args:
+        what: The object, manifest or file in words.
+        expected: The digest it should have.
+        found: The digest it has, or None when it is missing.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, what: str, expected: str, found: str | None, remedy: str) -> None:
+        self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
+        state = "is missing" if found is None else f"was changed: its bytes hash to {found}"
+        super().__init__(f"{what} (sha256 {expected}) {state}. {remedy}")
+
+
+class StorageError(DentsightError):
+    """The disk or bucket refused: full, read-only or unreachable. Nothing half-written stays behind."""
+
+
+class TrainingError(DentsightError):
+    """Training could not start, go on or end."""
+
+
+class HeadCollapseError(TrainingError):
+    """The classification head stopped learning scores; AP would hide it.
+
+    Args:
+        step: The optimiser step of the evaluation that tripped the rule.
+        rules: The rules that tripped.
+        evidence: Measured values by name.
+    """
+
+    def __init__(self, step: int, rules: Iterable[str], evidence: Mapping[str, float | str]) -> None:
+        self.step, self.rules, self.evidence = step, tuple(rules), dict(evidence)
+        numbers = ", ".join(f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in evidence.items())
+        super().__init__(
+            f"The classification head has collapsed at step {step} ({'; '.join(self.rules)}): {numbers}. "
+            "AP keeps looking plausible while every score is meaningless. See docs/training.md, 'Head health'; "
+            "to go on all the same, record a reason with --allow-head-collapse."
+        )
+
+
+class EvaluationError(DentsightError):
+    """Ground truth or detections that cannot be scored; names the record and the reason."""
+
+
+class ReleaseError(DentsightError):
+    """A release that the recorded verdict does not allow."""

@@ -1,0 +1,1 @@
+"""Pure evaluation: COCO metrics, operating points, bootstrap, calibration, consistency, agreement, plots."""

@@ -1,0 +1,1 @@
+"""Walking and verifying the chain of digests behind any product."""

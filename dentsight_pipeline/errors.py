@@ -57,14 +57,16 @@ class UnknownLabelError(DataError):
         label: The name as given.
         source: The mapping in use.
         known: All names that the mapping knows, for the suggestion.
+        reason: Why a name that the mapping does list must not be mapped silently.
     """
 
-    def __init__(self, label: str, source: str, known: Iterable[str]) -> None:
-        self.label, self.source = label, source
+    def __init__(self, label: str, source: str, known: Iterable[str], reason: str = "") -> None:
+        self.label, self.source, self.reason = label, source, reason
         self.suggestions = get_close_matches(label, list(known), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, self.suggestions))}?" if self.suggestions else ""
+        state = f"is ambiguous for source {source!r}: {reason}" if reason else f"is not known for source {source!r}"
         super().__init__(
-            f"Label {label!r} is not known for source {source!r}.{hint} "
+            f"Label {label!r} {state}.{hint} "
             f"Map it in data/ontology.py, choose another mapping with --source, or drop it with --drop {label!r}."
         )
 

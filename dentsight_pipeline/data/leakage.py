@@ -1,0 +1,412 @@
+"""Which images come from the same source: by name, and by pixels under the four flips of a rectangle.
+
+A corpus that was flipped, re-encoded and then split at random shows its model the test patients during training. This
+module belongs to ingestion: it makes a small fingerprint of every image, groups the images by source, says which ones
+are *clean* (share no source with any other split), and counts what the published splits share. It reads no annotation
+and moves no image.
+
+How pixels are compared. An image is resized to 64×64 by area, transformed by the DCT-II, and its lowest 24×24
+coefficients, without the mean, are multiplied by their radial frequency (the spectrum of X-rays falls with it: without
+the factor all panoramic X-rays look alike) and scaled to unit variance. Brightness and contrast drop out by that. A
+mirrored image has the same coefficients with the signs of the odd columns changed, an upside-down one with those of the
+odd rows; so one fingerprint serves all four transforms, and two images are compared by their best cosine over them.
+
+The threshold `SAME_SOURCE_SIMILARITY` = 0.92 lies between two measured distributions (1,269 real panoramic X-rays of
+655 sources; 804,546 pairs, each under four transforms):
+
+| pairs | similarity |
+|---|---|
+| same source as published (792 pairs; flips and re-encoded) | ≥ 0.9996 |
+| same source, JPEG quality 30 · noise of 10 grey levels | ≥ 0.999 · ≥ 0.998 |
+| same source, +25 grey levels clipped · contrast × 1.2 clipped · gamma 0.8 to 1.25 | ≥ 0.987 · ≥ 0.957 · ≥ 0.993 |
+| same source, half as wide and 0.37 as high, turned, quality 60 · local equalisation (CLAHE 2) | ≥ 0.99 · ≥ 0.96 |
+| different patients (803,754 pairs): median · 99.99 % · the most alike | 0.17 · 0.78 · 0.83 |
+
+A translation by 1 % of the width or a rotation by two degrees gives another picture (≥ 0.85, ≥ 0.76): such an augmented
+copy is found by its name, not by its pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dentsight_pipeline.errors import DataError
+
+Transform = Literal["identity", "hflip", "vflip", "rot180"]
+StemKind = Literal["uid", "dated", "numeric", "other"]
+
+TRANSFORMS: tuple[Transform, ...] = ("identity", "hflip", "vflip", "rot180")
+SAME_SOURCE_SIMILARITY = 0.92
+"""Two images at or above this similarity have one source; the module's docstring has the measured distributions."""
+STEM_KINDS_THAT_PROVE: frozenset[StemKind] = frozenset({"uid", "dated", "other"})
+"""Kinds of file-name stem that prove a common source alone. Numeric ones (`18_png`) collide between patients."""
+
+_GRID = 64  # side of the square that every image is resized to, pixels
+_FREQUENCIES = 24  # lowest frequencies kept along each axis
+_QUANTUM = 24  # int8 units for one standard deviation; ±127 is 5.3 of them
+_BLANK_CONTRAST = 1.0  # grey levels of standard deviation below which an image has no picture to compare
+_SHORTEST_DECODED_SIDE = 128  # pixels kept by the reduced decoding: twice the grid
+
+_BANDS = 64  # independent hash tables
+_BAND_BITS = 20  # bits that must agree in one of them
+_WINDOW = 24  # neighbours that an image is compared with inside one bucket of one table
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What an image looks like, in 768 characters of text.
+
+    Attributes:
+        code: Base64 of 575 int8 DCT coefficients (see the module's docstring); empty for an image without contrast,
+            which resembles nothing.
+    """
+
+    code: str
+
+    def to_json(self) -> str:
+        """The text that `from_json` reads."""
+        return self.code
+
+    @classmethod
+    def from_json(cls, code: str) -> Fingerprint:
+        """Read a fingerprint back.
+
+        Raises:
+            DataError: The text is not a fingerprint of this version.
+        """
+        length = len(base64.b64decode(code, validate=True))
+        if length not in (0, _FREQUENCIES**2 - 1):
+            raise DataError(
+                f"A stored fingerprint has {length} coefficients; this version makes {_FREQUENCIES**2 - 1}. "
+                "Delete the cached fingerprints and ingest again."
+            )
+        return cls(code)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the image has no contrast, so that its pixels prove nothing."""
+        return not self.code
+
+    def coefficients(self) -> NDArray[np.int8]:
+        """The coefficients, shape [575], row-major over (vertical, horizontal) frequency without the mean."""
+        return np.frombuffer(base64.b64decode(self.code), dtype=np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The best of the four comparisons of two fingerprints.
+
+    Attributes:
+        transform: What turns either image into the other (all four are their own inverse).
+        similarity: Cosine of the coefficients under that transform, -1 to 1.
+    """
+
+    transform: Transform
+    similarity: float
+
+    @property
+    def is_same_source(self) -> bool:
+        """Whether the two images show the same pixels."""
+        return self.similarity >= SAME_SOURCE_SIMILARITY
+
+
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """One image as the grouping sees it.
+
+    Attributes:
+        digest: sha256 of the image's bytes.
+        split: `train`, `valid`, `test`, …
+        stem_group: Anything equal for equal file-name stems (a keyed hash of the stem, never the stem itself), or
+            None when the name says nothing.
+        stem_kind: What kind of stem it is; see `STEM_KINDS_THAT_PROVE`.
+        fingerprint: The image's fingerprint, or None when pixels are not to be compared.
+    """
+
+    digest: str
+    split: str
+    stem_group: str | None
+    stem_kind: StemKind
+    fingerprint: Fingerprint | None
+
+
+def fingerprint(gray: NDArray[np.uint8]) -> Fingerprint:
+    """Make the fingerprint of a grayscale image.
+
+    Args:
+        gray: Pixels, uint8, shape [height, width].
+
+    Raises:
+        DataError: The array is not a grayscale image.
+    """
+    if gray.ndim != 2 or 0 in gray.shape:
+        raise DataError(f"A fingerprint needs grayscale pixels [height, width]; got an array of shape {gray.shape}.")
+    grid = cv2.resize(gray.astype(np.float32), (_GRID, _GRID), interpolation=cv2.INTER_AREA).astype(np.float64)
+    if grid.std() < _BLANK_CONTRAST:
+        return Fingerprint("")
+    basis, weight = _dct_basis()
+    spectrum = ((basis @ grid @ basis.T) * weight).ravel()[1:]  # [575]
+    scaled = np.rint(spectrum * (_QUANTUM / spectrum.std()))
+    return Fingerprint(base64.b64encode(np.clip(scaled, -127, 127).astype(np.int8).tobytes()).decode())
+
+
+def fingerprint_file(path: Path) -> Fingerprint:
+    """Make the fingerprint of an image file, decoded to grayscale at the smallest scale that is enough.
+
+    JPEGs are reduced by 2, 4 or 8 inside the decoder, which costs a fraction of a full decoding. An EXIF orientation is
+    applied.
+
+    Raises:
+        DataError: The file is no image that can be decoded.
+    """
+    encoded = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+    gray = _decode_reduced(encoded)
+    if gray is None:
+        raise DataError(f"{Path(path).name} cannot be decoded as an image. Export the version again or remove it.")
+    return fingerprint(gray)
+
+
+def compare(first: Fingerprint, second: Fingerprint) -> Match:
+    """Compare two images under the four transforms; a blank one resembles nothing (similarity 0)."""
+    if first.is_blank or second.is_blank:
+        return Match("identity", 0.0)
+    vectors = _unit_vectors([first, second])
+    by_transform = _similarities(vectors[:1], vectors[1:])[:, 0]
+    best = int(by_transform.argmax())
+    return Match(TRANSFORMS[best], float(by_transform[best]))
+
+
+def group_by_source(items: Sequence[SourceItem]) -> list[str]:
+    """Give every image the name of its source: the smallest digest among the images that share it.
+
+    Two images share a source when they have the same bytes, the same stem of a kind that proves it, or the same pixels
+    under one of the four transforms; and so does whatever is connected by such pairs. A numeric stem adds nothing to
+    what the pixels say.
+
+    Pixels are compared through `pixel_pairs`, in time that grows with the number of images, not of pairs.
+
+    Returns:
+        One digest for each item, in the items' order.
+    """
+    if not items:
+        return []
+    first_index: dict[tuple[str, str], int] = {}
+    edges: list[tuple[int, int]] = []
+    for index, item in enumerate(items):
+        keys = [("digest", item.digest)]
+        if item.stem_group is not None and item.stem_kind in STEM_KINDS_THAT_PROVE:
+            keys.append(("stem", item.stem_group))
+        edges += [(first_index.setdefault(key, index), index) for key in keys]
+    named = np.array(edges, dtype=np.int64).reshape(-1, 2)
+    by_pixels = pixel_pairs([item.fingerprint or Fingerprint("") for item in items])
+    labels = _components(len(items), np.concatenate([named, by_pixels]))
+    smallest: dict[int, str] = {}
+    for item, label in zip(items, labels, strict=True):
+        smallest[label] = min(item.digest, smallest.get(label, item.digest))
+    return [smallest[label] for label in labels]
+
+
+def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
+    """Find pairs of images with the same pixels under one of the four transforms.
+
+    Candidates come from 64 hash tables. The key of a table is 20 signs of random projections (Charikar, "Similarity
+    estimation techniques from rounding algorithms", STOC 2002), each over coefficients that change their sign together,
+    so that a flip changes the key by a known mask; the smallest of an image's four keys is the same for all its flips.
+    Inside a bucket, images are ordered by 44 further signs and compared with their 24 nearest in that order; so the
+    work is at most 64 × 24 comparisons an image, whatever the corpus. Every candidate is then verified exactly: a pair
+    that is returned has a similarity of at least `SAME_SOURCE_SIMILARITY`. By the theory of the tables, a pair at 0.99
+    is missed with p < 1e-13, one at 0.95 with p = 3e-4 and one at the threshold with 1 %.
+
+    Returns:
+        Index pairs, int64, shape [pairs, 2], first < second. Among copies with equal fingerprints only a chain of pairs
+        is returned, and in a bucket of many alike images only near neighbours: enough to connect them, not all pairs.
+    """
+    codes: dict[str, int] = {}
+    chains: list[tuple[int, int]] = []
+    for index, item in enumerate(fingerprints):
+        if not item.is_blank and (first := codes.setdefault(item.code, index)) != index:
+            chains.append((first, index))
+    where = np.fromiter(codes.values(), dtype=np.int64, count=len(codes))
+    pairs = [np.array(chains, dtype=np.int64).reshape(-1, 2)]
+    if len(where) > 1:
+        vectors = _unit_vectors([fingerprints[i] for i in where])
+        pairs += [where[block] for block in _verified(vectors, _candidates(vectors))]
+    return np.sort(np.concatenate(pairs), axis=1)
+
+
+def clean_flags(items: Sequence[SourceItem], groups: Sequence[str]) -> list[bool]:
+    """Say for every image whether it shares no source with any *other* split.
+
+    Args:
+        items: The images of all splits.
+        groups: Their sources, from `group_by_source`.
+    """
+    splits_of = _splits_by_group(items, groups)
+    return [splits_of[group] == {item.split} for item, group in zip(items, groups, strict=True)]
+
+
+def leakage_table(items: Sequence[SourceItem], groups: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count what the splits share.
+
+    Returns:
+        A row for every split other than train: `images`, `shared_with_train`, `shared_with_any` (any other split),
+        `clean`, all in images; and the row `pairs`: the pairs of images with one source by pair of splits, e.g.
+        `{"test-train": 27, "train-train": 140}` (names in alphabetical order).
+    """
+    splits_of = _splits_by_group(items, groups)
+    table: dict[str, dict[str, int]] = {
+        split: {"images": 0, "shared_with_train": 0, "shared_with_any": 0, "clean": 0}
+        for split in sorted({item.split for item in items} - {"train"})
+    }
+    members: dict[str, Counter[str]] = defaultdict(Counter)
+    for item, group in zip(items, groups, strict=True):
+        members[group][item.split] += 1
+        if item.split == "train":
+            continue
+        row, shares = table[item.split], splits_of[group] != {item.split}
+        row["images"] += 1
+        row["shared_with_train"] += "train" in splits_of[group]
+        row["shared_with_any"] += shares
+        row["clean"] += not shares
+    table["pairs"] = _count_pairs(members)
+    return table
+
+
+def _count_pairs(members: dict[str, Counter[str]]) -> dict[str, int]:
+    """Pairs of images with one source, by their two splits."""
+    pairs: Counter[str] = Counter()
+    for counts in members.values():
+        names = sorted(counts)
+        for position, first in enumerate(names):
+            pairs[f"{first}-{first}"] += counts[first] * (counts[first] - 1) // 2
+            for second in names[position + 1 :]:
+                pairs[f"{first}-{second}"] += counts[first] * counts[second]
+    return {name: count for name, count in sorted(pairs.items()) if count}
+
+
+def _splits_by_group(items: Sequence[SourceItem], groups: Sequence[str]) -> dict[str, set[str]]:
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for item, group in zip(items, groups, strict=True):
+        splits_of[group].add(item.split)
+    return splits_of
+
+
+def _decode_reduced(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """Decode at 1/8, 1/4, 1/2 or 1/1, the first that keeps the shorter side long enough. None = not decodable."""
+    if encoded.size == 0:
+        return None
+    gray = None
+    for flag in (
+        cv2.IMREAD_REDUCED_GRAYSCALE_8,
+        cv2.IMREAD_REDUCED_GRAYSCALE_4,
+        cv2.IMREAD_REDUCED_GRAYSCALE_2,
+        cv2.IMREAD_GRAYSCALE,
+    ):
+        gray = cv2.imdecode(encoded, flag)
+        if gray is None or min(gray.shape) >= _SHORTEST_DECODED_SIDE:
+            break
+    return None if gray is None else gray.astype(np.uint8, copy=False)
+
+
+@lru_cache(maxsize=1)
+def _dct_basis() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The orthonormal DCT-II basis [24, 64] and the radial frequency of each coefficient [24, 24]."""
+    frequency = np.arange(_FREQUENCIES)
+    basis = np.sqrt(2 / _GRID) * np.cos(np.pi * (np.arange(_GRID) + 0.5) * frequency[:, None] / _GRID)
+    weight = np.hypot(frequency[:, None], frequency)
+    return basis, weight
+
+
+@lru_cache(maxsize=1)
+def _parities() -> NDArray[np.int64]:
+    """For each coefficient its class, shape [575]: 2 × (odd vertical frequency) + (odd horizontal frequency)."""
+    odd = np.arange(_FREQUENCIES) % 2
+    return (2 * odd[:, None] + odd).ravel()[1:]
+
+
+# How each class of coefficients changes its sign under each of TRANSFORMS; rows: transforms, columns: classes.
+_SIGNS = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
+
+
+def _unit_vectors(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float32]:
+    """Coefficients of non-blank fingerprints as unit vectors, shape [n, 575], sorted by parity class."""
+    joined = b"".join(base64.b64decode(item.code) for item in fingerprints)
+    vectors = np.frombuffer(joined, dtype=np.int8).reshape(len(fingerprints), -1).astype(np.float32)
+    vectors = vectors[:, np.argsort(_parities(), kind="stable")]
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _class_slices() -> list[slice]:
+    """Where each parity class lies in the vectors of `_unit_vectors`."""
+    ends = np.cumsum(np.bincount(_parities(), minlength=4))
+    return [slice(int(end - size), int(end)) for end, size in zip(ends, np.bincount(_parities()), strict=True)]
+
+
+def _similarities(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines of paired unit vectors under each transform, shape [4, pairs]."""
+    products = first * second
+    partial = np.stack([products[:, part].sum(axis=1) for part in _class_slices()])  # [4 classes, pairs]
+    return _SIGNS @ partial
+
+
+def _keys(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.uint64]]:
+    """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket."""
+    generator = np.random.default_rng(20240601)  # fixed: the same corpus always gives the same candidates
+    classes = _class_slices()
+    bit_values = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
+    class_of_bit = np.arange(64) % 4
+    masks = [
+        np.bitwise_or.reduce(np.where(signs[class_of_bit] < 0, bit_values, np.uint64(0))) for signs in _SIGNS
+    ]  # the bits that each transform changes
+    for _ in range(_BANDS):
+        projection = np.zeros((vectors.shape[1], 64), dtype=np.float32)
+        for number, part in enumerate(classes):
+            projection[part, number::4] = generator.standard_normal((part.stop - part.start, 16), dtype=np.float32)
+        bits = (vectors @ projection) > 0  # [n, 64]
+        keys = np.bitwise_or.reduce(np.where(bits, bit_values, np.uint64(0)), axis=1)
+        yield np.min([keys ^ mask for mask in masks], axis=0)
+
+
+def _candidates(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+    """Pairs worth verifying, each once, in blocks of shape [pairs, 2]."""
+    count = len(vectors)
+    found: list[NDArray[np.int64]] = []
+    for keys in _keys(vectors):
+        order = np.argsort(keys, kind="stable")
+        buckets = keys[order] >> np.uint64(64 - _BAND_BITS)
+        for distance in range(1, min(_WINDOW, count - 1) + 1):
+            together = np.flatnonzero(buckets[distance:] == buckets[:-distance])
+            if not len(together):
+                break  # no bucket holds more than `distance` images
+            low, high = order[together], order[together + distance]
+            found.append(np.minimum(low, high) * count + np.maximum(low, high))
+    codes = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+    for start in range(0, len(codes), 8192):
+        block = codes[start : start + 8192]
+        yield np.stack([block // count, block % count], axis=1)
+
+
+def _verified(vectors: NDArray[np.float32], candidates: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
+    """The candidates that really are alike."""
+    for block in candidates:
+        best = _similarities(vectors[block[:, 0]], vectors[block[:, 1]]).max(axis=0)
+        yield block[best >= SAME_SOURCE_SIMILARITY]
+
+
+def _components(count: int, edges: NDArray[np.int64]) -> list[int]:
+    """The connected component of each of `count` nodes."""
+    graph = coo_array((np.ones(len(edges), dtype=np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    return labels.tolist()

@@ -11,6 +11,7 @@ A missed release gate is a *result*, never an error; only releasing in spite of 
     │   ├── SplitLeakageError     splits that share sources where they must not
     │   └── IntegrityError        bytes that are missing or are not what their digest says
     ├── StorageError              the disk or bucket refused (full, read-only, unreachable)
+    ├── RefConflictError          a named reference that somebody else changed meanwhile
     ├── TrainingError             training could not start, go on or end
     │   └── HeadCollapseError     the classification head stopped learning scores
     ├── EvaluationError           ground truth or detections that cannot be scored
@@ -93,6 +94,23 @@ class IntegrityError(DataError):
 
 class StorageError(DentsightError):
     """The disk or bucket refused: full, read-only or unreachable. Nothing half-written stays behind."""
+
+
+class RefConflictError(DentsightError):
+    """A named reference of the store that is not what its writer expected: somebody else changed it meanwhile.
+
+    Args:
+        name: The reference.
+        expected: The value that the writer had read, or None for "there is none".
+        found: The value that it has now, or None.
+    """
+
+    def __init__(self, name: str, expected: object, found: object) -> None:
+        self.name, self.expected, self.found = name, expected, found
+        super().__init__(
+            f"Reference {name!r} was expected to be {'absent' if expected is None else expected!r}, but it is "
+            f"{'absent' if found is None else repr(found)}. Read it again and decide anew."
+        )
 
 
 class TrainingError(DentsightError):

@@ -1,0 +1,230 @@
+"""A folder as the place that keeps bytes: temporary file, fsync, rename, fsync of the folder.
+
+Layout: keys are paths below the root; `tmp/` holds what is being written; `locks/` two empty lock files.
+The locks are `flock`s: the kernel lets go of them when a process dies, so a killed writer blocks nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat as stat_flags
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dentsight_pipeline.errors import IntegrityError, StorageError
+from dentsight_pipeline.store.blobs import BLOCK_BYTES, Stat
+
+
+class LocalBlobs:
+    """Keys below one folder of a local or shared POSIX file system.
+
+    Args:
+        root: The folder; made when it does not exist.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.uri = self.root.as_uri()
+        with self._refusals("open the store", self.root):
+            for name in ("tmp", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    def read(self, key: str) -> bytes | None:
+        """All bytes of a key, or None when there is none."""
+        with self._refusals("read", self.root / key):
+            try:
+                return (self.root / key).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def sha256(self, key: str) -> tuple[str, int] | None:
+        """The sha256 (hex) and size that the key's bytes really have; None when there is none."""
+        with self._refusals("read", self.root / key):
+            try:
+                return hash_file(self.root / key)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def stat(self, key: str) -> Stat | None:
+        """Size and age of a key, or None."""
+        with self._refusals("look up", self.root / key):
+            try:
+                found = (self.root / key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return Stat(found.st_size, found.st_mtime) if stat_flags.S_ISREG(found.st_mode) else None
+
+    def touch(self, key: str, size: int) -> bool:
+        """Make an existing key of this size young again; False when there is none."""
+        path = self.root / key
+        with self._refusals("touch", path), self._lock("gc", fcntl.LOCK_SH):
+            try:
+                if path.stat().st_size != size:
+                    return False
+                os.utime(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def write(self, key: str, data: bytes) -> None:
+        """Create or replace a key, atomically and durably."""
+        with self.temporary() as file:
+            with self._refusals("write", self.root / key):
+                file.write_bytes(data)
+            self.adopt(file, key)
+
+    @contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """The path of a private file in `tmp/`, on the same file system as the keys."""
+        file = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}.part"
+        try:
+            yield file
+        finally:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+    def adopt(self, file: Path, key: str) -> None:
+        """Create or replace a key from a private file, atomically and durably."""
+        path = self.root / key
+        with self._refusals("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.chmod(0o444)
+            _sync(file)
+            file.replace(path)
+            _sync(path.parent)
+
+    def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
+        """Write only if the key's bytes are still `expected`; False when they are not."""
+        with self._lock("refs", fcntl.LOCK_EX):
+            if self.read(key) != expected:
+                return False
+            self.write(key, data)
+        return True
+
+    def publish(self, key: str, data: bytes, check: Callable[[], None]) -> None:
+        """Write a manifest while no collection can remove what it names."""
+        with self._lock("gc", fcntl.LOCK_SH):
+            check()
+            self.write(key, data)
+
+    @contextmanager
+    def collecting(self) -> Iterator[Callable[[], None]]:
+        """Hold the right to remove objects; the kernel takes it back only when this process dies."""
+        with self._lock("gc", fcntl.LOCK_EX):
+            yield lambda: None
+
+    def scan(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        """All keys under a prefix that ends in `/`, in byte order."""
+        with self._refusals("list", self.root / prefix):
+            yield from self._scan(prefix)
+
+    def _scan(self, prefix: str) -> Iterator[tuple[str, Stat]]:
+        try:
+            with os.scandir(self.root / prefix) as found:
+                entries = [(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name) for entry in found]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in sorted(entries, key=os.fsencode):
+            if name.endswith("/"):
+                yield from self._scan(prefix + name)
+            elif (found_stat := self.stat(prefix + name)) is not None:
+                yield prefix + name, found_stat
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove keys; one that is already gone is no error."""
+        for key in keys:
+            with self._refusals("remove", self.root / key):
+                (self.root / key).unlink(missing_ok=True)
+
+    def local_path(self, key: str, digest: str) -> Path | None:
+        """The object's own file, read-only, hashed in this very call."""
+        found = self.sha256(key)
+        if found is None:
+            return None
+        if found[0] != digest:
+            raise IntegrityError(f"Object {key} of {self.uri}", digest, found[0], DAMAGED_REMEDY)
+        return self.root / key
+
+    def leftovers(self) -> Iterator[tuple[str, Stat]]:
+        """Temporary files, of living writers too: tell them apart by their age."""
+        yield from self.scan("tmp/")
+
+    def remove_leftovers(self, names: Iterable[str]) -> None:
+        """Remove what `leftovers` named."""
+        self.remove(names)
+
+    @contextmanager
+    def _lock(self, name: str, kind: int) -> Iterator[None]:
+        path = self.root / "locks" / name
+        with self._refusals("lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            with self._refusals("lock", path):
+                fcntl.flock(descriptor, kind)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _refusals(self, act: str, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"Cannot {act} {path}: {error.strerror or error}. {_remedy(error, self.root)}"
+            ) from error
+
+
+DAMAGED_REMEDY = "Restore it from a backup, or remove the damaged copy (`discard_damaged`) and ingest its source again."
+
+
+def hash_file(path: Path) -> tuple[str, int]:
+    """The sha256 (hex) and size of a file's bytes, streamed in large blocks."""
+    with path.open("rb", buffering=0) as file:
+        hasher = hashlib.file_digest(file, "sha256")
+        return hasher.hexdigest(), file.tell()
+
+
+def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file, and return the sha256 (hex) and size of exactly the bytes that were copied."""
+    hasher, size = hashlib.sha256(), 0
+    with source.open("rb", buffering=0) as reading, target.open("wb", buffering=0) as writing:
+        while block := reading.read(BLOCK_BYTES):
+            hasher.update(block)
+            size += len(block)
+            view = memoryview(block)
+            while view:
+                view = view[writing.write(view) :]
+    return hasher.hexdigest(), size
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: OSError, root: Path) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            free = (
+                f"{shutil.disk_usage(root).free / 1e6:.0f} MB are free there" if root.exists() else "the disk is full"
+            )
+            return f"Nothing half-written was kept; {free}. Free some space (`dentsight gc --apply`), then run again."
+        case errno.EFBIG:
+            return "Nothing half-written was kept. Raise the file size limit (`ulimit -f`), then run again."
+        case errno.EROFS | errno.EACCES | errno.EPERM:
+            return "Make the folder writable for this user, or name another store."
+        case _:
+            return "Check that the folder is mounted and healthy, then run again."

@@ -1,0 +1,297 @@
+"""The manifest: what a dataset, checkpoint or report *is*, byte for byte; its digest is its identity.
+
+Nothing volatile belongs here (times, hosts, run ids, absolute paths): the same work must give the same digest.
+Those go to `Store.append_record`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
+from dentsight_pipeline.store import canonical
+from dentsight_pipeline.store.names import check_digest, check_entry_paths, check_kind
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.objects import Store
+
+SCHEMA = "dentsight-manifest/1"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One file of a manifest."""
+
+    sha256: str
+    """64 lower-case hex digits."""
+    size: int
+    """Bytes."""
+
+    def __post_init__(self) -> None:
+        check_digest(self.sha256, "an entry's sha256")
+        if type(self.size) is not int or self.size < 0:
+            raise DataError(f"An entry's size must be a whole number of bytes, not {self.size!r}.")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Kind, files, inputs and facts of one product.
+
+    `entries` maps relative POSIX paths to files; `inputs` an asset's name to the digest of the manifest that was read;
+    `facts` is JSON. All three are copied and come back in canonical order, so that a manifest equals itself after
+    a round trip through the store (RFC 8785 writes 1.0 as 1: a whole number is an `int` here).
+
+    Raises:
+        DataError: A path that would leave its folder, a malformed digest, or facts that are not JSON.
+    """
+
+    kind: str
+    entries: Mapping[str, Entry]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        check_entry_paths(self.entries)
+        for asset, digest in self.inputs.items():
+            check_digest(digest, f"input {asset!r} of a {self.kind} manifest")
+        facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
+        object.__setattr__(self, "facts", json.loads(facts))
+        object.__setattr__(self, "inputs", dict(sorted(self.inputs.items())))
+        object.__setattr__(self, "entries", dict(sorted(self.entries.items())))
+        object.__setattr__(self, "_bytes", self._canonical())
+        object.__setattr__(self, "_digest", sha256(self.to_bytes()).hexdigest())
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manifest) and self.digest == other.digest
+
+    @property
+    def digest(self) -> str:
+        """The sha256 (hex) of `to_bytes()`: the product's identity."""
+        return self.__dict__["_digest"]
+
+    @property
+    def size(self) -> int:
+        """The sum of all entries in bytes."""
+        return sum(entry.size for entry in self.entries.values())
+
+    def to_bytes(self) -> bytes:
+        """The manifest as RFC 8785 canonical JSON, as it was when it was made."""
+        return self.__dict__["_bytes"]
+
+    def _canonical(self) -> bytes:
+        document = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "entries": {path: {"sha256": e.sha256, "size": e.size} for path, e in self.entries.items()},
+            "inputs": self.inputs,
+            "facts": self.facts,
+        }
+        return canonical.dumps(document, f"A {self.kind} manifest")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Read a manifest back.
+
+        Raises:
+            DataError: Not a manifest of this schema, or not in canonical form (so its digest would be ambiguous).
+        """
+        try:
+            document = json.loads(data)
+            if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+                found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+                raise DataError(f"Not a manifest of schema {SCHEMA!r}: found {found!r}. Use the release that wrote it.")
+            entries = {path: Entry(e["sha256"], e["size"]) for path, e in document["entries"].items()}
+            manifest = cls(document["kind"], entries, document["inputs"], document["facts"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(
+                f"Not a manifest: {error!r}. Restore it from a backup or make its product again."
+            ) from error
+        if manifest.to_bytes() != data:
+            raise DataError("The manifest is not in canonical form (RFC 8785). Restore it from a backup.")
+        return manifest
+
+    def entry(self, path: str) -> Entry:
+        """The entry of one path.
+
+        Raises:
+            DataError: The manifest has no such file; the message names those that it has.
+        """
+        if path not in self.entries:
+            some = ", ".join(list(self.entries)[:8]) + (", …" if len(self.entries) > 8 else "")
+            raise DataError(f"The {self.kind} {self.digest[:12]} has no file {path!r}; it has {some or 'none'}.")
+        return self.entries[path]
+
+
+def build(
+    store: Store,
+    kind: str,
+    files: Mapping[str, Path | bytes | Entry],
+    inputs: Mapping[str, str],
+    facts: Mapping[str, Any],
+    *,
+    workers: int = 8,
+) -> Manifest:
+    """Store the bytes of every file and name them in a manifest. Publish it with `store.put_manifest`.
+
+    Args:
+        store: Where the bytes go.
+        kind: The manifest's kind.
+        files: Relative POSIX path to a local file, bytes, or the entry of an object that is already stored.
+        inputs: Asset name to the digest of the manifest that was read.
+        facts: JSON, deterministic.
+        workers: Threads that hash and write; hashing and fsync both let go of the interpreter lock.
+
+    Raises:
+        DataError: A path that would leave its folder, or facts that are not JSON; nothing is stored then.
+        StorageError: The store refused.
+    """
+    check_entry_paths(files)
+    Manifest(kind, {}, inputs, facts)  # refuses bad facts before any byte is written
+
+    def stored(item: tuple[str, Path | bytes | Entry]) -> tuple[str, Entry]:
+        path, content = item
+        if isinstance(content, Entry):
+            return path, content
+        if isinstance(content, bytes):
+            return path, Entry(store.put_bytes(content), len(content))
+        return path, store.put_file_entry(content)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return Manifest(kind, dict(pool.map(stored, files.items())), inputs, facts)
+
+
+def read_bytes(store: Store, manifest: Manifest, path: str) -> bytes:
+    """The verified bytes of one file of a manifest.
+
+    Raises:
+        DataError: The manifest has no such file.
+        IntegrityError: The object is missing or was changed.
+    """
+    entry = manifest.entry(path)
+    data = store.get_bytes(entry.sha256)
+    if len(data) != entry.size:
+        raise DataError(f"{path!r} has {len(data)} bytes, but {manifest.kind} {manifest.digest} says {entry.size}.")
+    return data
+
+
+def read_json(store: Store, manifest: Manifest, path: str) -> Any:
+    """One JSON file of a manifest, verified and parsed.
+
+    Raises:
+        DataError: The manifest has no such file, or the file is not JSON.
+        IntegrityError: The object is missing or was changed.
+    """
+    data = read_bytes(store, manifest, path)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DataError(f"{path!r} of {manifest.kind} {manifest.digest} is not JSON: {error}") from error
+
+
+def materialise(store: Store, manifest: Manifest, folder: Path, prefix: str = "", *, link: bool = False) -> Path:
+    """Write a manifest's files below a folder, each verified, each appearing whole or not at all.
+
+    Args:
+        store: Where the bytes are.
+        manifest: What to write.
+        folder: The folder; made when it does not exist. Files with the same names are replaced.
+        prefix: Only paths that start with this; they keep their full names.
+        link: Hard-link instead of copying where the store is on the same file system. Only for readers: a process
+            that writes into a linked file (root may, in spite of the read-only mode) damages the store.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        IntegrityError: An object is missing or was changed.
+        StorageError: The disk refused, or a symbolic link inside the folder would lead a file out of it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        base = folder.resolve()
+        for path, entry in manifest.entries.items():
+            if path.startswith(prefix):
+                _materialise_one(store, entry, base, path, link)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {error.filename or folder}: {error.strerror}. Free or choose a folder."
+        ) from error
+    return folder
+
+
+def _materialise_one(store: Store, entry: Entry, base: Path, path: str, link: bool) -> None:
+    target = base / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.parent.resolve() != target.parent:
+        raise StorageError(f"{target.parent} leads through a symbolic link; give a folder of your own.")
+    source = store.local_path(entry.sha256)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        if not (link and _linked(source, temporary)):
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links: the caller copies
+        return False
+    return True
+
+
+def missing(store: Store, manifest: Manifest, *, workers: int = 16) -> list[str]:
+    """The paths whose object is not in the store, or has another size; looked up, not hashed."""
+
+    def lacks(item: tuple[str, Entry]) -> bool:
+        stat = store.stat(item[1].sha256)
+        return stat is None or stat.size != item[1].size
+
+    return [path for path, gone in _mapped(lacks, manifest.entries.items(), workers) if gone]
+
+
+def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple[str, IntegrityError]]:
+    """Re-hash every byte that a manifest names.
+
+    Args:
+        store: Where the bytes are.
+        manifest: What to verify.
+        workers: Threads; SHA-256 lets go of the interpreter lock, so two of them use two cores.
+
+    Returns:
+        Path and error of every object that is missing or was changed; empty when all is intact.
+    """
+
+    def fault(item: tuple[str, Entry]) -> IntegrityError | None:
+        path, entry = item
+        try:
+            size = store.verify(entry.sha256)
+        except IntegrityError as error:
+            return error
+        if size != entry.size:
+            what = f"The size of {path} ({size} bytes, the manifest says {entry.size})"
+            return IntegrityError(what, entry.sha256, entry.sha256, "Make the product again.")
+        return None
+
+    return [(path, found) for path, found in _mapped(fault, manifest.entries.items(), workers) if found is not None]
+
+
+def _mapped(function: Any, items: Iterable[tuple[str, Entry]], workers: int) -> list[tuple[str, Any]]:
+    items = list(items)
+    with ThreadPoolExecutor(workers) as pool:
+        return [(path, result) for (path, _), result in zip(items, pool.map(function, items), strict=True)]

@@ -1,0 +1,366 @@
+"""The store: bytes named by their sha256, manifests, references and records, on disk or on S3.
+
+Layout, the same in a folder and in a bucket:
+
+    objects/ab/<sha256>              bytes, immutable
+    manifests/ab/<sha256>.json       canonical JSON, immutable
+    records/<product>/<sha256>.json  provenance of a product (times, hosts, run ids), immutable
+    memo/ab/<key>.json               which manifest a piece of work gave
+    refs/<name>.json                 small mutable documents, changed by compare-and-swap
+
+Whatever is read is hashed before it is returned: nothing wrong is ever read as right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, RefConflictError, StorageError
+from dentsight_pipeline.store import canonical
+from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES, Blobs, Stat
+from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, copy_and_hash, hash_file
+from dentsight_pipeline.store.manifest import Entry, Manifest, missing
+from dentsight_pipeline.store.names import check_digest, check_ref, is_digest
+
+
+class _Any(Enum):
+    ANY = "any"
+
+
+ANY: Final = _Any.ANY
+"""For `write_ref`: whatever is there is replaced."""
+
+
+def open_store(uri: str | Path, *, cache: Path | None = None) -> Store:
+    """Open a store, and make it when it is a folder that does not exist.
+
+    Args:
+        uri: A path, `file:///path`, or `s3://bucket/prefix` (settings from the standard AWS environment,
+            `AWS_ENDPOINT_URL_S3` for another provider).
+        cache: For S3 only: the folder of verified local copies; `$XDG_CACHE_HOME/dentsight` by default.
+
+    Raises:
+        ConfigurationError: The URI names no kind of store that exists.
+        StorageError: The folder cannot be made.
+    """
+    if isinstance(uri, Path):
+        return Store(LocalBlobs(uri))
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        from dentsight_pipeline.store.s3 import S3Blobs
+
+        return Store(S3Blobs.from_uri(uri, cache))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
+        return Store(LocalBlobs(Path(unquote(parts.path))))
+    if not uri or parts.scheme or "://" in uri:
+        raise ConfigurationError(f"{uri!r} names no store. Give a folder, file:///folder or s3://bucket/prefix.")
+    return Store(LocalBlobs(Path(uri).expanduser()))
+
+
+class Store:
+    """Content-addressed bytes, and the documents that name them. Safe with several threads, processes and machines.
+
+    Args:
+        blobs: The place that keeps the bytes.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self.blobs = blobs
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    @property
+    def uri(self) -> str:
+        """What `open_store` opens this store by, also from another folder."""
+        return self.blobs.uri
+
+    # Objects ---------------------------------------------------------------------------------------------------------
+
+    def put_bytes(self, data: bytes) -> str:
+        """Keep bytes; nothing is written when the store has them.
+
+        Returns:
+            Their sha256, 64 hex digits.
+
+        Raises:
+            StorageError: The store refused; nothing half-written stays behind.
+        """
+        digest = sha256(data).hexdigest()
+        if not self.blobs.touch(_object_key(digest), len(data)):
+            self.blobs.write(_object_key(digest), data)
+        return digest
+
+    def put_file(self, path: Path) -> str:
+        """Keep a file's bytes, streamed; the file is only read.
+
+        A file that changes while it is read is kept as the bytes that were read, under their own digest.
+
+        Returns:
+            The sha256, 64 hex digits.
+
+        Raises:
+            StorageError: The file cannot be read, or the store refused; nothing half-written stays behind.
+        """
+        return self.put_file_entry(path).sha256
+
+    def put_file_entry(self, path: Path) -> Entry:
+        """Like `put_file`, returning digest and size together."""
+        try:
+            if path.stat().st_size <= IN_MEMORY_BYTES:
+                data = path.read_bytes()
+                return Entry(self.put_bytes(data), len(data))
+            digest, size = hash_file(path)
+        except OSError as error:
+            raise StorageError(f"Cannot read {path}: {error.strerror or error}. Check that it exists.") from error
+        if self.blobs.touch(_object_key(digest), size):
+            return Entry(digest, size)
+        with self.blobs.temporary() as file:
+            try:
+                digest, size = copy_and_hash(path, file)
+            except OSError as error:
+                raise StorageError(
+                    f"Cannot store {path}: {error.strerror or error}. Nothing half-written was kept; "
+                    "free some space (`dentsight gc --apply`), then run again."
+                ) from error
+            self.blobs.adopt(file, _object_key(digest))
+        return Entry(digest, size)
+
+    def get_bytes(self, digest: str) -> bytes:
+        """The bytes with this sha256, verified.
+
+        Raises:
+            IntegrityError: They are missing or were changed.
+        """
+        data = self.blobs.read(_object_key(digest))
+        if data is None:
+            raise self._missing("Object", digest)
+        found = sha256(data).hexdigest()
+        if found != digest:
+            raise IntegrityError(f"An object of {self.uri}", digest, found, DAMAGED_REMEDY)
+        return data
+
+    def local_path(self, digest: str) -> Path:
+        """A local file with exactly these bytes, hashed in this very call. Only for reading: it may be the store's own.
+
+        Raises:
+            IntegrityError: They are missing or were changed.
+            StorageError: The local disk refused (the cache of an S3 store is full, for example).
+        """
+        path = self.blobs.local_path(_object_key(digest), digest)
+        if path is None:
+            raise self._missing("Object", digest)
+        return path
+
+    def verify(self, digest: str) -> int:
+        """Hash what the store really holds, streamed, without keeping it.
+
+        Returns:
+            The size in bytes.
+
+        Raises:
+            IntegrityError: The object is missing or was changed.
+        """
+        found = self.blobs.sha256(_object_key(digest))
+        if found is None:
+            raise self._missing("Object", digest)
+        if found[0] != digest:
+            raise IntegrityError(f"An object of {self.uri}", digest, found[0], DAMAGED_REMEDY)
+        return found[1]
+
+    def discard_damaged(self, digest: str) -> bool:
+        """Remove an object whose bytes are not what its name says, so that the next `put` writes it anew.
+
+        Returns:
+            Whether it was damaged, and so removed. An intact object is never touched.
+        """
+        found = self.blobs.sha256(_object_key(digest))
+        if found is None or found[0] == digest:
+            return False
+        self.blobs.remove([_object_key(digest)])
+        return True
+
+    def has(self, digest: str) -> bool:
+        """Whether there is an object of this name; it is not hashed."""
+        return self.stat(digest) is not None
+
+    def size(self, digest: str) -> int:
+        """The size in bytes.
+
+        Raises:
+            IntegrityError: There is no such object.
+        """
+        stat = self.stat(digest)
+        if stat is None:
+            raise self._missing("Object", digest)
+        return stat.size
+
+    def stat(self, digest: str) -> Stat | None:
+        """Size and age of an object, or None."""
+        return self.blobs.stat(_object_key(digest))
+
+    def object_digests(self) -> Iterator[str]:
+        """The names of all objects, sorted."""
+        return self._digests("objects/", "")
+
+    # Manifests -------------------------------------------------------------------------------------------------------
+
+    def put_manifest(self, manifest: Manifest) -> str:
+        """Publish a manifest.
+
+        Returns:
+            Its digest.
+
+        Raises:
+            IntegrityError: An object that it names is not in the store; nothing is published then.
+        """
+
+        def check() -> None:
+            lacking = missing(self, manifest)
+            if lacking:
+                more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+                what = f"{lacking[0]!r}{more} of the {manifest.kind} to publish in {self.uri}"
+                digest = manifest.entries[lacking[0]].sha256
+                raise IntegrityError(what, digest, None, "Store the files (`manifest.build`) before their manifest.")
+
+        self.blobs.publish(_manifest_key(manifest.digest), manifest.to_bytes(), check)
+        return manifest.digest
+
+    def get_manifest(self, digest: str) -> Manifest:
+        """A manifest, verified.
+
+        Raises:
+            IntegrityError: It is missing or was changed.
+            DataError: It was written by an incompatible release.
+        """
+        data = self.blobs.read(_manifest_key(digest))
+        if data is None:
+            raise self._missing("Manifest", digest)
+        found = sha256(data).hexdigest()
+        if found != digest:
+            raise IntegrityError(f"A manifest of {self.uri}", digest, found, "Restore it from a backup.")
+        return Manifest.from_bytes(data)
+
+    def has_manifest(self, digest: str) -> bool:
+        """Whether there is a manifest of this name; it is not read."""
+        return self.blobs.stat(_manifest_key(digest)) is not None
+
+    def manifest_digests(self) -> Iterator[str]:
+        """The digests of all manifests, sorted."""
+        return self._digests("manifests/", ".json")
+
+    # References ------------------------------------------------------------------------------------------------------
+
+    def read_ref(self, name: str) -> dict[str, Any] | None:
+        """The value of a reference, or None when there is none.
+
+        Raises:
+            IntegrityError: The reference was damaged.
+            ConfigurationError: Not a legal name.
+        """
+        data = self.blobs.read(_ref_key(name))
+        return None if data is None else self._unsealed_ref(name, data)
+
+    def write_ref(self, name: str, value: Mapping[str, Any], *, expected: Any = ANY) -> None:
+        """Set a reference, atomically.
+
+        Args:
+            name: Words joined by `/`, e.g. `dataset/opg-reporting-v8`.
+            value: JSON.
+            expected: What `read_ref` gave before (None: nothing). With anything but `ANY` the reference is changed
+                only if that is still its value, also when several machines try at once.
+
+        Raises:
+            RefConflictError: Somebody else changed it meanwhile.
+            DataError: The value is not JSON.
+        """
+        key, what = _ref_key(name), f"Reference {name!r}"
+        data = canonical.seal(dict(value), what)
+        if expected is ANY:
+            self.blobs.write(key, data)
+            return
+        before = None if expected is None else canonical.seal(expected, what)
+        if not self.blobs.swap(key, data, before):
+            raise RefConflictError(name, expected, self.read_ref(name))
+
+    def refs(self, prefix: str = "") -> list[str]:
+        """The names of all references that start with a prefix, sorted; `""` gives all."""
+        folder = check_ref(prefix, prefix=True).rpartition("/")[0]
+        keys = (key for key, _ in self.blobs.scan(f"refs/{folder}/" if folder else "refs/"))
+        names = (key.removeprefix("refs/").removesuffix(".json") for key in keys if key.endswith(".json"))
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def _unsealed_ref(self, name: str, data: bytes) -> dict[str, Any]:
+        what = f"Reference {name!r} of {self.uri}"
+        return canonical.unseal(data, what, "Write it again, or restore it from a backup.")
+
+    # Records ---------------------------------------------------------------------------------------------------------
+
+    def append_record(self, product_digest: str, record: Mapping[str, Any]) -> str:
+        """Add provenance to a product: what is true of one run, not of the product. Never changed afterwards.
+
+        Returns:
+            The record's digest.
+        """
+        data = canonical.dumps(dict(record), f"A record of {product_digest}")
+        digest = sha256(data).hexdigest()
+        self.blobs.write(_record_key(product_digest, digest), data)
+        return digest
+
+    def records(self, product_digest: str) -> list[dict[str, Any]]:
+        """All records of a product, verified, the oldest first by their `started` (then `finished`) where given.
+
+        Raises:
+            IntegrityError: One of them was changed.
+        """
+        return [record for _, record in self.named_records(product_digest)]
+
+    def named_records(self, product_digest: str) -> list[tuple[str, dict[str, Any]]]:
+        """Like `records`, each with its digest."""
+        folder = f"records/{check_digest(product_digest, 'a product')}/"
+        found = []
+        for key, _ in self.blobs.scan(folder):
+            digest = key.removeprefix(folder).removesuffix(".json")
+            if not is_digest(digest):
+                continue
+            data = self.blobs.read(key) or b""
+            if sha256(data).hexdigest() != digest:
+                what, remedy = f"A record of {product_digest}", "Restore it from a backup."
+                raise IntegrityError(what, digest, sha256(data).hexdigest(), remedy)
+            found.append((digest, json.loads(data)))
+        return sorted(found, key=lambda item: (*(str(item[1].get(k, "")) for k in ("started", "finished")), item[0]))
+
+    def _digests(self, prefix: str, suffix: str) -> Iterator[str]:
+        for key, _ in self.blobs.scan(prefix):
+            digest = key.rpartition("/")[2].removesuffix(suffix) if key.endswith(suffix) else ""
+            if is_digest(digest) and key == f"{prefix}{digest[:2]}/{digest}{suffix}":
+                yield digest
+
+    def _missing(self, what: str, digest: str) -> IntegrityError:
+        remedy = "Restore it from a backup, or make it again from its inputs; check that this is the right store."
+        return IntegrityError(f"{what} of {self.uri}", digest, None, remedy)
+
+
+def _object_key(digest: str) -> str:
+    return f"objects/{check_digest(digest, 'an object')[:2]}/{digest}"
+
+
+def _manifest_key(digest: str) -> str:
+    return f"manifests/{check_digest(digest, 'a manifest')[:2]}/{digest}.json"
+
+
+def _record_key(product: str, digest: str) -> str:
+    return f"records/{check_digest(product, 'a product')}/{digest}.json"
+
+
+def _ref_key(name: str) -> str:
+    return f"refs/{check_ref(name)}.json"
+
+
+__all__ = ["ANY", "DataError", "Store", "open_store"]

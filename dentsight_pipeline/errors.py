@@ -15,6 +15,7 @@ A missed release gate is a *result*, never an error; only releasing in spite of 
     ├── TrainingError             training could not start, go on or end
     │   └── HeadCollapseError     the classification head stopped learning scores
     ├── EvaluationError           ground truth or detections that cannot be scored
+    │   └── ScoringRecordError    one record of them that would be mis-scored in silence
     └── ReleaseError              a release that the recorded verdict does not allow
 """
 
@@ -138,6 +139,21 @@ class HeadCollapseError(TrainingError):
 
 class EvaluationError(DentsightError):
     """Ground truth or detections that cannot be scored; names the record and the reason."""
+
+
+class ScoringRecordError(EvaluationError):
+    """One record of the ground truth or the detections that an engine would crash on or score wrongly in silence.
+
+    Args:
+        source: `ground truth`, `detections` or the file's name.
+        record: The record in words, e.g. `annotations[3] (id 0)`.
+        problem: What is wrong with it, and what an engine would make of it.
+        remedy: What the user can do.
+    """
+
+    def __init__(self, source: str, record: str, problem: str, remedy: str) -> None:
+        self.source, self.record, self.problem, self.remedy = source, record, problem, remedy
+        super().__init__(f"{source}, {record}: {problem}. {remedy}")
 
 
 class ReleaseError(DentsightError):

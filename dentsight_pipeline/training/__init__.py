@@ -1,1 +1,1 @@
-"""Pure torch and transformers: recipes, letterbox, dataset, model, training loop, head health. Runs as its own process."""
+"""Pure torch and transformers: recipes, letterbox, data, model, training loop, head health; runs as its own process."""

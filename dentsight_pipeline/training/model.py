@@ -1,0 +1,362 @@
+"""D-FINE models from a recipe: sizes, starting weights, heads for our classes, and the criterion in fp32.
+
+The sizes are the published ones (the configuration of `ustc-community/dfine-*-coco`); `tiny` is ours. Optimisation
+belongs in `optim.py`, judging the class heads in `health.py`, writing model folders in `export.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import DFineConfig, DFineForObjectDetection
+
+OLDEST_TRANSFORMERS = (5, 18)
+"""Older ones compute D-FINE's main loss over denoising queries too, which collapses the class head."""
+
+_STAGES = {"stage_downsample": [False, True, True, True], "stage_light_block": [False, False, True, True]}
+_BACKBONES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "embedding_size": 16,
+        "stem_channels": [3, 16, 16],
+        "stage_in_channels": [16, 48, 96, 160],
+        "stage_mid_channels": [16, 24, 32, 48],
+        "stage_out_channels": [48, 96, 160, 192],
+        "hidden_sizes": [48, 96, 160, 192],
+        "depths": [1, 1, 1, 1],
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_numb_of_layers": [2, 2, 2, 2],
+        "use_learnable_affine_block": True,
+    },
+    "nano": {
+        "stem_channels": [3, 16, 16],
+        "stage_in_channels": [16, 64, 256, 512],
+        "stage_mid_channels": [16, 32, 64, 128],
+        "stage_out_channels": [64, 256, 512, 1024],
+        "hidden_sizes": [128, 256, 512, 1024],
+        "stage_num_blocks": [1, 1, 2, 1],
+        "stage_numb_of_layers": [3, 3, 3, 3],
+        "use_learnable_affine_block": True,
+        "out_indices": [3, 4],
+    },
+    "small": {
+        "stem_channels": [3, 16, 16],
+        "stage_in_channels": [16, 64, 256, 512],
+        "stage_mid_channels": [16, 32, 64, 128],
+        "stage_out_channels": [64, 256, 512, 1024],
+        "hidden_sizes": [128, 256, 512, 1024],
+        "stage_num_blocks": [1, 1, 2, 1],
+        "stage_numb_of_layers": [3, 3, 3, 3],
+        "use_learnable_affine_block": True,
+    },
+    "medium": {
+        "stem_channels": [3, 24, 32],
+        "stage_in_channels": [32, 96, 384, 768],
+        "stage_mid_channels": [32, 64, 128, 256],
+        "stage_out_channels": [96, 384, 768, 1536],
+        "hidden_sizes": [192, 384, 768, 1536],
+        "stage_num_blocks": [1, 1, 3, 1],
+        "stage_numb_of_layers": [4, 4, 4, 4],
+        "use_learnable_affine_block": True,
+    },
+    "large": {
+        "stem_channels": [3, 32, 48],
+        "stage_in_channels": [48, 128, 512, 1024],
+        "stage_mid_channels": [48, 96, 192, 384],
+        "stage_out_channels": [128, 512, 1024, 2048],
+        "hidden_sizes": [256, 512, 1024, 2048],
+        "stage_num_blocks": [1, 1, 3, 1],
+        "stage_numb_of_layers": [6, 6, 6, 6],
+    },
+    "xlarge": {
+        "stem_channels": [3, 32, 64],
+        "stage_in_channels": [64, 128, 512, 1024],
+        "stage_mid_channels": [64, 128, 256, 512],
+        "stage_out_channels": [128, 512, 1024, 2048],
+        "hidden_sizes": [256, 512, 1024, 2048],
+        "stage_num_blocks": [1, 2, 5, 2],
+        "stage_numb_of_layers": [6, 6, 6, 6],
+    },
+}
+_DETECTORS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "encoder_in_channels": [96, 160, 192],
+        "encoder_hidden_dim": 96,
+        "encoder_ffn_dim": 192,
+        "encoder_attention_heads": 4,
+        "d_model": 96,
+        "decoder_in_channels": [96, 96, 96],
+        "decoder_ffn_dim": 192,
+        "decoder_attention_heads": 4,
+        "decoder_layers": 3,
+        "decoder_n_points": [3, 4, 3],
+        "depth_mult": 0.34,
+        "hidden_expansion": 0.5,
+    },
+    "nano": {
+        "encoder_in_channels": [512, 1024],
+        "encoder_hidden_dim": 128,
+        "encoder_ffn_dim": 512,
+        "encode_proj_layers": [1],
+        "feat_strides": [16, 32],
+        "num_feature_levels": 2,
+        "d_model": 128,
+        "decoder_in_channels": [128, 128],
+        "decoder_ffn_dim": 512,
+        "decoder_layers": 3,
+        "decoder_n_points": [6, 6],
+        "depth_mult": 0.5,
+        "hidden_expansion": 0.34,
+    },
+    "small": {
+        "encoder_in_channels": [256, 512, 1024],
+        "decoder_layers": 3,
+        "decoder_n_points": [3, 6, 3],
+        "depth_mult": 0.34,
+        "hidden_expansion": 0.5,
+    },
+    "medium": {
+        "encoder_in_channels": [384, 768, 1536],
+        "decoder_layers": 4,
+        "decoder_n_points": [3, 6, 3],
+        "depth_mult": 0.67,
+    },
+    "large": {"encoder_in_channels": [512, 1024, 2048], "decoder_n_points": [3, 6, 3]},
+    "xlarge": {
+        "encoder_in_channels": [512, 1024, 2048],
+        "encoder_hidden_dim": 384,
+        "encoder_ffn_dim": 2048,
+        "decoder_in_channels": [384, 384, 384],
+        "decoder_n_points": [3, 6, 3],
+    },
+}
+
+
+def check_transformers() -> None:
+    """Refuses a transformers that trains D-FINE wrongly.
+
+    Raises:
+        ConfigurationError: transformers is older than 5.18; says why that matters.
+    """
+    import transformers
+
+    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if found < OLDEST_TRANSFORMERS:
+        raise ConfigurationError(
+            f"transformers {transformers.__version__} is installed, D-FINE needs at least "
+            f"{'.'.join(map(str, OLDEST_TRANSFORMERS))}: before it, the main loss also matched denoising queries, so "
+            "the last decoder layer learns negatives only and its scores collapse "
+            "(huggingface/transformers pull request 48528). Install a newer one: pip install -U 'transformers>=5.18'."
+        )
+
+
+def config(recipe: Recipe, classes: Sequence[str]) -> DFineConfig:
+    """The complete D-FINE configuration of a recipe, for random initialisation.
+
+    Args:
+        recipe: Its architecture, classes' prior, queries and loss fields are used.
+        classes: Names in label order.
+    """
+    from transformers import DFineConfig, HGNetV2Config
+
+    backbone = {"out_indices": [2, 3, 4], **_STAGES, **_BACKBONES[recipe.architecture]}
+    return DFineConfig(
+        backbone_config=HGNetV2Config(**backbone),
+        **_DETECTORS[recipe.architecture],
+        **_fields(recipe, classes),
+    )
+
+
+def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None = None) -> DFineForObjectDetection:
+    """A D-FINE for `classes`, in fp32 on the CPU, in training mode, with its criterion computed in fp32.
+
+    Random initialisation draws from torch's global generator: seed it first. Loaded weights keep everything whose
+    shape fits, bit for bit; with another number of classes exactly the class heads, `enc_score_head` and
+    `denoising_class_embed` are new. With the same number but other names they are new as well: a head for other
+    findings is no head start.
+
+    Args:
+        recipe: Architecture, loss and freezing.
+        classes: Names in label order; label index i is category id i + 1.
+        weights: A folder or hub name that replaces `recipe.weights`, e.g. a `checkpoint:` that was already resolved.
+
+    Raises:
+        ConfigurationError: transformers is too old, or the weights are missing, no D-FINE, or of another size.
+    """
+    check_transformers()
+    from transformers import DFineForObjectDetection
+    from transformers.utils import logging
+
+    source = str(weights) if weights is not None else recipe.weights
+    if source is None:
+        model = DFineForObjectDetection(config(recipe, classes))
+    else:
+        loaded = _config_of(source, recipe)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # its table of newly initialised heads is expected here
+        try:
+            model = DFineForObjectDetection.from_pretrained(
+                source, ignore_mismatched_sizes=True, dtype=torch.float32, **_fields(recipe, classes)
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        names = [name for _, name in sorted((loaded.id2label or {}).items())]
+        if len(names) == len(classes) and names != list(classes):
+            _reset_heads(model)
+    model.train()
+    return use_fp32_criterion(model)
+
+
+def load(folder: str | Path) -> DFineForObjectDetection:
+    """A D-FINE from a model folder (`config.json`, `model.safetensors`), in eval mode, fp32, on the CPU.
+
+    Raises:
+        ConfigurationError: The folder holds no D-FINE.
+    """
+    check_transformers()
+    from transformers import DFineForObjectDetection
+
+    _config_of(str(folder), None)
+    return DFineForObjectDetection.from_pretrained(str(folder), dtype=torch.float32).eval()
+
+
+def use_fp32_criterion(model: DFineForObjectDetection) -> DFineForObjectDetection:
+    """Makes the model compute its loss outside autocast, on fp32 copies of its outputs; returns the model.
+
+    Matching costs and box losses of small lesions lose their differences in bf16. The wrapped function is looked up
+    at each call in `model.loss_function.inner`, so that a monitor may wrap that.
+    """
+    model.loss_function = Fp32Criterion(model.loss_function)
+    return model
+
+
+class Fp32Criterion:
+    """Calls a criterion with autocast off and every floating-point tensor in fp32.
+
+    Args:
+        inner: The criterion, with the signature of transformers' `DFineForObjectDetectionLoss`.
+    """
+
+    def __init__(self, inner: Callable[..., Any]) -> None:
+        self.inner = inner
+
+    def __call__(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The criterion's own return value: (loss, loss_dict, auxiliary_outputs)."""
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            return self.inner(_to_fp32(logits), *map(_to_fp32, args), **{k: _to_fp32(v) for k, v in kwargs.items()})
+
+
+def train_mode(model: nn.Module, recipe: Recipe) -> None:
+    """Training mode, except for the batch norms that the recipe freezes."""
+    model.train()
+    if recipe.freeze_batch_norm == "all":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Distinct parameters of a model; tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def normalise_pixels(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Cached gray bytes to what the model reads, on the device where they lie.
+
+    Args:
+        images: [batch, height, width] uint8.
+        recipe: Its pixel mean and standard deviation are used.
+
+    Returns:
+        [batch, 3, height, width] float32; the three channels are equal (a view of one).
+    """
+    pixels = images.to(torch.float32).div_(255.0).sub_(recipe.pixel_mean).div_(recipe.pixel_std)
+    return pixels[:, None].expand(-1, 3, -1, -1)
+
+
+def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
+    """Configuration fields that a recipe decides, whatever the weights."""
+    return {
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: i for i, name in enumerate(classes)},
+        "num_queries": recipe.num_queries,
+        "num_denoising": recipe.num_denoising,
+        "initializer_bias_prior_prob": recipe.class_prior,
+        "focal_loss_alpha": recipe.focal_alpha,
+        "focal_loss_gamma": recipe.focal_gamma,
+        "freeze_backbone_batch_norms": recipe.freeze_batch_norm != "none",
+    }
+
+
+def _config_of(source: str, recipe: Recipe | None) -> DFineConfig:
+    """The configuration of weights that are to be loaded, checked to be a D-FINE of the recipe's size."""
+    from transformers import AutoConfig, DFineConfig
+
+    try:
+        loaded = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"Weights {source!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder that holds config.json "
+            "and model.safetensors, a hub name such as ustc-community/dfine-large-coco (needs the internet), or "
+            "weights=none for random initialisation."
+        ) from error
+    if not isinstance(loaded, DFineConfig):
+        raise ConfigurationError(
+            f"Weights {source!r} are of type {loaded.model_type!r}, this trainer needs 'd_fine'. "
+            "The published ones are ustc-community/dfine-{nano,small,medium,large,xlarge}-coco."
+        )
+    if recipe is not None and (given := _size_of(loaded)) != recipe.architecture:
+        raise ConfigurationError(
+            f"Weights {source!r} are a D-FINE of size {given or 'unknown'}, the recipe says {recipe.architecture!r}. "
+            f"Set architecture={given or 'that of the weights'} or choose other weights."
+        )
+    return loaded
+
+
+def _size_of(loaded: DFineConfig) -> str | None:
+    """The architecture's name of a configuration, by its widths and depths."""
+
+    def shape(detector: DFineConfig, backbone: Any) -> tuple[Any, ...]:
+        widths = (backbone.stage_mid_channels, backbone.stage_num_blocks, backbone.stage_numb_of_layers)
+        return detector.d_model, detector.decoder_layers, detector.encoder_hidden_dim, *map(tuple, widths)
+
+    for name in _BACKBONES:
+        known = config(Recipe.model_construct(**_RECIPE_FOR_SIZES, architecture=name), ["finding"])
+        same_levels = len(known.feat_strides) == len(loaded.feat_strides)
+        if same_levels and shape(known, known.backbone_config) == shape(loaded, loaded.backbone_config):
+            return name
+    return None
+
+
+_RECIPE_FOR_SIZES: dict[str, Any] = {"name": "sizes", "image_width": 32, "image_height": 32}
+
+
+def _reset_heads(model: DFineForObjectDetection) -> None:
+    """Initialises the class heads, the encoder's score head and the denoising embedding as for another class count."""
+    heads = [*(model.model.decoder.class_embed or []), model.model.enc_score_head]
+    prior = model.config.initializer_bias_prior_prob or 1 / (heads[-1].out_features + 1)
+    with torch.no_grad():
+        for head in heads:
+            nn.init.xavier_uniform_(head.weight)
+            nn.init.constant_(head.bias, float(torch.logit(torch.tensor(prior))))
+        if model.config.num_denoising:
+            nn.init.xavier_uniform_(model.model.denoising_class_embed.weight)
+
+
+def _to_fp32(value: Any) -> Any:
+    """Floating-point tensors in fp32, also inside lists and dictionaries; everything else as it is."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list):
+        return [_to_fp32(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_fp32(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,69 @@
+"""A made-up evaluation in the contract's form, whose every gate passes, for tests to spoil in one place each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.release import gates
+
+CRITICAL = ("caries", "calculus", "periapical-radiolucency")
+
+
+def measurement(
+    metric: str, name: str, value: float | None, low: float | None, high: float | None, **more: Any
+) -> dict[str, Any]:
+    """One row of `measurements`, on the clean images, on plenty of data unless told otherwise."""
+    row = {"metric": metric, "class": name, "population": "clean", "value": value, "low": low, "high": high}
+    return row | {"n": 500, "unit_count": 175, "note": ""} | more
+
+
+@pytest.fixture
+def policy() -> gates.Policy:
+    """The card's policy."""
+    return gates.load_policy("card")
+
+
+@pytest.fixture
+def healthy() -> dict[str, Any]:
+    """A head that was looked at and found good."""
+    return {
+        "healthy": True,
+        "layers": [{"layer": 0, "mean_max_score": 0.6}, {"layer": 1, "mean_max_score": 0.62}],
+        "ratio_last_to_first": 1.03,
+        "rules": [{"rule": "last over first layer", "tripped": False, "evidence": "1.03"}],
+    }
+
+
+@pytest.fixture
+def evaluation(policy: gates.Policy) -> dict[str, Any]:
+    """An `evaluation.json` in which every gate of the card passes with room to spare."""
+    rows = [measurement("ap", name, 0.55, 0.50, 0.60) for name in policy.classes]
+    rows += [measurement("recall_at_p95", name, 0.70, 0.65, 0.75) for name in CRITICAL]
+    rows += [
+        measurement("ap50", "macro", 0.60, 0.55, 0.65),
+        measurement("ece", "all", 0.05, 0.04, 0.06),
+        measurement("left_right_agreement", "all", 0.90, 0.88, 0.92),
+        measurement("left_minus_right_recall", "all", 0.01, -0.02, 0.04),
+        measurement("empty_mouth_fp_rate", "all", 0.0, 0.0, 0.03, n=100, unit_count=100),
+    ]
+    return {
+        "schema": "dentsight-evaluation/1",
+        "classes": list(policy.classes),
+        "ground_truth_sha256": "a" * 64,
+        "detections_sha256": "b" * 64,
+        "gated_population": "clean",
+        "populations": {"all": {"macro": {"present": 13, "of": 13}}, "clean": {"macro": {"present": 13, "of": 13}}},
+        "measurements": rows,
+        "engines": {"pycocotools": "2.0.10", "hotcoco": "1.3.0", "max_abs_difference": 0.0, "agree": True},
+        "thresholds_from": "valid",
+    }
+
+
+@pytest.fixture
+def champion() -> dict[str, Any]:
+    """A champion on the same ground truth that the challenger does not fall behind."""
+    rows = [measurement("paired_delta_ap", name, 0.01, -0.005, 0.025) for name in CRITICAL]
+    rows.append(measurement("paired_delta_ap50", "macro", 0.01, -0.005, 0.025))
+    return {"digest": "c" * 64, "ground_truth_sha256": "a" * 64, "measurements": rows}

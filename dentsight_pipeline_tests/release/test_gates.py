@@ -1,0 +1,530 @@
+"""The gates decide by interval, fail closed on everything else, and never raise for a missed gate."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.release import card_v1, gates
+from dentsight_pipeline.release.verdict import Override, Verdict, number_text
+
+
+def _measured(evaluation: dict[str, Any], metric: str, name: str) -> dict[str, Any]:
+    return next(row for row in evaluation["measurements"] if (row["metric"], row["class"]) == (metric, name))
+
+
+def _row(verdict: Verdict, gate: str) -> Any:
+    return next(row for row in verdict.rows if row.id == gate)
+
+
+def _policy_text(**changes: Any) -> str:
+    plain = json.loads((Path(gates.__file__).parent / "policies" / "card.json").read_text("utf-8"))
+    return json.dumps(plain | changes)
+
+
+def _policy_with_gate(**changes: Any) -> str:
+    """The card's policy with its caries gate changed."""
+    plain = json.loads(_policy_text())
+    next(gate for gate in plain["gates"] if gate["id"] == "tier1_caries_ap").update(changes)
+    return json.dumps(plain)
+
+
+def test_a_good_model_on_enough_data_passes(policy, evaluation, healthy, champion):
+    """Fail-closed gates are worthless if nothing can ever pass them."""
+    verdict = gates.judge(evaluation, policy, healthy, champion)
+
+    assert verdict.outcome == "PASS"
+    assert verdict.releasable
+    assert all(row.outcome == "PASS" for row in verdict.rows)
+    assert verdict.exit_code == 0
+
+
+def test_without_a_champion_the_regression_rows_do_not_apply_and_do_not_block(policy, evaluation, healthy):
+    """The first release has nothing to regress from; the report must say that plainly instead of passing silently."""
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    row = _row(verdict, "champion_caries_ap")
+    assert (row.outcome, row.blocks) == ("NOT APPLICABLE", False)
+    assert "no champion yet" in row.sentence
+    assert verdict.outcome == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome"),
+    [
+        (0.30, 0.35, 0.40, "PASS"),
+        (0.2999, 0.35, 0.40, "INCONCLUSIVE"),
+        (0.20, 0.25, 0.30, "INCONCLUSIVE"),
+        (0.20, 0.25, 0.2999, "FAIL"),
+        (0.31, 0.25, 0.40, "INCONCLUSIVE"),
+        (0.20, 0.35, 0.29, "INCONCLUSIVE"),
+    ],
+)
+def test_an_interval_decides_and_its_ends_count_exactly(policy, evaluation, healthy, low, value, high, outcome):
+    """PASS at lower bound = floor, FAIL only under it, and a point outside its own interval decides nothing."""
+    _measured(evaluation, "ap", "caries").update(low=low, value=value, high=high)
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert _row(verdict, "tier1_caries_ap").outcome == outcome
+    assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome"),
+    [
+        (-0.05, 0.0, 0.10, "PASS"),
+        (-0.05, 0.05, 0.11, "INCONCLUSIVE"),
+        (0.11, 0.15, 0.2, "FAIL"),
+        (-0.3, -0.2, -0.11, "FAIL"),
+    ],
+)
+def test_a_two_sided_bound_fails_on_either_side(policy, evaluation, healthy, low, value, high, outcome):
+    """A model worse on the left is as bad as one worse on the right."""
+    _measured(evaluation, "left_minus_right_recall", "all").update(low=low, value=value, high=high)
+
+    assert _row(gates.judge(evaluation, policy, healthy), "tier2_left_minus_right_recall").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome"),
+    [(0.0, 0.05, 0.10, "PASS"), (0.05, 0.08, 0.12, "INCONCLUSIVE"), (0.11, 0.2, 0.3, "FAIL")],
+)
+def test_a_ceiling_is_a_floor_upside_down(policy, evaluation, healthy, low, value, high, outcome):
+    """A calibration error passes by its upper bound, not by its lower one."""
+    _measured(evaluation, "ece", "all").update(low=low, value=value, high=high)
+
+    assert _row(gates.judge(evaluation, policy, healthy), "tier2_ece").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        {"value": None},
+        {"value": math.nan},
+        {"value": -1},
+        {"value": -1.0, "low": -1.0, "high": -1.0},
+        {"value": "0.9"},
+        {"value": True},
+        {"value": math.inf, "high": math.inf},
+        {"low": None},
+        {"low": math.nan},
+        {"high": None},
+        {"low": 0.6, "high": 0.5},
+        {"low": -0.5},
+        {"high": 1.5},
+        {"n": None},
+        {"n": 3},
+        {"unit_count": None},
+        {"unit_count": 19},
+        {"population": "all"},
+        {"class": "carries"},
+        {"metric": "AP"},
+    ],
+    ids=str,
+)
+def test_whatever_is_missing_or_broken_is_inconclusive_and_blocks(policy, evaluation, healthy, spoiled):
+    """The gate must hold when a measurement is lost, not only when it is bad."""
+    _measured(evaluation, "ap", "caries").update(spoiled)
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert _row(verdict, "tier1_caries_ap").outcome == "INCONCLUSIVE"
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert not verdict.releasable
+    assert verdict.exit_code == 4
+
+
+def test_every_single_missing_measurement_leaves_its_gate_unpassed(policy, evaluation, healthy):
+    """No gate may pass because nobody looked."""
+    evaluation["measurements"] = []
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert {row.id for row in verdict.rows if row.outcome == "PASS"} == {"tier0_head_health", "tier0_engines_agree"}
+    assert verdict.outcome == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize("empty", [{}, {"measurements": None}, {"measurements": "none"}, {"measurements": [1, None]}])
+def test_an_evaluation_that_is_no_evaluation_is_inconclusive(policy, healthy, empty):
+    """A truncated file must end in a verdict that blocks, not in a traceback that somebody catches."""
+    verdict = gates.judge(empty, policy, healthy)
+
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert not verdict.releasable
+
+
+def test_a_measurement_made_twice_is_inconclusive(policy, evaluation, healthy):
+    """Otherwise appending a better row to the file would pass the gate."""
+    evaluation["measurements"].append(dict(_measured(evaluation, "ap", "caries"), value=0.99))
+
+    assert _row(gates.judge(evaluation, policy, healthy), "tier1_caries_ap").outcome == "INCONCLUSIVE"
+
+
+def test_leaked_images_cannot_be_let_in_while_clean_ones_exist(policy, evaluation, healthy):
+    """Switching the gated population back to all images would score the model on its own training sources."""
+    evaluation["gated_population"] = "all"
+    evaluation["measurements"] = [dict(row, population="all") for row in evaluation["measurements"]]
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert "leaked ones included" in _row(verdict, "tier1_caries_ap").because
+
+
+def test_a_macro_over_few_classes_is_not_the_macro_of_the_policy(policy, evaluation, healthy):
+    """The mean over two easy classes would clear .45 on any corpus that has only those."""
+    evaluation["populations"]["clean"]["macro"]["present"] = 4
+
+    row = _row(gates.judge(evaluation, policy, healthy), "tier1_macro_ap50")
+
+    assert row.outcome == "INCONCLUSIVE"
+    assert "only 4 classes" in row.because
+
+
+@pytest.mark.parametrize(
+    ("engines", "outcome"),
+    [
+        (None, "INCONCLUSIVE"),
+        ({}, "INCONCLUSIVE"),
+        ({"agree": True}, "INCONCLUSIVE"),
+        ({"agree": True, "max_abs_difference": 1e-9}, "FAIL"),
+        ({"agree": False, "max_abs_difference": 0.0}, "FAIL"),
+    ],
+)
+def test_figures_that_two_engines_do_not_share_release_nothing(policy, evaluation, healthy, engines, outcome):
+    """A wrong engine must not be able to pass a gate alone."""
+    evaluation["engines"] = engines
+
+    assert gates.judge(evaluation, policy, healthy).outcome == outcome
+
+
+def test_a_collapsed_head_fails_first_and_makes_scores_unusable(policy, evaluation, healthy):
+    """AP survives a collapse, so everything else may look perfect: the verdict must fail all the same."""
+    healthy["rules"].append({"rule": "last over first layer", "tripped": True, "evidence": "0.26"})
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert verdict.outcome == "FAIL"
+    assert verdict.rows[0].id == "tier0_head_health"
+    assert _row(verdict, "tier1_caries_ap").marks == ("ranking-only",)
+    assert _row(verdict, "tier1_caries_ap").outcome == "PASS"
+    for gate in ("tier2_caries_recall_at_p95", "tier2_ece", "tier2_left_right_agreement", "tier2_empty_mouth_fp_rate"):
+        assert _row(verdict, gate).outcome == "NOT EVALUABLE"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        {},
+        {"healthy": None, "rules": []},
+        {"healthy": True},
+        {"healthy": True, "rules": []},
+        {"healthy": "yes", "rules": [{"rule": "r", "tripped": False}]},
+        {"healthy": True, "rules": [{"rule": "r", "tripped": None}]},
+    ],
+    ids=str,
+)
+def test_a_head_nobody_examined_is_not_healthy(policy, evaluation, record):
+    """An empty or half-written health record must block exactly like none at all."""
+    verdict = gates.judge(evaluation, policy, record)
+
+    assert verdict.head == "unknown"
+    assert _row(verdict, "tier0_head_health").outcome == "INCONCLUSIVE"
+    assert not verdict.releasable
+
+
+def test_no_detection_above_the_threshold_fails_calibration(policy, evaluation, healthy):
+    """A silent model would otherwise have a calibration error of nothing, which reads like zero."""
+    _measured(evaluation, "ece", "all").update(value=None, low=None, high=None, n=0)
+
+    assert _row(gates.judge(evaluation, policy, healthy), "tier2_ece").outcome == "FAIL"
+
+
+def test_a_soft_gate_warns_and_does_not_block(policy, evaluation, healthy):
+    """Soft means that the report is yellow, not that the release stops."""
+    _measured(evaluation, "ap", "other-finding").update(value=0.1, low=0.05, high=0.15)
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert _row(verdict, "tier1_other_finding_ap").outcome == "FAIL"
+    assert verdict.outcome == "PASS"
+    assert "other-finding: 0.10 [0.05, 0.15], floor 0.20: FAIL. Read other-finding as a hint only." in verdict.sentences
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "fired"), [(0.50, 0.55, 0.59, True), (0.50, 0.55, 0.60, False), (0.1, 0.5, 0.9, False)]
+)
+def test_the_retrain_trigger_fires_only_when_the_upper_bound_is_under_the_floor(
+    policy, evaluation, healthy, low, value, high, fired
+):
+    """A retrain at higher resolution costs days of GPU; doubt alone does not justify it."""
+    _measured(evaluation, "recall_at_p95", "caries").update(low=low, value=value, high=high)
+
+    (trigger,) = gates.judge(evaluation, policy, healthy).triggers
+
+    assert trigger.fired is fired
+    assert trigger.because == (("tier2_caries_recall_at_p95",) if fired else ())
+
+
+def test_a_collapsed_head_does_not_ask_for_a_higher_resolution(policy, evaluation, healthy):
+    """Its recall at precision .95 is meaningless; more pixels would not repair it."""
+    _measured(evaluation, "recall_at_p95", "caries").update(low=0.0, value=0.01, high=0.02)
+    healthy["healthy"] = False
+
+    assert not gates.judge(evaluation, policy, healthy).triggers[0].fired
+
+
+def test_a_challenger_shown_to_be_worse_is_stopped(policy, evaluation, healthy, champion):
+    """Passing the absolute floors is not enough to replace a better model."""
+    champion["measurements"][0].update(value=-0.05, low=-0.08, high=-0.03)
+
+    verdict = gates.judge(evaluation, policy, healthy, champion)
+
+    assert _row(verdict, "champion_caries_ap").outcome == "FAIL"
+    assert verdict.outcome == "FAIL"
+
+
+@pytest.mark.parametrize("changes", [{"ground_truth_sha256": "d" * 64}, {"ground_truth_sha256": None}, {"digest": ""}])
+def test_a_champion_measured_on_other_ground_truth_decides_nothing(policy, evaluation, healthy, champion, changes):
+    """A difference between two test sets is not a difference between two models."""
+    verdict = gates.judge(evaluation, policy, healthy, champion | changes)
+
+    assert _row(verdict, "champion_caries_ap").outcome == "INCONCLUSIVE"
+    assert not verdict.releasable
+
+
+def test_a_comparison_with_a_champion_nobody_names_is_not_waved_through(policy, evaluation, healthy, champion):
+    """Forgetting to pass the champion must not turn a regression into 'not applicable'."""
+    evaluation["measurements"] += champion["measurements"]
+
+    assert _row(gates.judge(evaluation, policy, healthy), "champion_caries_ap").outcome == "INCONCLUSIVE"
+
+
+def test_an_override_releases_but_does_not_change_what_was_measured(policy, evaluation, healthy):
+    """The decision belongs to a named person; the figures stay what they are."""
+    _measured(evaluation, "ap", "caries").update(value=0.1, low=0.05, high=0.15)
+    override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Ranking study; caries is not shown.")
+
+    verdict = gates.judge(evaluation, policy, healthy, overrides=[override])
+
+    assert verdict.outcome == "FAIL"
+    assert verdict.releasable
+    assert verdict.overrides == (override,)
+    assert not next(check for check in verdict.checks() if check.gate_id == "tier1_caries_ap").passed
+    assert "overridden by A. Reviewer" in " ".join(verdict.sentences)
+
+
+def test_an_override_frees_one_gate_only(policy, evaluation, healthy):
+    """One signature must not open a second door."""
+    for name in ("caries", "calculus"):
+        _measured(evaluation, "ap", name).update(value=0.01, low=0.0, high=0.02)
+    override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Caries is not shown.")
+
+    verdict = gates.judge(evaluation, policy, healthy, overrides=[override])
+
+    assert [row.id for row in verdict.blocking] == ["tier1_calculus_ap"]
+    assert not verdict.releasable
+
+
+def test_an_override_that_was_not_needed_is_recorded_as_such(policy, evaluation, healthy):
+    """An auditor should see decisions that had no effect, too."""
+    override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Just in case.")
+
+    verdict = gates.judge(evaluation, policy, healthy, overrides=[override])
+
+    assert (verdict.overrides, verdict.unused_overrides) == ((), (override,))
+
+
+@pytest.mark.parametrize(("name", "reason"), [("", "why"), ("  ", "why"), ("A. Reviewer", "\n ")])
+def test_an_override_without_name_or_reason_is_refused(name, reason):
+    """An anonymous or unexplained decision is none."""
+    with pytest.raises(ValueError, match="needs a name and a reason"):
+        Override(gate="tier1_caries_ap", name=name, reason=reason)
+
+
+def test_an_override_of_an_unknown_gate_is_refused_with_the_nearest_one(policy, evaluation, healthy):
+    """A typing error must not look like a recorded decision."""
+    override = Override(gate="tier1_carries_ap", name="A. Reviewer", reason="Typing error.")
+
+    with pytest.raises(ConfigurationError, match="did you mean 'tier1_caries_ap'"):
+        gates.judge(evaluation, policy, healthy, overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_policy_text(gates=[]), "policy is empty"),
+        (_policy_with_gate(metric="apx"), "unknown metric 'apx', did you mean 'ap'"),
+        (_policy_with_gate(condition="carries"), "unknown class 'carries', did you mean 'caries'"),
+        (_policy_with_gate(floor=-1.0), "floor -1 decides nothing"),
+        (_policy_with_gate(floor=0.0), "floor 0 decides nothing"),
+        (_policy_with_gate(floor=math.nan), "finite number"),
+        (_policy_with_gate(severity="optional"), "'hard' or 'soft'"),
+        (_policy_with_gate(operator=">"), "belongs to the paired champion metrics"),
+        (_policy_with_gate(id="tier1_calculus_ap"), "occur twice"),
+        (_policy_with_gate(trigger="panic"), "unknown trigger 'panic'"),
+        (_policy_with_gate(source=""), "at least 10 characters"),
+        (_policy_with_gate(comment="x"), "Extra inputs are not permitted"),
+        ("{", "Invalid JSON"),
+        ("[]", "should be an object"),
+    ],
+)
+def test_a_policy_that_could_pass_anything_is_refused(text, message):
+    """A policy is the last line: a floor of 0, a NaN or a misspelt metric would open it without a word."""
+    with pytest.raises(ConfigurationError, match=message):
+        gates.parse_policy(text)
+
+
+def test_a_policy_without_hard_gates_is_refused():
+    """All-soft is empty in disguise."""
+    plain = json.loads(_policy_text())
+    for gate in plain["gates"]:
+        gate["severity"] = "soft"
+
+    with pytest.raises(ConfigurationError, match="never block a release"):
+        gates.parse_policy(json.dumps(plain))
+
+
+def test_an_unknown_policy_names_the_known_ones():
+    """`dentsight run --policy phantm` should be one line, not a traceback."""
+    with pytest.raises(ConfigurationError, match="no policy 'phantm', did you mean 'phantom'"):
+        gates.load_policy("phantm")
+
+
+def test_a_policy_file_is_read_from_its_path(tmp_path):
+    """Reviewers bring policies of their own."""
+    path = tmp_path / "mine.json"
+    path.write_text(_policy_text(name="mine"), "utf-8")
+
+    assert gates.load_policy(path).name == "mine"
+
+
+def test_the_policy_digest_depends_on_content_and_not_on_spacing(policy):
+    """The digest goes into reports and releases: two people must get the same one for the same floors."""
+    respaced = gates.parse_policy(json.dumps(json.loads(_policy_text()), indent=7, sort_keys=True))
+    changed = gates.parse_policy(_policy_with_gate(floor=0.29))
+
+    assert respaced.digest == policy.digest
+    assert changed.digest != policy.digest
+
+
+def test_the_phantom_policy_is_labelled_and_has_the_same_gates(policy):
+    """The asset checks are defined once for both policies, and nobody may take phantom floors for real ones."""
+    phantom = gates.load_policy("phantom")
+
+    assert phantom.gate_ids == policy.gate_ids
+    assert phantom.never_for_xrays
+    assert not policy.never_for_xrays
+    assert "never for X-rays" in phantom.title
+
+
+def test_what_passes_the_phantom_policy_is_marked_never_for_xrays(evaluation, healthy):
+    """The mark must travel with the verdict, not with the reader's memory."""
+    verdict = gates.judge(evaluation, gates.load_policy("phantom"), healthy)
+
+    assert verdict.outcome == "PASS"
+    assert verdict.never_for_xrays
+    assert any("never for X-rays" in sentence for sentence in verdict.sentences)
+
+
+def test_the_cards_own_table_gives_the_cards_point_verdicts(policy):
+    """A known answer from outside: the card's published words, class by class."""
+    verdict = gates.judge(card_v1.evaluation(), policy)
+
+    points = {reading.condition: reading.point for reading in verdict.classes}
+    points["macro"] = _row(verdict, "tier1_macro_ap50").point
+    assert points == card_v1.POINT_VERDICTS
+
+
+def test_the_cards_table_is_inconclusive_for_want_of_intervals(policy):
+    """The card gives points alone; an interval gate must not decide on them, also where the point is far off."""
+    verdict = gates.judge(card_v1.evaluation(), policy)
+
+    tier_1 = [row for row in verdict.rows if row.tier == "1"]
+    assert len(tier_1) == 5
+    assert all(row.outcome == "INCONCLUSIVE" and "no interval" in row.because for row in tier_1)
+    assert verdict.outcome == "INCONCLUSIVE"
+
+
+def test_the_cards_head_health_makes_its_table_ranking_only(policy):
+    """The card says so itself; with its health record the verdict is FAIL at tier 0."""
+    verdict = gates.judge(card_v1.evaluation(), policy, card_v1.HEALTH)
+
+    assert verdict.outcome == "FAIL"
+    assert all("ranking-only" in row.marks for row in verdict.rows if row.tier == "1")
+
+
+def test_three_hard_and_one_soft_class_floor_and_the_note_about_the_cards_count(policy):
+    """The card miscounts its own gates; whoever compares must find the explanation beside the verdict."""
+    class_floors = [gate for gate in policy.gates if gate.metric == "ap"]
+
+    assert [gate.severity for gate in class_floors] == ["hard", "hard", "hard", "soft"]
+    assert {gate.condition: gate.floor for gate in class_floors} == {
+        "caries": 0.30,
+        "calculus": 0.10,
+        "periapical-radiolucency": 0.25,
+        "other-finding": 0.20,
+    }
+    assert "3 hard + 1 soft class floors + the macro gate" in gates.judge({}, policy).notes[0]
+
+
+def test_the_plain_sentence_reads_as_asked(policy, evaluation, healthy):
+    """This sentence is what a reviewer reads first."""
+    _measured(evaluation, "ap", "caries").update(value=0.04, low=0.03, high=0.05)
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert (
+        _row(verdict, "tier1_caries_ap").sentence
+        == "caries: 0.04 [0.03, 0.05], floor 0.30: FAIL. Do not surface caries to a clinician."
+    )
+    assert _row(verdict, "tier1_caries_ap").sentence in verdict.sentences
+
+
+def test_rounding_never_makes_a_miss_look_like_a_tie():
+    """0.2996 shown as 0.30 beside a floor of 0.30 would read as met."""
+    assert number_text(0.2996, beside=0.30) == "0.2996"
+    assert number_text(0.30, beside=0.30) == "0.30"
+    assert number_text(-0.001) == "0.00"
+
+
+def test_thresholds_taken_from_the_test_set_are_marked(policy, evaluation, healthy):
+    """Such figures are optimistic; the reader must see it on the row."""
+    evaluation["thresholds_from"] = "test"
+
+    verdict = gates.judge(evaluation, policy, healthy)
+
+    assert _row(verdict, "tier2_ece").marks == ("thresholds not chosen on valid",)
+    assert _row(verdict, "tier1_caries_ap").marks == ()
+
+
+def test_checks_name_every_gate_with_its_severity(policy, evaluation, healthy):
+    """The orchestrator shows exactly one check for each gate, red for hard and yellow for soft."""
+    checks = gates.judge(evaluation, policy, healthy).checks()
+
+    assert [check.gate_id for check in checks] == list(policy.gate_ids)
+    assert {check.severity for check in checks} == {"hard", "soft"}
+    assert all(check.passed and check.description for check in checks)
+
+
+def test_a_verdict_survives_its_own_json(policy, evaluation, healthy, champion):
+    """The release step reads the verdict back from the store and must see the same decision."""
+    verdict = gates.judge(evaluation, policy, healthy, champion)
+
+    plain = json.loads(json.dumps(verdict.to_json()))
+
+    assert Verdict.from_json(plain) == verdict
+
+
+def test_the_same_evaluation_gives_the_same_verdict_bytes(policy, evaluation, healthy):
+    """The verdict is part of a manifest whose digest must not drift."""
+    first = gates.judge(evaluation, policy, healthy).to_json()
+
+    assert first == gates.judge(evaluation, policy, healthy).to_json()

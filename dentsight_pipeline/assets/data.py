@@ -1,0 +1,122 @@
+"""Data assets: from an export to the 13 conditions, partitioned by dataset."""
+
+import dagster as dg
+
+from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.partitions import checked_dataset_key, datasets
+from dentsight_pipeline.assets.step import Made, materialize_step
+from dentsight_pipeline.data.datasets import register_dataset
+from dentsight_pipeline.resources import Workspace, throttled
+
+
+class ExportConfig(dg.Config):
+    """Where an export is, and how to read it."""
+
+    export: str = ""
+    """A folder, a zip, `s3://…`, `roboflow:workspace/project/version` or `phantom:IMAGES:SEED`. Empty: what the key
+    already means; for `phantom-v1` the demo's corpus."""
+    source: str = ""
+    """Label mapping; empty: chosen by the export's fingerprint."""
+    drop: list[str] = []
+    """Label names to drop on purpose; counted as dropped."""
+    replace: str = ""
+    """Why other bytes may take over a key that already means something; recorded. Empty: refused."""
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"coco", "file"},
+    code_version="1",
+    owners=["team:dentsight"],
+    partitions_def=datasets,
+)
+def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspace: Workspace) -> dg.MaterializeResult:
+    """The export as it came, without EXIF or original names, and with the sha256 of every original file."""
+    from dentsight_pipeline.data import acquire
+
+    key = checked_dataset_key(context.partition_key)
+    plan = acquire.plan(workspace.store, key, config.export, config.source, tuple(config.drop))
+
+    def ingest() -> Made:
+        manifest = acquire.ingest(
+            workspace.store, plan, workspace.scratch("raw_export", key), throttled(context.log.info)
+        )
+        return Made(manifest, {"location": plan.location})
+
+    result = materialize_step(
+        context,
+        workspace,
+        inputs={},
+        config=plan.identity(workspace.store),
+        make=ingest,
+        describe=lambda made: metadata.of_raw_export(workspace, made, plan.location),
+    )
+    assert result.data_version is not None
+    register_dataset(
+        workspace.store,
+        key,
+        result.data_version.value,
+        plan.location,
+        source=plan.source,
+        drop=plan.drop,
+        replace=config.replace,
+    )
+    return result
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"coco"},
+    code_version="1",
+    owners=["team:dentsight"],
+    partitions_def=datasets,
+    deps=[raw_export],
+)
+def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
+    from dentsight_pipeline.data import acquire
+    from dentsight_pipeline.data.normalise import normalise_export
+
+    raw = workspace.latest(context, "raw_export", context.partition_key)
+    choice = acquire.label_choice(workspace.store, context.partition_key)
+    return materialize_step(
+        context,
+        workspace,
+        inputs={"raw_export": raw},
+        config={"source": choice.source, "drop": list(choice.drop), "mapping": acquire.mapping_digest(raw, choice)},
+        make=lambda: Made(
+            normalise_export(
+                workspace.store,
+                raw,
+                source=choice.source,
+                drop=choice.drop,
+                progress=throttled(context.log.info),
+            ).digest
+        ),
+        describe=lambda made: metadata.of_splits(workspace, made),
+    )
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"coco", "huggingface", "parquet"},
+    code_version="1",
+    owners=["team:dentsight"],
+    partitions_def=datasets,
+    deps=[normalized_splits],
+)
+def condition_subset(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+    """The splits narrowed to the 13 conditions that stage 2 is to find; every image stays."""
+    from dentsight_pipeline.data import checks
+    from dentsight_pipeline.data.subset import select_conditions
+
+    splits = workspace.latest(context, "normalized_splits", context.partition_key)
+    checks.require(splits)
+    return materialize_step(
+        context,
+        workspace,
+        inputs={"normalized_splits": splits},
+        config={},
+        make=lambda: Made(select_conditions(workspace.store, splits, progress=throttled(context.log.info)).digest),
+        describe=lambda made: metadata.of_splits(workspace, made),
+    )

@@ -1,0 +1,67 @@
+"""The evaluation asset: every metric of docs/evaluation.md, on all test images and on the clean ones."""
+
+import dagster as dg
+
+from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.partitions import cell_of, cells
+from dentsight_pipeline.assets.step import Made, materialize_step
+from dentsight_pipeline.assets.training import test_predictions
+from dentsight_pipeline.resources import Tracking, Workspace, throttled
+from dentsight_pipeline.runtime.tracked import run_tags
+
+
+class EvaluationConfig(dg.Config):
+    """How much work the intervals are worth."""
+
+    resamples: int = 1000
+    """Bootstrap resamples behind every interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+@dg.asset(
+    group_name="evaluation",
+    kinds={"python", "parquet"},
+    code_version="1",
+    owners=["team:dentsight"],
+    partitions_def=cells,
+    deps=["condition_subset", test_predictions],
+)
+def class_metrics(
+    context: dg.AssetExecutionContext, config: EvaluationConfig, workspace: Workspace, tracking: Tracking
+) -> dg.MaterializeResult:
+    """Each condition's AP, operating points and intervals, with thresholds chosen on valid and reported on test."""
+    from dentsight_pipeline.evaluation.product import evaluate_predictions
+
+    dataset, recipe = cell_of(context)
+    predictions = workspace.latest(context, "test_predictions", str(context.partition_key))
+    subset = workspace.store.get_manifest(predictions.inputs["condition_subset"])
+
+    def evaluate() -> Made:
+        with tracking.run(
+            f"evaluate {dataset} × {recipe}",
+            params={"resamples": config.resamples, "seed": config.seed},
+            tags=run_tags(context, "evaluation", {"predictions": predictions, "condition_subset": subset}),
+        ) as run:
+            made = evaluate_predictions(
+                workspace.store,
+                subset,
+                predictions,
+                resamples=config.resamples,
+                seed=config.seed,
+                progress=throttled(context.log.info),
+            )
+            run.dataset(dataset, subset.digest)
+            run.metrics(metadata.flat_metrics(workspace.store, made))
+            run.artifacts(metadata.unpacked(workspace, made), "evaluation")
+            run.tags({"dentsight.evaluation_digest": made.digest})
+            return Made(made.digest, {"mlflow_run": run.run_id, "mlflow_url": run.url})
+
+    return materialize_step(
+        context,
+        workspace,
+        inputs={"condition_subset": subset, "test_predictions": predictions},
+        config={"resamples": config.resamples, "seed": config.seed},
+        make=evaluate,
+        describe=lambda made: metadata.of_evaluation(workspace, made),
+    )

@@ -1,0 +1,194 @@
+"""What a materialisation shows in the Dagster UI: tables, sample images, links. Reads manifests, decides nothing."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dentsight_pipeline.resources import Workspace
+from dentsight_pipeline.store.manifest import read_json
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+Value = Any
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> dg.TableMetadataValue:
+    """A table for the UI; None becomes a dash, floats keep four decimals."""
+    names = list(columns or (rows[0].keys() if rows else ["(empty)"]))
+    return dg.MetadataValue.table(
+        records=[dg.TableRecord({name: _cell(row.get(name)) for name in names}) for row in rows],
+        schema=dg.TableSchema(columns=[dg.TableColumn(name, type="string") for name in names]),
+    )
+
+
+def of_raw_export(workspace: Workspace, manifest: "Manifest", location: str) -> dict[str, Value]:
+    """Where an export came from, and how big it is."""
+    facts = manifest.facts
+    return {
+        "location": location,
+        "corpus": f"{facts['corpus']['name']} ({facts['corpus']['kind']})",
+        "licence": facts["corpus"]["licence"],
+        "files": len(manifest.entries),
+        "bytes": manifest.size,
+        "manifest": _json_of(manifest),
+    }
+
+
+def of_splits(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+    """Class counts by split, leakage, repairs and sample images with their boxes."""
+    splits = manifest.facts["splits"]
+    counts = [
+        {"class": name, **{split: facts["class_counts"].get(name, 0) for split, facts in splits.items()}}
+        for name in manifest.facts["classes"]
+    ]
+    overview = [
+        {
+            "split": split,
+            "images": facts["images"],
+            "clean images": facts["clean_images"],
+            "annotations": facts["annotations"],
+        }
+        for split, facts in splits.items()
+    ]
+    return {
+        "images": sum(facts["images"] for facts in splits.values()),
+        "annotations": sum(facts["annotations"] for facts in splits.values()),
+        "splits": table(overview),
+        "class_counts": table(counts),
+        "samples": dg.MetadataValue.md(_samples(workspace.store, manifest)),
+        "manifest": _json_of(manifest),
+    }
+
+
+def of_checkpoint(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+    """Recipe, size, health and the way to the MLflow run."""
+    facts = manifest.facts
+    record = _record(workspace.store, manifest)
+    recipe = read_json(workspace.store, manifest, "recipe.json")
+    health = read_json(workspace.store, manifest, "health.json")
+    return {
+        "recipe": facts["recipe"],
+        "recipe_digest": facts["recipe_digest"],
+        "recipe_fields": table([{"field": key, "value": str(value)} for key, value in recipe.items()]),
+        "variant": dg.MetadataValue.bool(bool(facts.get("variant"))),
+        "parameters": facts["parameters"],
+        "best_step": facts["best_step"],
+        "head": "healthy" if facts["healthy"] else "COLLAPSED: ranking-only",
+        "head_layers": table([_flat(layer) for layer in health.get("layers", [])]),
+        "cost": table([{"what": key, "value": value} for key, value in record.get("cost", {}).items()]),
+        **_mlflow(record),
+    }
+
+
+def of_predictions(manifest: "Manifest") -> dict[str, Value]:
+    """How many detections there are in each split."""
+    return {"files": table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()])}
+
+
+PER_CLASS = ("class", "n_gt", "ap", "ap_low", "ap_high", "ap50", "ar100", "recall_at_p95", "best_f1")
+
+
+def of_evaluation(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+    """The per-class table on the gated population, and the macro figures."""
+    evaluation = read_json(workspace.store, manifest, "evaluation.json")
+    gated = evaluation["populations"][evaluation["gated_population"]]
+    macro = gated["macro"]
+    numbers = {f"macro_{key}": float(macro[key]) for key in ("ap", "ap50") if macro.get(key) is not None}
+    return {
+        "population": f"{evaluation['gated_population']}: {gated['images']} images",
+        "per_class": table(gated["per_class"], PER_CLASS),
+        "present_classes": f"{macro['present']} of {macro['of']}",
+        "engines": table([_flat(evaluation["engines"])]),
+        **numbers,
+        **_mlflow(_record(workspace.store, manifest)),
+    }
+
+
+def of_report(workspace: Workspace, manifest: "Manifest", path: Path) -> dict[str, Value]:
+    """The verdict in words, each gate, and where the report is."""
+    report = read_json(workspace.store, manifest, "verdict.json")
+    rows = [
+        {key: row.get(key) for key in ("id", "outcome", "severity", "value", "low", "high", "floor")}
+        for row in report["rows"]
+    ]
+    return {
+        "verdict": manifest.facts["verdict"],
+        "in_words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in report["sentences"])),
+        "gates": table(rows),
+        "path": dg.MetadataValue.path(str(path)),
+        "report": dg.MetadataValue.url(path.as_uri()),
+    }
+
+
+def flat_metrics(store: "Store", manifest: "Manifest") -> dict[str, float]:
+    """Every number of the per-class tables as MLflow metrics: `clean/caries/ap50`."""
+    evaluation = read_json(store, manifest, "evaluation.json")
+    numbers: dict[str, float] = {}
+    for population, content in evaluation["populations"].items():
+        rows = [*content["per_class"], {"class": "macro", **content["macro"]}]
+        for row in rows:
+            for key, value in row.items():
+                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                    numbers[f"{population}/{row['class']}/{key}"] = float(value)
+    return numbers
+
+
+def _mlflow(record: Mapping[str, Any]) -> dict[str, Value]:
+    if "mlflow_url" not in record:
+        return {}
+    return {"mlflow": dg.MetadataValue.url(record["mlflow_url"]), "mlflow_run": record["mlflow_run"]}
+
+
+def _record(store: "Store", manifest: "Manifest") -> dict[str, Any]:
+    """How the product came about; the first record is that of the work itself."""
+    records = store.records(manifest.digest)
+    return min(records, key=lambda record: record.get("started", math.inf)) if records else {}
+
+
+def _json_of(manifest: "Manifest") -> dg.JsonMetadataValue:
+    """The manifest's facts, without its long lists."""
+    short = {
+        key: value if not isinstance(value, list) or len(value) <= 20 else f"{len(value)} items"
+        for key, value in manifest.facts.items()
+    }
+    return dg.MetadataValue.json({"kind": manifest.kind, "inputs": dict(manifest.inputs), "facts": short})
+
+
+def _samples(store: "Store", manifest: "Manifest", count: int = 2) -> str:
+    from dentsight_pipeline.data.preview import draw_boxes
+
+    split = next((name for name in ("test", "valid", "train") if f"{name}.json" in manifest.entries), None)
+    if split is None:
+        return "no split"
+    coco = read_json(store, manifest, f"{split}.json")
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for annotation in coco["annotations"]:
+        by_image.setdefault(annotation["image_id"], []).append(annotation)
+    richest = sorted(coco["images"], key=lambda image: (-len(by_image.get(image["id"], [])), image["id"]))[:count]
+    pictures = [
+        base64.b64encode(
+            draw_boxes(
+                store.get_bytes(manifest.entries[image["file_name"]].sha256),
+                [(names[a["category_id"]], a["bbox"]) for a in by_image.get(image["id"], [])],
+            )
+        ).decode()
+        for image in richest
+    ]
+    return "\n\n".join(f"![{split} image with boxes](data:image/jpeg;base64,{picture})" for picture in pictures)
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tree.items() if not isinstance(value, dict | list)}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

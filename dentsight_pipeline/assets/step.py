@@ -1,0 +1,140 @@
+"""What every asset does around its one call: recall finished work, record what was read, tell what came out.
+
+Assets stay thin because this lives here once. The logic of an asset itself never does.
+"""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dentsight_pipeline.resources import Workspace
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+
+INPUT_TAG = "dentsight/input/"
+TAG_DIGITS = 63
+"""A Dagster tag value holds at most 63 characters (measured on 1.13.27), one fewer than a sha256 has. The tag holds the
+first 63; the metadata entry of the same name holds all 64, and so does the manifest itself."""
+
+PACKAGES = ("dagster", "torch", "transformers", "datasets", "pycocotools", "hotcoco", "pandas", "mlflow", "boto3", "numpy")
+
+
+def materialize_step(
+    context: dg.AssetExecutionContext,
+    workspace: Workspace,
+    *,
+    inputs: Mapping[str, "Manifest"],
+    config: Mapping[str, Any],
+    make: Callable[[], "Made"],
+    describe: Callable[["Manifest"], Mapping[str, Any]],
+) -> dg.MaterializeResult:
+    """Run one asset's work, or recall it when nothing that it depends on has changed.
+
+    Args:
+        context: The step.
+        workspace: Where the store is.
+        inputs: The manifests that the step reads, by asset name.
+        config: Everything else that the result depends on; becomes part of the memo key.
+        make: Does the work and returns the digest of the manifest it stored, with a record of how.
+        describe: Metadata for the UI, from the manifest.
+
+    Returns:
+        The materialisation: data version = the manifest's digest, input tags, metadata.
+    """
+    from dentsight_pipeline.store import memo
+
+    asset = context.asset_key.to_user_string()
+    code_version = (context.assets_def.code_versions_by_key or {})[context.asset_key] or ""
+    read = {name: manifest.digest for name, manifest in inputs.items()}
+    key = memo.key(asset, code_version, read, dict(config))
+    store = workspace.store
+    digest = memo.recall(store, key)
+    reused = digest is not None
+    if digest is None:
+        started = time.time()
+        made = make()
+        digest = made.digest
+        store.append_record(
+            digest,
+            {
+                "asset": asset,
+                "code_version": code_version,
+                "partition": str(context.partition_key),
+                "inputs": read,
+                "dagster_run": context.run_id,
+                "started": round(started, 3),
+                "finished": round(time.time(), 3),
+                **environment(),
+                **made.record,
+            },
+        )
+        memo.remember(store, key, digest)
+    else:
+        context.log.info(f"{asset}: unchanged, reused {digest[:12]}")
+    manifest = store.get_manifest(digest)
+    recipe_facts = {"variant": "true"} if manifest.facts.get("variant") else {}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(digest),
+        metadata={
+            "digest": digest,
+            "reused": dg.MetadataValue.bool(reused),
+            **{f"{INPUT_TAG}{name}": value for name, value in read.items()},
+            **describe(manifest),
+        },
+        tags={
+            **{f"{INPUT_TAG}{name}": value[:TAG_DIGITS] for name, value in read.items()},
+            **{f"dentsight/{name}": value for name, value in recipe_facts.items()},
+            "dentsight/reused": str(reused).lower(),
+        },
+    )
+
+
+class Made:
+    """What `make` returns: the digest of the stored manifest, and a record of how it came about."""
+
+    def __init__(self, digest: str, record: Mapping[str, Any] | None = None) -> None:
+        self.digest = digest
+        self.record = dict(record or {})
+
+
+@functools.lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Code, packages and hardware behind a product; part of its record, never of its digest."""
+    return {
+        "code": code_state(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+    }
+
+
+def code_state() -> dict[str, Any]:
+    """The commit that the running code belongs to, and whether it was edited since; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", str(here))
+    return {"commit": commit, "dirty": None if commit is None else bool(changed), "version": _version("dentsight_pipeline")}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

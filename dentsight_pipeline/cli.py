@@ -1,0 +1,327 @@
+"""`dentsight …`: the pipeline without a browser.
+
+Every command prints text for people by default and, with `--json`, JSON alone on stdout; progress goes to stderr.
+Exit status: 0 done whatever the verdict, 2 refused input with one line naming file, record and remedy; `gate` and
+`audit` have statuses of their own. Only parsing and printing belong here: each command calls one function of a room.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dentsight_pipeline.errors import ConfigurationError, DataError, DentsightError
+
+EXIT_REFUSED = 2
+EXIT_GATE_FAILED, EXIT_GATE_INCONCLUSIVE = 3, 4
+EXIT_NOT_INTACT = 5
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="dentsight",
+    help="An auditable ML pipeline for dental findings on panoramic X-rays. Research only; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+workspace_app = typer.Typer(name="workspace", help="The folder that a project's work lives in.", no_args_is_help=True)
+app.add_typer(workspace_app)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+
+
+def main() -> None:
+    """Run the command line; a deliberate error becomes one line on stderr and exit status 2."""
+    try:
+        app()
+    except DentsightError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(EXIT_REFUSED)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted. What was finished is kept; the same command takes the rest up again.\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist or be empty.")],
+    images: Annotated[int, typer.Option(min=1, help="Images over all splits.")] = 300,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same bytes.")] = 7,
+    width: Annotated[int, typer.Option(min=128, help="Image width in px.")] = 1280,
+    as_json: Json = False,
+) -> None:
+    """Write a synthetic export of panoramic X-rays; never clinical data."""
+    from dentsight_pipeline.data.phantom import write_phantom_export
+
+    summary = write_phantom_export(out, images, seed, width, progress=_progress("drawing"))
+    facts = {"out": str(out), "images": summary.images, "annotations": summary.annotations, "splits": summary.splits}
+    _show(facts, as_json, lambda: f"{summary.images} phantom images with {summary.annotations} annotations in {out}")
+
+
+@app.command()
+def inspect(
+    export: Annotated[Path, typer.Argument(help="An export: folder or zip.")],
+    source: Annotated[str | None, typer.Option(help="Label mapping; default: by fingerprint.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what ingestion would do with an export, without doing it."""
+    from dentsight_pipeline.data.inspect import inspect_export
+
+    facts = inspect_export(export, source=source, drop=tuple(drop or ()), progress=_staged_progress())
+    _show(facts, as_json, lambda: _inspection_text(facts))
+
+
+@app.command()
+def run(
+    export: Annotated[str, typer.Option(help="Folder, zip, s3://… or roboflow:workspace/project/version.")] = "",
+    source: Annotated[str, typer.Option(help="Label mapping; default: by fingerprint.")] = "",
+    dataset: Annotated[str, typer.Option(help="Dataset key; default: the demo's.")] = "",
+    recipe: Annotated[str, typer.Option(help="Named recipe.")] = "smoke",
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="field=value of the recipe; repeatable.")] = None,
+    policy: Annotated[str, typer.Option(help="Gate policy: card, phantom, or a file.")] = "card",
+    drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
+    replace: Annotated[str, typer.Option(help="Why this export may take over a key in use.")] = "",
+    allow_head_collapse: Annotated[str, typer.Option(help="Why training may go on with a collapsed head.")] = "",
+    override_by: Annotated[str, typer.Option(help="Name of the person who overrides a missed gate.")] = "",
+    override_reason: Annotated[str, typer.Option(help="Why; printed on the report.")] = "",
+    with_teeth: Annotated[bool, typer.Option(help="Stage 1 as well: the 32 teeth.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Materialise the whole graph for one cell, from the export to the release report."""
+    from dentsight_pipeline.runtime.cell import CellRequest, run_cell
+
+    request = CellRequest(
+        export=_absolute(export),
+        source=source,
+        dataset=dataset,
+        recipe=recipe,
+        overrides=_fields(overrides or []),
+        policy=policy,
+        drop=tuple(drop or ()),
+        replace=replace,
+        allow_head_collapse=allow_head_collapse,
+        override_by=override_by,
+        override_reason=override_reason,
+        with_teeth=with_teeth,
+    )
+    facts = run_cell(request)
+    _show(facts, as_json, lambda: _run_text(facts))
+
+
+@app.command()
+def evaluate(
+    ground_truth: Annotated[Path, typer.Option(help="COCO annotation file.")],
+    detections: Annotated[Path, typer.Option(help="COCO results list.")],
+    out: Annotated[Path, typer.Option(help="Folder for tables, curves and evaluation.json.")],
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Bootstrap seed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Evaluate any COCO detections against any COCO ground truth."""
+    from dentsight_pipeline.evaluation.evaluate import evaluate_files
+
+    facts = evaluate_files(
+        ground_truth, detections, out, resamples=resamples, seed=seed, progress=_staged_progress()
+    )
+    _show(facts, as_json, lambda: _evaluation_text(facts, out))
+
+
+@app.command()
+def gate(
+    evaluation: Annotated[Path, typer.Option(help="Folder written by `dentsight evaluate`.")],
+    policy: Annotated[str, typer.Option(help="card, phantom, or a policy file.")] = "card",
+    health: Annotated[Path | None, typer.Option(help="health.json of the checkpoint.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge an evaluation by a gate policy; exit 0 pass, 3 fail, 4 inconclusive."""
+    from dentsight_pipeline.release import gates
+
+    verdict = gates.judge_folder(evaluation, policy, health)
+    facts = verdict.to_dict()
+    _show(facts, as_json, lambda: verdict.to_text())
+    raise typer.Exit({"PASS": 0, "FAIL": EXIT_GATE_FAILED}.get(facts["verdict"], EXIT_GATE_INCONCLUSIVE))
+
+
+@app.command()
+def heads(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of any D-FINE checkpoint.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of X-rays to score; default: phantoms.")] = None,
+    rescue: Annotated[Path | None, typer.Option(help="Write a checkpoint that scores with an earlier head.")] = None,
+    head: Annotated[int | None, typer.Option(help="The head to score with; default: the last supervised one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Audit the scores of every decoder layer of a checkpoint."""
+    from dentsight_pipeline.training import heads as audit_of_heads
+
+    facts = audit_of_heads.audit_folder(checkpoint, images)
+    if rescue is not None:
+        facts["rescued"] = audit_of_heads.rescue(checkpoint, head, rescue)
+    _show(facts, as_json, lambda: audit_of_heads.to_text(facts))
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="X-rays of one's own.")],
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint digest or folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for findings.json and the pictures.")] = Path("findings"),
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a finding.")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Find conditions on one's own X-rays, as JSON and as pictures. Research only."""
+    from dentsight_pipeline.lineage.reference import checkpoint_folder
+    from dentsight_pipeline.training.predict import predict_files
+
+    with checkpoint_folder(_workspace(), checkpoint) as folder:
+        facts = predict_files(images, folder, out, threshold=threshold)
+    _show(facts, as_json, lambda: _findings_text(facts, out))
+
+
+@app.command()
+def gc(
+    apply: Annotated[bool, typer.Option(help="Remove; without it only tell what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove stored objects that no manifest names."""
+    from dentsight_pipeline.store.gc import collect
+
+    facts = collect(_workspace().store, apply=apply).to_dict()
+    verb = "removed" if apply else "would be removed (add --apply)"
+    _show(facts, as_json, lambda: f"{facts['objects']} objects, {facts['bytes']:,} bytes {verb}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this machine and workspace, and say what to do for each thing that is missing."""
+    from dentsight_pipeline.runtime.doctor import examine
+
+    findings = examine(_workspace())
+    _show({"checks": findings, "ok": all(item["ok"] for item in findings)}, as_json, lambda: _doctor_text(findings))
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster UI, or the next free one.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI, or the next free one.")] = 5000,
+) -> None:
+    """Start the Dagster UI and the MLflow UI on localhost until Ctrl-C."""
+    from dentsight_pipeline.runtime.ui import serve
+
+    serve(dagster_port, mlflow_port)
+
+
+@workspace_app.command("init")
+def workspace_init(
+    folder: Annotated[Path, typer.Argument(help="Where; default: here.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Prepare a folder once: dagster.yaml, workspace.yaml, the store and the MLflow database."""
+    from dentsight_pipeline.runtime.doctor import initialise
+
+    facts = initialise(folder.resolve())
+    _show(facts, as_json, lambda: f"Workspace ready in {facts['home']}. Next: cd there and run `dentsight run`.")
+
+
+# Printing ------------------------------------------------------------------------------------------------------------
+
+
+def _show(facts: Mapping[str, Any], as_json: bool, text: Callable[[], str]) -> None:
+    sys.stdout.write((json.dumps(facts, indent=1, default=str) if as_json else text()) + "\n")
+
+
+def _run_text(facts: Mapping[str, Any]) -> str:
+    lines = [f"Dataset:    {facts['dataset_digest']}", f"Checkpoint: {facts['checkpoint_digest']}"]
+    if facts["cached"]:
+        lines.append(f"Reused:     {', '.join(facts['cached'])}")
+    return "\n".join([*lines, f"Verdict: {facts['verdict']}", f"Report: {facts['report']}"])
+
+
+def _evaluation_text(facts: Mapping[str, Any], out: Path) -> str:
+    return "\n".join(
+        [
+            _table(facts["per_class"], ["class", "n_gt", "ap", "ap_low", "ap_high", "ap50", "ar100", "best_f1"]),
+            f"macro AP50 {_number(facts['macro_ap50'])}, macro AP {_number(facts['macro_ap'])}; everything is in {out}",
+        ]
+    )
+
+
+def _inspection_text(facts: Mapping[str, Any]) -> str:
+    lines = []
+    for name in ("source", "splits", "classes", "repairs", "dropped", "leakage", "privacy", "refusals"):
+        if name in facts:
+            lines.append(f"{name}: {json.dumps(facts[name], indent=1, default=str)}")
+    return "\n".join(lines)
+
+
+def _findings_text(facts: Mapping[str, Any], out: Path) -> str:
+    rows = [
+        {"image": item["image"], **{key: finding[key] for key in ("class", "score", "bbox")}}
+        for item in facts["findings"]
+        for finding in item["findings"]
+    ]
+    return _table(rows, ["image", "class", "score", "bbox"]) + f"\nPictures and findings.json are in {out}. Research only."
+
+
+def _doctor_text(findings: list[dict[str, Any]]) -> str:
+    return "\n".join(
+        f"{'ok ' if item['ok'] else '!! '} {item['check']}: {item['found']}"
+        + ("" if item["ok"] else f"\n      → {item['remedy']}")
+        for item in findings
+    )
+
+
+def _table(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(_number(row.get(column)) for column in columns))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _progress(stage: str) -> Callable[[int, int], None]:
+    staged = _staged_progress()
+    return lambda done, total: staged(stage, done, total)
+
+
+def _staged_progress() -> Callable[[str, int, int], None]:
+    from dentsight_pipeline.resources import throttled
+
+    return throttled(lambda text: print(text, file=sys.stderr, flush=True), seconds=2.0)  # noqa: T201 - progress
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+def _absolute(export: str) -> str:
+    """A local path in absolute form; a URI as it is."""
+    return export if not export or ":" in export.split("/")[0] else str(Path(export).expanduser().absolute())
+
+
+def _fields(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise ConfigurationError(f"--set {pair!r} has no value. Write it as --set field=value.")
+    return {name.strip(): value.strip() for name, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _workspace() -> Any:
+    from dentsight_pipeline.resources import Workspace
+
+    return Workspace()

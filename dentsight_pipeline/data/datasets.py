@@ -1,0 +1,106 @@
+"""Dataset keys: which raw export a key means, and where it came from.
+
+A key is immutable: once it means some bytes, other bytes under the same key are refused. Replacing is possible, says
+why, and leaves the earlier meaning in the key's history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.objects import Store
+
+PHANTOM = "phantom"
+"""The location that stands for a phantom corpus, drawn on demand: `phantom:IMAGES:SEED`."""
+
+DEMO_KEY = "phantom-v1"
+DEMO_LOCATION = f"{PHANTOM}:300:7"
+"""What the demo's key means: enough images to learn from within minutes on two cores."""
+
+
+@dataclass(frozen=True)
+class RegisteredDataset:
+    """What a dataset key means."""
+
+    raw_export: str
+    """Digest of its raw-export manifest."""
+    location: str
+    """Where the export was read from: a path, `s3://…`, `roboflow:workspace/project/version` or `phantom:…`."""
+    source: str | None = None
+    """The label mapping that was asked for; None lets the export's fingerprint choose."""
+    drop: tuple[str, ...] = ()
+    """Labels that were asked to be dropped."""
+    history: tuple[Mapping[str, Any], ...] = field(default=())
+    """Earlier meanings, each with the reason for its replacement."""
+
+
+def recall_dataset(store: Store, key: str) -> RegisteredDataset | None:
+    """What the key means, or None when it was never registered."""
+    value = store.read_ref(_ref(key))
+    if value is None:
+        return None
+    return RegisteredDataset(
+        value["raw_export"],
+        value["location"],
+        value.get("source"),
+        tuple(value.get("drop", ())),
+        tuple(value.get("history", ())),
+    )
+
+
+def register_dataset(
+    store: Store, key: str, raw_export: str, location: str, *, source: str | None, drop: tuple[str, ...], replace: str
+) -> RegisteredDataset:
+    """Let a key mean an export.
+
+    Args:
+        store: Where keys are kept.
+        key: The dataset key.
+        raw_export: Digest of the raw-export manifest.
+        location: Where it was read from.
+        source: The label mapping asked for, or None.
+        drop: Labels asked to be dropped.
+        replace: Why other bytes may take the key over; empty refuses them.
+
+    Raises:
+        DataError: The key means other bytes and no reason to replace them was given.
+    """
+    before = store.read_ref(_ref(key))
+    known = recall_dataset(store, key)
+    history = known.history if known else ()
+    if known and known.raw_export != raw_export:
+        if not replace:
+            raise DataError(
+                f"Dataset key {key!r} already means the export {known.raw_export[:12]} (read from {known.location}); "
+                f"{location} holds other bytes ({raw_export[:12]}). Give the new version a key of its own with "
+                "--dataset, or take this one over with --replace 'why'; the replacement is recorded."
+            )
+        history = (*history, {"raw_export": known.raw_export, "location": known.location, "replaced_because": replace})
+    entry = RegisteredDataset(raw_export, location, source, drop, history)
+    if known != entry:
+        store.write_ref(_ref(key), asdict(entry), expected=before)
+    return entry
+
+
+def phantom_of(location: str) -> tuple[int, int]:
+    """Images and seed of a `phantom:IMAGES:SEED` location.
+
+    Raises:
+        DataError: Not of that form.
+    """
+    try:
+        name, images, seed = location.split(":")
+        if name == PHANTOM and int(images) > 0:
+            return int(images), int(seed)
+    except ValueError:
+        pass
+    raise DataError(f"{location!r} names no phantom corpus. Write it as phantom:IMAGES:SEED, e.g. {DEMO_LOCATION}.")
+
+
+def _ref(key: str) -> str:
+    return f"dataset/{key}"

@@ -1,0 +1,89 @@
+"""From stored predictions to a stored evaluation: reads the subset and the detections, publishes the tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.store.manifest import build, read_json
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+EVALUATED = "test"
+THRESHOLDS_FROM = "valid"
+
+
+def evaluate_predictions(
+    store: Store,
+    subset: Manifest,
+    predictions: Manifest,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Manifest:
+    """Evaluate stored predictions on the test split, with thresholds chosen on valid, and publish the result.
+
+    Args:
+        store: Where both inputs are and the result goes.
+        subset: The condition subset that was predicted.
+        predictions: The predictions; must name this subset.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
+        progress: Called with stage, done, total.
+
+    Returns:
+        The published manifest, kind `evaluation`.
+
+    Raises:
+        EvaluationError: The predictions belong to other data, or there is no test split to evaluate.
+    """
+    if predictions.inputs.get("condition_subset") != subset.digest:
+        raise EvaluationError(
+            f"Predictions {predictions.digest[:12]} were made on subset {predictions.inputs.get('condition_subset')}, "
+            f"not on {subset.digest}. Predict again on the data that is to be evaluated."
+        )
+    if f"{EVALUATED}.json" not in subset.entries:
+        raise EvaluationError(
+            f"Subset {subset.digest[:12]} has no {EVALUATED} split, so there is nothing to evaluate on. "
+            "Export a version with a test split."
+        )
+
+    def both(split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return read_json(store, subset, f"{split}.json"), read_json(store, predictions, f"{split}.json")
+
+    ground_truth, detections = both(EVALUATED)
+    mirrored = f"{EVALUATED}.mirrored.json"
+    evaluation = evaluate(
+        ground_truth,
+        detections,
+        thresholds_from=both(THRESHOLDS_FROM) if f"{THRESHOLDS_FROM}.json" in predictions.entries else None,
+        mirrored=read_json(store, predictions, mirrored) if mirrored in predictions.entries else None,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_evaluation(evaluation, Path(folder))
+        files = {path.name: path for path in Path(folder).iterdir()}
+        manifest = build(
+            store,
+            "evaluation",
+            files,
+            {"condition_subset": subset.digest, "test_predictions": predictions.digest},
+            {
+                "corpus": subset.facts["corpus"],
+                "checkpoint": predictions.inputs["trained_checkpoint"],
+                "split": EVALUATED,
+                "resamples": resamples,
+                "seed": seed,
+            },
+        )
+    store.put_manifest(manifest)
+    return manifest

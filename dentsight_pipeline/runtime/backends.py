@@ -1,0 +1,160 @@
+"""Training backends: how a training or prediction job gets a process to run in, and how its events come back.
+
+Dagster is known here, torch is not: the job runs in `python -m dentsight_pipeline.training`, behind the guard.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dentsight_pipeline import errors
+
+
+class LocalBackend(dg.ConfigurableResource):
+    """Runs jobs on this machine, one GPU a job, each in its own process through Dagster Pipes."""
+
+    gpus: int = 1
+    """GPU slots of this machine; 1 also without a GPU, so that two trainings never share its cores."""
+    processes_per_job: int = 1
+    """Training processes of one job; more than one goes through torchrun."""
+    grace_seconds: float = 20.0
+    """How long a cancelled job may take to end by itself before it is killed."""
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        verb: str,
+        job: Mapping[str, Any],
+        workdir: Path,
+        locks: Path,
+        listen: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
+        """Run one job to its end.
+
+        Args:
+            context: The step, for Pipes and its log.
+            verb: `fit` or `predict`.
+            job: The job, as in `training/job.py`.
+            workdir: Resumable state; the same folder takes an interrupted job up again.
+            locks: Folder of the GPU locks.
+            listen: Receives every event that the job reports, in order, also those of an earlier attempt that
+                nobody heard.
+
+        Returns:
+            The job's `result.json`.
+
+        Raises:
+            DentsightError: The job refused, with its own words.
+            TrainingError: The job died; the message names its log.
+        """
+        workdir.mkdir(parents=True, exist_ok=True)
+        for stale in ("error.json", "result.json"):
+            (workdir / stale).unlink(missing_ok=True)
+        job_file = workdir / "job.json"
+        job_file.write_text(json.dumps(dict(job), indent=1, sort_keys=True))
+        trainer = [sys.executable, "-m", "dentsight_pipeline.training", verb, str(job_file)]
+        if verb == "fit" and self.processes_per_job > 1:
+            trainer = [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
+                *(f"--nproc-per-node={self.processes_per_job}", "-m", *trainer[2:]),
+            ]
+        command = [
+            *(sys.executable, "-m", "dentsight_pipeline.runtime.guard", "--parent", str(os.getpid())),
+            *("--locks", str(locks), "--slots", str(self.gpus), "--grace", str(self.grace_seconds), "--", *trainer),
+        ]
+        with (
+            dg.open_pipes_session(
+                context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+            ) as session,
+            _following(workdir / "events.jsonl", workdir / "events.heard", listen),
+        ):
+            status = self._wait(context, command, {**os.environ, **session.get_bootstrap_env_vars()})
+        if status == 0 and (workdir / "result.json").exists():
+            return json.loads((workdir / "result.json").read_text())
+        raise _failure(verb, status, workdir)
+
+    def _wait(self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str]) -> int:
+        # stdout stays free for the caller's own output (`--json`); the job's own goes to stderr.
+        process = subprocess.Popen(command, env=environment, stdout=sys.stderr.fileno(), stderr=sys.stderr.fileno())
+        try:
+            return process.wait()
+        except BaseException:
+            context.log.info(f"Cancelled: asking the job to stop; it is killed after {self.grace_seconds:.0f} s.")
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=self.grace_seconds + 10)
+            if process.poll() is None:
+                process.kill()
+            raise
+
+
+def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
+    """The error that a job left behind, under its own type where it wrote one."""
+    report = workdir / "error.json"
+    if report.exists():
+        told = json.loads(report.read_text())
+        kind = getattr(errors, told.get("type", ""), errors.TrainingError)
+        # Typed errors build their message from fields; here the message exists already.
+        error = kind.__new__(kind)
+        Exception.__init__(error, told["message"])
+        return error
+    how = f"was killed by signal {status - 128}" if status > 128 else f"ended with status {status}"
+    return errors.TrainingError(
+        f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept "
+        f"in {workdir}: launch the same cell again and it resumes; its output is in the step's log."
+    )
+
+
+@contextlib.contextmanager
+def _following(events: Path, heard: Path, listen: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Hand every line of an event file to `listen` while the block runs, exactly once over all attempts.
+
+    Args:
+        events: JSON lines that another process appends.
+        heard: Remembers how many bytes were handed on, between attempts.
+        listen: Receives one event. What it raises is kept and raised at the end of the block.
+    """
+    done = threading.Event()
+    position = int(heard.read_text()) if heard.exists() else 0
+    failures: list[Exception] = []
+
+    def drain() -> None:
+        nonlocal position
+        if not events.exists() or failures:
+            return
+        with events.open("rb") as lines:
+            lines.seek(position)
+            while (line := lines.readline()).endswith(b"\n"):
+                try:
+                    listen(json.loads(line))
+                except Exception as failure:
+                    failures.append(failure)
+                    return
+                position = lines.tell()
+        temporary = heard.with_suffix(".new")
+        temporary.write_text(str(position))
+        temporary.replace(heard)
+
+    def follow() -> None:
+        while not done.wait(1.0):
+            drain()
+
+    follower = threading.Thread(target=follow, name="events", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join()
+        drain()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,218 @@
+"""One cell of the experiment matrix from end to end, in this process: what `dentsight run` does.
+
+The same two jobs run that the Dagster UI, the schedules and the sensors launch; here they are chained, and a person at
+a terminal sees what they do.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
+from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline.resources import Workspace, find_home
+
+
+@dataclass(frozen=True)
+class CellRequest:
+    """What to run. Empty strings mean "as usual"."""
+
+    export: str = ""
+    source: str = ""
+    dataset: str = ""
+    recipe: str = "smoke"
+    overrides: dict[str, str] = field(default_factory=dict)
+    policy: str = "card"
+    drop: tuple[str, ...] = ()
+    replace: str = ""
+    allow_head_collapse: str = ""
+    override_by: str = ""
+    override_reason: str = ""
+    with_teeth: bool = False
+
+
+def run_cell(request: CellRequest) -> dict[str, Any]:
+    """Materialise every asset of one cell.
+
+    Args:
+        request: The cell and its settings.
+
+    Returns:
+        `dataset`, `recipe`, `dataset_digest`, `checkpoint_digest`, `verdict`, `report` (path), `released` (digest or
+        None) and `cached` (assets that were reused).
+
+    Raises:
+        DentsightError: The first refusal, in the words of the room that refused.
+    """
+    dataset, export = _dataset_of(request)
+    if request.recipe not in RECIPES:
+        raise ConfigurationError(f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe.")
+    from dentsight_pipeline.training import recipe as recipes
+
+    recipes.named(request.recipe).override(request.overrides)  # refuses nonsense before anything starts
+    from dentsight_pipeline.definitions import defs
+
+    with open_instance() as instance:
+        instance.add_dynamic_partitions("dataset", [dataset])
+        data_config = {"export": export, "source": request.source, "drop": list(request.drop), "replace": request.replace}
+        sys.stderr.write(f"Cell {dataset} × {request.recipe}\n")
+        data = _execute(
+            defs.resolve_job_def("data"), instance, dataset, {"ops": {"raw_export": {"config": data_config}}}, first=1
+        )
+        experiment = _execute(
+            defs.resolve_job_def("experiment"),
+            instance,
+            cell_key(dataset, request.recipe),
+            {
+                "ops": {
+                    "trained_checkpoint": {
+                        "config": {
+                            "overrides": request.overrides,
+                            "allow_head_collapse": request.allow_head_collapse,
+                        }
+                    },
+                    "release_report": {
+                        "config": {
+                            "policy": request.policy,
+                            "override_by": request.override_by,
+                            "override_reason": request.override_reason,
+                        }
+                    },
+                }
+            },
+            first=1 + len(data),
+        )
+    made = {**data, **experiment}
+    report = Workspace().store.get_manifest(made["release_report"]["digest"])
+    return {
+        "dataset": dataset,
+        "recipe": request.recipe,
+        "dataset_digest": made["condition_subset"]["digest"],
+        "checkpoint_digest": made["trained_checkpoint"]["digest"],
+        "verdict": report.facts["verdict"],
+        "report": made["release_report"]["path"],
+        "report_digest": report.digest,
+        "released": made.get("released_model", {}).get("digest"),
+        "cached": [name for name, facts in made.items() if facts["reused"]],
+    }
+
+
+def _dataset_of(request: CellRequest) -> tuple[str, str]:
+    """The dataset key and the export's location that a request means."""
+    if not request.dataset and not request.export:
+        return DEMO_KEY, DEMO_LOCATION
+    if not request.dataset:
+        raise ConfigurationError(
+            f"{request.export} needs a dataset key of its own: add --dataset KEY, e.g. --dataset opg-reporting-v8."
+        )
+    return checked_dataset_key(request.dataset), request.export
+
+
+def _execute(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any], first: int
+) -> dict[str, dict[str, Any]]:
+    """Run one job in this process; returns digest, reuse and paths by asset."""
+    result = job.execute_in_process(
+        instance=instance,
+        partition_key=partition,
+        run_config={**config, "loggers": {"terminal": {"config": {"first": first}}}},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise _cause(result)
+    made: dict[str, dict[str, Any]] = {}
+    for event in result.get_asset_materialization_events():
+        materialization = event.step_materialization_data.materialization
+        values = {name: value.value for name, value in materialization.metadata.items()}
+        made[materialization.asset_key.to_user_string()] = values
+    return made
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> Exception:
+    """The deliberate error behind a failed run, or a summary of what broke."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.error_source is not None and data.user_failure_data is not None:
+                return DentsightError(data.user_failure_data.description or "")
+            info = data.error
+            while info is not None and info.cause is not None:
+                info = info.cause
+            if info is not None:
+                return _refusal_or_crash(event.step_key or "?", info, result.run_id)
+    return DentsightError(f"Run {result.run_id} failed before its first step; see its log in the Dagster UI.")
+
+
+def _refusal_or_crash(step: str, info: Any, run_id: str) -> Exception:
+    from dentsight_pipeline import errors
+
+    message = info.message.strip()
+    name, _, text = message.partition(": ")
+    if isinstance(getattr(errors, name.rsplit(".", 1)[-1], None), type):
+        return DentsightError(text)
+    return RuntimeError(f"{step} failed: {message}\n{''.join(info.stack)}\nThe whole log is in Dagster run {run_id}.")
+
+
+@contextmanager
+def open_instance() -> Iterator[dg.DagsterInstance]:
+    """The project's Dagster instance: `DAGSTER_HOME` when it is set, else the `dagster.yaml` of the project's home.
+
+    Relative folders in that file are seen from the home, as `dagster dev` started there sees them.
+    """
+    if os.environ.get("DAGSTER_HOME"):
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+        return
+    from dagster._core.instance.ref import InstanceRef  # the only way to a config file outside DAGSTER_HOME
+
+    home = find_home()
+    if not (home / "dagster.yaml").is_file():
+        raise ConfigurationError(
+            f"There is no dagster.yaml in {home} or above. Prepare a folder with `dentsight workspace init {home}`."
+        )
+    os.chdir(home)
+    state = home / "workspace" / "dagster"
+    state.mkdir(parents=True, exist_ok=True)
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(state), config_dir=str(home))) as instance:
+        yield instance
+
+
+ASSETS_OF_A_CELL = 8
+
+
+@dg.logger(config_schema={"first": int})
+def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Prints what a person at a terminal wants to follow: each asset as it starts, and what it says."""
+    logger = logging.Logger("dentsight")
+    logger.addHandler(_Terminal(context.logger_config["first"]))
+    return logger
+
+
+class _Terminal(logging.Handler):
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self._next = first
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = getattr(record, "dagster_meta", None) or {}
+        event = meta.get("dagster_event")
+        if event is None:
+            if record.levelno >= logging.INFO:
+                self._say(f"      {meta.get('orig_message') or record.getMessage()}")
+        elif event.event_type_value == "STEP_START" and "_check" not in (event.step_key or ""):
+            self._say(f"[{self._next}/{ASSETS_OF_A_CELL}] {event.step_key}")
+            self._next += 1
+
+    @staticmethod
+    def _say(text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+

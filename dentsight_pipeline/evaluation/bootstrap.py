@@ -1,0 +1,192 @@
+"""Intervals by resampling sources, not images: BCa, from one set of weights that every statistic shares.
+
+A resample draws source groups with replacement; image i then has weight wᵢ = how often its group was drawn, and every
+statistic of `metrics`, `operating_points`, … is a function of those weights, equal to what recomputation on the
+duplicated data would give. Two models are compared with the same weights (paired), which is about three times tighter.
+
+All intervals are two-sided 90 %: their ends are the one-sided 95 % bounds that gates use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+ALPHA = 0.10
+"""Two-sided error; each end is a one-sided 95 % bound."""
+MINIMUM_GROUPS = 10
+"""Source groups with the class below which no interval is given: BCa covers too little there
+(benchmarks/bootstrap_coverage.py)."""
+MINIMUM_USABLE = 0.9
+"""Share of resamples in which a statistic must be defined."""
+_JACKKNIFE_BLOCKS = 400
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Image weights of one population; I images, B resamples, J jackknife replicates.
+
+    Attributes:
+        unit: [I, 1] ones: the population itself.
+        resampled: [I, B] float64 whole numbers.
+        jackknife: [I, J] 0 for the images of the groups left out, else 1.
+        groups: [I] group of each image, 0 … n_groups − 1.
+        n_groups: How many source groups there are.
+    """
+
+    unit: np.ndarray
+    resampled: np.ndarray
+    jackknife: np.ndarray
+    groups: np.ndarray
+    n_groups: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its bounds; None where it cannot be measured, with the reason in `note`."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One statistic on the population [·, 1], the resamples [·, B] and the jackknife replicates [·, J]."""
+
+    point: np.ndarray
+    resampled: np.ndarray
+    jackknife: np.ndarray
+
+    def __sub__(self, other: Draws) -> Draws:
+        return Draws(self.point - other.point, self.resampled - other.resampled, self.jackknife - other.jackknife)
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> Draws:
+        """Apply a function of arrays [·, B] to all three."""
+        return Draws(function(self.point), function(self.resampled), function(self.jackknife))
+
+
+def draw(groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Weights:
+    """Draw the weights of one population.
+
+    Args:
+        groups: [I] any labels of source groups.
+        resamples: B.
+        seed: Of numpy's PCG64; the same seed and groups give the same weights.
+
+    Returns:
+        The weights. With more than 400 groups the jackknife leaves out blocks of groups: third and second cumulants
+        of independent groups both add up over a block, so the acceleration it estimates is the same.
+    """
+    _, index = np.unique(groups, return_inverse=True)
+    n_groups = int(index.max()) + 1 if len(index) else 0
+    if not n_groups:
+        return Weights(np.ones((0, 1)), np.ones((0, resamples)), np.ones((0, 1)), index, 0)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)  # [B, G]
+    block = rng.permutation(n_groups) % min(n_groups, _JACKKNIFE_BLOCKS)
+    left_out = block[index][:, None] == np.arange(block.max() + 1)[None, :]
+    return Weights(
+        np.ones((len(index), 1)),
+        np.ascontiguousarray(drawn.T[index].astype(np.float64)),
+        1.0 - left_out,
+        index,
+        n_groups,
+    )
+
+
+def draws(statistic: Callable[[np.ndarray], np.ndarray], weights: Weights) -> Draws:
+    """Evaluate a statistic of image weights [I, B] → [·, B] on everything that an interval needs.
+
+    The columns are evaluated together, so that a table built for the statistic is walked once.
+    """
+    stacked = np.concatenate([weights.unit, weights.resampled, weights.jackknife], axis=1)
+    values = statistic(stacked)
+    last = 1 + weights.resampled.shape[1]
+    return Draws(values[..., :1], values[..., 1:last], values[..., last:])
+
+
+def interval(
+    sample: Draws,
+    units: int,
+    *,
+    at: tuple[int, ...] = (),
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    alpha: float = ALPHA,
+) -> Interval:
+    """The BCa interval of one statistic (Efron 1987; DiCiccio and Efron 1996, eq. 2.3).
+
+    Args:
+        sample: Its draws.
+        units: Source groups that carry information about it, e.g. those with ground truth of the class.
+        at: Index of the statistic within the draws' leading axes.
+        bounds: The statistic's range. When no resample differs from the point and the point is one of these bounds,
+            the other end is the exact binomial bound for `units` of `units` (1 − α/2 one-sided): a perfect score on
+            few sources must not look certain.
+        alpha: Two-sided error.
+
+    Returns:
+        The value, with bounds unless there are too few units or the statistic is undefined too often.
+    """
+    point = float(sample.point[at][0])
+    if not np.isfinite(point):
+        return Interval(None, note="not measurable: undefined on this population")
+    if units < MINIMUM_GROUPS:
+        return Interval(point, note=f"no interval: {units} source groups, {MINIMUM_GROUPS} are needed")
+    values = sample.resampled[at]
+    values = values[np.isfinite(values)]
+    if len(values) < MINIMUM_USABLE * sample.resampled.shape[-1] or not len(values):
+        return Interval(point, note=f"no interval: defined in only {len(values)} resamples")
+    if np.all(values == point):
+        return _degenerate(point, units, bounds, alpha)
+    # Ties between resamples and the point count half, or a discrete statistic would look biased.
+    share = (np.count_nonzero(values < point) + 0.5 * np.count_nonzero(values == point)) / len(values)
+    bias = norm.ppf(np.clip(share, 0.5 / len(values), 1 - 0.5 / len(values)))
+    acceleration = _acceleration(sample.jackknife[at])
+    levels = []
+    for z in norm.ppf([alpha / 2, 1 - alpha / 2]):
+        shift = bias + z
+        scale = max(1 - acceleration * shift, 1e-6)
+        levels.append(norm.cdf(bias + shift / scale))
+    low, high = np.quantile(values, levels)
+    return Interval(point, float(low), float(high))
+
+
+def units_with(counts: np.ndarray, weights: Weights) -> int:
+    """Source groups that have at least one of what `counts` [I] counts."""
+    return len(np.unique(weights.groups[counts > 0]))
+
+
+def needed_images(measured: Interval, n_images: int, half_width: float = 0.05) -> int | None:
+    """About how many images a half-width of `half_width` would take, if the width falls with √n; None if unknown."""
+    if measured.low is None or measured.high is None:
+        return None
+    return int(np.ceil(n_images * ((measured.high - measured.low) / 2 / half_width) ** 2))
+
+
+def _acceleration(jackknife: np.ndarray) -> float:
+    """Σ(θ̄ − θᵢ)³ / 6(Σ(θ̄ − θᵢ)²)^1.5 over leave-out replicates (Efron and Tibshirani 1993, eq. 14.15)."""
+    values = jackknife[np.isfinite(jackknife)]
+    if not len(values):
+        return 0.0
+    apart = values.mean() - values
+    spread = float((apart**2).sum())
+    return float((apart**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+
+
+def _degenerate(point: float, units: int, bounds: tuple[float, float] | None, alpha: float) -> Interval:
+    """No resample differs: [point, point] would claim certainty, except for a difference that is always 0."""
+    if bounds is None:
+        return Interval(point, point, point, "every resample gives the same value")
+    slack = 1 - (alpha / 2) ** (1 / units)
+    note = f"every resample gives the same value: exact binomial bound for {units} source groups"
+    span = bounds[1] - bounds[0]
+    if point == bounds[1]:
+        return Interval(point, bounds[1] - slack * span, point, note)
+    if point == bounds[0]:
+        return Interval(point, point, bounds[0] + slack * span, note)
+    return Interval(point, note="no interval: every resample gives the same value")

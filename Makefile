@@ -1,0 +1,48 @@
+# make demo       environment, phantom corpus, the whole graph, one report
+# make ui         Dagster UI and MLflow UI on localhost
+# make test       environment and the test suite        make test-slow   crashes, several processes, real data
+# make lint       ruff and pyright                      make audit       known vulnerabilities in dependencies
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+WORKERS ?= 2
+
+.PHONY: demo ui test test-slow lint audit clean
+.DEFAULT_GOAL := demo
+
+.venv/.ready: pyproject.toml constraints.txt
+	@echo "Installing into .venv (once, some minutes) …"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	@echo "Installing what the tests need …"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: .venv/.ready
+	@$(BIN)/dentsight run
+
+ui: .venv/.ready
+	@$(BIN)/dentsight ui
+
+test: .venv/.ready-dev
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+
+test-slow: .venv/.ready-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+audit: .venv/.ready-dev
+	$(BIN)/pip-audit --skip-editable
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

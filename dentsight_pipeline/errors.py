@@ -108,9 +108,9 @@ class RefConflictError(DentsightError):
 
     def __init__(self, name: str, expected: object, found: object) -> None:
         self.name, self.expected, self.found = name, expected, found
+        was, now = ("absent" if value is None else repr(value) for value in (expected, found))
         super().__init__(
-            f"Reference {name!r} was expected to be {'absent' if expected is None else expected!r}, but it is "
-            f"{'absent' if found is None else repr(found)}. Read it again and decide anew."
+            f"Reference {name!r} was expected to be {was}, but it is {now}. Read it again and decide anew."
         )
 
 

@@ -47,6 +47,10 @@ class Blobs(Protocol):
         """Size and age of a key, or None."""
         ...
 
+    def now(self) -> float:
+        """Unix seconds by the clock that `Stat.modified` comes from."""
+        ...
+
     def touch(self, key: str, size: int) -> bool:
         """Make an existing key of this size young again, so that `gc` spares it; False when there is none."""
         ...

@@ -9,7 +9,7 @@ from dentsight_pipeline.errors import DataError, IntegrityError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.canonical import JSON
 from dentsight_pipeline.store.manifest import missing
-from dentsight_pipeline.store.names import check_digest, is_digest
+from dentsight_pipeline.store.names import is_digest, memo_key
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
@@ -37,7 +37,7 @@ def recall(store: Store, key: str) -> str | None:
     None also when the memo itself, the manifest, or an object that it names is damaged or gone: the work is then
     simply done again. The manifest is verified, its objects are looked up and not hashed.
     """
-    data = store.blobs.read(_memo_key(key))
+    data = store.blobs.read(memo_key(key))
     if data is None:
         return None
     try:
@@ -57,8 +57,4 @@ def remember(store: Store, key: str, digest: str) -> None:
     """
     if not store.has_manifest(digest):
         raise IntegrityError(f"Manifest to remember for {key}", digest, None, "Publish it with `put_manifest` first.")
-    store.blobs.write(_memo_key(key), canonical.seal({"manifest": digest}, f"Memo {key}"))
-
-
-def _memo_key(key: str) -> str:
-    return f"memo/{check_digest(key, 'a memo key')[:2]}/{key}.json"
+    store.blobs.write(memo_key(key), canonical.seal({"manifest": digest}, f"Memo {key}"))

@@ -1,4 +1,4 @@
-"""Which names are legal: nothing that comes from an export, a manifest or a user can leave its folder."""
+"""Names and keys: nothing that comes from an export, a manifest or a user can leave its folder."""
 
 from __future__ import annotations
 
@@ -92,3 +92,28 @@ def _path_problem(path: object) -> str | None:
     if any(len(part.encode()) > 255 for part in parts) or len(path.encode()) > 1024:
         return "it is too long"
     return None
+
+
+def object_key(digest: str) -> str:
+    """Where an object is kept. Raises `DataError` unless the digest is one, so that no name leads elsewhere."""
+    return f"objects/{check_digest(digest, 'an object')[:2]}/{digest}"
+
+
+def manifest_key(digest: str) -> str:
+    """Where a manifest is kept."""
+    return f"manifests/{check_digest(digest, 'a manifest')[:2]}/{digest}.json"
+
+
+def record_key(product: str, digest: str) -> str:
+    """Where a record of a product is kept."""
+    return f"records/{check_digest(product, 'a product')}/{check_digest(digest, 'a record')}.json"
+
+
+def memo_key(key: str) -> str:
+    """Where the memo of a piece of work is kept."""
+    return f"memo/{check_digest(key, 'a memo key')[:2]}/{key}.json"
+
+
+def ref_key(name: str) -> str:
+    """Where a reference is kept."""
+    return f"refs/{check_ref(name)}.json"

@@ -21,12 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, RefConflictError, StorageError
+from dentsight_pipeline.errors import ConfigurationError, IntegrityError, RefConflictError, StorageError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES, Blobs, Stat
 from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, copy_and_hash, hash_file
 from dentsight_pipeline.store.manifest import Entry, Manifest, missing
-from dentsight_pipeline.store.names import check_digest, check_ref, is_digest
+from dentsight_pipeline.store.names import (
+    check_digest,
+    check_ref,
+    is_digest,
+    manifest_key,
+    object_key,
+    record_key,
+    ref_key,
+)
 
 
 class _Any(Enum):
@@ -93,8 +101,8 @@ class Store:
             StorageError: The store refused; nothing half-written stays behind.
         """
         digest = sha256(data).hexdigest()
-        if not self.blobs.touch(_object_key(digest), len(data)):
-            self.blobs.write(_object_key(digest), data)
+        if not self.blobs.touch(object_key(digest), len(data)):
+            self.blobs.write(object_key(digest), data)
         return digest
 
     def put_file(self, path: Path) -> str:
@@ -119,7 +127,7 @@ class Store:
             digest, size = hash_file(path)
         except OSError as error:
             raise StorageError(f"Cannot read {path}: {error.strerror or error}. Check that it exists.") from error
-        if self.blobs.touch(_object_key(digest), size):
+        if self.blobs.touch(object_key(digest), size):
             return Entry(digest, size)
         with self.blobs.temporary() as file:
             try:
@@ -129,7 +137,7 @@ class Store:
                     f"Cannot store {path}: {error.strerror or error}. Nothing half-written was kept; "
                     "free some space (`dentsight gc --apply`), then run again."
                 ) from error
-            self.blobs.adopt(file, _object_key(digest))
+            self.blobs.adopt(file, object_key(digest))
         return Entry(digest, size)
 
     def get_bytes(self, digest: str) -> bytes:
@@ -138,7 +146,7 @@ class Store:
         Raises:
             IntegrityError: They are missing or were changed.
         """
-        data = self.blobs.read(_object_key(digest))
+        data = self.blobs.read(object_key(digest))
         if data is None:
             raise self._missing("Object", digest)
         found = sha256(data).hexdigest()
@@ -153,7 +161,7 @@ class Store:
             IntegrityError: They are missing or were changed.
             StorageError: The local disk refused (the cache of an S3 store is full, for example).
         """
-        path = self.blobs.local_path(_object_key(digest), digest)
+        path = self.blobs.local_path(object_key(digest), digest)
         if path is None:
             raise self._missing("Object", digest)
         return path
@@ -167,7 +175,7 @@ class Store:
         Raises:
             IntegrityError: The object is missing or was changed.
         """
-        found = self.blobs.sha256(_object_key(digest))
+        found = self.blobs.sha256(object_key(digest))
         if found is None:
             raise self._missing("Object", digest)
         if found[0] != digest:
@@ -180,10 +188,10 @@ class Store:
         Returns:
             Whether it was damaged, and so removed. An intact object is never touched.
         """
-        found = self.blobs.sha256(_object_key(digest))
+        found = self.blobs.sha256(object_key(digest))
         if found is None or found[0] == digest:
             return False
-        self.blobs.remove([_object_key(digest)])
+        self.blobs.remove([object_key(digest)])
         return True
 
     def has(self, digest: str) -> bool:
@@ -203,7 +211,7 @@ class Store:
 
     def stat(self, digest: str) -> Stat | None:
         """Size and age of an object, or None."""
-        return self.blobs.stat(_object_key(digest))
+        return self.blobs.stat(object_key(digest))
 
     def object_digests(self) -> Iterator[str]:
         """The names of all objects, sorted."""
@@ -229,7 +237,7 @@ class Store:
                 digest = manifest.entries[lacking[0]].sha256
                 raise IntegrityError(what, digest, None, "Store the files (`manifest.build`) before their manifest.")
 
-        self.blobs.publish(_manifest_key(manifest.digest), manifest.to_bytes(), check)
+        self.blobs.publish(manifest_key(manifest.digest), manifest.to_bytes(), check)
         return manifest.digest
 
     def get_manifest(self, digest: str) -> Manifest:
@@ -239,7 +247,7 @@ class Store:
             IntegrityError: It is missing or was changed.
             DataError: It was written by an incompatible release.
         """
-        data = self.blobs.read(_manifest_key(digest))
+        data = self.blobs.read(manifest_key(digest))
         if data is None:
             raise self._missing("Manifest", digest)
         found = sha256(data).hexdigest()
@@ -249,7 +257,7 @@ class Store:
 
     def has_manifest(self, digest: str) -> bool:
         """Whether there is a manifest of this name; it is not read."""
-        return self.blobs.stat(_manifest_key(digest)) is not None
+        return self.blobs.stat(manifest_key(digest)) is not None
 
     def manifest_digests(self) -> Iterator[str]:
         """The digests of all manifests, sorted."""
@@ -264,7 +272,7 @@ class Store:
             IntegrityError: The reference was damaged.
             ConfigurationError: Not a legal name.
         """
-        data = self.blobs.read(_ref_key(name))
+        data = self.blobs.read(ref_key(name))
         return None if data is None else self._unsealed_ref(name, data)
 
     def write_ref(self, name: str, value: Mapping[str, Any], *, expected: Any = ANY) -> None:
@@ -280,7 +288,7 @@ class Store:
             RefConflictError: Somebody else changed it meanwhile.
             DataError: The value is not JSON.
         """
-        key, what = _ref_key(name), f"Reference {name!r}"
+        key, what = ref_key(name), f"Reference {name!r}"
         data = canonical.seal(dict(value), what)
         if expected is ANY:
             self.blobs.write(key, data)
@@ -310,7 +318,7 @@ class Store:
         """
         data = canonical.dumps(dict(record), f"A record of {product_digest}")
         digest = sha256(data).hexdigest()
-        self.blobs.write(_record_key(product_digest, digest), data)
+        self.blobs.write(record_key(product_digest, digest), data)
         return digest
 
     def records(self, product_digest: str) -> list[dict[str, Any]]:
@@ -345,22 +353,3 @@ class Store:
     def _missing(self, what: str, digest: str) -> IntegrityError:
         remedy = "Restore it from a backup, or make it again from its inputs; check that this is the right store."
         return IntegrityError(f"{what} of {self.uri}", digest, None, remedy)
-
-
-def _object_key(digest: str) -> str:
-    return f"objects/{check_digest(digest, 'an object')[:2]}/{digest}"
-
-
-def _manifest_key(digest: str) -> str:
-    return f"manifests/{check_digest(digest, 'a manifest')[:2]}/{digest}.json"
-
-
-def _record_key(product: str, digest: str) -> str:
-    return f"records/{check_digest(product, 'a product')}/{digest}.json"
-
-
-def _ref_key(name: str) -> str:
-    return f"refs/{check_ref(name)}.json"
-
-
-__all__ = ["ANY", "DataError", "Store", "open_store"]

@@ -1,0 +1,134 @@
+"""The two user interfaces on localhost: Dagster's and MLflow's, started together and stopped together."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline.resources import Tracking, Workspace, find_home
+
+LOCALHOST = "127.0.0.1"
+"""Neither interface has a login, so neither ever listens on anything but this."""
+
+
+def serve(dagster_port: int, mlflow_port: int) -> None:
+    """Start both interfaces, print their addresses, and keep them until Ctrl-C.
+
+    Args:
+        dagster_port: Wanted port of Dagster; the next free one is taken when it is in use.
+        mlflow_port: Wanted port of MLflow, likewise.
+
+    Raises:
+        ConfigurationError: There is no `dagster.yaml` here or above.
+        DentsightError: One of the two did not come up, or ended.
+    """
+    home = find_home()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        if not (home / name).is_file():
+            raise ConfigurationError(f"There is no {name} in {home}. Prepare a folder with `dentsight workspace init`.")
+    os.chdir(home)
+    workspace = Workspace()
+    workspace.folder.mkdir(parents=True, exist_ok=True)
+    dagster_port = free_port(dagster_port)
+    mlflow_port = free_port(mlflow_port)
+    commands = {"Dagster": dagster_command(dagster_port)}
+    addresses = {"Dagster": f"http://{LOCALHOST}:{dagster_port}"}
+    tracking = Tracking(workspace=workspace)
+    if tracking.tracking_uri.startswith("sqlite:///"):
+        tracking.client.search_experiments()  # creates the database once, before two servers race for it
+        commands["MLflow"] = mlflow_command(mlflow_port, tracking)
+        addresses["MLflow"] = f"http://{LOCALHOST}:{mlflow_port}"
+    else:
+        sys.stderr.write(f"MLflow runs elsewhere: {tracking.tracking_uri}\n")
+    logs = workspace.folder / "logs"
+    logs.mkdir(exist_ok=True)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, command in commands.items():
+            with (logs / f"{name.lower()}.log").open("ab") as log:
+                started[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment(home))
+        for name, address in addresses.items():
+            _wait_for(name, address, started[name], logs)
+            sys.stdout.write(f"{name}: {address}\n")
+        sys.stdout.write("Ctrl-C stops both.\n")
+        sys.stdout.flush()
+        while True:
+            for name, process in started.items():
+                if process.poll() is not None:
+                    raise DentsightError(
+                        f"{name} ended with status {process.returncode}; see {logs / (name.lower() + '.log')}."
+                    )
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopping …\n")
+    finally:
+        stop(started)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment in which servers find this project's Dagster instance."""
+    return {**os.environ, "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(home)}
+
+
+def dagster_command(port: int) -> list[str]:
+    """The command that starts Dagster's webserver, daemon and code server."""
+    return [sys.executable, "-m", "dagster", "dev", "-h", LOCALHOST, "-p", str(port), "-w", "workspace.yaml"]
+
+
+def mlflow_command(port: int, tracking: Tracking) -> list[str]:
+    """The command that starts MLflow on the workspace's database."""
+    artifacts = (tracking.database.parent / "artifacts").as_uri()
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", LOCALHOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", tracking.tracking_uri, "--default-artifact-root", artifacts),
+    ]
+
+
+def free_port(wanted: int, tries: int = 50) -> int:
+    """The wanted port, or the next one on which nobody listens.
+
+    Raises:
+        ConfigurationError: None of the next ports is free.
+    """
+    for port in range(wanted, wanted + tries):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOCALHOST, port))
+            except OSError:
+                continue
+            return port
+    raise ConfigurationError(f"Ports {wanted} to {wanted + tries - 1} are all in use. Choose another one.")
+
+
+def _wait_for(name: str, address: str, process: subprocess.Popen[bytes], logs: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise DentsightError(f"{name} did not come up on {address}; see {logs / (name.lower() + '.log')}.")
+
+
+def stop(started: Mapping[str, subprocess.Popen[bytes]], grace_seconds: float = 20) -> None:
+    """End the servers, by force when they take too long."""
+    for process in started.values():
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + grace_seconds
+    for process in started.values():
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -59,16 +59,17 @@ class UnknownLabelError(DataError):
         label: The name as given.
         source: The mapping in use.
         known: All names that the mapping knows, for the suggestion.
-        reason: Why a name that the mapping does list must not be mapped silently.
+        reason: Why a name that the mapping does list must not be mapped silently; then nothing is suggested.
+        where: File and record that hold the name.
     """
 
-    def __init__(self, label: str, source: str, known: Iterable[str], reason: str = "") -> None:
-        self.label, self.source, self.reason = label, source, reason
-        self.suggestions = get_close_matches(label, list(known), n=3, cutoff=0.5)
+    def __init__(self, label: str, source: str, known: Iterable[str], reason: str = "", where: str = "") -> None:
+        self.label, self.source, self.reason, self.where = label, source, reason, where
+        self.suggestions = [] if reason else get_close_matches(label, list(known), n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(map(repr, self.suggestions))}?" if self.suggestions else ""
         state = f"is ambiguous for source {source!r}: {reason}" if reason else f"is not known for source {source!r}"
         super().__init__(
-            f"Label {label!r} {state}.{hint} "
+            f"{where + ': ' if where else ''}Label {label!r} {state}.{hint} "
             f"Map it in data/ontology.py, choose another mapping with --source, or drop it with --drop {label!r}."
         )
 

@@ -101,15 +101,16 @@ class ExportImage:
 
 @dataclass(frozen=True, slots=True)
 class ExportAnnotation:
-    """An annotation as its export lists it, boxes in pixels of the listed size.
+    """An annotation as its export lists it.
 
     Attributes:
-        id: The id in its split's file, or the line number in a label file.
+        id: The id in its split's file, or its number among the split's label lines.
         image_id: An `ExportImage.id` of the same split.
         label: The raw label name.
-        bbox: x, y, width, height in pixels, or None when only polygons were given.
-        polygons: Flat x, y, x, y … lists in pixels; empty for a plain box.
+        bbox: x, y, width, height, or None when only polygons were given.
+        polygons: Flat x, y, x, y … lists; empty for a plain box.
         notes: What was wrong with the record and could be mended while reading.
+        relative: Coordinates are fractions of the image's width and height (YOLO) instead of pixels.
     """
 
     id: int
@@ -118,6 +119,7 @@ class ExportAnnotation:
     bbox: tuple[float, float, float, float] | None
     polygons: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    relative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

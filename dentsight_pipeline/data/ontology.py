@@ -95,9 +95,7 @@ _AMBIGUOUS: dict[str, str] = {
     "cekim": "it names a treatment (extraction), not a finding",
     "çekim": "it names a treatment (extraction), not a finding",
     "spaced": "it may be a gap or a missing tooth",
-} | {
-    name: "it is a deciduous tooth, which has no class and is never folded into a permanent one" for name in _DECIDUOUS
-}
+} | dict.fromkeys(_DECIDUOUS, "it is a deciduous tooth, which has no class and is never folded into a permanent one")
 
 
 def fold(name: str) -> str:
@@ -158,8 +156,12 @@ class LabelMapping:
         """All known names, for suggestions."""
         return tuple(rule.raw_name for rule in self.rules)
 
-    def resolve(self, name: str) -> LabelRule:
+    def resolve(self, name: str, where: str = "") -> LabelRule:
         """The rule for `name`.
+
+        Args:
+            name: A raw label name.
+            where: File and record that hold it, for the message.
 
         Raises:
             UnknownLabelError: The name is not known, or is ambiguous for this source.
@@ -168,9 +170,9 @@ class LabelMapping:
         if rule is not None:
             return rule
         reasons = {fold(known): why for known, why in self.ambiguous.items()}
-        if reason := reasons.get(fold(name)):
-            raise UnknownLabelError(name, self.source, [], reason=reason)
-        raise UnknownLabelError(name, self.source, self.names)
+        # A number is no near miss of an FDI number: to suggest a tooth would invite a wrong tooth.
+        known = [] if name.strip().isdigit() else [known for known in self.names if known not in TEETH]
+        raise UnknownLabelError(name, self.source, known, reasons.get(fold(name), ""), where)
 
     def loose_classes(self) -> list[str]:
         """Canonical classes that this source marks loosely, in class order."""
@@ -284,7 +286,7 @@ def choose_source(readmes: Iterable[str], category_names: Collection[str], sourc
     folded = {fold(name) for name in category_names}
     if found := folded & OPG_REPORTING_NAMES:
         return SourceChoice("opg-reporting", "category names", f"{len(found)} names that only OPG REPORTING uses")
-    if DENTAL_RADIOGRAPHY_NAMES <= folded and len(folded) <= len(DENTAL_RADIOGRAPHY_NAMES) + 1:
+    if folded >= DENTAL_RADIOGRAPHY_NAMES and len(folded) <= len(DENTAL_RADIOGRAPHY_NAMES) + 1:
         return SourceChoice("dental-radiography", "category names", "exactly its four class names")
     return SourceChoice("canonical", "default", "neither READMEs nor category names are of a known source")
 

@@ -1,0 +1,310 @@
+"""Where an export's files lie: a folder, a zip, or a prefix or zip on S3, all read through one small interface.
+
+Add a new place here. Everything hostile about an archive is refused when it is opened, before any byte of it is used.
+What the files mean belongs in `export_reader.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from dentsight_pipeline.errors import DataError
+
+MAX_ENTRIES = 2_000_000
+MAX_FILE_BYTES = 4 * 2**30
+MAX_TOTAL_BYTES = 512 * 2**30
+MAX_RATIO = 200
+"""Uncompressed over compressed bytes. Annotation files reach about 20; a bomb has 1,000 and more."""
+SMALL_ENOUGH = 2**20
+"""Bytes below which a high ratio is harmless."""
+
+_JUNK = ("__MACOSX/", ".git/")
+_JUNK_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+class ExportFiles(Protocol):
+    """Read-only files of one export; paths are relative to its root and `/`-separated."""
+
+    name: str
+    """What the user gave, for messages."""
+
+    def paths(self) -> list[str]:
+        """All files, sorted, without what operating systems leave behind."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file; safe to call from several threads.
+
+        Raises:
+            DataError: The file is missing or cannot be read.
+        """
+        ...
+
+
+def refuse_unsafe_path(path: str, where: str) -> None:
+    """Refuses a path that leaves its folder, on any operating system.
+
+    Raises:
+        DataError: The path is empty, absolute, holds `..`, a backslash, a drive letter or a control character.
+    """
+    parts = path.split("/")
+    unsafe = (
+        not path.strip()
+        or path.startswith("/")
+        or "\\" in path
+        or ".." in parts
+        or re.match(r"[A-Za-z]:", path) is not None
+        or any(ord(character) < 32 for character in path)
+    )
+    if unsafe:
+        raise DataError(
+            f"{where}: the path {path!r} leaves its folder or is no plain relative path. "
+            "Such an export is not read; get it again from its origin."
+        )
+
+
+def is_junk(path: str) -> bool:
+    """Whether an operating system or tool left this file behind."""
+    return PurePosixPath(path).name in _JUNK_NAMES or any(part in f"/{path}" for part in (f"/{junk}" for junk in _JUNK))
+
+
+class FolderFiles:
+    """An export in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.name = root, str(root)
+        found = []
+        for folder, _, names in os.walk(root):
+            relative = Path(folder).relative_to(root).as_posix()
+            prefix = "" if relative == "." else f"{relative}/"
+            found += [prefix + name for name in names]
+        self._paths = sorted(path for path in found if not is_junk(path))
+
+    def paths(self) -> list[str]:
+        """All files below the folder when it was opened, sorted."""
+        return list(self._paths)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file."""
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}). Restore it, or export again.") from error
+
+
+class ZipFiles:
+    """An export in a zip, checked as a whole when it is opened.
+
+    Raises:
+        DataError: Not a zip, cut off, encrypted, a decompression bomb, or with an entry that is absolute, climbs out,
+            is a symbolic link or occurs twice.
+    """
+
+    def __init__(self, file: Path, name: str | None = None) -> None:
+        self.name = name or str(file)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+            raise DataError(f"{self.name}: not a whole zip file ({error}). Download it again.") from error
+        try:
+            self._entries = {info.filename: info for info in self._checked(file.stat().st_size)}
+        except DataError:
+            self._zip.close()
+            raise
+
+    def _checked(self, archive_bytes: int) -> Iterator[zipfile.ZipInfo]:
+        entries = [info for info in self._zip.infolist() if not info.is_dir()]
+        if len(entries) > MAX_ENTRIES:
+            raise DataError(f"{self.name}: {len(entries)} entries, more than {MAX_ENTRIES}. It is not read.")
+        if sum(info.compress_size for info in entries) > archive_bytes:
+            raise self._bomb("its entries overlap")
+        if sum(info.file_size for info in entries) > MAX_TOTAL_BYTES:
+            raise self._bomb(f"it holds more than {MAX_TOTAL_BYTES // 2**30} GiB")
+        seen: set[str] = set()
+        for info in self._zip.infolist():
+            refuse_unsafe_path(info.filename.removesuffix("/"), f"{self.name}, entry {info.filename!r}")
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(
+                    f"{self.name}, entry {info.filename!r}: a symbolic link or special file. "
+                    "Such an archive is not read; get it again from its origin."
+                )
+            if info.is_dir() or is_junk(info.filename):
+                continue
+            if info.filename in seen:
+                raise DataError(f"{self.name}, entry {info.filename!r}: it occurs twice. Download the archive again.")
+            seen.add(info.filename)
+            if info.flag_bits & 0x1:
+                raise DataError(f"{self.name}, entry {info.filename!r}: encrypted. Unpack it first, give the folder.")
+            if info.file_size > MAX_FILE_BYTES:
+                raise self._bomb(f"entry {info.filename!r} would have {info.file_size} bytes")
+            if info.file_size > SMALL_ENOUGH and info.file_size > MAX_RATIO * max(info.compress_size, 1):
+                raise self._bomb(f"entry {info.filename!r} would unpack to {info.file_size} bytes")
+            yield info
+
+    def _bomb(self, problem: str) -> DataError:
+        return DataError(
+            f"{self.name}: {problem}, as a decompression bomb does. Unpack it yourself and give the folder."
+        )
+
+    def paths(self) -> list[str]:
+        """All files of the archive, sorted."""
+        return sorted(self._entries)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one entry, never more than its header said, with its checksum verified."""
+        info = self._entries.get(path)
+        if info is None:
+            raise DataError(f"{self.name}, entry {path!r}: it is missing. Download the archive again.")
+        try:
+            with self._zip.open(info) as stream:
+                data = stream.read(info.file_size + 1)
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise DataError(f"{self.name}, entry {path!r}: damaged ({error}). Download the archive again.") from error
+        except Exception as error:
+            if type(error).__module__ in ("zlib", "lzma", "_lzma", "bz2"):
+                raise DataError(f"{self.name}, entry {path!r}: damaged ({error}). Download it again.") from error
+            raise
+        if len(data) != info.file_size:
+            raise self._bomb(f"entry {path!r} does not have the {info.file_size} bytes that its header says")
+        return data
+
+    def close(self) -> None:
+        """Closes the archive."""
+        self._zip.close()
+
+
+class S3Files:
+    """An export below an S3 prefix, listed once, each file fetched when it is read.
+
+    Args:
+        uri: `s3://bucket/prefix`.
+        client: A boto3 S3 client; by default one from the usual AWS settings.
+    """
+
+    def __init__(self, uri: str, client: Any = None) -> None:
+        parts = urlsplit(uri)
+        self.name, self._bucket, self._prefix = uri, parts.netloc, parts.path.strip("/")
+        self._client = client or s3_client()
+        self._keys: dict[str, str] = {}
+        start = f"{self._prefix}/" if self._prefix else ""
+        try:
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
+                for item in page.get("Contents", ()):
+                    path = item["Key"][len(start) :]
+                    if path and not path.endswith("/") and not is_junk(path):
+                        refuse_unsafe_path(path, f"{uri}, key {item['Key']!r}")
+                        self._keys[path] = item["Key"]
+        except Exception as error:
+            raise _s3_error(uri, error) from error
+
+    def paths(self) -> list[str]:
+        """All keys below the prefix, relative to it, sorted."""
+        return sorted(self._keys)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one object."""
+        if path not in self._keys:
+            raise DataError(f"{self.name}/{path}: there is no such object.")
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=self._keys[path])["Body"].read()
+        except Exception as error:
+            raise _s3_error(f"{self.name}/{path}", error) from error
+
+
+class _Below:
+    """The files below an export's single top folder."""
+
+    def __init__(self, files: ExportFiles, top: str) -> None:
+        self.name, self._files, self._top = files.name, files, f"{top}/"
+
+    def paths(self) -> list[str]:
+        return [path[len(self._top) :] for path in self._files.paths() if path.startswith(self._top)]
+
+    def read(self, path: str) -> bytes:
+        return self._files.read(self._top + path)
+
+
+def s3_client() -> Any:
+    """A boto3 S3 client from the usual AWS settings (environment, profile, instance)."""
+    import boto3
+
+    return boto3.client("s3")
+
+
+def _s3_error(what: str, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return error
+    return DataError(f"{what}: S3 refused ({error}). Check the bucket's name, the prefix and your AWS credentials.")
+
+
+def without_top_folder(files: ExportFiles, marks: tuple[str, ...]) -> ExportFiles:
+    """Steps into the one top folder of an export, as zips often have.
+
+    Args:
+        files: The files.
+        marks: Names that an export's root holds; where one is there already, nothing is skipped.
+    """
+    tops = {path.split("/", 1)[0] for path in files.paths()}
+    folders = {path.split("/", 1)[0] for path in files.paths() if "/" in path}
+    if tops.isdisjoint(marks) and len(folders) == 1:
+        return _Below(files, folders.pop())
+    return files
+
+
+@contextmanager
+def open_export(source: str | Path) -> Iterator[ExportFiles]:
+    """Opens an export: a folder, a zip, `s3://bucket/prefix` or `s3://bucket/export.zip`.
+
+    Raises:
+        DataError: It does not exist, is empty, or is no archive that may be read.
+    """
+    if str(source).startswith("s3://"):
+        with _open_s3(str(source)) as files:
+            yield _nonempty(files)
+        return
+    path = Path(source)
+    if path.is_dir():
+        yield _nonempty(FolderFiles(path))
+    elif path.is_file():
+        archive = ZipFiles(path)
+        try:
+            yield _nonempty(archive)
+        finally:
+            archive.close()
+    else:
+        raise DataError(f"{source}: no such folder or zip. Give the folder or the zip that Roboflow exported.")
+
+
+@contextmanager
+def _open_s3(uri: str) -> Iterator[ExportFiles]:
+    if not uri.endswith(".zip"):
+        yield S3Files(uri)
+        return
+    parts = urlsplit(uri)
+    with tempfile.TemporaryDirectory(prefix="dentsight-export-") as folder:
+        file = Path(folder) / "export.zip"
+        try:
+            s3_client().download_file(parts.netloc, parts.path.lstrip("/"), str(file))
+        except Exception as error:
+            raise _s3_error(uri, error) from error
+        archive = ZipFiles(file, uri)
+        try:
+            yield archive
+        finally:
+            archive.close()
+
+
+def _nonempty(files: ExportFiles) -> ExportFiles:
+    if not files.paths():
+        raise DataError(f"{files.name}: empty. Give the folder or the zip that Roboflow exported.")
+    return files

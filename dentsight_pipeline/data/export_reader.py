@@ -1,0 +1,514 @@
+"""Reads what an export says into records: Roboflow's COCO and COCO-segmentation layouts, and its YOLO layout.
+
+Add a layout here. A record that cannot be meant is refused with its file, its id and the remedy; one that can be mended
+without a decision is mended and noted. What labels mean (`ontology.py`), which boxes are repaired (`normalise.py`) and
+what images hold (`image_bytes.py`) is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from dentsight_pipeline.data.coco import (
+    SPLITS,
+    Export,
+    ExportAnnotation,
+    ExportCategory,
+    ExportImage,
+    ExportSplit,
+)
+from dentsight_pipeline.data.export_files import ExportFiles, refuse_unsafe_path, without_top_folder
+from dentsight_pipeline.errors import AnnotationError, DataError
+
+COCO_FILE = "_annotations.coco.json"
+YOLO_FILE = "data.yaml"
+README_FILES = ("README.roboflow.txt", "README.dataset.txt")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm")
+SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+"""Folder name → split."""
+
+_EXPORT_AGAIN = "Correct it in the annotation tool and export again."
+
+
+class Refusals:
+    """What makes an export unusable: raised at once, or collected so that `inspect` can show all of it.
+
+    Args:
+        collect: Keep the errors instead of raising the first.
+    """
+
+    def __init__(self, *, collect: bool = False) -> None:
+        self.collect = collect
+        self.errors: list[DataError] = []
+
+    def add(self, error: DataError) -> None:
+        """Raises the error, or keeps it."""
+        if not self.collect:
+            raise error
+        self.errors.append(error)
+
+
+def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
+    """Reads an export's annotations, READMEs and file list; no image is opened.
+
+    Args:
+        files: The export, with or without one top folder.
+        refusals: Where records that cannot be used go; by default the first is raised.
+
+    Returns:
+        The export, and its files relative to the folder that holds the splits.
+
+    Raises:
+        DataError: It is no export, or an annotation file cannot be read at all.
+    """
+    refusals = refusals or Refusals()
+    files = without_top_folder(files, (*SPLIT_FOLDERS, YOLO_FILE, *README_FILES))
+    paths = files.paths()
+    readmes = {name: _text(files, name) for name in README_FILES if name in paths}
+    folders = _split_folders(files.name, paths)
+    if any(f"{folder}/{COCO_FILE}" in paths for folder in folders.values()):
+        return _read_coco(files, paths, folders, readmes, refusals), files
+    if YOLO_FILE in paths and any(path.startswith(f"{f}/images/") for f in folders.values() for path in paths):
+        return _read_yolo(files, paths, folders, readmes, refusals), files
+    if folders:
+        split, folder = next(iter(folders.items()))
+        raise DataError(
+            f"{files.name}: {folder}/{COCO_FILE} is missing, so the {split} images have no annotations. "
+            "Export again from Roboflow as COCO, COCO segmentation or YOLO."
+        )
+    some = sorted({path.split("/", 1)[0] for path in paths})
+    raise DataError(
+        f"{files.name}: no Roboflow export. Looked for train, valid or test with {COCO_FILE}, or for {YOLO_FILE}; "
+        f"found {', '.join(some[:6])}{', …' if len(some) > 6 else ''}. Give the folder that holds the splits."
+    )
+
+
+def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
+    """The refusal of an export that lacks a split which is needed."""
+    return DataError(
+        f"{name}: the split {split!r} is missing; found {', '.join(present)}. "
+        "Export the version again with train, valid and test images."
+    )
+
+
+def _split_folders(name: str, paths: Sequence[str]) -> dict[str, str]:
+    """Split → its folder, in published order."""
+    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
+    if {"val", "valid"} <= tops:
+        raise DataError(f"{name}: has both 'val' and 'valid'. Keep one of the two folders.")
+    found = {SPLIT_FOLDERS[top]: top for top in tops & set(SPLIT_FOLDERS)}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _text(files: ExportFiles, path: str) -> str:
+    return files.read(path).decode("utf-8", errors="replace")
+
+
+# COCO ----------------------------------------------------------------------------------------------------------------
+
+
+def _read_coco(
+    files: ExportFiles, paths: list[str], folders: Mapping[str, str], readmes: Mapping[str, str], refusals: Refusals
+) -> Export:
+    known = set(paths)
+    documents: dict[str, Mapping[str, Any]] = {}
+    for folder in folders.values():
+        file = f"{folder}/{COCO_FILE}"
+        if file not in known:
+            raise DataError(f"{files.name}: {file} is missing although {folder}/ is there. Restore it or export again.")
+        documents[file] = _document(files, file)
+    splits = [
+        _CocoSplitReader(file, split, folder, documents[file], known, refusals).read()
+        for split, folder in folders.items()
+        for file in [f"{folder}/{COCO_FILE}"]
+    ]
+    first = next(iter(documents.values()))
+    info = first.get("info")
+    licenses = [
+        str(item["name"])
+        for document in documents.values()
+        for item in _list_or_empty(document.get("licenses"))
+        if isinstance(item, dict) and item.get("name")
+    ]
+    return Export(
+        layout="coco",
+        splits=_marked_placeholders(splits, documents),
+        readmes=readmes,
+        license_names=tuple(dict.fromkeys(licenses)),
+        info={str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {},
+    )
+
+
+def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
+    remedy = "Download the export again."
+    try:
+        document = json.loads(files.read(file).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text (byte {error.start}). {remedy}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{file}: not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}). {remedy}"
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{file}: JSON nested deeper than any annotation file. {remedy}") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {remedy}")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document.get(key), list):
+            found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
+            raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
+    return document
+
+
+def _list_or_empty(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _marked_placeholders(splits: list[ExportSplit], documents: Mapping[str, Mapping[str, Any]]) -> list[ExportSplit]:
+    """Marks Roboflow's root: id 0, supercategory `none`, and no annotation in any split (it may share a class's name).
+
+    "COCO for MMDetection" starts at 1 and has none.
+    """
+    roots = {
+        item.get("name")
+        for document in documents.values()
+        for item in document["categories"]
+        if isinstance(item, dict) and item.get("id") == 0 and item.get("supercategory") in ("none", None)
+    }
+    used = {
+        annotation.get("category_id") == 0
+        for document in documents.values()
+        for annotation in document["annotations"]
+        if isinstance(annotation, dict)
+    }
+    if True in used:
+        return splits
+    return [
+        ExportSplit(
+            split.name,
+            split.file,
+            [ExportCategory(c.id, c.name, c.id == 0 and c.name in roots) for c in split.categories],
+            split.images,
+            split.annotations,
+            split.unlisted_files,
+        )
+        for split in splits
+    ]
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+class _CocoSplitReader:
+    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant."""
+
+    def __init__(
+        self,
+        file: str,
+        split: str,
+        folder: str,
+        document: Mapping[str, Any],
+        known: set[str],
+        refusals: Refusals,
+    ) -> None:
+        self.file, self.split, self.folder, self.document = file, split, folder, document
+        self.known, self.refusals = known, refusals
+
+    def refuse(self, record: str, problem: str, remedy: str = _EXPORT_AGAIN) -> None:
+        self.refusals.add(AnnotationError(self.file, record, problem, remedy))
+
+    def read(self) -> ExportSplit:
+        categories = self.categories()
+        images = self.images()
+        names = {category.id: category.name for category in categories}
+        annotations = self.annotations({image.id for image in images}, names)
+        listed = {image.path for image in images}
+        unlisted = sum(
+            path.startswith(f"{self.folder}/")
+            and path not in listed
+            and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+            for path in self.known
+        )
+        return ExportSplit(self.split, self.file, categories, images, annotations, unlisted)
+
+    def categories(self) -> list[ExportCategory]:
+        found: dict[int, ExportCategory] = {}
+        for position, item in enumerate(self.document["categories"]):
+            record = f"category {position}"
+            if not isinstance(item, dict) or not _is_id(item.get("id")) or not isinstance(item.get("name"), str):
+                self.refuse(record, "it has no integer id or no name")
+            elif item["id"] in found:
+                self.refuse(
+                    f"category {item['id']}",
+                    f"two categories have this id: {found[item['id']].name!r} and {item['name']!r}",
+                )
+            else:
+                found[item["id"]] = ExportCategory(item["id"], item["name"])
+        return list(found.values())
+
+    def images(self) -> list[ExportImage]:
+        found: dict[int, ExportImage] = {}
+        paths: dict[str, int] = {}
+        for position, item in enumerate(self.document["images"]):
+            image = self.image(position, item)
+            if image is None:
+                continue
+            if image.id in found:
+                self.refuse(f"image {image.id}", "two images have this id, so their annotations cannot be told apart")
+            elif image.path in paths:
+                self.refuse(f"image {image.id}", f"the same file as image {paths[image.path]}: {image.path}")
+            else:
+                found[image.id] = image
+                paths[image.path] = image.id
+        return list(found.values())
+
+    def image(self, position: int, item: Any) -> ExportImage | None:
+        if not isinstance(item, dict) or not _is_id(item.get("id")):
+            self.refuse(f"image at position {position}", "it has no integer id")
+            return None
+        record, name = f"image {item['id']}", item.get("file_name")
+        if not isinstance(name, str) or not name:
+            self.refuse(record, "it has no file_name")
+            return None
+        try:
+            refuse_unsafe_path(name, f"{self.file}, {record}")
+        except DataError as error:
+            self.refusals.add(error)
+            return None
+        size = [item.get("width"), item.get("height")]
+        if any(value is not None and (not _is_id(value) or value < 0) for value in size):
+            self.refuse(record, f"width {size[0]!r} and height {size[1]!r} are no sizes in pixels")
+            return None
+        path = f"{self.folder}/{PurePosixPath(name).as_posix()}"
+        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in self.known)
+
+    def annotations(self, image_ids: set[int], names: Mapping[int, str]) -> list[ExportAnnotation]:
+        found: list[ExportAnnotation] = []
+        seen: set[int] = set()
+        for position, item in enumerate(self.document["annotations"]):
+            annotation = self.annotation(position, item, image_ids, names)
+            if annotation is None:
+                continue
+            if annotation.id in seen:
+                annotation = _noted(annotation, "duplicate_annotation_id")
+            seen.add(annotation.id)
+            found.append(annotation)
+        return found
+
+    def annotation(
+        self, position: int, item: Any, image_ids: set[int], names: Mapping[int, str]
+    ) -> ExportAnnotation | None:
+        if not isinstance(item, dict):
+            self.refuse(f"annotation at position {position}", "it is no object")
+            return None
+        has_id = _is_id(item.get("id"))
+        record = f"annotation {item['id']}" if has_id else f"annotation at position {position}"
+        if not _is_id(item.get("image_id")) or item["image_id"] not in image_ids:
+            self.refuse(record, f"its image_id {item.get('image_id')!r} is not an image of this file")
+            return None
+        record += f" of image {item['image_id']}"
+        if not _is_id(item.get("category_id")) or item["category_id"] not in names:
+            self.refuse(record, f"its category_id {item.get('category_id')!r} is not a category of this file")
+            return None
+        if item.get("iscrowd") not in (0, None, False):
+            self.refuse(record, "it is a crowd region, which has no single box", "Annotate single findings.")
+            return None
+        notes = [] if has_id else ["missing_annotation_id"]
+        polygons = self.polygons(item.get("segmentation"), notes)
+        box = self.box(item.get("bbox"), record, bool(polygons))
+        if box is None and not polygons:
+            return None
+        if box is None:
+            notes.append("box_from_polygon")
+        label = names[item["category_id"]]
+        number = item["id"] if has_id else position
+        return ExportAnnotation(number, item["image_id"], label, box, polygons, tuple(notes))
+
+    def box(self, value: Any, record: str, has_polygons: bool) -> tuple[float, float, float, float] | None:
+        if value in (None, []):
+            if not has_polygons:
+                self.refuse(record, "it has neither a bbox nor a polygon")
+            return None
+        numbers = [_number(v) for v in value] if isinstance(value, (list, tuple)) else []
+        if len(numbers) != 4 or any(number is None for number in numbers):
+            self.refuse(record, f"bbox {value!r} is not four finite numbers x, y, width, height")
+            return None
+        x, y, w, h = (number or 0.0 for number in numbers)
+        if w < 0 or h < 0:
+            self.refuse(record, f"bbox {value!r} has a negative width or height")
+            return None
+        return x, y, w, h
+
+    @staticmethod
+    def polygons(value: Any, notes: list[str]) -> tuple[tuple[float, ...], ...]:
+        if not value:
+            return ()
+        if not isinstance(value, list):  # run lengths (RLE): the box stays, the mask cannot be a polygon
+            notes.append("mask_dropped")
+            return ()
+        rings = value if isinstance(value[0], (list, tuple)) else [value]
+        kept = [ring for ring in map(_ring, rings) if ring]
+        if len(kept) < len(rings):
+            notes.append("polygon_dropped")
+        return tuple(kept)
+
+
+def _ring(value: Any) -> tuple[float, ...]:
+    """A polygon's x, y, x, y …, or () when it is none: odd, not finite, or fewer than three points."""
+    if not isinstance(value, (list, tuple)):
+        return ()
+    numbers = [_number(v) for v in value]
+    if len(numbers) < 6 or len(numbers) % 2 or any(number is None for number in numbers):
+        return ()
+    return tuple(number for number in numbers if number is not None)
+
+
+def _noted(annotation: ExportAnnotation, note: str) -> ExportAnnotation:
+    a = annotation
+    return ExportAnnotation(a.id, a.image_id, a.label, a.bbox, a.polygons, (*a.notes, note), a.relative)
+
+
+def stem_of(path: str) -> str:
+    """The part of an image's file name that stands for its source: before `.rf.`, or without the suffix."""
+    name = PurePosixPath(path).name
+    stem, mark, _ = name.rpartition(".rf.")
+    return stem if mark else PurePosixPath(name).stem
+
+
+# YOLO ----------------------------------------------------------------------------------------------------------------
+
+
+def _read_yolo(
+    files: ExportFiles, paths: list[str], folders: Mapping[str, str], readmes: Mapping[str, str], refusals: Refusals
+) -> Export:
+    settings = _yolo_settings(files)
+    names = _yolo_names(settings)
+    categories = [ExportCategory(number, name) for number, name in names.items()]
+    splits = [_yolo_split(files, paths, split, folder, categories, refusals) for split, folder in folders.items()]
+    roboflow = settings.get("roboflow")
+    info = {str(k): str(v) for k, v in roboflow.items()} if isinstance(roboflow, dict) else {}
+    license_names = (info["license"],) if info.get("license") else ()
+    return Export("yolo", splits, readmes, license_names, info)
+
+
+def _yolo_settings(files: ExportFiles) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(_text(files, YOLO_FILE))
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise DataError(f"{YOLO_FILE}: not whole YAML ({problem}). Download the export again.") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{YOLO_FILE}: holds no settings. Download the export again.")
+    return settings
+
+
+def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
+    names = settings.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(_is_id(number) for number in names):
+        raise DataError(f"{YOLO_FILE}, 'names': {names!r} is no list of class names. Export again as YOLO.")
+    if settings.get("nc") not in (None, len(names)):
+        raise DataError(f"{YOLO_FILE}: nc is {settings['nc']!r} but 'names' has {len(names)} names. Export again.")
+    return {number: str(name) for number, name in names.items()}
+
+
+def _yolo_split(
+    files: ExportFiles,
+    paths: list[str],
+    split: str,
+    folder: str,
+    categories: list[ExportCategory],
+    refusals: Refusals,
+) -> ExportSplit:
+    images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
+    image_paths = [
+        path
+        for path in paths
+        if path.startswith(images_folder) and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    labels = {
+        path[len(labels_folder) : -4]: path
+        for path in paths
+        if path.startswith(labels_folder) and path.endswith(".txt")
+    }
+    if len(image_paths) != len({_without_suffix(path) for path in image_paths}):
+        twice, _ = Counter(map(_without_suffix, image_paths)).most_common(1)[0]
+        refusals.add(DataError(f"{twice}.*: two images share one label file. Rename one of them."))
+    names = {category.id: category.name for category in categories}
+    images: list[ExportImage] = []
+    annotations: list[ExportAnnotation] = []
+    for number, path in enumerate(image_paths):
+        images.append(ExportImage(number, path, stem_of(path), 0, 0))
+        label_file = labels.pop(_without_suffix(path)[len(images_folder) :], None)
+        if label_file is not None:
+            lines = _text(files, label_file).splitlines()
+            annotations += _yolo_annotations(label_file, lines, number, len(annotations), names, refusals)
+    for number, (_, label_file) in enumerate(sorted(labels.items()), start=len(images)):
+        lines = _text(files, label_file).splitlines()
+        images.append(ExportImage(number, label_file, stem_of(label_file), 0, 0, exists=False))
+        annotations += _yolo_annotations(label_file, lines, number, len(annotations), names, refusals)
+    return ExportSplit(split, f"{folder}/labels", categories, images, annotations)
+
+
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _yolo_annotations(
+    file: str, lines: Sequence[str], image_id: int, first_id: int, names: Mapping[int, str], refusals: Refusals
+) -> list[ExportAnnotation]:
+    """The boxes (class, centre x, centre y, width, height) and polygons (class, x, y, x, y …) of one label file.
+
+    All coordinates are fractions of the image's width and height.
+    """
+    found: list[ExportAnnotation] = []
+    for position, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            box, polygons, label = _yolo_line(line, names)
+        except ValueError as error:
+            refusals.add(AnnotationError(file, f"line {position}", str(error), _EXPORT_AGAIN))
+            continue
+        found.append(ExportAnnotation(first_id + len(found), image_id, label, box, polygons, relative=True))
+    return found
+
+
+def _yolo_line(
+    line: str, names: Mapping[int, str]
+) -> tuple[tuple[float, float, float, float] | None, tuple[tuple[float, ...], ...], str]:
+    words = line.split()
+    if not re.fullmatch(r"\d+", words[0]) or int(words[0]) not in names:
+        raise ValueError(f"its class {words[0]!r} is not one of the {len(names)} in {YOLO_FILE}")
+    try:
+        numbers = [float(word) for word in words[1:]]
+    except ValueError:
+        raise ValueError("it holds something that is no number") from None
+    if not all(math.isfinite(number) and -1 <= number <= 2 for number in numbers):
+        raise ValueError("its coordinates are not fractions of the image")
+    label = names[int(words[0])]
+    if len(numbers) == 4:
+        cx, cy, w, h = numbers
+        if w < 0 or h < 0:
+            raise ValueError("its width or height is negative")
+        return (cx - w / 2, cy - h / 2, w, h), (), label
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"its {len(numbers)} coordinates are neither a box (4) nor a polygon (6 or more, even)")
+    return None, (tuple(numbers),), label

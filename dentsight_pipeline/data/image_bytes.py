@@ -1,0 +1,298 @@
+"""An image file's bytes without whatever could tell whose they are, and its pixels for the fingerprint.
+
+Stripping is lossless: the coded picture is copied byte for byte, and only segments or chunks that do not change it are
+left out. A picture that is only right together with its EXIF orientation is turned and stored as PNG. Which patterns
+count as identifiers belongs in `privacy.py`.
+
+Sources: JPEG markers from ITU-T T.81, table B.1; JFIF from ITU-T T.871; EXIF orientation from CIPA DC-008 (tag 274);
+PNG chunks from the W3C PNG specification, sections 5 and 11.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dentsight_pipeline.errors import DataError
+
+MAX_PIXELS = 150_000_000
+"""Pixels beyond which a file is taken for a decompression bomb; a panoramic X-ray has 2 to 5 million."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = frozenset(
+    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"bKGD"}
+)
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # stuffed zeros and restart markers belong to the scan
+_TRANSPOSED = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange width and height
+
+
+class ImageBytesError(DataError):
+    """Bytes that are no whole JPEG or PNG; the message says why and fits behind a file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanImage:
+    """An image as it is stored.
+
+    Attributes:
+        data: A JPEG or PNG without metadata.
+        extension: `jpg` or `png`.
+        width: Pixels across, as displayed.
+        height: Pixels down, as displayed.
+        orientation: The EXIF orientation that the original had; 1 when it had none.
+        coded_size: Width and height before turning.
+        removed: What was left out: segment or chunk name → how often.
+    """
+
+    data: bytes
+    extension: str
+    width: int
+    height: int
+    orientation: int
+    coded_size: tuple[int, int]
+    removed: dict[str, int]
+
+
+def clean(data: bytes) -> CleanImage:
+    """The same picture without metadata, upright.
+
+    Raises:
+        ImageBytesError: Not a JPEG or PNG, cut off, or so large that it must be a decompression bomb.
+    """
+    if data.startswith(b"\xff\xd8"):
+        stripped, size, orientation, removed, extension = *_strip_jpeg(data), "jpg"
+    elif data.startswith(_PNG_SIGNATURE):
+        stripped, size, orientation, removed, extension = *_strip_png(data), "png"
+    elif not data:
+        raise ImageBytesError("it is empty. Restore the file or export again")
+    else:
+        raise ImageBytesError("it is neither JPEG nor PNG. Convert it, or export again from Roboflow")
+    if not (0 < size[0] * size[1] <= MAX_PIXELS):
+        raise ImageBytesError(f"it claims {size[0]}×{size[1]} pixels. Remove it or export again")
+    if orientation == 1:
+        return CleanImage(stripped, extension, *size, 1, size, removed)
+    upright = _turned(data)
+    return CleanImage(upright, "png", *displayed_size(size, orientation), orientation, size, removed)
+
+
+def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Width and height after the EXIF orientation is applied."""
+    return (size[1], size[0]) if orientation in _TRANSPOSED else size
+
+
+def turn_point(x: float, y: float, size: tuple[int, int], orientation: int) -> tuple[float, float]:
+    """Where a point of the coded picture lies after the EXIF orientation is applied, both in pixels.
+
+    Args:
+        x: From the coded picture's left edge.
+        y: From its top edge.
+        size: The coded picture's width and height.
+        orientation: EXIF orientation, 1 to 8.
+    """
+    w, h = size
+    return {
+        1: (x, y),
+        2: (w - x, y),
+        3: (w - x, h - y),
+        4: (x, h - y),
+        5: (y, x),
+        6: (h - y, x),
+        7: (h - y, w - x),
+        8: (y, w - x),
+    }[orientation]
+
+
+def metadata_left(data: bytes) -> list[str]:
+    """Segments or chunks of a stored image that could carry an identifier; empty for what `clean` made."""
+    try:
+        if data.startswith(_PNG_SIGNATURE):
+            return sorted(_strip_png(data)[3])
+        return sorted(_strip_jpeg(data)[3])
+    except ImageBytesError as error:
+        return [str(error)]
+
+
+def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = 128) -> np.ndarray | None:
+    """Decodes to grayscale at the smallest scale that keeps the shorter side long enough.
+
+    A JPEG is reduced by 2, 4 or 8 inside the decoder, which costs a fraction of a full decoding.
+
+    Args:
+        data: A JPEG or PNG.
+        size: Its width and height in pixels.
+        shortest_side: Pixels that the shorter side keeps, where the image has them.
+
+    Returns:
+        uint8 `[height, width]`, or None when it cannot be decoded.
+    """
+    scales = (
+        (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+        (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+        (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    )
+    flag = next((f for scale, f in scales if -(-min(size) // scale) >= shortest_side), cv2.IMREAD_GRAYSCALE)
+    try:
+        gray = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
+    except cv2.error:
+        return None
+    return None if gray is None else gray.astype(np.uint8, copy=False)
+
+
+# JPEG ----------------------------------------------------------------------------------------------------------------
+
+
+def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int]]:
+    """The JPEG without APPn (but JFIF, Adobe) and COM segments and what follows its end; size, orientation, removed."""
+    parts: list[bytes] = [b"\xff\xd8"]
+    removed: dict[str, int] = {}
+    size, orientation, at = (0, 0), 1, 2
+    while True:
+        marker, at = _next_marker(data, at)
+        if marker == 0xD9:
+            parts.append(b"\xff\xd9")
+            if at < len(data):
+                _count(removed, "bytes after the end")
+            break
+        if marker in _JPEG_WITHOUT_LENGTH:
+            parts.append(bytes((0xFF, marker)))
+            continue
+        end = at + _segment_length(data, at)
+        payload = data[at + 2 : end]
+        if marker in _JPEG_FRAMES and len(payload) >= 5:
+            height, width = struct.unpack(">HH", payload[1:5])
+            size = (width, height)
+        if marker == 0xE1 and payload.startswith(b"Exif\0"):
+            orientation = _exif_orientation(payload[6:])
+        kept, name = _kept_segment(marker, payload)
+        if name:
+            _count(removed, name)
+        if kept is not None:
+            parts.append(b"\xff" + bytes((marker,)) + struct.pack(">H", len(kept) + 2) + kept)
+        at = end
+        if marker == 0xDA:
+            match = _MARKER_AFTER_SCAN.search(data, at)
+            if match is None:
+                raise ImageBytesError("it is cut off: the JPEG has no end. Restore the file or export again")
+            parts.append(data[at : match.start()])
+            at = match.start()
+    if size == (0, 0):
+        raise ImageBytesError("the JPEG has no picture. Restore the file or export again")
+    return b"".join(parts), size, orientation, removed
+
+
+def _next_marker(data: bytes, at: int) -> tuple[int, int]:
+    """The marker at a position (fill bytes skipped) and the position behind it."""
+    if at >= len(data):
+        raise ImageBytesError("it is cut off: the JPEG has no end. Restore the file or export again")
+    if data[at] != 0xFF:
+        raise ImageBytesError(f"the JPEG is damaged at byte {at}. Restore the file or export again")
+    while at < len(data) and data[at] == 0xFF:
+        at += 1
+    if at >= len(data):
+        raise ImageBytesError("it is cut off: the JPEG has no end. Restore the file or export again")
+    return data[at], at + 1
+
+
+def _segment_length(data: bytes, at: int) -> int:
+    length = int.from_bytes(data[at : at + 2], "big")
+    if at + 2 > len(data) or length < 2 or at + length > len(data):
+        raise ImageBytesError("it is cut off inside a JPEG segment. Restore the file or export again")
+    return length
+
+
+def _kept_segment(marker: int, payload: bytes) -> tuple[bytes | None, str]:
+    """What stays of a segment (None = nothing), and the name of what goes ("" = nothing)."""
+    if marker == 0xFE:
+        return None, "COM"
+    if not 0xE0 <= marker <= 0xEF:
+        return payload, ""
+    if marker == 0xE0 and payload.startswith(b"JFIF\0") and len(payload) >= 14:
+        plain = payload[:12] + b"\0\0"  # version, density; no thumbnail
+        return plain, "" if plain == payload else "JFIF thumbnail"
+    if marker == 0xEE and payload.startswith(b"Adobe") and len(payload) >= 12:
+        return payload[:12], "" if len(payload) == 12 else "Adobe extra"
+    kind = "Exif" if payload.startswith(b"Exif\0") else "XMP" if payload.startswith(b"http://ns.adobe.com/x") else ""
+    return None, f"APP{marker - 0xE0} {kind}".strip()
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Tag 274 of the first image directory; 1 when it is absent or makes no sense."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for number in range(count):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * number)
+            if tag == 274 and kind == 3:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
+
+
+# PNG -----------------------------------------------------------------------------------------------------------------
+
+
+def _strip_png(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int]]:
+    """The PNG with only the chunks that make the picture, without what follows its end; size, orientation, removed."""
+    parts, removed, size, orientation = [_PNG_SIGNATURE], dict[str, int](), (0, 0), 1
+    end = len(_PNG_SIGNATURE)
+    for kind, payload, start, end in _png_chunks(data):
+        if kind == b"IHDR" and len(payload) == 13:
+            size = struct.unpack(">II", payload[:8])
+        if kind == b"eXIf":
+            orientation = _exif_orientation(payload)
+        if kind in _PNG_KEPT:
+            parts.append(data[start:end])
+        else:
+            _count(removed, kind.decode("latin-1"))
+    if end < len(data):
+        _count(removed, "bytes after the end")
+    return b"".join(parts), size, orientation, removed
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+    at = len(_PNG_SIGNATURE)
+    while True:
+        header = data[at : at + 8]
+        length = int.from_bytes(header[:4], "big")
+        end = at + 12 + length
+        if len(header) < 8 or end > len(data):
+            raise ImageBytesError("it is cut off: the PNG has no end. Restore the file or export again")
+        kind, payload = header[4:], data[at + 8 : end - 4]
+        if zlib.crc32(payload, zlib.crc32(kind)) != int.from_bytes(data[end - 4 : end], "big"):
+            raise ImageBytesError(f"the PNG is damaged at byte {at}. Restore the file or export again")
+        yield kind, payload, at, end
+        if kind == b"IEND":
+            return
+        at = end
+
+
+def _turned(data: bytes) -> bytes:
+    """The picture as its EXIF orientation displays it, as PNG, so that turning loses nothing."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image)
+            upright = upright.convert("L" if upright.mode in ("1", "L") else "I;16" if "16" in upright.mode else "RGB")
+            out = io.BytesIO()
+            upright.save(out, "PNG", exif=b"", pnginfo=None)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageBytesError(f"it cannot be decoded ({error}). Restore the file or export again") from error
+    return _strip_png(out.getvalue())[0]
+
+
+def _count(counts: dict[str, int], name: str) -> None:
+    counts[name] = counts.get(name, 0) + 1

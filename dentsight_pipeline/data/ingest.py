@@ -1,0 +1,622 @@
+"""Turns someone's export into a `raw-export`: the same pictures and labels, without anything that names a patient.
+
+Images are stored under the digest of their bytes, their stems are kept only as groups, and of each original its sha256
+and size stay, so that an audit can still prove where everything came from. What the labels mean and which boxes are
+repaired is decided in `normalise.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.data import leakage
+from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportImage, ExportSplit
+from dentsight_pipeline.data.export_files import ExportFiles, open_export
+from dentsight_pipeline.data.export_reader import Refusals, missing_split, read_export
+from dentsight_pipeline.data.identity import corpus, source_identity
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray, turn_point
+from dentsight_pipeline.data.ontology import LabelMapping, choose_source
+from dentsight_pipeline.data.privacy import stem_kind
+from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, how much of it is done, and how much there is."""
+
+KIND = "raw-export"
+CODE_VERSION = "1"
+"""Goes up when the same original would be stored as other bytes or with another fingerprint."""
+
+KNOWN_ORIGINALS = "ingest/known-originals"
+_KNOWN_MANIFESTS = 4
+OUTSIDE_PX = 1.0
+"""Pixels outside the image beyond which a box cannot be meant for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """What became of one original image file; all that a later ingestion of the same bytes needs to know.
+
+    Attributes:
+        original_sha256: Of the file as it was exported.
+        original_size: Its bytes.
+        sha256: Of the stored bytes.
+        size: Their number.
+        extension: `jpg` or `png`.
+        width: Of the stored image, pixels.
+        height: Of the stored image, pixels.
+        orientation: The EXIF orientation that the original had; the stored image is upright.
+        coded_size: The original's width and height before turning.
+        removed: Metadata left out: segment → how often.
+        fingerprint: Of its pixels, as text.
+    """
+
+    original_sha256: str
+    original_size: int
+    sha256: str
+    size: int
+    extension: str
+    width: int
+    height: int
+    orientation: int
+    coded_size: tuple[int, int]
+    removed: Mapping[str, int]
+    fingerprint: str
+
+    @property
+    def path(self) -> str:
+        """The image's name in manifests and COCO files."""
+        return f"images/{self.sha256}.{self.extension}"
+
+
+@dataclass(slots=True)
+class RawDocument:
+    """A raw export's content, before or after it was stored.
+
+    Attributes:
+        annotations: The content of `annotations.json`.
+        originals: One for each distinct original file.
+        files: Other files that were read: name (none when it could hold a stem), sha256, size.
+        repairs: What had to be mended, one by one.
+        facts: The facts of the manifest.
+    """
+
+    annotations: dict[str, Any]
+    originals: list[StoredImage]
+    files: list[dict[str, Any]]
+    repairs: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Stored sha256 → fingerprint."""
+        return {image.sha256: image.fingerprint for image in self.originals}
+
+
+def ingest_export(
+    source: str | Path,
+    store: Store,
+    *,
+    label_source: str | None = None,
+    drop: Collection[str] = (),
+    require: Sequence[str] = (),
+    identity: Mapping[str, Any] | None = None,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Stores an export, pseudonymised, and publishes its manifest.
+
+    Every record is checked, and every label looked up, before the first image is stored. An unchanged export is read
+    once, to hash it, and nothing is written; a new version costs the work of its new images.
+
+    Args:
+        source: A folder, a zip, or an `s3://` address.
+        store: Where it goes.
+        label_source: The label mapping that normalisation will use; None chooses by READMEs and category names.
+        drop: Label names that normalisation will drop.
+        require: Splits that must be there.
+        identity: Known facts about the source (workspace, project, version …), e.g. from Roboflow's API.
+        workers: Threads.
+        progress: Called as images are done.
+
+    Returns:
+        The published manifest of kind `raw-export`.
+
+    Raises:
+        DataError: Something is neither usable nor repairable; the message names file, record and remedy. No manifest
+            is published then.
+        ConfigurationError: No such label mapping.
+    """
+    known = _KnownOriginals(store)
+    with open_export(source) as files:
+        raw = read_raw(
+            files,
+            store=store,
+            known=known.find,
+            label_source=label_source,
+            drop=drop,
+            require=require,
+            identity=identity,
+            workers=workers,
+            progress=progress,
+        )
+    manifest = _build(store, raw)
+    if not store.has_manifest(manifest.digest):
+        store.put_manifest(manifest)
+    known.add(manifest.digest)
+    return manifest
+
+
+def read_raw(
+    files: ExportFiles,
+    *,
+    store: Store | None = None,
+    known: Callable[[str], StoredImage | None] = lambda _: None,
+    label_source: str | None = None,
+    drop: Collection[str] = (),
+    require: Sequence[str] = (),
+    identity: Mapping[str, Any] | None = None,
+    refusals: Refusals | None = None,
+    workers: int = 4,
+    progress: Progress | None = None,
+) -> RawDocument:
+    """Reads a whole export, images included, and pseudonymises it; stores image bytes when `store` is given.
+
+    Args:
+        files: The export's files.
+        store: Where image bytes go; None keeps nothing, as `inspect` does.
+        known: What is known about an original by its sha256.
+        label_source: As for `ingest_export`.
+        drop: As for `ingest_export`.
+        require: As for `ingest_export`.
+        identity: As for `ingest_export`.
+        refusals: Where refused records go; by default the first is raised.
+        workers: Threads.
+        progress: Called as images are done.
+
+    Raises:
+        DataError: The export cannot be read, or (unless collected) a record cannot be used.
+    """
+    refusals = refusals or Refusals()
+    hashed = _HashedFiles(files)
+    export, below = read_export(hashed, refusals)
+    present = [split.name for split in export.splits]
+    for name in require:
+        if name not in present:
+            refusals.add(missing_split(files.name, name, present))
+    choice = choose_source(export.readmes.values(), export.category_names(), label_source)
+    refuse_unknown_labels(export, choice.mapping, drop, refusals)
+
+    other_files = hashed.seen()
+    paths = list(dict.fromkeys(image.path for split in export.splits for image in split.images if image.exists))
+    images = _store_images(below, paths, store, known, refusals, workers, progress)
+    group_of = _stem_groups(export, images)
+    repairs: list[dict[str, Any]] = []
+    splits = [_raw_split(split, images, group_of, repairs, refusals) for split in export.splits]
+    originals = sorted({image.original_sha256: image for image in images.values()}.values(), key=_by_original)
+    facts_identity = source_identity(export, identity)
+    document = {"schema": "dentsight-raw-export/1", "layout": export.layout, "splits": splits}
+    facts = {
+        "corpus": corpus(export, facts_identity),
+        "source": facts_identity,
+        "layout": export.layout,
+        "label_source": _fingerprinted_source(export),
+        "splits": {
+            split["name"]: {
+                "images": len(split["images"]),
+                "annotations": len(split["annotations"]),
+                "unlisted_files": unread.unlisted_files,
+            }
+            for split, unread in zip(splits, export.splits, strict=True)
+        },
+        "repairs": dict(sorted(Counter(repair["kind"] for repair in repairs).items())),
+        "privacy": _privacy_facts(export, images),
+    }
+    return RawDocument(document, originals, other_files, repairs, facts)
+
+
+def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collection[str], refusals: Refusals) -> None:
+    """Refuses every label name that the mapping does not know, and every `drop` that the export does not have.
+
+    Raises:
+        UnknownLabelError: The first unknown or ambiguous name, unless refusals are collected.
+        ConfigurationError: A name to drop occurs in no category.
+    """
+    for name in drop:
+        if name not in export.category_names():
+            names = ", ".join(map(repr, export.category_names()[:70]))
+            raise ConfigurationError(f"--drop {name!r}: the export has no such label. It has {names}.")
+    counts = Counter(annotation.label for split in export.splits for annotation in split.annotations)
+    seen: set[str] = set()
+    for split in export.splits:
+        for category in split.categories:
+            if category.placeholder or category.name in drop or category.name in seen:
+                continue
+            seen.add(category.name)
+            where = f"{split.file}, category {category.id} ({counts[category.name]} annotations)"
+            try:
+                mapping.resolve(category.name, where)
+            except UnknownLabelError as error:
+                refusals.add(error)
+
+
+def _fingerprinted_source(export: Export) -> dict[str, str]:
+    """The mapping that READMEs and names call for, whatever `--source` says: a raw export does not depend on it."""
+    choice = choose_source(export.readmes.values(), export.category_names())
+    return {"source": choice.source, "chosen_by": choice.chosen_by, "evidence": choice.evidence}
+
+
+def _by_original(image: StoredImage) -> str:
+    return image.original_sha256
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+class _HashedFiles:
+    """Files that remember the sha256 and size of what was read of them."""
+
+    def __init__(self, files: ExportFiles) -> None:
+        self.name, self._files = files.name, files
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def paths(self) -> list[str]:
+        return self._files.paths()
+
+    def read(self, path: str) -> bytes:
+        data = self._files.read(path)
+        if not path.lower().endswith((".jpg", ".jpeg", ".png")):
+            self._seen[path] = (sha256(data).hexdigest(), len(data))
+        return data
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The files read so far that are no images; a label file's name holds a stem, so it stays unnamed."""
+        files = []
+        for path, (digest, size) in self._seen.items():
+            named = not path.lower().endswith(".txt") or "README" in path
+            files.append({"name": "/".join(path.split("/")[-2:]) if named else None, "sha256": digest, "size": size})
+        return sorted(files, key=lambda file: (file["name"] or "~", file["sha256"]))
+
+
+def _store_images(
+    files: ExportFiles,
+    paths: list[str],
+    store: Store | None,
+    known: Callable[[str], StoredImage | None],
+    refusals: Refusals,
+    workers: int,
+    progress: Progress | None,
+) -> dict[str, StoredImage]:
+    """Path → what became of it; images that were refused are absent."""
+
+    def work(path: str) -> StoredImage | DataError:
+        try:
+            return _store_image(files.read(path), store, known)
+        except ImageBytesError as error:
+            return DataError(f"{path}: {error}.")
+        except DataError as error:
+            return error
+
+    stored: dict[str, StoredImage] = {}
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for done, (path, result) in enumerate(zip(paths, pool.map(work, paths), strict=True), start=1):
+                if isinstance(result, StoredImage):
+                    stored[path] = result
+                else:
+                    refusals.add(result)
+                if progress and (done % 50 == 0 or done == len(paths)):
+                    progress("images", done, len(paths))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return stored
+
+
+def _store_image(data: bytes, store: Store | None, known: Callable[[str], StoredImage | None]) -> StoredImage:
+    original = sha256(data).hexdigest()
+    found = known(original)
+    if found is not None:
+        stat = store.stat(found.sha256) if store else None
+        if store is None or (stat is not None and stat.size == found.size):
+            return found
+    image = clean(data)
+    gray = decode_gray(image.data, (image.width, image.height))
+    if gray is None:
+        raise ImageBytesError("it cannot be decoded. Restore the file or export again")
+    return StoredImage(
+        original_sha256=original,
+        original_size=len(data),
+        sha256=store.put_bytes(image.data) if store else sha256(image.data).hexdigest(),
+        size=len(image.data),
+        extension=image.extension,
+        width=image.width,
+        height=image.height,
+        orientation=image.orientation,
+        coded_size=image.coded_size,
+        removed=image.removed,
+        fingerprint=leakage.fingerprint(gray).to_json(),
+    )
+
+
+def _stem_groups(export: Export, images: Mapping[str, StoredImage]) -> dict[str, str]:
+    """Stem → the smallest stored digest among the images that carry it."""
+    groups: dict[str, str] = {}
+    for split in export.splits:
+        for image in split.images:
+            if stored := images.get(image.path):
+                groups[image.stem] = min(groups.get(image.stem, stored.sha256), stored.sha256)
+    return groups
+
+
+def _privacy_facts(export: Export, images: Mapping[str, StoredImage]) -> dict[str, Any]:
+    removed: Counter[str] = Counter()
+    for image in images.values():
+        removed.update(image.removed.keys())
+    kinds = Counter(stem_kind(image.stem) for split in export.splits for image in split.images)
+    return {
+        "names_replaced": sum(kinds.values()),
+        "stem_kinds": dict(sorted(kinds.items())),
+        "images_with_metadata": sum(bool(image.removed) for image in images.values()),
+        "metadata_removed": dict(sorted(removed.items())),
+    }
+
+
+# Records -------------------------------------------------------------------------------------------------------------
+
+
+def _raw_split(
+    split: ExportSplit,
+    stored: Mapping[str, StoredImage],
+    group_of: Mapping[str, str],
+    repairs: list[dict[str, Any]],
+    refusals: Refusals,
+) -> dict[str, Any]:
+    """One split of `annotations.json`; boxes in pixels of the stored image."""
+    reader = _RawSplit(split, stored, repairs, refusals)
+    images = [reader.image(image, group_of) for image in split.images if reader.usable(image)]
+    by_id = {image.id: image for image in split.images if image.path in stored}
+    annotations = [
+        record
+        for annotation in split.annotations
+        if annotation.image_id in by_id
+        if (record := reader.annotation(annotation, by_id[annotation.image_id])) is not None
+    ]
+    return {
+        "name": split.name,
+        "file": split.file,
+        "categories": [{"id": c.id, "name": c.name, "placeholder": c.placeholder} for c in split.categories],
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+@dataclass(slots=True)
+class _RawSplit:
+    split: ExportSplit
+    stored: Mapping[str, StoredImage]
+    repairs: list[dict[str, Any]]
+    refusals: Refusals
+    turned: dict[int, tuple[tuple[int, int], int]] = field(default_factory=dict)
+    counts: Counter[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = Counter(annotation.image_id for annotation in self.split.annotations)
+
+    def repair(self, kind: str, image: int, detail: str, annotation: int | None = None) -> None:
+        record = {"kind": kind, "split": self.split.name, "export_image_id": image, "detail": detail}
+        self.repairs.append(record if annotation is None else record | {"export_annotation_id": annotation})
+
+    def usable(self, image: ExportImage) -> bool:
+        """Whether the image has its file and the size that is listed; notes or refuses it where not."""
+        if not image.exists:
+            lost = self.counts[image.id]
+            self.repair("image_without_file", image.id, f"listed, but its file is missing; {lost} annotations dropped")
+            return False
+        found = self.stored.get(image.path)
+        if found is None:  # refused while it was read
+            return False
+        listed, shown = (image.width, image.height), (found.width, found.height)
+        if 0 in listed:
+            if self.split.file.endswith(".json"):
+                self.repair("listed_size_missing", image.id, f"taken from the file: {shown[0]}×{shown[1]} px")
+        elif listed != shown and not (found.orientation != 1 and listed == found.coded_size):
+            self.refusals.add(
+                AnnotationError(
+                    self.split.file,
+                    f"image {image.id} ({image.path})",
+                    f"listed as {listed[0]}×{listed[1]} px, but the file has {shown[0]}×{shown[1]}",
+                    "Its boxes would be in the wrong place: export the version again.",
+                )
+            )
+        if found.orientation != 1:
+            frame = "as displayed"
+            if 0 not in listed and listed != shown:
+                self.turned[image.id] = (found.coded_size, found.orientation)
+                frame = "before turning, and were turned too"
+            self.repair("exif_rotation", image.id, f"orientation {found.orientation} applied; boxes were {frame}")
+        return True
+
+    def image(self, image: ExportImage, group_of: Mapping[str, str]) -> dict[str, Any]:
+        found = self.stored[image.path]
+        return {
+            "id": image.id,
+            "file_name": found.path,
+            "sha256": found.sha256,
+            "original_sha256": found.original_sha256,
+            "width": found.width,
+            "height": found.height,
+            "stem_group": group_of[image.stem],
+            "stem_kind": stem_kind(image.stem),
+        }
+
+    def annotation(self, annotation: ExportAnnotation, image: ExportImage) -> dict[str, Any] | None:
+        found = self.stored[image.path]
+        box, polygons = _in_pixels(annotation, found, self.turned.get(image.id))
+        x, y, w, h = box
+        if (
+            x >= found.width + OUTSIDE_PX
+            or y >= found.height + OUTSIDE_PX
+            or x + w <= -OUTSIDE_PX
+            or y + h <= -OUTSIDE_PX
+        ):
+            self.refusals.add(
+                AnnotationError(
+                    self.split.file,
+                    f"annotation {annotation.id} of image {image.id} ({image.path})",
+                    f"its box [{x:g}, {y:g}, {w:g}, {h:g}] lies wholly outside the {found.width}×{found.height} image",
+                    "Correct it in the annotation tool and export again.",
+                )
+            )
+            return None
+        for note in annotation.notes:
+            self.repair(note, image.id, _NOTES[note], annotation.id)
+        return {
+            "id": annotation.id,
+            "image_id": annotation.image_id,
+            "label": annotation.label,
+            "bbox": list(box),
+            "polygons": [list(polygon) for polygon in polygons],
+        }
+
+
+_NOTES = {
+    "duplicate_annotation_id": "another annotation of the file has this id; ids are given anew",
+    "missing_annotation_id": "it had no id; ids are given anew",
+    "mask_dropped": "its mask is run-length coded; the box stays",
+    "polygon_dropped": "a polygon with fewer than three points, an odd count or a number that is not finite",
+    "box_from_polygon": "it had no box; the polygon's extent is taken",
+}
+
+_Box = tuple[float, float, float, float]
+
+
+def _in_pixels(
+    annotation: ExportAnnotation, image: StoredImage, turned: tuple[tuple[int, int], int] | None
+) -> tuple[_Box, list[list[float]]]:
+    """Box and polygons in pixels of the stored image."""
+    sx, sy = (image.width, image.height) if annotation.relative else (1, 1)
+    polygons = [
+        [value * (sy if position % 2 else sx) for position, value in enumerate(polygon)]
+        for polygon in annotation.polygons
+    ]
+    if annotation.bbox is None:
+        box = _extent([value for polygon in polygons for value in polygon])
+    else:
+        x, y, w, h = annotation.bbox
+        box = (x * sx, y * sy, w * sx, h * sy)
+    if turned is None:
+        return box, polygons
+    size, orientation = turned
+    x, y, w, h = box
+    box = _extent([*turn_point(x, y, size, orientation), *turn_point(x + w, y + h, size, orientation)])
+    return box, [_turned_polygon(polygon, size, orientation) for polygon in polygons]
+
+
+def _turned_polygon(polygon: Sequence[float], size: tuple[int, int], orientation: int) -> list[float]:
+    points = zip(polygon[::2], polygon[1::2], strict=True)
+    return [value for x, y in points for value in turn_point(x, y, size, orientation)]
+
+
+def _extent(values: Sequence[float]) -> _Box:
+    xs, ys = values[::2], values[1::2]
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+# The manifest --------------------------------------------------------------------------------------------------------
+
+
+def _build(store: Store, raw: RawDocument) -> Manifest:
+    from dentsight_pipeline.store.manifest import Entry, build
+
+    files: dict[str, Any] = {image.path: Entry(image.sha256, image.size) for image in raw.originals}
+    files["annotations.json"] = to_json(raw.annotations)
+    files["repairs.json"] = to_json(raw.repairs)
+    files["originals.json"] = to_json({"files": raw.files, "images": [_original_record(i) for i in raw.originals]})
+    files["fingerprints.json"] = to_json({"codes": raw.fingerprints()})
+    return build(store, KIND, files, {}, raw.facts)
+
+
+def to_json(value: Any) -> bytes:
+    """Compact UTF-8 JSON with sorted keys, so that equal content has equal bytes."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _original_record(image: StoredImage) -> dict[str, Any]:
+    return {
+        "original_sha256": image.original_sha256,
+        "original_size": image.original_size,
+        "sha256": image.sha256,
+        "size": image.size,
+        "extension": image.extension,
+        "width": image.width,
+        "height": image.height,
+        "orientation": image.orientation,
+        "coded_size": list(image.coded_size),
+        "removed": dict(image.removed),
+    }
+
+
+class _KnownOriginals:
+    """What earlier raw exports of this store tell about an original by its sha256, so that no work is done twice."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._ref = store.read_ref(KNOWN_ORIGINALS) or {}
+        self._digests: list[str] = (
+            list(self._ref.get("manifests", ())) if self._ref.get("code_version") == CODE_VERSION else []
+        )
+        self._images: dict[str, StoredImage] = {}
+        for digest in self._digests:
+            self._load(digest)
+
+    def _load(self, digest: str) -> None:
+        from dentsight_pipeline.store.manifest import read_json
+
+        try:
+            manifest = self._store.get_manifest(digest)
+            records = read_json(self._store, manifest, "originals.json")["images"]
+            codes = read_json(self._store, manifest, "fingerprints.json")["codes"]
+        except DataError:  # collected or damaged since: its images are simply worked on again
+            return
+        for record in records:
+            if record["original_sha256"] not in self._images:
+                self._images[record["original_sha256"]] = StoredImage(
+                    **{**record, "coded_size": tuple(record["coded_size"])}, fingerprint=codes[record["sha256"]]
+                )
+
+    def find(self, original_sha256: str) -> StoredImage | None:
+        return self._images.get(original_sha256)
+
+    def add(self, digest: str) -> None:
+        if digest in self._digests:
+            return
+        manifests = [digest, *self._digests][:_KNOWN_MANIFESTS]
+        self._store.write_ref(KNOWN_ORIGINALS, {"code_version": CODE_VERSION, "manifests": manifests})
+
+
+def iter_sources(raw: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Iterable[leakage.SourceItem]:
+    """The images of a raw export as the grouping by source sees them, in the order of splits and images.
+
+    Args:
+        raw: The content of `annotations.json`.
+        fingerprints: Stored sha256 → fingerprint.
+    """
+    for split in raw["splits"]:
+        for image in split["images"]:
+            yield leakage.SourceItem(
+                digest=image["sha256"],
+                split=split["name"],
+                stem_group=image["stem_group"],
+                stem_kind=image["stem_kind"],
+                fingerprint=leakage.Fingerprint.from_json(fingerprints[image["sha256"]]),
+            )

@@ -1,0 +1,327 @@
+"""What a phantom patient has in the mouth: the state of every tooth and the conditions, by v8's frequencies.
+
+Pure sampling: no pixel is drawn here (phantom_drawing.py) and nothing is written (phantom.py).
+Counts are those of "OPG REPORTING" v8 as published, train and valid together; the phantom's mean number of each
+condition for an image follows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+V8_IMAGES = 1549 + 443
+"""Images of v8's train and valid splits, on which the condition counts were made."""
+
+V8_CONDITION_COUNTS: dict[str, int] = {
+    "RC-treated": 2408,
+    "RC-treated-and-root-stump": 40,
+    "RPD clasp": 8,
+    "bridge": 533,
+    "calculus": 3008,
+    "cantilever": 18,
+    "caries": 4940,
+    "cast partial denture": 2,
+    "condensing osteitis": 15,
+    "crown": 1618,
+    "cyst": 4,
+    "distomolar": 5,
+    "grossly-decayed": 2,
+    "hemimandibulectomy": 3,
+    "impacted": 1881,
+    "implant": 301,
+    "inter radicularradiolucency": 5,
+    "mini plates": 21,
+    "missing": 4858,
+    "peri implant bone loss": 17,
+    "periapical radiolucency": 1522,
+    "radiolucency": 3,
+    "restoration": 1683,
+    "retained decidious": 34,
+    "root-stump": 1115,
+    "supernumerary": 16,
+    "tooth-bud": 215,
+    "vascular clips": 9,
+    "wire splint": 2,
+}
+"""Annotations of each raw condition name over those images (names as v8 spells them)."""
+
+FDI_TEETH: tuple[int, ...] = tuple(q * 10 + p for q in (1, 2, 3, 4) for p in range(1, 9))
+"""The 32 permanent teeth, quadrant by quadrant: 11…18, 21…28, 31…38, 41…48."""
+
+UNANNOTATED_SHARE = 258 / 11_091
+"""Share of images without any annotation over the 11 real exports that were measured; these mouths are healthy."""
+
+Status = Literal["erupted", "absent", "missing", "impacted", "bud", "stump", "implant", "pontic", "deciduous"]
+
+
+@dataclass
+class Tooth:
+    """One position of the arch.
+
+    `absent` is a third molar that never formed (no finding); `missing` is a gap that dentists mark;
+    `deciduous` is a retained milk tooth in the place of the permanent one.
+    """
+
+    status: Status = "erupted"
+    root_filled: bool = False
+    crowned: bool = False
+    restored: bool = False
+    caries: int = 0
+    calculus: int = 0
+    periapical: bool = False
+    grossly_decayed: bool = False
+    milk_tooth_above: bool = False
+
+
+@dataclass
+class Mouth:
+    """All teeth of one patient, with the findings that are not a tooth's own."""
+
+    teeth: dict[int, Tooth]
+    bridges: list[list[int]] = field(default_factory=list)
+    """Each a run of neighbouring teeth, mesial order along the arch; a run of 2 is a cantilever."""
+    others: list[tuple[str, int]] = field(default_factory=list)
+    """Raw name and the tooth that it lies at."""
+    healthy: bool = False
+
+
+def rate(raw_name: str) -> float:
+    """Mean number of annotations of a raw condition name in one image of v8."""
+    return V8_CONDITION_COUNTS[raw_name] / V8_IMAGES
+
+
+def arch(upper: bool) -> list[int]:
+    """The 16 teeth of one jaw from the image's left (patient's right) to its right."""
+    right, left = (1, 2) if upper else (4, 3)
+    return [right * 10 + p for p in range(8, 0, -1)] + [left * 10 + p for p in range(1, 9)]
+
+
+# What the rules below lose (a tooth already taken, a gap in the way, a finding outside a cropped picture),
+# measured on 20,000 mouths; the drawn number is multiplied by it so that the mean meets v8's.
+_COMPENSATION: dict[str, float] = {}
+
+_CARIES_WEIGHT = {1: 0.6, 2: 0.7, 3: 0.6, 4: 1.0, 5: 1.3, 6: 2.0, 7: 2.0, 8: 1.2}
+_LOSS_WEIGHT = {1: 0.3, 2: 0.3, 3: 0.2, 4: 0.8, 5: 1.0, 6: 2.4, 7: 1.5, 8: 0.3}
+_RESTORED_WEIGHT = {1: 0.6, 2: 0.6, 3: 0.3, 4: 0.8, 5: 1.0, 6: 2.0, 7: 1.5, 8: 0.3}
+
+
+def _count(rng: np.random.Generator, raw_name: str, severity: float) -> int:
+    healthy_share = 1.0 - UNANNOTATED_SHARE
+    return int(rng.poisson(rate(raw_name) * severity * _COMPENSATION.get(raw_name, 1.0) / healthy_share))
+
+
+def _choose(
+    rng: np.random.Generator, candidates: list[int], count: int, weights: dict[int, float] | None = None
+) -> list[int]:
+    """Up to `count` different teeth out of `candidates`, weighted by their position in the quadrant."""
+    count = min(count, len(candidates))
+    if count == 0:
+        return []
+    p = np.array([1.0 if weights is None else weights[t % 10] for t in candidates])
+    keys = rng.random(len(candidates)) ** (1.0 / p)  # weighted sampling without replacement (Efraimidis, Spirakis 2006)
+    return [candidates[i] for i in np.argsort(-keys)[:count]]
+
+
+def sample_mouth(rng: np.random.Generator) -> Mouth:
+    """Draw one patient.
+
+    Args:
+        rng: The patient's own stream; the same stream gives the same mouth.
+
+    Returns:
+        A mouth in which every position 11…48 has exactly one state.
+    """
+    mouth = Mouth({fdi: Tooth() for fdi in FDI_TEETH})
+    if rng.random() < UNANNOTATED_SHARE:
+        mouth.healthy = True
+        return mouth
+    severity = float(rng.gamma(1.6, 1 / 1.6))
+    if rng.random() < 0.036:
+        _place_buds(mouth, rng)
+    _place_third_molars(mouth, rng)
+    _place_gaps(mouth, rng, severity)
+    _place_bridges(mouth, rng, severity)
+    _place_tooth_findings(mouth, rng, severity)
+    _place_others(mouth, rng)
+    return mouth
+
+
+def _with_status(mouth: Mouth, *statuses: Status) -> list[int]:
+    return [fdi for fdi, tooth in mouth.teeth.items() if tooth.status in statuses]
+
+
+def _place_buds(mouth: Mouth, rng: np.random.Generator) -> None:
+    """A child or a teenager: developing teeth under milk teeth, or only third molars developing."""
+    thirds = [18, 28, 38, 48]
+    if rng.random() < 0.5:  # teenager
+        buds = _choose(rng, thirds, 2 + int(rng.integers(0, 3)))
+        milk: list[int] = []
+    else:
+        milk = _choose(rng, [q * 10 + p for q in (1, 2, 3, 4) for p in (4, 5)], 2 + int(rng.integers(0, 3)))
+        buds = milk + _choose(rng, thirds, int(rng.integers(0, 4)))
+        for fdi in thirds:
+            mouth.teeth[fdi].status = "absent"
+    for fdi in buds:
+        mouth.teeth[fdi].status = "bud"
+        mouth.teeth[fdi].milk_tooth_above = fdi in milk
+
+
+def _place_third_molars(mouth: Mouth, rng: np.random.Generator) -> None:
+    tendency = float(rng.beta(0.6, 1.6))  # impaction comes in pairs and fours
+    scale = _COMPENSATION.get("impacted", 1.0) * rate("impacted") * 0.92 / 4 / (0.6 / 2.2)
+    for fdi in (18, 28, 38, 48):
+        tooth = mouth.teeth[fdi]
+        if tooth.status != "erupted":
+            continue
+        if rng.random() < tendency * scale:
+            tooth.status = "impacted"
+        elif rng.random() < 0.3:
+            tooth.status = "absent"
+    for fdi in (13, 23, 33, 43):
+        lower = 0.4 if fdi > 30 else 1.0
+        if rng.random() < rate("impacted") * 0.08 / 2.8 * lower:
+            mouth.teeth[fdi].status = "impacted"
+
+
+def _place_gaps(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
+    free = [t for t in _with_status(mouth, "erupted") if t % 10 != 8]
+    wear = severity * float(rng.gamma(1.2, 1 / 1.2))
+    count = min(_count(rng, "missing", wear), 18)
+    for fdi in _choose(rng, free, (count + 1) // 2, _LOSS_WEIGHT):
+        mouth.teeth[fdi].status = "missing"
+    for _ in range(count // 2):  # the rest beside an existing gap: losses come in runs
+        edge = [
+            t
+            for t in _with_status(mouth, "erupted")
+            if t % 10 != 8 and any(mouth.teeth[n].status == "missing" for n in neighbours(t))
+        ]
+        for fdi in _choose(rng, edge, 1, _LOSS_WEIGHT):
+            mouth.teeth[fdi].status = "missing"
+    if rng.random() < 0.09:
+        free = [t for t in _with_status(mouth, "erupted") if t % 10 != 8]
+        for fdi in _choose(rng, free, _count(rng, "implant", 1 / 0.09), _LOSS_WEIGHT):
+            tooth = mouth.teeth[fdi]
+            tooth.status, tooth.crowned = "implant", bool(rng.random() < 0.7)
+    free = [t for t in _with_status(mouth, "erupted")]
+    stumps = _count(rng, "root-stump", wear) + _count(rng, "RC-treated-and-root-stump", 1.0)
+    for fdi in _choose(rng, free, stumps, _CARIES_WEIGHT):
+        tooth = mouth.teeth[fdi]
+        tooth.status = "stump"
+        share = V8_CONDITION_COUNTS["RC-treated-and-root-stump"]
+        tooth.root_filled = bool(rng.random() < share / (share + V8_CONDITION_COUNTS["root-stump"]))
+
+
+def neighbours(fdi: int) -> list[int]:
+    """The teeth beside one in its jaw (one or two)."""
+    row = arch(fdi < 30)
+    i = row.index(fdi)
+    return row[max(i - 1, 0) : i] + row[i + 1 : i + 2]
+
+
+def _place_bridges(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
+    for raw_name, length in (("bridge", 3), ("cantilever", 2)):
+        for _ in range(_count(rng, raw_name, severity)):
+            units = length + (int(rng.random() < 0.2) if length == 3 else 0)
+            starts = []
+            for upper in (True, False):
+                row = arch(upper)
+                for i in range(1, 16 - units):
+                    run = row[i : i + units]
+                    if all(mouth.teeth[t].status == "erupted" and not mouth.teeth[t].crowned for t in run) and all(
+                        len([b for b in mouth.bridges if set(b) & {n, *run}]) == 0 for t in run for n in neighbours(t)
+                    ):
+                        starts.append(run)
+            if not starts:
+                continue
+            run = starts[int(rng.integers(len(starts)))]
+            mouth.bridges.append(run)
+            for fdi in run[1:-1] if length == 3 else run[1:]:
+                mouth.teeth[fdi].status = "pontic"
+
+
+def _place_tooth_findings(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
+    teeth = mouth.teeth
+    bridged = {t for run in mouth.bridges for t in run}
+    erupted = _with_status(mouth, "erupted")
+    for fdi in _choose(rng, erupted, _count(rng, "RC-treated", severity), _RESTORED_WEIGHT):
+        teeth[fdi].root_filled = True
+    free = [t for t in erupted if t not in bridged]
+    already = sum(t.crowned for t in teeth.values())  # crowns on implants count as crowns
+    wanted = max(_count(rng, "crown", severity) - already, 0)
+    filled = [t for t in free if teeth[t].root_filled]
+    crowned = _choose(rng, filled, min(wanted, round(len(filled) * 0.7)))
+    crowned += _choose(rng, [t for t in free if t not in crowned], wanted - len(crowned), _RESTORED_WEIGHT)
+    for fdi in crowned:
+        teeth[fdi].crowned = True
+    bare = [t for t in free if not teeth[t].crowned]
+    for fdi in _choose(rng, bare, _count(rng, "restoration", severity), _RESTORED_WEIGHT):
+        teeth[fdi].restored = True
+    for _ in range(_count(rng, "caries", severity)):
+        open_sites = [t for t in bare if teeth[t].caries < (1 if teeth[t].restored else 2)]
+        for fdi in _choose(rng, open_sites, 1, _CARIES_WEIGHT):
+            teeth[fdi].caries += 1
+    for fdi in _choose(rng, [t for t in bare if teeth[t].caries and t % 10 >= 4], _count(rng, "grossly-decayed", 1.0)):
+        teeth[fdi].grossly_decayed, teeth[fdi].caries, teeth[fdi].restored = True, 0, False
+    calculus_weight = {1: 1.6, 2: 1.4, 3: 1.0, 4: 0.6, 5: 0.7, 6: 1.2, 7: 1.2, 8: 0.4}
+    tartar = severity * float(rng.gamma(0.7, 1 / 0.7))
+    for _ in range(_count(rng, "calculus", tartar)):
+        open_sites = [
+            t for t in free if teeth[t].calculus < 2 and not teeth[t].crowned and not teeth[t].grossly_decayed
+        ]
+        for fdi in _choose(rng, open_sites, 1, calculus_weight):
+            teeth[fdi].calculus += 1
+    likely = [t for t in erupted if teeth[t].root_filled or teeth[t].caries] + _with_status(mouth, "stump")
+    count = _count(rng, "periapical radiolucency", severity)
+    sites = _choose(rng, likely, round(count * 0.8))
+    sites += _choose(rng, [t for t in erupted if t not in sites], count - len(sites))
+    for fdi in sites:
+        teeth[fdi].periapical = True
+
+
+_AT_PREMOLARS_AND_MOLARS = [q * 10 + p for q in (3, 4) for p in (4, 5, 6, 7)]
+
+
+def _place_others(mouth: Mouth, rng: np.random.Generator) -> None:
+    """The rare findings, each at a tooth where it can be seen; those that need a partner look for one."""
+    status = {fdi: tooth.status for fdi, tooth in mouth.teeth.items()}
+    sound = [
+        t for t, tooth in mouth.teeth.items() if tooth.status == "erupted" and not (tooth.periapical or tooth.crowned)
+    ]
+    used: set[int] = set()
+    for raw_name, eligible in (
+        ("RPD clasp", [t for t in sound if t % 10 in (3, 4, 5, 6)]),
+        ("cast partial denture", [t for t in sound if t in (36, 46)]),
+        ("condensing osteitis", [t for t in sound if t in (35, 36, 45, 46, 37, 47)]),
+        ("cyst", _AT_PREMOLARS_AND_MOLARS),
+        ("distomolar", [t for t in (18, 28, 38, 48) if status[t] == "erupted"]),
+        (
+            "hemimandibulectomy",
+            [t for t in (37, 47) if not any(t // 10 == b // 10 for run in mouth.bridges for b in run)],
+        ),
+        ("inter radicularradiolucency", [t for t in sound if t in (36, 37, 46, 47)]),
+        ("mini plates", [33, 43, 35, 45, 37, 47]),
+        ("radiolucency", _AT_PREMOLARS_AND_MOLARS),
+        ("retained decidious", [t for t in sound if t % 10 in (5, 3)]),
+        ("supernumerary", [t for t in sound if t % 10 in (1, 4)]),
+        ("vascular clips", [37, 47]),
+        ("wire splint", [t for t in sound if t in (31, 41)]),
+    ):
+        for _ in range(_count(rng, raw_name, 1.0)):
+            open_sites = [t for t in eligible if t not in used]
+            if not open_sites:
+                break
+            fdi = open_sites[int(rng.integers(len(open_sites)))]
+            used.add(fdi)
+            mouth.others.append((raw_name, fdi))
+            if raw_name == "retained decidious":
+                mouth.teeth[fdi] = Tooth("deciduous")
+            if raw_name == "hemimandibulectomy":  # the jaw is gone from the premolars backwards, teeth and all
+                for position in range(4, 9):
+                    mouth.teeth[fdi // 10 * 10 + position] = Tooth("absent")
+    implants = _with_status(mouth, "implant")
+    for fdi in implants:
+        if rng.random() < V8_CONDITION_COUNTS["peri implant bone loss"] / V8_CONDITION_COUNTS["implant"]:
+            mouth.others.append(("peri implant bone loss", fdi))

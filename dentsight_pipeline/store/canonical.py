@@ -37,6 +37,22 @@ def dumps(value: Any, what: str) -> bytes:
         ) from error
 
 
+def loads(data: bytes) -> Any:
+    """The value that canonical JSON holds.
+
+    RFC 8785 writes the double 1e17 as 100000000000000000; beyond ±2^53 such digits are read as the double they were.
+
+    Raises:
+        ValueError: Not JSON.
+    """
+    return json.loads(data, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    number = int(digits)
+    return number if abs(number) < 2**53 else float(digits)
+
+
 def digest(value: Any, what: str) -> str:
     """The sha256 (64 hex digits) of a value's canonical JSON."""
     return sha256(dumps(value, what)).hexdigest()
@@ -57,7 +73,7 @@ def unseal(data: bytes, what: str, remedy: str) -> Any:
         IntegrityError: The document was changed or cut.
     """
     try:
-        document = json.loads(data)
+        document = loads(data)
         expected, value = document["sha256"], document["value"]
         found = digest(value, what)
     except (ValueError, KeyError, TypeError, DataError) as error:

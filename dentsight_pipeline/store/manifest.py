@@ -65,7 +65,7 @@ class Manifest:
         for asset, digest in self.inputs.items():
             check_digest(digest, f"input {asset!r} of a {self.kind} manifest")
         facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
-        object.__setattr__(self, "facts", json.loads(facts))
+        object.__setattr__(self, "facts", canonical.loads(facts))
         object.__setattr__(self, "inputs", dict(sorted(self.inputs.items())))
         object.__setattr__(self, "entries", dict(sorted(self.entries.items())))
         object.__setattr__(self, "_bytes", self._canonical())
@@ -109,7 +109,7 @@ class Manifest:
             DataError: Not a manifest of this schema, or not in canonical form (so its digest would be ambiguous).
         """
         try:
-            document = json.loads(data)
+            document = canonical.loads(data)
             if not isinstance(document, dict) or document.get("schema") != SCHEMA:
                 found = document.get("schema") if isinstance(document, dict) else type(document).__name__
                 raise DataError(f"Not a manifest of schema {SCHEMA!r}: found {found!r}. Use the release that wrote it.")

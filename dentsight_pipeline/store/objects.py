@@ -13,7 +13,6 @@ Whatever is read is hashed before it is returned: nothing wrong is ever read as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from hashlib import sha256
@@ -341,7 +340,7 @@ class Store:
             if sha256(data).hexdigest() != digest:
                 what, remedy = f"A record of {product_digest}", "Restore it from a backup."
                 raise IntegrityError(what, digest, sha256(data).hexdigest(), remedy)
-            found.append((digest, json.loads(data)))
+            found.append((digest, canonical.loads(data)))
         return sorted(found, key=lambda item: (*(str(item[1].get(k, "")) for k in ("started", "finished")), item[0]))
 
     def _digests(self, prefix: str, suffix: str) -> Iterator[str]:

@@ -50,12 +50,12 @@ def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> d
 def corpus(export: Export, identity: Mapping[str, Any]) -> dict[str, str]:
     """The corpus as every report names it: kind (`phantom` or `roboflow`), name and licence."""
     lines = [line.strip().lstrip("# ").strip() for line in export.readmes.get("README.dataset.txt", "").splitlines()]
+    licence = identity.get("licence", "unknown")
+    if PHANTOM_LINE in lines:
+        return {"kind": "phantom", "name": PHANTOM_LINE, "licence": licence}
     version = f" v{identity['version']}" if identity.get("version") else ""
-    return {
-        "kind": "phantom" if PHANTOM_LINE in lines else "roboflow",
-        "name": f"{identity.get('name') or identity.get('project') or 'unnamed export'}{version}",
-        "licence": identity.get("licence", "unknown"),
-    }
+    name = identity.get("name") or identity.get("project") or "unnamed export"
+    return {"kind": "roboflow", "name": f"{name}{version}", "licence": licence}
 
 
 def _licence(export: Export, text: str) -> str:

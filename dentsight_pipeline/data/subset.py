@@ -1,0 +1,119 @@
+"""Narrows normalised splits to what one stage is to find: the 13 conditions, or the 32 teeth.
+
+Add a subset here when a model is to find other classes. Repairs and mappings belong in `normalise.py`; the Parquet and
+Croissant files that go with a subset are written by `exchange.py`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.data.coco import SPLITS, CocoAnnotation, CocoImage, CocoSplit
+from dentsight_pipeline.data.ingest import Progress, to_json
+from dentsight_pipeline.data.normalise import split_facts
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+CONDITION_KIND = "condition-subset"
+TOOTH_KIND = "tooth-subset"
+
+_CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "loose_classes", "dropped")
+
+
+def select_conditions(store: Store, normalized: Manifest, *, progress: Progress | None = None) -> Manifest:
+    """The splits narrowed to the 13 conditions that stage 2 is to find, category ids 1–13.
+
+    Every image stays, also one that loses all its annotations: it is a true negative for the conditions kept, and
+    dropping it would overstate precision.
+
+    Args:
+        store: Where the splits are, and the subset goes.
+        normalized: A manifest of kind `normalized-splits`.
+        progress: Called with each stage.
+
+    Returns:
+        The published manifest of kind `condition-subset`.
+    """
+    return _publish(store, normalized, CONDITION_KIND, CONDITIONS, lambda image: True, progress)
+
+
+def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | None = None) -> Manifest:
+    """The splits narrowed to the 32 teeth that stage 1 is to find, category ids 1–32.
+
+    Images with conditions but no tooth boxes are left out: nobody marked their teeth, so they are no negatives.
+
+    Args:
+        store: Where the splits are, and the subset goes.
+        normalized: A manifest of kind `normalized-splits`.
+        progress: Called with each stage.
+
+    Returns:
+        The published manifest of kind `tooth-subset`.
+    """
+    return _publish(store, normalized, TOOTH_KIND, TEETH, lambda image: not image["partial_annotation"], progress)
+
+
+def narrowed(split: CocoSplit, classes: Sequence[str], keep: Callable[[CocoImage], bool]) -> CocoSplit:
+    """One split with only these classes, in their order, as category ids from 1.
+
+    Args:
+        split: With categories 1–45.
+        classes: The classes to keep.
+        keep: Which images stay; their ids and those of their annotations do not change.
+    """
+    new_id = {CLASSES.index(name) + 1: number for number, name in enumerate(classes, start=1)}
+    images = [image for image in split["images"] if keep(image)]
+    kept = {image["id"] for image in images}
+    annotations: list[CocoAnnotation] = [
+        {**annotation, "category_id": new_id[annotation["category_id"]]}
+        for annotation in split["annotations"]
+        if annotation["category_id"] in new_id and annotation["image_id"] in kept
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories(classes)}
+
+
+def _publish(
+    store: Store,
+    normalized: Manifest,
+    kind: str,
+    classes: Sequence[str],
+    keep: Callable[[CocoImage], bool],
+    progress: Progress | None,
+) -> Manifest:
+    from dentsight_pipeline.data import exchange
+    from dentsight_pipeline.store.manifest import build, read_json
+
+    report = progress or (lambda stage, done, total: None)
+    present = [name for name in SPLITS if f"{name}.json" in normalized.entries]
+    splits = {name: narrowed(read_json(store, normalized, f"{name}.json"), classes, keep) for name in present}
+    listed = {image["file_name"] for split in splits.values() for image in split["images"]}
+    files: dict[str, Any] = {path: normalized.entries[path] for path in sorted(listed)}
+    files |= {f"{name}.json": to_json(split) for name, split in splits.items()}
+    facts = {key: normalized.facts[key] for key in _CARRIED} | {
+        "classes": list(classes),
+        "splits": split_facts(splits),
+        "images_left_out": sum(normalized.facts["splits"][n]["images"] - len(splits[n]["images"]) for n in present),
+    }
+    facts["loose_classes"] = [name for name in facts["loose_classes"] if name in classes]
+
+    def image_path(image: CocoImage) -> Path:
+        return store.local_path(image["sha256"])
+
+    with tempfile.TemporaryDirectory(prefix="dentsight-subset-") as folder:
+        for number, (name, split) in enumerate(splits.items()):
+            report("parquet", number, len(splits))
+            path = Path(folder) / f"{name}.parquet"
+            exchange.write_parquet(split, image_path, path)
+            files[f"parquet/{name}.parquet"] = path
+        files["croissant.json"] = exchange.croissant(facts, files)
+        manifest = build(store, kind, files, {"normalized_splits": normalized.digest}, facts)
+    if not store.has_manifest(manifest.digest):
+        store.put_manifest(manifest)
+    report("parquet", len(splits), len(splits))
+    return manifest

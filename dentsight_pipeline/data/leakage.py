@@ -219,7 +219,7 @@ def group_by_source(items: Sequence[SourceItem]) -> list[str]:
         edges += [(first_index.setdefault(key, index), index) for key in keys]
     named = np.array(edges, dtype=np.int64).reshape(-1, 2)
     by_pixels = pixel_pairs([item.fingerprint or Fingerprint("") for item in items])
-    labels = _components(len(items), np.concatenate([named, by_pixels]))
+    labels = _components(len(items), np.concatenate([named, by_pixels])).tolist()
     smallest: dict[int, str] = {}
     for item, label in zip(items, labels, strict=True):
         smallest[label] = min(item.digest, smallest.get(label, item.digest))
@@ -227,7 +227,7 @@ def group_by_source(items: Sequence[SourceItem]) -> list[str]:
 
 
 def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
-    """Find pairs of images with the same pixels under one of the four transforms.
+    """Find pairs that connect the images with the same pixels under one of the four transforms.
 
     Candidates come from 128 hash tables. The key of a table is 20 signs of random projections (Charikar, "Similarity
     estimation techniques from rounding algorithms", STOC 2002), each over coefficients that change their sign together,
@@ -238,8 +238,8 @@ def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
     become candidates: all at 0.97 and above, 99.8 % at 0.95, 98.5 % at the threshold itself.
 
     Returns:
-        Index pairs, int64, shape [pairs, 2], first < second. Among copies with equal fingerprints only a chain of pairs
-        is returned, and in a bucket of many alike images only near neighbours: enough to connect them, not all pairs.
+        Index pairs, int64, shape [pairs, 2], first < second: enough to connect all images of a source, not all pairs
+        of them (a thousand copies of one image are half a million pairs, and a few thousand tell the same).
     """
     codes: dict[str, int] = {}
     chains: list[tuple[int, int]] = []
@@ -250,7 +250,7 @@ def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
     pairs = [np.array(chains, dtype=np.int64).reshape(-1, 2)]
     if len(where) > 1:
         vectors = _unit_vectors([fingerprints[i] for i in where])
-        pairs += [where[block] for block in _verified(vectors, _candidates(vectors))]
+        pairs.append(where[_connecting(vectors)])
     return np.sort(np.concatenate(pairs), axis=1)
 
 
@@ -400,36 +400,41 @@ def _keys(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.uint64]]:
 
 
 def _candidates(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
-    """Pairs worth verifying, each once, in blocks of shape [pairs, 2]."""
-    count = len(vectors)
-    found: list[NDArray[np.int64]] = []
+    """For each table, the pairs worth verifying, in blocks of shape [pairs, 2]."""
     for keys in _keys(vectors):
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         buckets = ordered >> np.uint64(64 - _BAND_BITS)
-        for distance in range(1, min(_WINDOW, count - 1) + 1):
+        for distance in range(1, min(_WINDOW, len(vectors) - 1) + 1):
             together = np.flatnonzero(buckets[distance:] == buckets[:-distance])
             if not len(together):
                 break  # no bucket holds more than `distance` images
             differing = np.bitwise_count(ordered[together] ^ ordered[together + distance])
             together = together[differing <= _DIFFERING_BITS]
-            low, high = order[together], order[together + distance]
-            found.append(np.minimum(low, high) * count + np.maximum(low, high))
-    codes = np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
-    for start in range(0, len(codes), 8192):
-        block = codes[start : start + 8192]
-        yield np.stack([block // count, block % count], axis=1)
+            yield np.stack([order[together], order[together + distance]], axis=1)
 
 
-def _verified(vectors: NDArray[np.float32], candidates: Iterator[NDArray[np.int64]]) -> Iterator[NDArray[np.int64]]:
-    """The candidates that really are alike."""
-    for block in candidates:
-        best = _similarities(vectors[block[:, 0]], vectors[block[:, 1]]).max(axis=0)
-        yield block[best >= SAME_SOURCE_SIMILARITY]
+def _connecting(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The candidates that really are alike, without those that join what is joined already; shape [pairs, 2]."""
+    source = np.arange(len(vectors))
+    pairs = np.empty((0, 2), dtype=np.int64)
+    for block in _candidates(vectors):
+        block = block[source[block[:, 0]] != source[block[:, 1]]]
+        alike = [part[_are_alike(vectors, part)] for part in np.array_split(block, len(block) // 8192 + 1)]
+        new = np.concatenate(alike)
+        if len(new):
+            pairs = np.concatenate([pairs, new])
+            source = _components(len(vectors), pairs)
+    return pairs
 
 
-def _components(count: int, edges: NDArray[np.int64]) -> list[int]:
-    """The connected component of each of `count` nodes."""
+def _are_alike(vectors: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which pairs of images have the same pixels under one of the transforms."""
+    return _similarities(vectors[pairs[:, 0]], vectors[pairs[:, 1]]).max(axis=0) >= SAME_SOURCE_SIMILARITY
+
+
+def _components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The connected component of each of `count` nodes, shape [count]."""
     graph = coo_array((np.ones(len(edges), dtype=np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
     _, labels = connected_components(graph, directed=False)
-    return labels.tolist()
+    return labels

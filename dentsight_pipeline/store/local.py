@@ -66,7 +66,6 @@ class LocalBlobs:
     def now(self) -> float:
         """Unix seconds by the clock of the file system, which may be another machine's."""
         with self.temporary() as file, self._refusals("write", file):
-            file.touch()
             return file.stat().st_mtime
 
     def touch(self, key: str, size: int) -> bool:
@@ -90,13 +89,21 @@ class LocalBlobs:
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:
-        """The path of a private file in `tmp/`, on the same file system as the keys."""
-        file = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}.part"
+        """The path of a private file in `tmp/`, on the same file system as the keys, locked while its writer lives."""
+        while True:
+            file = self.root / "tmp" / f"{uuid.uuid4().hex}.part"
+            with self._refusals("write", file):
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink:
+                break
+            os.close(descriptor)  # a collection took it in the instant before it was locked
         try:
             yield file
         finally:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
+            os.close(descriptor)
 
     def adopt(self, file: Path, key: str) -> None:
         """Create or replace a key from a private file, atomically and durably."""
@@ -161,12 +168,36 @@ class LocalBlobs:
         return self.root / key
 
     def leftovers(self) -> Iterator[tuple[str, Stat]]:
-        """Temporary files, of living writers too: tell them apart by their age."""
-        yield from self.scan("tmp/")
+        """Temporary files whose writers are dead: nobody holds their lock any more."""
+        for name, stat in self.scan("tmp/"):
+            with self._unlocked(name) as free:
+                if free:
+                    yield name, stat
 
     def remove_leftovers(self, names: Iterable[str]) -> None:
         """Remove what `leftovers` named."""
-        self.remove(names)
+        for name in names:
+            with self._unlocked(name) as free:
+                if free:
+                    self.remove([name])
+
+    @contextmanager
+    def _unlocked(self, name: str) -> Iterator[bool]:
+        """Whether a temporary file exists and no writer holds it; none can take it meanwhile."""
+        try:
+            descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield False
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        try:
+            yield free
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def _lock(self, name: str, kind: int) -> Iterator[None]:

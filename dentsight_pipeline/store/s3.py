@@ -30,7 +30,14 @@ import boto3.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
 from urllib3.exceptions import HTTPError
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError, StorageError
@@ -387,13 +394,14 @@ class S3Blobs:
             for attempt in range(_READ_ATTEMPTS):
                 try:
                     answer = self._client().get_object(Bucket=self.bucket, Key=self._key(key))
-                    age = _server_time(answer) - answer["LastModified"].timestamp()
-                    return consume(answer["Body"]), answer["ETag"], age
                 except ClientError as error:
                     if _code(error) in _GONE:
                         return None
                     raise
-                except (HTTPError, HTTPClientError, OSError):
+                try:
+                    age = _server_time(answer) - answer["LastModified"].timestamp()
+                    return consume(answer["Body"]), answer["ETag"], age
+                except (HTTPError, HTTPClientError, IncompleteReadError, FlexibleChecksumError, OSError):
                     if attempt == _READ_ATTEMPTS - 1:
                         raise
                     time.sleep(0.2 * 2**attempt)
@@ -414,7 +422,7 @@ class S3Blobs:
         except NoCredentialsError as error:
             remedy = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in the environment."
             raise StorageError(f"Cannot {act} {key} of {self.uri}: no AWS credentials were found. {remedy}") from error
-        except (BotoCoreError, Boto3Error, HTTPError, ConnectionError, OSError) as error:
+        except (BotoCoreError, Boto3Error, HTTPError, OSError) as error:
             remedy = "Check the network, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION, then run again."
             raise StorageError(f"Cannot {act} {key} of {self.uri}: {type(error).__name__}. {remedy}") from error
 

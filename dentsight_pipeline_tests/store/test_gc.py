@@ -206,6 +206,15 @@ def test_old_temporary_files_are_removed_and_young_ones_left(disk: DiskPlace) ->
     assert [path.name for path in (disk.root / "tmp").iterdir()] == ["young.part"]
 
 
+def test_the_temporary_file_of_a_living_writer_is_left(disk: DiskPlace) -> None:
+    """However long a write takes and however short the grace: its writer still holds the file."""
+    with disk.store.blobs.temporary() as file:
+        disk.age(f"tmp/{file.name}", OLD_SECONDS)
+        gc.apply(disk.store, gc.plan(disk.store, grace=timedelta(0)))
+
+        assert file.exists()
+
+
 def test_unfinished_uploads_are_removed(bucket: BucketPlace) -> None:
     """Their parts are paid for, and no listing of the bucket shows them."""
     name = f"{bucket.prefix}/objects/00/{'0' * 64}"

@@ -8,8 +8,9 @@ with 4. Left means the patient's left, which is the right half of the image.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,10 @@ class MirrorCounts:
 
     def __add__(self, other: MirrorCounts) -> MirrorCounts:
         return MirrorCounts(self.a + other.a, self.b + other.b, self.matched + other.matched)
+
+    def subset(self, images: np.ndarray) -> MirrorCounts:
+        """The part on the images where the mask is true."""
+        return MirrorCounts(self.a[images], self.b[images], self.matched[images])
 
     def agreement(self, weights: np.ndarray) -> np.ndarray:
         """[B] 2·matched / (|A| + |B|); NaN when neither finds anything."""
@@ -54,10 +59,30 @@ class SideCounts:
             self.right_hits + other.right_hits,
         )
 
+    def subset(self, images: np.ndarray) -> SideCounts:
+        """The part on the images where the mask is true."""
+        return SideCounts(self.left_gt[images], self.left_hits[images], self.right_gt[images], self.right_hits[images])
+
     def left_minus_right(self, weights: np.ndarray) -> np.ndarray:
         """[B] recall on the left minus recall on the right; NaN when a side has no ground truth."""
         left = ratio(self.left_hits @ weights, self.left_gt @ weights)
         return left - ratio(self.right_hits @ weights, self.right_gt @ weights)
+
+
+Counts = TypeVar("Counts", MirrorCounts, SideCounts)
+
+
+def are_teeth(class_names: Sequence[str]) -> bool:
+    """Whether all classes are FDI tooth names."""
+    return all(_FDI.fullmatch(name) for name in class_names)
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """All classes together."""
+    first, *rest = counts
+    for more in rest:
+        first = first + more
+    return first
 
 
 def mirrored_class(class_names: Sequence[str]) -> np.ndarray:

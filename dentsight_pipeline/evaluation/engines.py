@@ -159,22 +159,6 @@ def max_abs_difference(a: EngineResult, b: EngineResult) -> float:
     return float(worst) if np.isfinite(worst) else float("inf")
 
 
-def require_agreement(a: EngineResult, b: EngineResult, population: str) -> float:
-    """The largest difference between two engines, refused when it is above 1e-12.
-
-    Raises:
-        EvaluationError: They disagree, so no figure of this run can be trusted.
-    """
-    difference = max_abs_difference(a, b)
-    if not difference <= AGREEMENT_TOLERANCE:
-        raise EvaluationError(
-            f"{a.engine} {a.version} and {b.engine} {b.version} differ by {difference:.3g} on the {population} images "
-            f"(allowed: {AGREEMENT_TOLERANCE:g}). No gate is decided on such a run; report the pair of files, and "
-            "install the versions of constraints.txt."
-        )
-    return difference
-
-
 def _present(cells: np.ndarray) -> float | None:
     cells = cells[cells > -1]
     return float(cells.mean()) if cells.size else None

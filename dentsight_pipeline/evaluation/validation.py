@@ -41,6 +41,7 @@ class GroundTruth:
         file_names: [I] names, empty where the file gives none.
         groups: [I] index of the source group (patient or source) that an image belongs to: the resampling unit.
         clean: [I] true where the image shares no source with another split; None where the file does not say.
+        partial: [I] true where the file says that the teeth are not annotated (`partial_annotation`).
         category_ids: [K] ascending.
         class_names: [K] in the order of `category_ids`.
         annotation_ids: [N] in file order.
@@ -57,6 +58,7 @@ class GroundTruth:
     file_names: tuple[str, ...]
     groups: np.ndarray
     clean: np.ndarray | None
+    partial: np.ndarray
     category_ids: np.ndarray
     class_names: tuple[str, ...]
     annotation_ids: np.ndarray
@@ -78,6 +80,7 @@ class GroundTruth:
             file_names=tuple(name for name, keep in zip(self.file_names, images, strict=True) if keep),
             groups=self.groups[images],
             clean=None if self.clean is None else self.clean[images],
+            partial=self.partial[images],
             annotation_ids=self.annotation_ids[kept],
             image_index=row[self.image_index[kept]],
             class_index=self.class_index[kept],
@@ -197,6 +200,7 @@ def read_ground_truth(
         file_names=tuple(str(image.get("file_name", "")) for image in images),
         groups=_groups(images, source, notes),
         clean=_clean(images, source),
+        partial=np.array([image.get("partial_annotation") is True for image in images], dtype=bool),
         category_ids=category_ids,
         class_names=tuple(names),
         annotation_ids=annotation_ids,
@@ -241,10 +245,12 @@ def digest_of(document: Mapping[str, Any] | Sequence[Any]) -> str:
     """The sha256 of a parsed JSON document: sorted keys, no spaces, shortest round-trip floats, UTF-8.
 
     It equals `sha256(json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False))`, written in
-    pieces so that millions of detections need no second copy in memory.
+    pieces so that millions of detections need no second copy in memory. numpy numbers count as plain ones.
     """
     hasher = hashlib.sha256()
-    encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+    encode = json.JSONEncoder(
+        sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=lambda number: number.item()
+    ).encode
     if isinstance(document, Mapping):
         hasher.update(encode(document).encode())
         return hasher.hexdigest()

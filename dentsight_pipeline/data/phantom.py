@@ -23,7 +23,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dentsight_pipeline.data.phantom_drawing import Drawing, Points, Shape, draw
+from dentsight_pipeline.data.phantom_canvas import Points, Shape
+from dentsight_pipeline.data.phantom_drawing import Drawing, draw
 from dentsight_pipeline.data.phantom_mouth import FDI_TEETH, V8_CONDITION_COUNTS, Mouth, neighbours, sample_mouth
 from dentsight_pipeline.errors import ConfigurationError, StorageError
 

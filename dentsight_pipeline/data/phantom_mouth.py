@@ -205,7 +205,7 @@ def _place_gaps(mouth: Mouth, rng: np.random.Generator, severity: float) -> None
         for fdi in _choose(rng, free, _count(rng, "implant", 1 / 0.09), _LOSS_WEIGHT):
             tooth = mouth.teeth[fdi]
             tooth.status, tooth.crowned = "implant", bool(rng.random() < 0.7)
-    free = [t for t in _with_status(mouth, "erupted")]
+    free = _with_status(mouth, "erupted")
     stumps = _count(rng, "root-stump", wear) + _count(rng, "RC-treated-and-root-stump", 1.0)
     for fdi in _choose(rng, free, stumps, _CARIES_WEIGHT):
         tooth = mouth.teeth[fdi]

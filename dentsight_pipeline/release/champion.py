@@ -1,0 +1,135 @@
+"""The champion: the released model in use, its history, and how a challenger compares with it.
+
+The store keeps who is champion; the MLflow registry shows the same as the aliases `champion` and `challenger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dentsight_pipeline.errors import ReleaseError
+from dentsight_pipeline.store.manifest import read_json
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+CHAMPION_REF = "release/champion"
+
+
+@dataclass(frozen=True)
+class ChampionChange:
+    """One promotion or rollback."""
+
+    release: str | None
+    """Digest of the release that became champion; None when a rollback left no champion."""
+    by: str
+    """Who decided."""
+    reason: str
+    """Why."""
+    action: str
+    """`promote` or `rollback`."""
+
+
+def history(store: Store) -> list[ChampionChange]:
+    """Every promotion and rollback, oldest first."""
+    value = store.read_ref(CHAMPION_REF)
+    return [ChampionChange(**change) for change in value["changes"]] if value else []
+
+
+def current(store: Store) -> Manifest | None:
+    """The release that is champion now, or None."""
+    changes = history(store)
+    return store.get_manifest(changes[-1].release) if changes and changes[-1].release else None
+
+
+def promote(store: Store, release: Manifest, by: str, reason: str) -> ChampionChange:
+    """Make a release the champion.
+
+    Raises:
+        ReleaseError: It is no release, it is champion already, or nobody says who and why.
+    """
+    if release.kind != "release":
+        raise ReleaseError(f"{release.digest[:12]} is a {release.kind}, not a release. Only a release can be champion.")
+    now = current(store)
+    if now is not None and now.digest == release.digest:
+        raise ReleaseError(f"Release {release.digest[:12]} is the champion already.")
+    return _change(store, ChampionChange(release.digest, by, reason, "promote"))
+
+
+def rollback(store: Store, by: str, reason: str) -> ChampionChange:
+    """Give the title back to the release that was champion before the present one.
+
+    Raises:
+        ReleaseError: There is no champion, or none before it.
+    """
+    changes = history(store)
+    if not changes or changes[-1].release is None:
+        raise ReleaseError("There is no champion to roll back from. Promote a release first: `dentsight promote REF`.")
+    titles: list[str] = []
+    for change in changes:
+        if change.action == "promote" and change.release is not None:
+            titles.append(change.release)
+        else:
+            titles.pop()
+    return _change(store, ChampionChange(titles[-2] if len(titles) > 1 else None, by, reason, "rollback"))
+
+
+def _change(store: Store, change: ChampionChange) -> ChampionChange:
+    if not change.by.strip() or not change.reason.strip():
+        raise ReleaseError("A promotion or rollback needs a name and a reason: --by NAME --reason 'why'.")
+    before = store.read_ref(CHAMPION_REF)
+    changes = [*(before["changes"] if before else []), asdict(change)]
+    store.write_ref(CHAMPION_REF, {"changes": changes}, expected=before)
+    return change
+
+
+def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: int = 1000) -> dict[str, Any] | None:
+    """The challenger against the champion on the challenger's own test images, by the paired bootstrap.
+
+    Args:
+        store: Where both are.
+        chain: The challenger's manifests by asset name: `class_metrics`, `test_predictions`, `condition_subset`.
+        resamples: Bootstrap resamples.
+
+    Returns:
+        `{"digest", "ground_truth_sha256", "measurements"}` as `gates.judge` takes it; None without a champion. When
+        the champion never predicted these images, `measurements` is empty and the champion rows are INCONCLUSIVE:
+        materialise `champion_metrics` for this dataset first.
+    """
+    champion = current(store)
+    if champion is None:
+        return None
+    subset, predictions = chain["condition_subset"], chain["test_predictions"]
+    theirs = champion_predictions(store, champion, subset)
+    if theirs is None:
+        return {"digest": champion.digest, "ground_truth_sha256": None, "measurements": []}
+    from dentsight_pipeline.evaluation.compare import compare
+
+    made = compare(
+        read_json(store, subset, "test.json"),
+        read_json(store, predictions, "test.json"),
+        read_json(store, theirs, "test.json"),
+        resamples=resamples,
+    )
+    return {
+        "digest": champion.digest,
+        "ground_truth_sha256": made.ground_truth_sha256,
+        "measurements": made.measurements,
+    }
+
+
+def champion_predictions(store: Store, champion: Manifest, subset: Manifest) -> Manifest | None:
+    """The champion's predictions on a subset, when it has made them: at its own evaluation, or for `champion_metrics`."""
+    own = store.get_manifest(champion.facts["chain"]["test_predictions"])
+    if own.inputs["condition_subset"] == subset.digest:
+        return own
+    value = store.read_ref(predictions_ref(champion, subset))
+    return store.get_manifest(value["predictions"]) if value else None
+
+
+def predictions_ref(champion: Manifest, subset: Manifest) -> str:
+    """Under which name the champion's predictions on a newer subset are kept."""
+    return f"champion-predictions/{champion.digest[:32]}-{subset.digest[:32]}"

@@ -1,0 +1,210 @@
+"""The worst test images, with what was right, wrong and missed drawn on them.
+
+Belongs here: choosing the images and preparing their boxes. The page draws them as SVG over the picture, so labels are
+text that the template escapes. Images come from outside: one that cannot be decoded is left out and said so.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WIDTH_PX = 960
+_JPEG_QUALITY = 80
+_MOST_PIXELS = 60_000_000
+_COLOURS = {"right": "#2fbf8f", "wrong": "#ff9f1c", "missed": "#ff5fa2"}
+"""Fixed, not the page's: they lie on a dark X-ray in either scheme. The dashes tell them apart without colour."""
+_KIND_WORDS = {
+    "class": "wrong class",
+    "localisation": "badly placed",
+    "duplicate": "found twice",
+    "background": "nothing there",
+}
+
+
+@dataclass(frozen=True)
+class DrawnBox:
+    """A box in pixels of the picture as shown, with its words and where they stand."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+    words: str
+    colour: str
+    dash: str
+    text_x: float
+    text_y: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with its boxes.
+
+    Attributes:
+        image_id: Id in the ground truth; no file name, which could identify a person.
+        width: Of the picture as shown, px.
+        height: Of the picture as shown, px.
+        jpeg_base64: The picture.
+        boxes: What to draw.
+        counts: right, wrong, missed.
+        caption: One line under the picture.
+        alt: Alternative text.
+    """
+
+    image_id: int
+    width: int
+    height: int
+    jpeg_base64: str
+    boxes: tuple[DrawnBox, ...]
+    counts: Mapping[str, int]
+    caption: str
+    alt: str
+
+    @property
+    def stroke(self) -> float:
+        """Line width in px of the picture."""
+        return round(self.width / 320, 2)
+
+    @property
+    def font(self) -> float:
+        """Font size in px of the picture."""
+        return round(self.width / 52, 2)
+
+    @property
+    def halo(self) -> float:
+        """Width of the dark outline of the text, px."""
+        return round(self.width / 300, 2)
+
+
+def worst_cases(
+    matches: pd.DataFrame,
+    ground_truth: Mapping[str, Any],
+    thresholds: Mapping[str, float | None],
+    images: Callable[[int], bytes],
+    most: int = 6,
+) -> tuple[list[Example], list[str]]:
+    """The test images with the most errors at the operating thresholds, worst first.
+
+    Args:
+        matches: `matches.parquet` of the evaluation.
+        ground_truth: The COCO ground truth that was evaluated (boxes of what was missed, image sizes).
+        thresholds: Operating threshold of each class; a class without one shows nothing.
+        images: Gives an image's bytes by its id.
+        most: How many examples at most.
+
+    Returns:
+        The examples, and a sentence for each image that could not be shown.
+    """
+    shown = _shown(matches, thresholds)
+    by_image = {int(str(key)): part for key, part in shown.groupby("image_id", sort=True)}
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    truth: dict[int, list[dict[str, Any]]] = {}
+    for annotation in ground_truth["annotations"]:
+        if not annotation.get("iscrowd"):
+            truth.setdefault(annotation["image_id"], []).append(annotation)
+    ranked = []
+    for image in ground_truth["images"]:
+        found = by_image.get(image["id"])
+        hits = set() if found is None else {int(i) for i in found.loc[found["kind"] == "tp", "matched_at_50"].dropna()}
+        missed = [annotation for annotation in truth.get(image["id"], []) if annotation["id"] not in hits]
+        wrong = 0 if found is None else int((found["kind"] != "tp").sum())
+        if missed or wrong:
+            ranked.append((-(len(missed) + wrong), image["id"], image, found, missed, wrong))
+    examples, problems = [], []
+    for _, image_id, image, found, missed, wrong in sorted(ranked, key=lambda item: item[:2]):
+        if len(examples) == most or len(problems) == most:
+            break
+        try:
+            picture = _picture(images(image_id))
+        except (OSError, ValueError, KeyError, Image.DecompressionBombError) as error:
+            problems.append(f"Image {image_id} could not be shown ({type(error).__name__}).")
+            continue
+        examples.append(_example(image, picture, found, missed, wrong, names))
+    return examples, problems
+
+
+def _shown(matches: pd.DataFrame, thresholds: Mapping[str, float | None]) -> pd.DataFrame:
+    """The detections that a reader would see: at or above their class's operating threshold."""
+    least = matches["class"].map({name: _threshold(value) for name, value in thresholds.items()}).fillna(math.inf)
+    return matches[matches["score"].notna() & (matches["score"] >= least)]
+
+
+def _threshold(value: float | None) -> float:
+    return float(value) if isinstance(value, int | float) and not math.isnan(value) else math.inf
+
+
+def _picture(data: bytes) -> tuple[int, int, str]:
+    """The image as a JPEG of at most 960 px width: (width, height, base64)."""
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width}×{image.height} pixels are more than {_MOST_PIXELS}")
+        image.draft("L", (_WIDTH_PX, _WIDTH_PX))
+        grey = image.convert("L")
+    if grey.width > _WIDTH_PX:
+        grey = grey.resize((_WIDTH_PX, max(1, round(grey.height * _WIDTH_PX / grey.width))), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    grey.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return grey.width, grey.height, base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _example(
+    image: Mapping[str, Any],
+    picture: tuple[int, int, str],
+    found: pd.DataFrame | None,
+    missed: Sequence[Mapping[str, Any]],
+    wrong: int,
+    names: Mapping[int, str],
+) -> Example:
+    width, height, encoded = picture
+    scale = width / image["width"]
+    font = width / 52
+    boxes = []
+
+    def add(kind: str, box_xywh_px: Sequence[float], words: str) -> None:
+        x, y, w, h = (round(float(value) * scale, 1) for value in box_xywh_px)
+        dash = {
+            "right": "none",
+            "wrong": f"{font * 0.45:.1f} {font * 0.28:.1f}",
+            "missed": f"{font * 0.12:.1f} {font * 0.2:.1f}",
+        }
+        above = y > font * 1.25
+        text_x = min(max(0.0, x), max(0.0, width - 0.56 * font * len(words)))
+        text_y = y - font * 0.28 if above else min(height - 2.0, y + h + font)
+        boxes.append(DrawnBox(x, y, w, h, words, _COLOURS[kind], dash[kind], round(text_x, 1), round(text_y, 1)))
+
+    right = 0
+    if found is not None:
+        for row in found.sort_values(["score", "x"]).to_dict("records"):
+            hit = row["kind"] == "tp"
+            right += hit
+            words = f"{row['class']} {row['score']:.2f}"
+            box = (row["x"], row["y"], row["w"], row["h"])
+            add(
+                "right" if hit else "wrong",
+                box,
+                words if hit else f"{words}, {_KIND_WORDS.get(row['kind'], row['kind'])}",
+            )
+    for annotation in missed:
+        add("missed", annotation["bbox"], f"missed {names[annotation['category_id']]}")
+    caption = f"Image {image['id']}: {right} right, {wrong} wrong, {len(missed)} missed."
+    listed = "; ".join(box.words for box in boxes)
+    return Example(
+        image_id=int(image["id"]),
+        width=width,
+        height=height,
+        jpeg_base64=encoded,
+        boxes=tuple(boxes),
+        counts={"right": right, "wrong": wrong, "missed": len(missed)},
+        caption=caption,
+        alt=f"X-ray with boxes. {caption} {listed}",
+    )

@@ -23,9 +23,9 @@ REQUIRED_SPLITS = ("train", "valid", "test")
 
 
 def inspect_export(
-    source: str | Path,
+    export: str | Path,
     *,
-    label_source: str | None = None,
+    source: str | None = None,
     drop: Collection[str] = (),
     require: Sequence[str] = REQUIRED_SPLITS,
     workers: int = 4,
@@ -34,8 +34,8 @@ def inspect_export(
     """Reads an export as ingestion and normalisation would, and says what they would do; writes nothing.
 
     Args:
-        source: A folder, a zip or an `s3://` address.
-        label_source: The label mapping (`--source`); None chooses by READMEs and category names.
+        export: A folder, a zip or an `s3://` address.
+        source: The label mapping (`--source`); None chooses by READMEs and category names.
         drop: Label names to leave out.
         require: Splits whose absence counts as a refusal.
         workers: Threads.
@@ -51,24 +51,24 @@ def inspect_export(
         ConfigurationError: No such label mapping, or a name to drop that does not occur.
     """
     refusals = Refusals(collect=True)
-    with open_export(source) as files:
+    with open_export(export) as files:
         raw = read_raw(
             files,
-            label_source=label_source,
+            label_source=source,
             drop=drop,
             require=require,
             refusals=refusals,
             workers=workers,
             progress=progress,
         )
-    chosen = label_source or raw.facts["label_source"]["source"]
+    chosen = source or raw.facts["label_source"]["source"]
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     result = normalise_document(
         raw.annotations,
         raw.fingerprints(),
         raw.repairs,
         raw.facts,
-        source=label_source,
+        source=source,
         drop=[*drop, *unknown],
         progress=progress,
     )

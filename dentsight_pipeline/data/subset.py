@@ -7,7 +7,7 @@ Croissant files that go with a subset are written by `exchange.py`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,18 +102,37 @@ def _publish(
     }
     facts["loose_classes"] = [name for name in facts["loose_classes"] if name in classes]
 
-    def image_path(image: CocoImage) -> Path:
-        return store.local_path(image["sha256"])
+    def image_bytes(image: Mapping[str, Any]) -> bytes:
+        return store.get_bytes(image["sha256"])
 
     with tempfile.TemporaryDirectory(prefix="dentsight-subset-") as folder:
+        tables: dict[str, tuple[str, str, int]] = {}
         for number, (name, split) in enumerate(splits.items()):
             report("parquet", number, len(splits))
-            path = Path(folder) / f"{name}.parquet"
-            exchange.write_parquet(split, image_path, path)
-            files[f"parquet/{name}.parquet"] = path
-        files["croissant.json"] = exchange.croissant(facts, files)
-        manifest = build(store, kind, files, {"normalized_splits": normalized.digest}, facts)
+            file, path = Path(folder) / f"{name}.parquet", f"parquet/{name}.parquet"
+            exchange.write_parquet(split, image_bytes, file)
+            files[path] = store.put_file_entry(file)
+            tables[name] = (path, files[path].sha256, len(split["images"]))
+            file.unlink()
+    files["croissant.json"] = to_json(_croissant(kind, facts, tables))
+    manifest = build(store, kind, files, {"normalized_splits": normalized.digest}, facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     report("parquet", len(splits), len(splits))
     return manifest
+
+
+def _croissant(kind: str, facts: Mapping[str, Any], tables: Mapping[str, tuple[str, str, int]]) -> dict[str, Any]:
+    """Croissant metadata that names the corpus, and says that phantoms are phantoms."""
+    from dentsight_pipeline.data import exchange
+
+    corpus, loose = facts["corpus"], facts["loose_classes"]
+    description = (
+        f"Panoramic dental X-rays with boxes of {len(facts['classes'])} classes, from {corpus['name']}. "
+        f"Labels of the source {facts['mapping']['source']!r}, mapping {facts['mapping']['digest']}. "
+        + (f"Loosely marked at the source: {', '.join(loose)}. " if loose else "")
+        + "Images whose field `clean` is false share their source with another split. Not for clinical decisions."
+    )
+    return exchange.croissant(
+        f"dentsight-{kind}", corpus["licence"], description, tables, facts["classes"], url=facts["source"].get("url")
+    )

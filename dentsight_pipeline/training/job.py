@@ -52,6 +52,8 @@ class FitJob(_Job):
     """Currency of price_per_hour."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Loader processes; None = 0 on the CPU, 4 on a GPU."""
+    checkpoint_interval_s: Annotated[float, Field(ge=0.0)] = 60.0
+    """Longest time between resumable checkpoints; there is one after each evaluation anyway."""
     cache_dir: Path | None = None
     """Where letterboxed images are cached; None = `workdir/cache`. Several trainings may share one."""
 

@@ -1,8 +1,8 @@
 """Complete, named training configurations with a digest.
 
 Add a recipe here when an experiment deserves a name of its own; override single fields at launch for everything
-smaller. A recipe is flat, frozen and complete: whatever changes the weights that come out is a field here, and nothing
-that does not (paths, threads, prices, where the store is: see `job.py`).
+smaller. A recipe is flat, frozen and complete: whatever changes the weights that come out, or which of them are chosen,
+is a field here; paths, threads, prices and where the store is are not (see `job.py`).
 
 Rates are used exactly as written: nothing scales the learning rate with the batch or with the number of GPUs, because
 `batch_size` counts the images of one optimiser step over *all* processes. Whoever overrides `batch_size` decides about
@@ -145,8 +145,6 @@ class Recipe(BaseModel):
 
     evaluate_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Validation interval in steps; None = after each epoch. The last step is always evaluated."""
-    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Interval of resumable checkpoints between evaluations; None = at evaluations only. Changes no weight."""
     validation_images: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Images of the validation split used during training, evenly spread over it; None = all."""
     early_stopping_evaluations: Annotated[int, Field(ge=1, le=10_000)] | None = None

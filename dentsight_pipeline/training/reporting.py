@@ -25,7 +25,7 @@ class Reporter:
     Args:
         workdir: Folder of `events.jsonl`, which is appended to; None makes a silent reporter (further processes of a
             distributed training have one).
-        echo: Also gets one human line an event, e.g. `sys.stderr`.
+        echo: Also gets progress and messages as lines for a person, e.g. `sys.stderr`.
         interval_s: Least time between two progress events of one stage.
     """
 
@@ -93,7 +93,7 @@ class Reporter:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**event, "time": time.time()}, allow_nan=True) + "\n")
-        if self._echo is not None:
+        if self._echo is not None and log:
             self._echo.write(text + "\n")
             self._echo.flush()
         if self._pipes is not None:

@@ -1,0 +1,168 @@
+"""Model folders that other software reads: transformers' own format, and ONNX.
+
+A folder is `model.safetensors`, `config.json` with the class names, and `preprocessor_config.json`, which describes the
+letterbox of `letterbox.py` in the words of transformers' image processor. What publishes a folder as a checkpoint is
+the training loop's; what reads one back for inference is `predict.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.training import model as models
+from dentsight_pipeline.training.health import unwrap
+from dentsight_pipeline.training.job import write_json
+from dentsight_pipeline.training.predict import Preprocessing, model_folder
+from dentsight_pipeline.training.recipe import Recipe
+
+ONNX_OPSET = 18
+"""The oldest operator set that torch's exporter writes without converting down."""
+
+
+def save_pretrained_folder(model: nn.Module, recipe: Recipe, classes: Sequence[str], out: Path) -> Path:
+    """Write a model folder that plain `AutoModelForObjectDetection.from_pretrained` loads with bit-identical logits.
+
+    The folder appears whole or not at all, and replaces one that is there. transformers' own image processor gives the
+    same geometry from `preprocessor_config.json`; its resampling differs from ours by a few gray levels, and its
+    `pipeline("object-detection")` scales boxes by the unpadded image, which is wrong for every padded one. Map boxes
+    back with `letterbox.Letterbox.denormalise`, as `predict.py` does.
+
+    Args:
+        model: A D-FINE, possibly wrapped; its mode and device are left alone.
+        recipe: Its canvas and pixel normalisation are written.
+        classes: Names in label order.
+        out: The folder.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigurationError: The model scores another number of classes.
+    """
+    detector: Any = unwrap(model)
+    if detector.config.num_labels != len(classes):
+        raise ConfigurationError(
+            f"The model scores {detector.config.num_labels} classes, {len(classes)} names were given "
+            f"({', '.join(classes)}). Export a model with the classes that it was trained on."
+        )
+    detector.config.id2label = dict(enumerate(classes))
+    detector.config.label2id = {name: index for index, name in enumerate(classes)}
+    return write_model_folder(out, detector, Preprocessing.of_recipe(recipe).to_config())
+
+
+def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | Path) -> Path:
+    """Write a detector and its image processor's configuration in one piece; a folder that is there is replaced.
+
+    Args:
+        out: The folder.
+        detector: A transformers model.
+        processor: The configuration, or a file to copy; a file that does not exist is left out.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        with _no_progress_bars():
+            detector.save_pretrained(temporary)
+        target = temporary / "preprocessor_config.json"
+        if not isinstance(processor, Path):
+            write_json(target, processor)
+        elif processor.is_file():
+            shutil.copyfile(processor, target)
+        temporary.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return out
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keeps transformers' bars for writing shards out of logs; what was set before is set again."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+class _LogitsAndBoxes(nn.Module):
+    """The two outputs that detection needs, as a tuple, which is all that an ONNX graph can return."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.detector(pixel_values=pixel_values)
+        return outputs.logits, outputs.pred_boxes
+
+
+def export_onnx(checkpoint: Path, out: Path) -> Path:
+    """Write a model folder as one ONNX file: `pixel_values` in, `logits` and `pred_boxes` (cxcywh, relative) out.
+
+    The batch is free, the canvas fixed: D-FINE's anchors are constants of it.
+
+    Args:
+        checkpoint: A model folder, or a checkpoint folder that holds one as `model/`.
+        out: The `.onnx` file.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ConfigurationError: The folder holds no D-FINE, or the exporter's packages are not installed.
+    """
+    folder = model_folder(checkpoint)
+    try:
+        import onnx  # noqa: F401 # only asked whether it is there
+        import onnxscript  # noqa: F401 # torch's exporter needs it
+    except ImportError as error:
+        raise ConfigurationError(
+            f"ONNX export needs {error.name}, which is not installed. "
+            "Install it: pip install 'dentsight_pipeline[export]'."
+        ) from error
+    detector = models.load(folder)
+    canvas_width, canvas_height = Preprocessing.of_folder(folder).canvas
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}")
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _LogitsAndBoxes(detector).eval(),
+                (torch.zeros(2, 3, canvas_height, canvas_width),),
+                str(temporary),
+                input_names=["pixel_values"],
+                output_names=["logits", "pred_boxes"],
+                dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
+                opset_version=ONNX_OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        temporary.replace(out)
+    finally:
+        exporter_log.setLevel(level)
+        temporary.unlink(missing_ok=True)
+    return out

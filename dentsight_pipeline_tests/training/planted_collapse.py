@@ -1,0 +1,187 @@
+"""The planted fault: the loss of transformers before 5.18, and a toy task small enough to show what it does.
+
+Test-only. The product must not be able to train on this loss by accident, so it lives outside the package; the tests
+and `benchmarks/head_collapse.py` are its only users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
+from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_loss2
+
+from dentsight_pipeline.training.health import HeadHealthMonitor
+
+TOY_CLASSES = tuple(
+    f"{texture} {shape}" for shape in ("square", "bar", "post", "frame") for texture in ("bright", "dark", "striped")
+)
+
+
+def pre_5_18_loss(
+    logits: Tensor,
+    labels: list[dict[str, Tensor]],
+    device: torch.device,
+    pred_boxes: Tensor,
+    config: Any,
+    outputs_class: Tensor,
+    outputs_coord: Tensor,
+    enc_topk_logits: Tensor,
+    enc_topk_bboxes: Tensor,
+    denoising_meta_values: dict[str, Any] | None = None,
+    predicted_corners: Tensor | None = None,
+    initial_reference_points: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, dict[str, Tensor], list[dict[str, Tensor]]]:
+    """transformers 4.57.6's `DFineForObjectDetectionLoss`: the main loss sees the denoising queries too.
+
+    The auxiliary losses were split even then; only `logits` and `pred_boxes` were not. Without denoising (a batch
+    without boxes) there is nothing to plant, and that version's auxiliary losses were absent.
+    """
+    criterion = DFineLoss(config).to(device)
+    outputs: dict[str, Any] = {"logits": logits, "pred_boxes": pred_boxes.clamp(min=0, max=1)}
+    auxiliary: list[dict[str, Tensor]] = []
+    if denoising_meta_values is not None:
+        assert predicted_corners is not None and initial_reference_points is not None
+        split = denoising_meta_values["dn_num_split"]
+        dn_coord, coord = torch.split(outputs_coord.clamp(min=0, max=1), split, dim=2)
+        dn_class, scores = torch.split(outputs_class, split, dim=2)
+        dn_corners, corners = torch.split(predicted_corners, split, dim=2)
+        dn_refs, refs = torch.split(initial_reference_points, split, dim=2)
+        auxiliary = _set_aux_loss2(
+            scores[:, :-1].transpose(0, 1),
+            coord[:, :-1].transpose(0, 1),
+            corners[:, :-1].transpose(0, 1),
+            refs[:, :-1].transpose(0, 1),
+            corners[:, -1],
+            scores[:, -1],
+        )
+        auxiliary.extend(_set_aux_loss([enc_topk_logits], [enc_topk_bboxes.clamp(min=0, max=1)]))
+        outputs["auxiliary_outputs"] = auxiliary
+        outputs["dn_auxiliary_outputs"] = _set_aux_loss2(
+            dn_class.transpose(0, 1),
+            dn_coord.transpose(0, 1),
+            dn_corners.transpose(0, 1),
+            dn_refs.transpose(0, 1),
+            dn_corners[:, -1],
+            dn_class[:, -1],
+        )
+        outputs["denoising_meta_values"] = denoising_meta_values
+    terms = criterion(outputs, labels)
+    return sum(terms.values()), terms, auxiliary  # pyright: ignore[reportReturnType] # a sum of tensors
+
+
+def plant(model: torch.nn.Module) -> None:
+    """Make this one model train on the pre-5.18 loss."""
+    model.loss_function = pre_5_18_loss  # pyright: ignore[reportArgumentType] # a property with a setter
+
+
+def tiny_detector(
+    seed: int = 0, *, num_labels: int = len(TOY_CLASSES), decoder_layers: int = 3, **overrides: Any
+) -> DFineForObjectDetection:
+    """A D-FINE of about 0.3 M parameters that learns the toy task in a few hundred steps."""
+    torch.manual_seed(seed)
+    backbone: dict[str, Any] = {
+        "stem_channels": [3, 8, 8],
+        "stage_in_channels": [8, 16, 32, 48],
+        "stage_mid_channels": [8, 12, 16, 16],
+        "stage_out_channels": [16, 32, 48, 64],
+        "hidden_sizes": [16, 32, 48, 64],
+        "depths": [1, 1, 1, 1],
+        "embedding_size": 8,
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_numb_of_layers": [1, 1, 1, 1],
+        "stage_kernel_size": [3, 3, 3, 3],
+        "stage_light_block": [False, False, False, False],
+        "stage_downsample": [False, True, True, True],
+        "use_learnable_affine_block": True,
+        "out_indices": [2, 3],
+    }
+    config = DFineConfig(
+        **{
+            "backbone_config": HGNetV2Config(**backbone),
+            "encoder_in_channels": [32, 48],
+            "feat_strides": [8, 16],
+            "encode_proj_layers": [1],
+            "num_feature_levels": 2,
+            "encoder_hidden_dim": 48,
+            "decoder_in_channels": [48, 48],
+            "d_model": 48,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "decoder_layers": decoder_layers,
+            "decoder_n_points": [4, 4],
+            "depth_mult": 0.34,
+            "hidden_expansion": 0.5,
+            "num_queries": 30,
+            "num_denoising": 40,
+            "num_labels": num_labels,
+            "freeze_backbone_batch_norms": False,
+            **overrides,
+        }
+    )
+    return DFineForObjectDetection(config)
+
+
+def toy_batch(generator: np.random.Generator, batch_size: int = 4, width: int = 96, height: int = 64) -> dict[str, Any]:
+    """Grey noise with one to six small lesions an image; shape and texture together are the class.
+
+    Returns:
+        `pixel_values` `[batch_size, 3, height, width]` and `labels` (boxes cxcywh, relative).
+    """
+    pixels = generator.normal(0.0, 0.3, (batch_size, height, width)).astype(np.float32)
+    labels = []
+    for image in pixels:
+        boxes, classes = [], []
+        for _ in range(generator.integers(1, 7)):
+            kind = int(generator.integers(len(TOY_CLASSES)))
+            shape, texture = divmod(kind, 3)
+            side = int(generator.integers(9, 15))
+            w, h = {1: (side, side // 2), 2: (side // 2, side)}.get(shape, (side, side))
+            x, y = int(generator.integers(0, width - w)), int(generator.integers(0, height - h))
+            patch = image[y : y + h, x : x + w]
+            patch += (1.5, -1.5, 0.0)[texture]
+            if texture == 2:
+                patch[::2] += 2.0
+                patch[1::2] -= 2.0
+            if shape == 3:
+                patch[3:-3, 3:-3] = 0.0
+            boxes.append([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height])
+            classes.append(kind)
+        labels.append({"class_labels": torch.tensor(classes), "boxes": torch.tensor(boxes, dtype=torch.float32)})
+    return {"pixel_values": torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1), "labels": labels}
+
+
+def train_toy(
+    model: DFineForObjectDetection,
+    *,
+    steps: int,
+    evaluations: Sequence[int],
+    learning_rate: float = 1e-3,
+    seed: int = 1,
+    after_evaluation: Callable[[HeadHealthMonitor], None] = HeadHealthMonitor.raise_if_collapsed,
+) -> HeadHealthMonitor:
+    """Train on endless toy batches, watched; what `after_evaluation` raises ends the training."""
+    generator, held_out = np.random.default_rng(seed), np.random.default_rng(10_000)
+    validation = [toy_batch(held_out, 8) for _ in range(4)]
+    monitor = HeadHealthMonitor(model, total_steps=steps, warmup_steps=20, num_labels=len(TOY_CLASSES))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
+    model.train()
+    with monitor.watch(model):
+        for step in range(1, steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, step / 20)
+            optimizer.zero_grad()
+            model(**toy_batch(generator)).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            if step in evaluations:
+                monitor.assess(step, model, validation)
+                after_evaluation(monitor)
+    return monitor

@@ -15,12 +15,8 @@ What the words mean:
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,6 @@ from dentsight_pipeline.evaluation import (
     bootstrap,
     calibration,
     consistency,
-    empty_mouth,
     engines,
     errors_by_type,
     matching,
@@ -40,7 +35,25 @@ from dentsight_pipeline.evaluation import (
 )
 from dentsight_pipeline.evaluation.bootstrap import Draws, Interval, Weights
 from dentsight_pipeline.evaluation.engines import EngineResult
+from dentsight_pipeline.evaluation.folder import (
+    SCHEMA,
+    Evaluation,
+    plain,
+    read_evaluation,
+    read_json_file,
+    summary,
+    write_evaluation,
+)
 from dentsight_pipeline.evaluation.matching import ClassMatches
+from dentsight_pipeline.evaluation.tier2 import (
+    Operating,
+    measure_calibration,
+    measure_consistency,
+    measure_empty_mouth,
+    measure_froc,
+    measurement,
+    sample_sizes,
+)
 from dentsight_pipeline.evaluation.validation import (
     Detections,
     GroundTruth,
@@ -49,7 +62,8 @@ from dentsight_pipeline.evaluation.validation import (
     read_ground_truth,
 )
 
-SCHEMA = "dentsight-evaluation/1"
+__all__ = ["Evaluation", "evaluate", "evaluate_files", "read_evaluation", "summary", "write_evaluation"]
+
 STATED_FLOOR = 0.05
 """Least score of a row in `matches.parquet`; lower when an operating threshold is lower."""
 RANKED = ("ap", "ap50", "ap75", "ar100", "ap_small", "ap_medium", "ap_large", "recall_at_p95", "best_f1")
@@ -65,48 +79,6 @@ GATED = ("ap", "ap50", "ap75", "ar100", "recall_at_p95", "best_f1")
 _CURVE_POINTS = 200
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation in memory.
-
-    Attributes:
-        document: The content of `evaluation.json`.
-        per_class: Rows of both populations, with a `population` column.
-        curves: The content of `curves.json`.
-        matches: Columns of `matches.parquet`.
-    """
-
-    document: dict[str, Any]
-    per_class: list[dict[str, Any]]
-    curves: dict[str, Any]
-    matches: dict[str, np.ndarray]
-
-    @property
-    def macro_ap(self) -> float | None:
-        """Macro AP[.50:.95] over all images and the present classes."""
-        return self.document["populations"]["all"]["macro"]["ap"]
-
-    @property
-    def macro_ap50(self) -> float | None:
-        """Macro AP50 over all images and the present classes."""
-        return self.document["populations"]["all"]["macro"]["ap50"]
-
-    @property
-    def measurements(self) -> list[dict[str, Any]]:
-        """All that gates see."""
-        return self.document["measurements"]
-
-
-@dataclass(frozen=True)
-class _Operating:
-    """Thresholds of each class, with what they were chosen on."""
-
-    chosen_on: str
-    p95: np.ndarray  # [K]; +∞ = unreachable
-    best_f1: np.ndarray  # [K]; +∞ = nothing is ever hit
-    platt: dict[int, calibration.Platt] | None
 
 
 def evaluate(
@@ -185,12 +157,14 @@ def evaluate(
     say("tier 2", 0, 4)
     mask = populations[gated]
     parts = [m.subset(mask) for m in everything]
-    calibrated = _calibration(truth, parts, operating, weights[gated], gated, measurements)
+    calibrated = measure_calibration(truth, parts, operating, weights[gated], gated, measurements)
     say("tier 2", 1, 4)
-    sides = _consistency(truth, found, reflected, everything, operating, mask, weights[gated], gated, measurements)
+    sides = measure_consistency(
+        truth, found, reflected, everything, operating, mask, weights[gated], gated, measurements
+    )
     say("tier 2", 2, 4)
-    empty = _empty_mouth(truth, everything, operating, mask, weights[gated], gated, measurements)
-    froc = _froc(truth, parts, weights[gated])
+    empty = measure_empty_mouth(truth, everything, operating, mask, weights[gated], gated, measurements)
+    froc = measure_froc(truth, parts, weights[gated])
     say("tier 2", 3, 4)
     finite = operating.best_f1[np.isfinite(operating.best_f1)]
     floor = float(min([STATED_FLOOR, *finite]))
@@ -225,12 +199,12 @@ def evaluate(
         "errors": errors_by_type.count_by_type(truth, found, typed, operating.best_f1, mask),
         "confusion": errors_by_type.confusion_matrix(truth, found, typed, operating.best_f1, mask),
         "score_floor": floor,
-        "sample_sizes": _sample_sizes(measurements, document_populations[gated]["images"]),
+        "sample_sizes": sample_sizes(measurements, document_populations[gated]["images"]),
         "notes": notes,
     }
     matches = errors_by_type.table_of_matches(truth, found, typed, operating.best_f1)
     say("done", 1, 1)
-    return Evaluation(_plain(document), rows, _plain(curves), matches)
+    return Evaluation(plain(document), rows, plain(curves), matches)
 
 
 def evaluate_files(
@@ -268,113 +242,6 @@ def evaluate_files(
     )
     write_evaluation(evaluation, out)
     return summary(evaluation.document)
-
-
-def summary(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The short form of an `evaluation.json`: the keys that scripts read.
-
-    Args:
-        document: Its content, e.g. from `read_evaluation`.
-
-    Returns:
-        `per_class` rows, `macro_ap`, `macro_ap50`, … over all images; `clean` holds the same for the clean ones.
-    """
-
-    def short(population: Mapping[str, Any]) -> dict[str, Any]:
-        macro = population["macro"]
-        figures = {f"macro_{name}": macro[name] for name in ("ap", "ap50", "ap75", "ar100")}
-        bounds = {f"macro_{name}_{end}": macro[f"{name}_{end}"] for name in ("ap", "ap50") for end in ("low", "high")}
-        counts = {"images": population["images"], "present": macro["present"], "of": macro["of"]}
-        return {**figures, **bounds, **counts, "per_class": population["per_class"]}
-
-    populations = document["populations"]
-    return {
-        **short(populations["all"]),
-        "clean": short(populations["clean"]) if "clean" in populations else None,
-        "gated_population": document["gated_population"],
-        "thresholds_from": document["thresholds_from"],
-        "engines": document["engines"],
-        "ground_truth_sha256": document["ground_truth_sha256"],
-        "detections_sha256": document["detections_sha256"],
-        "notes": document["notes"],
-    }
-
-
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """The `evaluation.json` of a folder.
-
-    Raises:
-        EvaluationError: None there, or of another schema.
-    """
-    document = read_json_file(folder / "evaluation.json")
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise EvaluationError(
-            f"{folder / 'evaluation.json'} is not a {SCHEMA} document. Make one with `dentsight evaluate --out`."
-        )
-    return document
-
-
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write the evaluation folder: `evaluation.json`, `per_class.{csv,json,parquet}`, `curves.json`, `matches.parquet`.
-
-    Each file appears whole or not at all, and the same evaluation gives the same bytes. In JSON an unreachable
-    threshold is null beside a figure of 0; in CSV and Parquet it is `inf`.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def parquet_bytes(table: pa.Table) -> bytes:
-        sink = pa.BufferOutputStream()
-        parquet.write_table(table, sink, compression="zstd")
-        return sink.getvalue().to_pybytes()
-
-    columns = list(evaluation.per_class[0])
-    by_column = {name: [row[name] for row in evaluation.per_class] for name in columns}
-    texts, wholes = {"population", "class"}, {"n_gt", "n_images", "n_detections"}
-    types = {n: pa.string() if n in texts else pa.int64() if n in wholes else pa.float64() for n in columns}
-    per_class = pa.table({name: pa.array(by_column[name], types[name]) for name in columns})
-    matches = evaluation.matches
-    gap = np.isnan(matches["score"])
-    none = matches["matched_at_50"] < 0
-    match_table = pa.table(
-        {
-            "image_id": pa.array(matches["image_id"], pa.int64()),
-            "class": pa.array(matches["class"], pa.string()),
-            "score": pa.array(matches["score"], pa.float64(), mask=gap),
-            **{side: pa.array(matches[side], pa.float64()) for side in "xywh"},
-            "matched_at_50": pa.array(matches["matched_at_50"], pa.int64(), mask=none),
-            "iou": pa.array(matches["iou"], pa.float64(), mask=gap),
-            "kind": pa.array(matches["kind"], pa.string()),
-            "above_threshold": pa.array(matches["above_threshold"], pa.bool_(), mask=gap),
-        }
-    )
-    _write(folder / "curves.json", _json(evaluation.curves, indent=None))
-    _write(folder / "matches.parquet", parquet_bytes(match_table))
-    _write(folder / "per_class.json", _json(_plain(evaluation.per_class)))
-    _write(folder / "per_class.parquet", parquet_bytes(per_class))
-    temporary = folder / f".per_class.csv.{os.getpid()}"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(evaluation.per_class)
-    temporary.replace(folder / "per_class.csv")
-    _write(folder / "evaluation.json", _json(evaluation.document))  # last: its presence says that the rest is there
-
-
-def read_json_file(path: Path) -> Any:
-    """Parsed JSON.
-
-    Raises:
-        EvaluationError: Missing or not JSON, with the place.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise EvaluationError(f"{path} cannot be read: {error.strerror}. Give an existing JSON file.") from error
-    except ValueError as error:
-        raise EvaluationError(f"{path} is not JSON: {error}. Write it anew; it may be cut off.") from error
 
 
 def _without_partial_teeth(
@@ -450,7 +317,7 @@ def _operating_points(
     matches: Sequence[ClassMatches],
     thresholds_from: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]] | None,
     fill_missing: bool,
-) -> _Operating:
+) -> Operating:
     platt: dict[int, calibration.Platt] | None = None
     chosen_on, source = "test", list(matches)
     if thresholds_from is not None:
@@ -471,7 +338,7 @@ def _operating_points(
     if thresholds_from is not None and calibration.scores_are_probabilities(source):
         fits = {k: calibration.fit_platt(own, best_f1[k]) for k, own in enumerate(source)}
         platt = {k: fit for k, fit in fits.items() if fit is not None}
-    return _Operating(chosen_on, p95, best_f1, platt)
+    return Operating(chosen_on, p95, best_f1, platt)
 
 
 def _population(
@@ -480,7 +347,7 @@ def _population(
     truth: GroundTruth,
     matched: list[dict[str, ClassMatches]],
     record: EngineResult,
-    operating: _Operating,
+    operating: Operating,
     weights: Weights,
     say: Progress,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
@@ -509,7 +376,7 @@ def _population(
             if metric in GATED:
                 note = "" if parts["all"].n_gt else f"no ground truth; {len(parts['all'].scores)} detections"
                 measurements.append(
-                    _measurement(metric, name, population, measured, parts["all"].n_gt, units["all"], note)
+                    measurement(metric, name, population, measured, parts["all"].n_gt, units["all"], note)
                 )
         row["threshold_p95"], row["threshold_best_f1"] = operating.p95[k], operating.best_f1[k]
         rows.append(row)
@@ -532,7 +399,7 @@ def _population(
             note = f"mean over {len(present)} of {len(rows)} classes"
             if metric == "ap":
                 note += "; interval informational"
-            measurements.append(_measurement(metric, "macro", population, measured, n_gt, units, note))
+            measurements.append(measurement(metric, "macro", population, measured, n_gt, units, note))
     macro["present"], macro["of"] = len(present), len(rows)
     part = {"images": int(mask.sum()), "groups": weights.n_groups, "per_class": rows, "macro": macro}
     return part, rows, measurements
@@ -588,215 +455,5 @@ def _curve(record: EngineResult, k: int, matches: ClassMatches) -> dict[str, Any
     }
 
 
-def _calibration(
-    truth: GroundTruth,
-    parts: Sequence[ClassMatches],
-    operating: _Operating,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
-    if not calibration.scores_are_probabilities(parts):
-        note = "scores outside [0, 1] are no probabilities"
-        n = sum(len(m.scores) for m in parts)
-        measurements.append(_measurement("ece", "all", population, Interval(None), n, 0, note))
-        return {"measured": False, "reason": note}
-    counts = {name: calibration.bin_counts(parts[k], operating.best_f1[k]) for k, name in enumerate(truth.class_names)}
-    scaled = None
-    if operating.platt is not None:
-        scaled = {
-            name: calibration.bin_counts(parts[k], operating.best_f1[k], operating.platt.get(k))
-            for k, name in enumerate(truth.class_names)
-        }
-    document: dict[str, Any] = {"measured": True, "bins_per_class": calibration.BINS, "population": population}
-    document["counted"] = "detections at or above the operating threshold of their class, hits at IoU .50"
-    classes: dict[str, Any] = {}
-    for name, own in {**counts, "all": calibration.total(counts)}.items():
-        n = int(own.seen.sum())
-        units = bootstrap.units_with(own.seen.sum(axis=0), weights)
-        measured = bootstrap.interval(bootstrap.draws(own.error, weights), units)
-        note = "" if n else "no detection reaches the operating threshold: failed, not 0"
-        measurements.append(_measurement("ece", name, population, measured, n, units, note))
-        entry: dict[str, Any] = {"n": n, "ece": measured.value, "low": measured.low, "high": measured.high}
-        entry["bins"] = own.bins()
-        if scaled is not None:
-            after = calibration.total(scaled) if name == "all" else scaled[name]
-            after_measured = bootstrap.interval(bootstrap.draws(after.error, weights), units)
-            entry["after_platt"] = {
-                "ece": after_measured.value,
-                "low": after_measured.low,
-                "high": after_measured.high,
-                "bins": after.bins(),
-            }
-        classes[name] = entry
-    document["classes"] = classes
-    document["platt"] = (
-        None
-        if operating.platt is None
-        else {
-            truth.class_names[k]: {"slope": fit.slope, "intercept": fit.intercept, "fitted_on": fit.n}
-            for k, fit in operating.platt.items()
-        }
-    )
-    return document
-
-
-def _consistency(
-    truth: GroundTruth,
-    found: Detections,
-    reflected: Detections | None,
-    matches: Sequence[ClassMatches],
-    operating: _Operating,
-    mask: np.ndarray,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
-    document: dict[str, Any] = {"population": population, "left_right_agreement": None, "left_minus_right_recall": {}}
-    if reflected is not None:
-        mirrors: dict[str, consistency.MirrorCounts] = {}
-        for k, name in enumerate(truth.class_names):
-            mirrors[name] = consistency.mirror_counts(truth, found, reflected, k, operating.best_f1[k]).subset(mask)
-        table = {}
-        for name, counts in {**mirrors, "all": consistency.total(mirrors.values())}.items():
-            n = int(counts.a.sum() + counts.b.sum())
-            units = bootstrap.units_with(counts.a + counts.b, weights)
-            measured = bootstrap.interval(bootstrap.draws(counts.agreement, weights), units)
-            note = "" if n else "nothing reaches the operating threshold on either side"
-            measurements.append(_measurement("left_right_agreement", name, population, measured, n, units, note))
-            table[name] = {"n": n, "value": measured.value, "low": measured.low, "high": measured.high}
-        document["left_right_agreement"] = table
-    if np.isnan(truth.image_sizes_px[:, 0]).all():
-        document["reason"] = "no image gives its width, so sides are unknown"
-        return document
-    hit = errors_by_type.found_at(matches, operating.best_f1.tolist(), len(truth.class_index))
-    sides: dict[str, consistency.SideCounts] = {}
-    for k, name in enumerate(truth.class_names):
-        sides[name] = consistency.side_counts(truth, k, hit).subset(mask)
-    for name, counts in {**sides, "all": consistency.total(sides.values())}.items():
-        both = counts.left_gt + counts.right_gt
-        units = bootstrap.units_with(both, weights)
-        measured = bootstrap.interval(bootstrap.draws(counts.left_minus_right, weights), units, bounds=None)
-        n = int(both.sum())
-        measurements.append(
-            _measurement("left_minus_right_recall", name, population, measured, n, units, "left = the patient's left")
-        )
-        document["left_minus_right_recall"][name] = {
-            "n_left": int(counts.left_gt.sum()),
-            "n_right": int(counts.right_gt.sum()),
-            "value": measured.value,
-            "low": measured.low,
-            "high": measured.high,
-        }
-    return document
-
-
-def _empty_mouth(
-    truth: GroundTruth,
-    matches: Sequence[ClassMatches],
-    operating: _Operating,
-    mask: np.ndarray,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """False positives on images without any annotation of the classes evaluated."""
-    annotated = np.bincount(truth.image_index, minlength=len(truth.image_ids)) > 0
-    empty = ~annotated[mask]
-    shown = np.zeros(int(mask.sum()))
-    for k, own in enumerate(matches):
-        shown += operating_points.counts_at(own, operating.best_f1[k]).seen[mask]
-    n = int(empty.sum())
-    images_hit, positives = int((shown[empty] > 0).sum()), int(shown[empty].sum())
-    rate, per_image = empty_mouth.clopper_pearson(images_hit, n), empty_mouth.garwood(positives, n)
-    needed = empty_mouth.images_needed()
-    units = len(np.unique(weights.groups[empty]))
-    note = f"{needed} empty images without a false positive are needed to show < 5 %"
-    for metric, measured in (("empty_mouth_fp_rate", rate), ("empty_mouth_fp_per_image", per_image)):
-        measurements.append(_measurement(metric, "all", population, measured, n, units, note))
-    return {
-        "population": population,
-        "images": n,
-        "images_with_false_positive": images_hit,
-        "false_positives": positives,
-        "rate": _bounds(rate),
-        "rate_interval": "Clopper-Pearson",
-        "per_image": _bounds(per_image),
-        "per_image_interval": "Garwood",
-        "images_needed_for_below_5_percent": needed,
-        "images_needed_at_observed_rate": None if rate.value is None else empty_mouth.images_needed(rate=rate.value),
-    }
-
-
-def _froc(truth: GroundTruth, parts: Sequence[ClassMatches], weights: Weights) -> dict[str, Any]:
-    """Sensitivity at ⅛ to 8 false positives an image, for each class and for all pooled by score."""
-    points = empty_mouth.FROC_FALSE_POSITIVES
-    document: dict[str, Any] = {"false_positives_per_image": list(points), "classes": {}}
-    for name, own in [*zip(truth.class_names, parts, strict=True), ("all", operating_points.pooled(list(parts)))]:
-        table = operating_points.PointTable.from_matches(own)
-        drawn = bootstrap.draws(lambda w, table=table: table.sensitivity_at(w, points), weights)
-        units = bootstrap.units_with(own.gt_counts, weights)
-        measured = [bootstrap.interval(drawn, units, at=(i,)) for i in range(len(points))]
-        mean = bootstrap.interval(drawn.map(lambda v: v.mean(axis=0)), units)
-        document["classes"][name] = {
-            "sensitivity": [m.value for m in measured],
-            "low": [m.low for m in measured],
-            "high": [m.high for m in measured],
-            "mean": _bounds(mean),
-        }
-    return document
-
-
-def _sample_sizes(measurements: list[dict[str, Any]], n_images: int) -> dict[str, Any]:
-    """About how many images each Tier 2 figure would take for a half-width of .05 (widths fall with √n)."""
-    needed: dict[str, Any] = {"half_width": 0.05, "images": {}}
-    for row in measurements:
-        if row["metric"] in ("recall_at_p95", "ece", "left_right_agreement", "left_minus_right_recall"):
-            measured = Interval(row["value"], row["low"], row["high"])
-            needed["images"].setdefault(row["metric"], {})[row["class"]] = bootstrap.needed_images(measured, n_images)
-    return needed
-
-
-def _measurement(
-    metric: str, name: str, population: str, measured: Interval, n: int, units: int, note: str = ""
-) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "class": name,
-        "population": population,
-        "value": measured.value,
-        "low": measured.low,
-        "high": measured.high,
-        "n": n,
-        "unit_count": units,
-        "note": "; ".join(part for part in (note, measured.note) if part),
-    }
-
-
 def _put(row: dict[str, Any], metric: str, measured: Interval, value: float | None) -> None:
     row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = value, measured.low, measured.high
-
-
-def _bounds(measured: Interval) -> dict[str, float | None]:
-    return {"value": measured.value, "low": measured.low, "high": measured.high}
-
-
-def _plain(value: Any) -> Any:
-    """JSON without NaN, infinity or numpy: what cannot be measured or reached is null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _json(document: Any, indent: int | None = 1) -> bytes:
-    return (json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)

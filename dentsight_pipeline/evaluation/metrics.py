@@ -20,7 +20,8 @@ from dentsight_pipeline.evaluation.matching import ClassMatches
 
 _EPSILON = np.spacing(1)
 _NEARLY = 1e-9  # far above rounding, far below 1/(100·n_gt)
-_RESAMPLES_AT_ONCE = 256
+_CELLS_AT_ONCE = 1_000_000
+_LEAST_COLUMNS = 256
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ class CurveTable:
         """
         shape = (len(IOU_THRESHOLDS), weights.shape[1])
         precision, recall = np.zeros(shape), np.zeros(shape)
-        for start in range(0, weights.shape[1], _RESAMPLES_AT_ONCE):
-            columns = slice(start, start + _RESAMPLES_AT_ONCE)
+        at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, len(self.images)))
+        for start in range(0, weights.shape[1], at_once):
+            columns = slice(start, start + at_once)
             block = np.ascontiguousarray(weights[:, columns])
             precision[:, columns], recall[:, columns] = self._block(block)
         return precision, recall
@@ -86,18 +88,19 @@ class CurveTable:
         precision, recall = np.zeros((len(self.hits), weights.shape[1])), np.zeros((len(self.hits), weights.shape[1]))
         if len(self.images):
             own = weights[self.images]  # [P, B]
-            plain = np.cumsum(self.between @ weights, axis=0)
+            plain = self.between @ weights
             all_count = bool(self.counted.all())
             if all_count:
-                plain += np.cumsum(own, axis=0)
+                plain += own
+            running_sum(plain)
             for t, hits in enumerate(self.hits):
                 rows = np.flatnonzero(hits)
                 if not len(rows):
                     continue
                 seen = plain[rows]
                 if not all_count:
-                    seen += np.cumsum(own * self.counted[t][:, None], axis=0)[rows]
-                true = np.cumsum(own[rows], axis=0)
+                    seen += running_sum(own * self.counted[t][:, None])[rows]
+                true = running_sum(own[rows])
                 precision[t], recall[t] = _interpolated(true, seen, n_gt)
         precision[:, np.isnan(n_gt)] = np.nan
         recall[:, np.isnan(n_gt)] = np.nan
@@ -121,6 +124,13 @@ def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple
     reached[1:] -= reached[:-1].copy()
     area += np.einsum("pb,pb->b", envelope[1:], reached[1:])
     return area / len(RECALL_THRESHOLDS), last
+
+
+def running_sum(rows: np.ndarray) -> np.ndarray:
+    """Cumulative sum over axis 0, in place; row by row, which is several times faster than `np.cumsum` here."""
+    for row in range(1, len(rows)):
+        np.add(rows[row - 1], rows[row], out=rows[row])
+    return rows
 
 
 def average_precision(matches: ClassMatches) -> tuple[np.ndarray, np.ndarray]:

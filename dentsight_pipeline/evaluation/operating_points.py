@@ -14,9 +14,10 @@ import numpy as np
 from scipy import sparse
 
 from dentsight_pipeline.evaluation.matching import ClassMatches
+from dentsight_pipeline.evaluation.metrics import running_sum
 
 PRECISION_TARGET = 0.95
-_RESAMPLES_AT_ONCE = 256
+_RESAMPLES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class PointTable:
             block = np.ascontiguousarray(weights[:, start : start + _RESAMPLES_AT_ONCE])
             n_gt = self.gt_counts @ block
             n_gt = np.where(n_gt > 0, n_gt, np.nan)
-            true, seen = np.cumsum(self.hits @ block, axis=0), np.cumsum(self.seen @ block, axis=0)
+            true, seen = running_sum(self.hits @ block), running_sum(self.seen @ block)
             found = best(true, seen, n_gt, block.sum(axis=0))
             parts.append(np.where(np.isnan(n_gt), np.nan, found))
         return np.concatenate(parts, axis=-1)

@@ -345,7 +345,7 @@ def _check_request(out: Path, images: int, width: int) -> None:
         raise ConfigurationError(f"{out} is not empty; nothing was written. Name a new folder, or empty this one.")
     if images < _MIN_IMAGES:
         raise ConfigurationError(
-            f"{images} images were asked for; a corpus needs at least {_MIN_IMAGES}: one each for train, valid and test."
+            f"{images} images were asked for; a corpus needs at least {_MIN_IMAGES}: one for each of train, valid, test."
         )
     if not _MIN_WIDTH <= width <= _MAX_WIDTH:
         raise ConfigurationError(

@@ -41,6 +41,7 @@ _CANAL: _Outline = [(0.335, -0.06), (0.325, 0.0), (0.305, 0.055), (0.27, 0.09), 
 _OBLIQUE_RIDGE: _Outline = [(0.285, -0.10), (0.275, -0.04), (0.255, 0.02), (0.21, 0.055)]
 _PALATE: _Outline = [(-0.27, -0.118), (-0.2, -0.13), (-0.1, -0.138), (0.0, -0.141), (0.1, -0.138), (0.2, -0.13),
                      (0.27, -0.118)]  # fmt: skip
+_HALF_JAW: _Outline = [(0.12, -0.05), (0.105, 0.08), (0.085, 0.30), (0.45, 0.30), (0.45, -0.30), (0.27, -0.30)]
 _HYOID: _Outline = [(0.09, 0.232), (0.15, 0.222), (0.20, 0.225), (0.26, 0.24)]
 _SKIN: _Outline = [(0.49, -0.45), (0.475, -0.1), (0.455, 0.05), (0.42, 0.14), (0.36, 0.185), (0.31, 0.23), (0.29, 0.45)]
 
@@ -132,10 +133,11 @@ def draw_anatomy(
     upper = painter.layer(0.5)
     veil = painter.layer(0.5)
     lines = painter.layer(0.5)
-    _draw_upper_face(painter, upper, veil, lines, margins[True])
     _draw_mandible(painter, bone, lines, margins[False])
     if removed_side is not None:
-        _remove_half_jaw(painter, removed_side, bone, lines)
+        for layer in (bone, lines):
+            fill(layer, painter.place(_HALF_JAW, 0.004, removed_side), 0, 0.5)
+    _draw_upper_face(painter, upper, veil, lines, margins[True])
     height, width = bone.shape
     total = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
     texture = window(textures(face.width)[0], height, width, rng)
@@ -226,11 +228,3 @@ def _draw_mandible(painter: _Painter, bone: Gray, lines: Gray, margin: Points) -
         fill(bone, blob(fossa, 0.055 * face.width, 0.018 * face.width, painter.rng, 0.1), 56, half)
     chin = painter.origin + face.width * np.array([0.0, 0.155])
     fill(bone, blob(chin, 0.05 * face.width, 0.018 * face.width, painter.rng, 0.1), 78, half)
-
-
-def _remove_half_jaw(painter: _Painter, side: float, *layers: Gray) -> None:
-    """Clear the lower jaw from the premolars backwards."""
-    x = int((painter.origin[0] + side * 0.10 * painter.face.width) * 0.5)
-    y = int(painter.origin[1] * 0.5)
-    for layer in layers:
-        layer[y:, slice(x, None) if side > 0 else slice(0, x)] = 0

@@ -146,7 +146,8 @@ def draw_stump(c: Canvas, p: Place, layer: Gray, filled: bool, rng: np.random.Ge
 def _from_neck(root: Points) -> NDArray[np.int64]:
     """Indices that walk a root outline from its distal neck round the tip to its mesial neck."""
     start = int(np.argmax(root[:, 0] - 3.0 * root[:, 1]))
-    return (np.arange(len(root)) + start) % len(root)
+    walk = (np.arange(len(root)) + start) % len(root)
+    return walk[root[walk, 1] > 1.03]  # without the outline's closing line across the neck
 
 
 def draw_implant(c: Canvas, p: Place, crowned: bool, rng: np.random.Generator) -> None:
@@ -268,7 +269,7 @@ def _dense_bone(f: _Site) -> None:
     """A dense patch at the root tip."""
     c, p = f.canvas, f.place
     patch = blob(p.point(0.0, 2.0) + p.along * 1.5 * c.mm, 4.0 * c.mm, 3.0 * c.mm, f.rng, 0.12)
-    fill(f.other_layer, patch, 62)
+    fill(f.other_layer, patch, 46)
     f.mark(inflate(patch, 0.4 * c.mm))
 
 
@@ -309,11 +310,11 @@ def _cast_denture(f: _Site) -> None:
     """A metal framework along the whole lower jaw, with clasps."""
     c = f.canvas
     row = [p for p in (f.places[fdi] for fdi in arch(f.place.fdi < 30)) if 1 < p.column < 14]
-    bar = np.array([p.point(0.0, 1.75) for p in row])
+    bar = smooth_line(np.array([p.point(0.0, 1.75) for p in row]))
     c.line(c.metal, bar, 240, 3.0)
     parts = [thick(bar, 1.6 * c.mm)]
     for p in (row[0], row[3], row[-4], row[-1]):
-        clasp = p.xy(np.array([(0.0, 1.75), (-0.9, 1.1), (-0.8, 0.5), (0.3, 0.3), (0.9, 0.6)]))
+        clasp = smooth_line(p.xy(np.array([(0.0, 1.75), (-0.9, 1.1), (-0.8, 0.5), (0.3, 0.3), (0.9, 0.6)])))
         c.line(c.metal, clasp, _METAL, 1.2)
         parts.append(clasp)
     f.mark(hull(*parts))
@@ -349,7 +350,7 @@ def _splint(f: _Site) -> None:
     """A wire bonded along the front teeth."""
     c = f.canvas
     row = [p for p in (f.places[fdi] for fdi in arch(f.place.fdi < 30)) if 4 <= p.column <= 11]
-    wire = np.array([p.point(s, 0.55) for p in row for s in ((1.0, -1.0) if p.column < 8 else (-1.0, 1.0))])
+    wire = smooth_line(np.array([p.point(0.0, 0.55) for p in row]))
     c.line(c.metal, wire, _METAL, 0.9)
     for p in row:
         fill(c.metal, disc(p.point(0.0, 0.55), 1.2 * c.mm), 236)

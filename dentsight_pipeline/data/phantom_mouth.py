@@ -99,9 +99,19 @@ def arch(upper: bool) -> list[int]:
     return [right * 10 + p for p in range(8, 0, -1)] + [left * 10 + p for p in range(1, 9)]
 
 
-# What the rules below lose (a tooth already taken, a gap in the way, a finding outside a cropped picture),
-# measured on 20,000 mouths; the drawn number is multiplied by it so that the mean meets v8's.
-_COMPENSATION: dict[str, float] = {}
+# Findings get lost after they were drawn by lot: the tooth is taken, the picture ends above them, or the second
+# dentist overlooks them. Measured on 4,426 phantoms; the drawn number is multiplied by it, so that means meet v8's.
+_COMPENSATION: dict[str, float] = {
+    "bridge": 1.09,
+    "calculus": 1.03,
+    "caries": 1.05,
+    "crown": 0.94,
+    "impacted": 1.04,
+    "implant": 1.04,
+    "missing": 1.03,
+    "periapical radiolucency": 1.11,
+    "restoration": 1.03,
+}
 
 _CARIES_WEIGHT = {1: 0.6, 2: 0.7, 3: 0.6, 4: 1.0, 5: 1.3, 6: 2.0, 7: 2.0, 8: 1.2}
 _LOSS_WEIGHT = {1: 0.3, 2: 0.3, 3: 0.2, 4: 0.8, 5: 1.0, 6: 2.4, 7: 1.5, 8: 0.3}
@@ -139,7 +149,7 @@ def sample_mouth(rng: np.random.Generator) -> Mouth:
         mouth.healthy = True
         return mouth
     severity = float(rng.gamma(1.6, 1 / 1.6))
-    if rng.random() < 0.036:
+    if rng.random() < 0.030:
         _place_buds(mouth, rng)
     _place_third_molars(mouth, rng)
     _place_gaps(mouth, rng, severity)

@@ -5,19 +5,17 @@ Exit status: 0 done whatever the verdict, 2 refused input with one line naming f
 `audit` have statuses of their own. Only parsing and printing belong here: each command calls one function of a room.
 """
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dentsight_pipeline.errors import ConfigurationError, DataError, DentsightError
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
 
 EXIT_REFUSED = 2
-EXIT_GATE_FAILED, EXIT_GATE_INCONCLUSIVE = 3, 4
 EXIT_NOT_INTACT = 5
 EXIT_INTERRUPTED = 130
 
@@ -89,8 +87,9 @@ def run(
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     replace: Annotated[str, typer.Option(help="Why this export may take over a key in use.")] = "",
     allow_head_collapse: Annotated[str, typer.Option(help="Why training may go on with a collapsed head.")] = "",
-    override_by: Annotated[str, typer.Option(help="Name of the person who overrides a missed gate.")] = "",
-    override_reason: Annotated[str, typer.Option(help="Why; printed on the report.")] = "",
+    override: Annotated[
+        list[str] | None, typer.Option(help='A missed hard gate to override: gate_id="Name: reason"; repeatable.')
+    ] = None,
     with_teeth: Annotated[bool, typer.Option(help="Stage 1 as well: the 32 teeth.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -102,13 +101,12 @@ def run(
         source=source,
         dataset=dataset,
         recipe=recipe,
-        overrides=_fields(overrides or []),
+        overrides=_fields(overrides or [], "--set"),
         policy=policy,
         drop=tuple(drop or ()),
         replace=replace,
         allow_head_collapse=allow_head_collapse,
-        override_by=override_by,
-        override_reason=override_reason,
+        gate_overrides=_fields(override or [], "--override"),
         with_teeth=with_teeth,
     )
     facts = run_cell(request)
@@ -127,9 +125,7 @@ def evaluate(
     """Evaluate any COCO detections against any COCO ground truth."""
     from dentsight_pipeline.evaluation.evaluate import evaluate_files
 
-    facts = evaluate_files(
-        ground_truth, detections, out, resamples=resamples, seed=seed, progress=_staged_progress()
-    )
+    facts = evaluate_files(ground_truth, detections, out, resamples=resamples, seed=seed, progress=_staged_progress())
     _show(facts, as_json, lambda: _evaluation_text(facts, out))
 
 
@@ -138,15 +134,24 @@ def gate(
     evaluation: Annotated[Path, typer.Option(help="Folder written by `dentsight evaluate`.")],
     policy: Annotated[str, typer.Option(help="card, phantom, or a policy file.")] = "card",
     health: Annotated[Path | None, typer.Option(help="health.json of the checkpoint.")] = None,
+    override: Annotated[list[str] | None, typer.Option(help='gate_id="Name: reason"; repeatable.')] = None,
     as_json: Json = False,
 ) -> None:
     """Judge an evaluation by a gate policy; exit 0 pass, 3 fail, 4 inconclusive."""
+    from dentsight_pipeline.evaluation.folder import read_evaluation
     from dentsight_pipeline.release import gates
+    from dentsight_pipeline.release.product import overrides_of
 
-    verdict = gates.judge_folder(evaluation, policy, health)
-    facts = verdict.to_dict()
-    _show(facts, as_json, lambda: verdict.to_text())
-    raise typer.Exit({"PASS": 0, "FAIL": EXIT_GATE_FAILED}.get(facts["verdict"], EXIT_GATE_INCONCLUSIVE))
+    verdict = gates.judge(
+        read_evaluation(evaluation),
+        gates.load_policy(policy),
+        _json_file(health) if health else None,
+        overrides=overrides_of(_fields(override or [], "--override")),
+    )
+    rows = [{**row, "verdict": row["outcome"]} for row in verdict.to_json()["rows"]]
+    facts = {"verdict": verdict.outcome, "releasable": verdict.releasable, "gates": rows, **verdict.to_json()}
+    _show(facts, as_json, lambda: "\n".join(verdict.sentences))
+    raise typer.Exit(verdict.exit_code)
 
 
 @app.command()
@@ -154,16 +159,21 @@ def heads(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of any D-FINE checkpoint.")],
     images: Annotated[Path | None, typer.Option(help="Folder of X-rays to score; default: phantoms.")] = None,
     rescue: Annotated[Path | None, typer.Option(help="Write a checkpoint that scores with an earlier head.")] = None,
-    head: Annotated[int | None, typer.Option(help="The head to score with; default: the last supervised one.")] = None,
+    head: Annotated[int | None, typer.Option(help="The head to score with; default: the last safe one.")] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="COCO file of --images: measures AP before and after the rescue.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Audit the scores of every decoder layer of a checkpoint."""
     from dentsight_pipeline.training import heads as audit_of_heads
 
-    facts = audit_of_heads.audit_folder(checkpoint, images)
+    facts = audit_of_heads.audit_heads(checkpoint, audit_of_heads.read_images(images) if images else None)
     if rescue is not None:
-        facts["rescued"] = audit_of_heads.rescue(checkpoint, head, rescue)
-    _show(facts, as_json, lambda: audit_of_heads.to_text(facts))
+        chosen = head if head is not None else max(facts["rescue_heads"])
+        truth = _json_file(ground_truth) if ground_truth else None
+        facts["rescued"] = audit_of_heads.rescue(checkpoint, chosen, rescue, ground_truth=truth, images=images)
+    _show(facts, as_json, lambda: _heads_text(facts))
 
 
 @app.command()
@@ -176,10 +186,13 @@ def predict(
 ) -> None:
     """Find conditions on one's own X-rays, as JSON and as pictures. Research only."""
     from dentsight_pipeline.lineage.reference import checkpoint_folder
-    from dentsight_pipeline.training.predict import predict_files
+    from dentsight_pipeline.training.predict import predict_images
 
+    out.mkdir(parents=True, exist_ok=True)
     with checkpoint_folder(_workspace(), checkpoint) as folder:
-        facts = predict_files(images, folder, out, threshold=threshold)
+        found = predict_images(images, folder, threshold, pictures=out)
+    facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": found}
+    (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _show(facts, as_json, lambda: _findings_text(facts, out))
 
 
@@ -189,11 +202,26 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove stored objects that no manifest names."""
-    from dentsight_pipeline.store.gc import collect
+    from dentsight_pipeline.store import gc as collection
 
-    facts = collect(_workspace().store, apply=apply).to_dict()
+    store = _workspace().store
+    found = collection.plan(store)
+    facts = {
+        "store": store.uri,
+        "objects": len(found.unnamed),
+        "bytes": sum(size for _, size in found.unnamed),
+        "leftovers": len(found.leftovers),
+        "removed": apply,
+    }
+    if apply:
+        removed = collection.apply(store, found)
+        facts |= {"objects": removed.objects, "bytes": removed.size, "leftovers": removed.leftovers}
     verb = "removed" if apply else "would be removed (add --apply)"
-    _show(facts, as_json, lambda: f"{facts['objects']} objects, {facts['bytes']:,} bytes {verb}")
+    _show(
+        facts,
+        as_json,
+        lambda: f"{facts['objects']} objects, {facts['bytes']:,} bytes and {facts['leftovers']} leftovers {verb}",
+    )
 
 
 @app.command()
@@ -261,11 +289,21 @@ def _inspection_text(facts: Mapping[str, Any]) -> str:
 
 def _findings_text(facts: Mapping[str, Any], out: Path) -> str:
     rows = [
-        {"image": item["image"], **{key: finding[key] for key in ("class", "score", "bbox")}}
+        {"image": item["image"], **{key: finding[key] for key in ("class", "score", "bbox_xywh_px")}}
         for item in facts["findings"]
         for finding in item["findings"]
     ]
-    return _table(rows, ["image", "class", "score", "bbox"]) + f"\nPictures and findings.json are in {out}. Research only."
+    return (
+        _table(rows, ["image", "class", "score", "bbox_xywh_px"]) + f"\nPictures and findings.json are in {out}. Research only."
+    )
+
+
+def _heads_text(facts: Mapping[str, Any]) -> str:
+    columns = [name for name in facts["layers"][0] if not isinstance(facts["layers"][0][name], list | dict)]
+    ratio = _number(facts["ratio_last_to_first"])
+    return "\n".join(
+        [_table(facts["layers"], columns), f"last/first ratio {ratio}. {facts['verdict']}", *facts.get("notes", [])]
+    )
 
 
 def _doctor_text(findings: list[dict[str, Any]]) -> str:
@@ -314,11 +352,20 @@ def _absolute(export: str) -> str:
     return export if not export or ":" in export.split("/")[0] else str(Path(export).expanduser().absolute())
 
 
-def _fields(pairs: list[str]) -> dict[str, str]:
+def _fields(pairs: list[str], option: str) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise ConfigurationError(f"--set {pair!r} has no value. Write it as --set field=value.")
+            raise ConfigurationError(f"{option} {pair!r} has no value. Write it as {option} name=value.")
     return {name.strip(): value.strip() for name, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _json_file(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}. Give an existing JSON file.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{path} is not JSON: {error}. Write it anew; it may be cut off.") from error
 
 
 def _workspace() -> Any:

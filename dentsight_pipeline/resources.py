@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "dentsight"
 
+StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+
 
 def find_home(start: Path | None = None) -> Path:
     """The folder that holds this project's `dagster.yaml` and, by default, its `workspace/`.
@@ -91,7 +93,7 @@ class Workspace(dg.ConfigurableResource):
         """Where people find the reports of one cell."""
         return self.folder / "reports" / dataset / recipe
 
-    def latest(self, context: dg.AssetExecutionContext, asset: str, partition: str) -> "Manifest":
+    def latest(self, context: StepContext, asset: str, partition: str) -> "Manifest":
         """The manifest of an upstream asset that this step reads, chosen once and recorded by the caller.
 
         The materialisation of this very run wins over a newer one by another run, so that a cell's chain stays one
@@ -106,15 +108,22 @@ class Workspace(dg.ConfigurableResource):
             ConfigurationError: It was never materialised for this partition.
             IntegrityError: Its manifest is missing or was changed.
         """
+        manifest = self.latest_or_none(context, asset, partition)
+        if manifest is None:
+            raise ConfigurationError(
+                f"{asset} was never materialised for partition {partition!r}. Materialise it first, or use "
+                "`dentsight run`, which does everything in order."
+            )
+        return manifest
+
+    def latest_or_none(self, context: StepContext, asset: str, partition: str) -> "Manifest | None":
+        """As `latest`, but None when the asset was never materialised for the partition."""
         events = context.instance.fetch_materializations(
             dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition]), limit=50
         ).records
-        chosen = next((event for event in events if event.run_id == context.run_id), events[0] if events else None)
+        chosen = next((event for event in events if event.run_id == context.run.run_id), events[0] if events else None)
         if chosen is None or chosen.asset_materialization is None:
-            raise ConfigurationError(
-                f"{context.asset_key.to_user_string()} needs {asset} for partition {partition!r}, which was never "
-                f"materialised. Materialise {asset} first, or use `dentsight run`, which does it in order."
-            )
+            return None
         tags = chosen.asset_materialization.tags or {}
         return self.store.get_manifest(tags["dagster/data_version"])
 

@@ -1,12 +1,17 @@
 """Data assets: from an export to the 13 conditions, partitioned by dataset."""
 
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
 from dentsight_pipeline.assets.partitions import checked_dataset_key, datasets
 from dentsight_pipeline.assets.step import Made, materialize_step
-from dentsight_pipeline.data.datasets import register_dataset
+from dentsight_pipeline.data.datasets import recall_dataset, register_dataset
 from dentsight_pipeline.resources import Workspace, throttled
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
 
 
 class ExportConfig(dg.Config):
@@ -38,30 +43,25 @@ def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspac
     plan = acquire.plan(workspace.store, key, config.export, config.source, tuple(config.drop))
 
     def ingest() -> Made:
-        manifest = acquire.ingest(
-            workspace.store, plan, workspace.scratch("raw_export", key), throttled(context.log.info)
-        )
-        return Made(manifest, {"location": plan.location})
+        scratch = workspace.scratch("raw_export", key)
+        digest = acquire.ingest(workspace.store, plan, scratch, throttled(context.log.info))
+        return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
 
-    result = materialize_step(
-        context,
-        workspace,
-        inputs={},
-        config=plan.identity(workspace.store),
-        make=ingest,
-        describe=lambda made: metadata.of_raw_export(workspace, made, plan.location),
+    def register_and_describe(manifest: "Manifest") -> dict[str, Any]:
+        register_dataset(
+            workspace.store,
+            key,
+            manifest.digest,
+            plan.location,
+            source=plan.source,
+            drop=plan.drop,
+            replace=config.replace,
+        )
+        return metadata.of_raw_export(manifest, plan.location)
+
+    return materialize_step(
+        context, workspace, inputs={}, config=plan.memo, make=ingest, describe=register_and_describe
     )
-    assert result.data_version is not None
-    register_dataset(
-        workspace.store,
-        key,
-        result.data_version.value,
-        plan.location,
-        source=plan.source,
-        drop=plan.drop,
-        replace=config.replace,
-    )
-    return result
 
 
 @dg.asset(
@@ -74,22 +74,22 @@ def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspac
 )
 def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
-    from dentsight_pipeline.data import acquire
     from dentsight_pipeline.data.normalise import normalise_export
 
     raw = workspace.latest(context, "raw_export", context.partition_key)
-    choice = acquire.label_choice(workspace.store, context.partition_key)
+    choice = recall_dataset(workspace.store, context.partition_key)
+    source, drop = (choice.source, choice.drop) if choice else (None, ())
     return materialize_step(
         context,
         workspace,
         inputs={"raw_export": raw},
-        config={"source": choice.source, "drop": list(choice.drop), "mapping": acquire.mapping_digest(raw, choice)},
+        config={"source": source, "drop": list(drop)},
         make=lambda: Made(
             normalise_export(
                 workspace.store,
                 raw,
-                source=choice.source,
-                drop=choice.drop,
+                source=source,
+                drop=drop,
                 progress=throttled(context.log.info),
             ).digest
         ),
@@ -111,7 +111,7 @@ def condition_subset(context: dg.AssetExecutionContext, workspace: Workspace) ->
     from dentsight_pipeline.data.subset import select_conditions
 
     splits = workspace.latest(context, "normalized_splits", context.partition_key)
-    checks.require(splits)
+    checks.require(workspace.store, splits)
     return materialize_step(
         context,
         workspace,

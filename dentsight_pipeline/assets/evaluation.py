@@ -1,5 +1,8 @@
 """The evaluation asset: every metric of docs/evaluation.md, on all test images and on the clean ones."""
 
+import tempfile
+from pathlib import Path
+
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
@@ -8,6 +11,7 @@ from dentsight_pipeline.assets.step import Made, materialize_step
 from dentsight_pipeline.assets.training import test_predictions
 from dentsight_pipeline.resources import Tracking, Workspace, throttled
 from dentsight_pipeline.runtime.tracked import run_tags
+from dentsight_pipeline.store.manifest import materialise
 
 
 class EvaluationConfig(dg.Config):
@@ -41,7 +45,7 @@ def class_metrics(
         with tracking.run(
             f"evaluate {dataset} × {recipe}",
             params={"resamples": config.resamples, "seed": config.seed},
-            tags=run_tags(context, "evaluation", {"predictions": predictions, "condition_subset": subset}),
+            tags=run_tags(context, "evaluate", {"test_predictions": predictions, "condition_subset": subset}),
         ) as run:
             made = evaluate_predictions(
                 workspace.store,
@@ -53,7 +57,8 @@ def class_metrics(
             )
             run.dataset(dataset, subset.digest)
             run.metrics(metadata.flat_metrics(workspace.store, made))
-            run.artifacts(metadata.unpacked(workspace, made), "evaluation")
+            with tempfile.TemporaryDirectory() as folder:
+                run.artifacts(materialise(workspace.store, made, Path(folder)), "evaluation")
             run.tags({"dentsight.evaluation_digest": made.digest})
             return Made(made.digest, {"mlflow_run": run.run_id, "mlflow_url": run.url})
 

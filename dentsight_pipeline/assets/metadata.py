@@ -12,6 +12,8 @@ from dentsight_pipeline.resources import Workspace
 from dentsight_pipeline.store.manifest import read_json
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.data.checks import Outcome
+    from dentsight_pipeline.release.verdict import Verdict
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -27,7 +29,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
     )
 
 
-def of_raw_export(workspace: Workspace, manifest: "Manifest", location: str) -> dict[str, Value]:
+def of_raw_export(manifest: "Manifest", location: str) -> dict[str, Value]:
     """Where an export came from, and how big it is."""
     facts = manifest.facts
     return {
@@ -110,20 +112,71 @@ def of_evaluation(workspace: Workspace, manifest: "Manifest") -> dict[str, Value
     }
 
 
-def of_report(workspace: Workspace, manifest: "Manifest", path: Path) -> dict[str, Value]:
+def of_report(verdict: "Verdict", path: Path) -> dict[str, Value]:
     """The verdict in words, each gate, and where the report is."""
-    report = read_json(workspace.store, manifest, "verdict.json")
     rows = [
-        {key: row.get(key) for key in ("id", "outcome", "severity", "value", "low", "high", "floor")}
-        for row in report["rows"]
+        {key: getattr(row, key) for key in ("id", "outcome", "severity", "value", "low", "high", "floor")}
+        for row in verdict.rows
     ]
     return {
-        "verdict": manifest.facts["verdict"],
-        "in_words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in report["sentences"])),
+        "verdict": verdict.outcome,
+        "in_words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in verdict.sentences)),
         "gates": table(rows),
         "path": dg.MetadataValue.path(str(path)),
         "report": dg.MetadataValue.url(path.as_uri()),
     }
+
+
+def of_release(manifest: "Manifest") -> dict[str, Value]:
+    """What was released, and for what it may never be used."""
+    facts = manifest.facts
+    return {
+        "verdict": facts["verdict"],
+        "never_for_xrays": dg.MetadataValue.bool(facts["never_for_xrays"]),
+        "chain": table([{"product": name, "digest": digest} for name, digest in facts["chain"].items()]),
+        "files": table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()]),
+    }
+
+
+def check_result(outcome: "Outcome") -> dg.AssetCheckResult:
+    """A data check's outcome, with its table."""
+    return dg.AssetCheckResult(
+        passed=outcome.passed,
+        severity=dg.AssetCheckSeverity.ERROR if outcome.blocking else dg.AssetCheckSeverity.WARN,
+        description=outcome.summary,
+        metadata={"table": table(outcome.rows)} if outcome.rows else {},
+    )
+
+
+def health_result(store: "Store", checkpoint: "Manifest") -> dg.AssetCheckResult:
+    """The head's health as a check: red when it collapsed."""
+    health = read_json(store, checkpoint, "health.json")
+    healthy = health.get("healthy")
+    ratio = health.get("ratio_last_to_first")
+    state = {True: "healthy", False: "collapsed: AP is ranking-only, nothing may be released"}.get(healthy, "unknown")
+    return dg.AssetCheckResult(
+        passed=healthy is True,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"The head is {state}" + ("" if ratio is None else f" (last/first layer score ratio {ratio:.3f})."),
+        metadata={"rules": table([_flat(rule) for rule in health.get("rules", [])])},
+    )
+
+
+def gate_results(verdict: "Verdict", specs: Sequence[str]) -> list[dg.AssetCheckResult]:
+    """Each gate as a check result: ERROR for hard gates, WARN for soft ones."""
+    rows = {check.gate_id: check for check in verdict.checks()}
+    results = []
+    for name in specs:
+        check = rows.get(name)
+        if check is None:
+            text = f"Policy {verdict.policy} has no such gate."
+            results.append(dg.AssetCheckResult(check_name=name, passed=True, description=text))
+            continue
+        severity = dg.AssetCheckSeverity.ERROR if check.severity == "hard" else dg.AssetCheckSeverity.WARN
+        results.append(
+            dg.AssetCheckResult(check_name=name, passed=check.passed, severity=severity, description=check.description)
+        )
+    return results
 
 
 def flat_metrics(store: "Store", manifest: "Manifest") -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.errors import IntegrityError
 from dentsight_pipeline.resources import Workspace
 
 if TYPE_CHECKING:
@@ -25,7 +26,18 @@ TAG_DIGITS = 63
 """A Dagster tag value holds at most 63 characters (measured on 1.13.27), one fewer than a sha256 has. The tag holds the
 first 63; the metadata entry of the same name holds all 64, and so does the manifest itself."""
 
-PACKAGES = ("dagster", "torch", "transformers", "datasets", "pycocotools", "hotcoco", "pandas", "mlflow", "boto3", "numpy")
+PACKAGES = (
+    "dagster",
+    "torch",
+    "transformers",
+    "datasets",
+    "pycocotools",
+    "hotcoco",
+    "pandas",
+    "mlflow",
+    "boto3",
+    "numpy",
+)
 
 
 def materialize_step(
@@ -33,7 +45,7 @@ def materialize_step(
     workspace: Workspace,
     *,
     inputs: Mapping[str, "Manifest"],
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
     make: Callable[[], "Made"],
     describe: Callable[["Manifest"], Mapping[str, Any]],
 ) -> dg.MaterializeResult:
@@ -43,7 +55,8 @@ def materialize_step(
         context: The step.
         workspace: Where the store is.
         inputs: The manifests that the step reads, by asset name.
-        config: Everything else that the result depends on; becomes part of the memo key.
+        config: Everything else that the result depends on; becomes part of the memo key. None when only the work
+            itself can tell what it depends on: it is then always done.
         make: Does the work and returns the digest of the manifest it stored, with a record of how.
         describe: Metadata for the UI, from the manifest.
 
@@ -55,14 +68,15 @@ def materialize_step(
     asset = context.asset_key.to_user_string()
     code_version = (context.assets_def.code_versions_by_key or {})[context.asset_key] or ""
     read = {name: manifest.digest for name, manifest in inputs.items()}
-    key = memo.key(asset, code_version, read, dict(config))
     store = workspace.store
-    digest = memo.recall(store, key)
-    reused = digest is not None
-    if digest is None:
-        started = time.time()
-        made = make()
-        digest = made.digest
+    key = None if config is None else memo.key(asset, code_version, read, dict(config))
+    known = None if key is None else memo.recall(store, key)
+    started = time.time()
+    made = make() if known is None else Made(known, reused=True)
+    digest = made.digest
+    if made.reused:
+        context.log.info(f"{asset}: unchanged, reused {digest[:12]}")
+    else:
         store.append_record(
             digest,
             {
@@ -77,33 +91,46 @@ def materialize_step(
                 **made.record,
             },
         )
-        memo.remember(store, key, digest)
-    else:
-        context.log.info(f"{asset}: unchanged, reused {digest[:12]}")
+        if key is not None:
+            memo.remember(store, key, digest)
     manifest = store.get_manifest(digest)
     recipe_facts = {"variant": "true"} if manifest.facts.get("variant") else {}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest),
         metadata={
             "digest": digest,
-            "reused": dg.MetadataValue.bool(reused),
+            "reused": dg.MetadataValue.bool(made.reused),
             **{f"{INPUT_TAG}{name}": value for name, value in read.items()},
             **describe(manifest),
         },
         tags={
             **{f"{INPUT_TAG}{name}": value[:TAG_DIGITS] for name, value in read.items()},
             **{f"dentsight/{name}": value for name, value in recipe_facts.items()},
-            "dentsight/reused": str(reused).lower(),
+            "dentsight/reused": str(made.reused).lower(),
         },
     )
 
 
-class Made:
-    """What `make` returns: the digest of the stored manifest, and a record of how it came about."""
+def digest_of(result: dg.MaterializeResult) -> str:
+    """The digest that a step's materialisation stands for."""
+    if result.data_version is None:
+        raise IntegrityError("A materialisation", "any digest", None, "Every asset here sets its data version.")
+    return result.data_version.value
 
-    def __init__(self, digest: str, record: Mapping[str, Any] | None = None) -> None:
+
+def chained_assets(context: dg.AssetExecutionContext) -> frozenset[str]:
+    """The assets that this run materialises, this one included."""
+    return frozenset(key.to_user_string() for key in context.job_def.asset_layer.selected_asset_keys)
+
+
+class Made:
+    """What `make` returns: the digest of the stored manifest, a record of how it came about, and whether the work
+    found by itself that nothing had changed."""
+
+    def __init__(self, digest: str, record: Mapping[str, Any] | None = None, *, reused: bool = False) -> None:
         self.digest = digest
         self.record = dict(record or {})
+        self.reused = reused
 
 
 @functools.lru_cache(maxsize=1)
@@ -123,14 +150,20 @@ def code_state() -> dict[str, Any]:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False)
+            done = subprocess.run(
+                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
     changed = git("status", "--porcelain", "--", str(here))
-    return {"commit": commit, "dirty": None if commit is None else bool(changed), "version": _version("dentsight_pipeline")}
+    return {
+        "commit": commit,
+        "dirty": None if commit is None else bool(changed),
+        "version": _version("dentsight_pipeline"),
+    }
 
 
 def _version(package: str) -> str | None:

@@ -46,7 +46,7 @@ def trained_checkpoint(
     dataset, name = cell_of(context)
     recipe = recipes.named(name).override(config.overrides)
     subset = workspace.latest(context, "condition_subset", dataset)
-    checks.require(subset)
+    checks.require(workspace.store, subset)
 
     inputs = {"condition_subset": subset}
 
@@ -96,9 +96,3 @@ def test_predictions(
         make=predict,
         describe=metadata.of_predictions,
     )
-
-
-@dg.asset_check(asset=trained_checkpoint, partitions_def=cells)
-def head_is_healthy(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
-    """The classification head learned scores; when it did not, AP is ranking-only and nothing may be released."""
-    return metadata.health_check(workspace, context)

@@ -121,8 +121,17 @@ def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: i
     }
 
 
+def state(store: Store, subset: Manifest) -> dict[str, str | None]:
+    """What a comparison on this subset depends on: who is champion, and which predictions it has made."""
+    champion = current(store)
+    if champion is None:
+        return {"champion": None, "predictions": None}
+    theirs = champion_predictions(store, champion, subset)
+    return {"champion": champion.digest, "predictions": theirs.digest if theirs else None}
+
+
 def champion_predictions(store: Store, champion: Manifest, subset: Manifest) -> Manifest | None:
-    """The champion's predictions on a subset, when it has made them: at its own evaluation, or for `champion_metrics`."""
+    """The champion's predictions on a subset, when it has made them (for itself, or for `champion_metrics`)."""
     own = store.get_manifest(champion.facts["chain"]["test_predictions"])
     if own.inputs["condition_subset"] == subset.digest:
         return own

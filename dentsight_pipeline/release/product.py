@@ -38,7 +38,7 @@ def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:
         name, _, reason = text.partition(":")
         if not name.strip() or not reason.strip():
             raise ConfigurationError(
-                f"Override of {gate!r} is {text!r}. Write who decides and why, as \"Name: reason\"; both are printed "
+                f'Override of {gate!r} is {text!r}. Write who decides and why, as "Name: reason"; both are printed '
                 "on the report."
             )
         overrides.append(Override(gate=gate, name=name, reason=reason))

@@ -33,8 +33,7 @@ class CellRequest:
     drop: tuple[str, ...] = ()
     replace: str = ""
     allow_head_collapse: str = ""
-    override_by: str = ""
-    override_reason: str = ""
+    gate_overrides: dict[str, str] = field(default_factory=dict)
     with_teeth: bool = False
 
 
@@ -53,7 +52,9 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
     """
     dataset, export = _dataset_of(request)
     if request.recipe not in RECIPES:
-        raise ConfigurationError(f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe.")
+        raise ConfigurationError(
+            f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe."
+        )
     from dentsight_pipeline.training import recipe as recipes
 
     recipes.named(request.recipe).override(request.overrides)  # refuses nonsense before anything starts
@@ -61,7 +62,12 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
 
     with open_instance() as instance:
         instance.add_dynamic_partitions("dataset", [dataset])
-        data_config = {"export": export, "source": request.source, "drop": list(request.drop), "replace": request.replace}
+        data_config = {
+            "export": export,
+            "source": request.source,
+            "drop": list(request.drop),
+            "replace": request.replace,
+        }
         sys.stderr.write(f"Cell {dataset} × {request.recipe}\n")
         data = _execute(
             defs.resolve_job_def("data"), instance, dataset, {"ops": {"raw_export": {"config": data_config}}}, first=1
@@ -81,8 +87,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
                     "release_report": {
                         "config": {
                             "policy": request.policy,
-                            "override_by": request.override_by,
-                            "override_reason": request.override_reason,
+                            "overrides": request.gate_overrides,
                         }
                     },
                 }
@@ -214,5 +219,3 @@ class _Terminal(logging.Handler):
     def _say(text: str) -> None:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-
-

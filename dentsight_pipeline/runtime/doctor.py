@@ -1,0 +1,169 @@
+"""Is this machine ready, and what to do where it is not; and preparing a folder once."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import psutil
+from packaging.version import Version
+
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline.resources import Tracking, Workspace, find_home
+
+LEAST = {"python": "3.11", "transformers": "5.18", "dagster": "1.13", "mlflow": "3.10"}
+FREE_DISK_GB = 5.0
+FREE_MEMORY_GB = 3.0
+INSTANCE_FILES = ("dagster.yaml", "workspace.yaml")
+
+
+def examine(workspace: Workspace) -> list[dict[str, Any]]:
+    """Every check of this machine and workspace.
+
+    Args:
+        workspace: The workspace in use.
+
+    Returns:
+        Items `{"check", "ok", "found", "remedy"}`, in the order in which a person would mend them. A check that
+        cannot be done is not ok.
+    """
+    checks: list[tuple[str, Callable[[], tuple[bool, str, str]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("disk", lambda: _disk(workspace)),
+        ("memory", _memory),
+        ("gpu", _gpu),
+        ("dagster home", _dagster_home),
+        ("pool gpu", _pool),
+        ("store", lambda: _store(workspace)),
+        ("mlflow", lambda: _mlflow(workspace)),
+        ("roboflow key", _roboflow),
+    ]
+    findings = []
+    for name, check in checks:
+        try:
+            ok, found, remedy = check()
+        except Exception as error:  # whatever breaks a check is its finding
+            ok, found, remedy = False, f"{type(error).__name__}: {error}", "Mend this first, then run the doctor again."
+        findings.append({"check": name, "ok": ok, "found": found, "remedy": "" if ok else remedy})
+    return findings
+
+
+def initialise(home: Path) -> dict[str, Any]:
+    """Prepare a folder: instance files where they are missing, the store, the MLflow database.
+
+    Args:
+        home: The folder; created when missing. Files that exist are left as they are.
+
+    Returns:
+        `home`, `written` (files), `store`, `mlflow`.
+
+    Raises:
+        ConfigurationError: `home` is a file.
+    """
+    if home.exists() and not home.is_dir():
+        raise ConfigurationError(f"{home} is a file. Give a folder to `dentsight workspace init`.")
+    home.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in INSTANCE_FILES:
+        if not (home / name).exists():
+            text = (resources.files("dentsight_pipeline.runtime") / "instance" / name).read_text("utf-8")
+            (home / name).write_text(text, encoding="utf-8")
+            written.append(name)
+    workspace = Workspace(root=str(home / "workspace"))
+    workspace.folder.mkdir(exist_ok=True)
+    tracking = Tracking(workspace=workspace)
+    tracking.client.search_experiments()
+    return {"home": str(home), "written": written, "store": workspace.store.uri, "mlflow": tracking.tracking_uri}
+
+
+def _python() -> tuple[bool, str, str]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    return Version(found) >= Version(LEAST["python"]), found, f"Install Python {LEAST['python']} or newer."
+
+
+def _packages() -> tuple[bool, str, str]:
+    found = {name: importlib.metadata.version(name) for name in LEAST if name != "python"}
+    old = [f"{name} {version}" for name, version in found.items() if Version(version) < Version(LEAST[name])]
+    remedy = (
+        f"Too old: {', '.join(old)}. Install from constraints.txt; transformers before 5.18 trains D-FINE heads that "
+        "collapse (docs/training.md)."
+    )
+    return not old, ", ".join(f"{name} {version}" for name, version in found.items()), remedy
+
+
+def _disk(workspace: Workspace) -> tuple[bool, str, str]:
+    folder = next(path for path in (workspace.folder, *workspace.folder.parents) if path.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    return free >= FREE_DISK_GB, f"{free:.0f} GB free at {folder}", "Free some space, or run `dentsight gc --apply`."
+
+
+def _memory() -> tuple[bool, str, str]:
+    free = psutil.virtual_memory().available / 1e9
+    return (
+        free >= FREE_MEMORY_GB,
+        f"{free:.0f} GB free",
+        f"The smoke recipe wants {FREE_MEMORY_GB:.0f} GB: close programs.",
+    )
+
+
+def _gpu() -> tuple[bool, str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return True, "none; trainings run on the CPU (recipe smoke fits it, v1 to v3 want an NVIDIA GPU)", ""
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return True, ", ".join(names), ""
+
+
+def _dagster_home() -> tuple[bool, str, str]:
+    named = os.environ.get("DAGSTER_HOME")
+    if named is None:
+        home = find_home()
+        ok = (home / "dagster.yaml").is_file()
+        return (
+            ok,
+            f"dagster.yaml in {home}" if ok else "not set, and no dagster.yaml here",
+            "Run `dentsight workspace init`.",
+        )
+    ok = Path(named).is_absolute() and (Path(named) / "dagster.yaml").is_file()
+    return ok, named, "DAGSTER_HOME must be the absolute path of a folder with a dagster.yaml."
+
+
+def _pool() -> tuple[bool, str, str]:
+    from dentsight_pipeline.runtime.cell import open_instance
+
+    with open_instance() as instance:
+        limits = {item.name: item.limit for item in instance.event_log_storage.get_pool_limits()}
+        limit = limits.get("gpu", instance.global_op_concurrency_default_limit)
+    return (
+        bool(limit),
+        f"{limit or 'no limit'}",
+        "Set concurrency.pools.default_limit in dagster.yaml (see docs/operations.md).",
+    )
+
+
+def _store(workspace: Workspace) -> tuple[bool, str, str]:
+    probe = uuid.uuid4().bytes
+    try:
+        digest = workspace.store.put_bytes(probe)
+        ok = workspace.store.get_bytes(digest) == probe
+    except DentsightError as error:
+        return False, str(error), "Check the folder's rights, or the bucket and the AWS environment."
+    return ok, workspace.store.uri, "The store does not give back what it was given: replace the disk."
+
+
+def _mlflow(workspace: Workspace) -> tuple[bool, str, str]:
+    tracking = Tracking(workspace=workspace)
+    tracking.client.search_experiments(max_results=1)
+    return True, tracking.tracking_uri, ""
+
+
+def _roboflow() -> tuple[bool, str, str]:
+    given = "ROBOFLOW_API_KEY" in os.environ or "ROBOFLOW_API_KEY_FILE" in os.environ
+    return True, "given" if given else "not given; only needed to fetch from Roboflow's API", ""

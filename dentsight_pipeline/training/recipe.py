@@ -45,7 +45,7 @@ class Recipe(BaseModel):
 
     name: str
     """The named recipe that this one is, or that it was overridden from."""
-    stage: Literal[1, 2] = 2
+    stage: Annotated[int, Field(ge=1, le=2)] = 2
     """1 finds the 32 teeth (needs a tooth subset), 2 the 13 conditions."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 42
     """Seeds the initialisation, the sampler, the augmentation and the denoising noise."""

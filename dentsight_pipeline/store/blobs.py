@@ -71,6 +71,10 @@ class Blobs(Protocol):
         """Write only if the key's bytes are still `expected` (None: there is no such key); False when they are not."""
         ...
 
+    def overwrite(self, key: str, data: bytes) -> None:
+        """Like `write`, but never between the look and the write of a `swap` of the same key."""
+        ...
+
     def publish(self, key: str, data: bytes, check: Callable[[], None]) -> None:
         """Write a manifest so that `gc` cannot pull away what it names.
 

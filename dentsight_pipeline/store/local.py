@@ -123,6 +123,11 @@ class LocalBlobs:
             self.write(key, data)
         return True
 
+    def overwrite(self, key: str, data: bytes) -> None:
+        """Like `write`, but never between the look and the write of a `swap`."""
+        with self._lock("refs", fcntl.LOCK_EX):
+            self.write(key, data)
+
     def publish(self, key: str, data: bytes, check: Callable[[], None]) -> None:
         """Write a manifest while no collection can remove what it names."""
         with self._lock("gc", fcntl.LOCK_SH):

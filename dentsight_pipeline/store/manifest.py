@@ -10,12 +10,12 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
 from dentsight_pipeline.store import canonical
@@ -23,6 +23,9 @@ from dentsight_pipeline.store.names import check_digest, check_entry_paths, chec
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 SCHEMA = "dentsight-manifest/1"
 
@@ -169,8 +172,7 @@ def build(
             return path, Entry(store.put_bytes(content), len(content))
         return path, store.put_file_entry(content)
 
-    with ThreadPoolExecutor(workers) as pool:
-        return Manifest(kind, dict(pool.map(stored, files.items())), inputs, facts)
+    return Manifest(kind, dict(_in_threads(stored, files.items(), workers)), inputs, facts)
 
 
 def read_bytes(store: Store, manifest: Manifest, path: str) -> bytes:
@@ -201,7 +203,9 @@ def read_json(store: Store, manifest: Manifest, path: str) -> Any:
         raise DataError(f"{path!r} of {manifest.kind} {manifest.digest} is not JSON: {error}") from error
 
 
-def materialise(store: Store, manifest: Manifest, folder: Path, prefix: str = "", *, link: bool = False) -> Path:
+def materialise(
+    store: Store, manifest: Manifest, folder: Path, prefix: str = "", *, link: bool = False, workers: int = 8
+) -> Path:
     """Write a manifest's files below a folder, each verified, each appearing whole or not at all.
 
     Args:
@@ -211,6 +215,7 @@ def materialise(store: Store, manifest: Manifest, folder: Path, prefix: str = ""
         prefix: Only paths that start with this; they keep their full names.
         link: Hard-link instead of copying where the store is on the same file system. Only for readers: a process
             that writes into a linked file (root may, in spite of the read-only mode) damages the store.
+        workers: Threads that fetch, hash and write.
 
     Returns:
         `folder`.
@@ -222,9 +227,8 @@ def materialise(store: Store, manifest: Manifest, folder: Path, prefix: str = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         base = folder.resolve()
-        for path, entry in manifest.entries.items():
-            if path.startswith(prefix):
-                _materialise_one(store, entry, base, path, link)
+        wanted = [(path, entry) for path, entry in manifest.entries.items() if path.startswith(prefix)]
+        _in_threads(lambda item: _materialise_one(store, item[1], base, item[0], link), wanted, workers)
     except OSError as error:
         raise StorageError(
             f"Cannot write {error.filename or folder}: {error.strerror}. Free or choose a folder."
@@ -258,11 +262,12 @@ def _linked(source: Path, target: Path) -> bool:
 def missing(store: Store, manifest: Manifest, *, workers: int = 16) -> list[str]:
     """The paths whose object is not in the store, or has another size; looked up, not hashed."""
 
-    def lacks(item: tuple[str, Entry]) -> bool:
-        stat = store.stat(item[1].sha256)
-        return stat is None or stat.size != item[1].size
+    def lacks(entry: Entry) -> bool:
+        stat = store.stat(entry.sha256)
+        return stat is None or stat.size != entry.size
 
-    return [path for path, gone in _mapped(lacks, manifest.entries.items(), workers) if gone]
+    gone = _in_threads(lacks, manifest.entries.values(), workers)
+    return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
 
 
 def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple[str, IntegrityError]]:
@@ -288,10 +293,15 @@ def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple
             return IntegrityError(what, entry.sha256, entry.sha256, "Make the product again.")
         return None
 
-    return [(path, found) for path, found in _mapped(fault, manifest.entries.items(), workers) if found is not None]
+    faults = _in_threads(fault, manifest.entries.items(), workers)
+    return [(path, found) for path, found in zip(manifest.entries, faults, strict=True) if found is not None]
 
 
-def _mapped(function: Any, items: Iterable[tuple[str, Entry]], workers: int) -> list[tuple[str, Any]]:
-    items = list(items)
+def _in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> list[_Result]:
+    """The results in the order of the items; after the first error nothing new is begun."""
     with ThreadPoolExecutor(workers) as pool:
-        return [(path, result) for (path, _), result in zip(items, pool.map(function, items), strict=True)]
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

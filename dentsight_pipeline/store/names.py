@@ -54,6 +54,15 @@ def check_ref(name: str, *, prefix: bool = False) -> str:
     return name
 
 
+def is_ref(name: str) -> bool:
+    """Whether this is a legal reference name; a stray file between the references has none."""
+    try:
+        check_ref(name)
+    except ConfigurationError:
+        return False
+    return True
+
+
 def check_entry_paths(paths: Iterable[str]) -> None:
     """Refuse paths that would leave their folder, or that no folder could hold together.
 

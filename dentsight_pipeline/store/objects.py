@@ -29,6 +29,7 @@ from dentsight_pipeline.store.names import (
     check_digest,
     check_ref,
     is_digest,
+    is_ref,
     manifest_key,
     object_key,
     record_key,
@@ -290,7 +291,7 @@ class Store:
         key, what = ref_key(name), f"Reference {name!r}"
         data = canonical.seal(dict(value), what)
         if expected is ANY:
-            self.blobs.write(key, data)
+            self.blobs.overwrite(key, data)
             return
         before = None if expected is None else canonical.seal(expected, what)
         if not self.blobs.swap(key, data, before):
@@ -301,7 +302,7 @@ class Store:
         folder = check_ref(prefix, prefix=True).rpartition("/")[0]
         keys = (key for key, _ in self.blobs.scan(f"refs/{folder}/" if folder else "refs/"))
         names = (key.removeprefix("refs/").removesuffix(".json") for key in keys if key.endswith(".json"))
-        return sorted(name for name in names if name.startswith(prefix))
+        return sorted(name for name in names if name.startswith(prefix) and is_ref(name))
 
     def _unsealed_ref(self, name: str, data: bytes) -> dict[str, Any]:
         what = f"Reference {name!r} of {self.uri}"

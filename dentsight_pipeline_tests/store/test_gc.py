@@ -242,9 +242,9 @@ def test_many_objects_are_collected_in_batches(disk: DiskPlace) -> None:
     """More than one batch, so that the loop over batches is seen to end and to lose nothing."""
     kept = manifest.build(disk.store, "k", {f"{n}": f"kept {n}".encode() for n in range(50)}, {}, {})
     disk.store.put_manifest(kept)
-    manifest.build(disk.store, "k", {f"{n}": f"lost {n}".encode() for n in range(1200)}, {}, {})
+    manifest.build(disk.store, "k", {f"{n}": f"lost {n}".encode() for n in range(600)}, {}, {})
 
     removed = gc.apply(disk.store, gc.plan(disk.store, grace=timedelta(0)))
 
-    assert (removed.objects, len(list(disk.store.object_digests()))) == (1200, 50)
+    assert (removed.objects, len(list(disk.store.object_digests()))) == (600, 50)
     assert manifest.damaged(disk.store, kept) == []

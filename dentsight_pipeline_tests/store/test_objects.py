@@ -229,6 +229,15 @@ def test_references_are_listed_by_prefix(store: objects.Store) -> None:
     assert len(store.refs()) == 5
 
 
+def test_a_stray_file_is_not_taken_for_a_reference(place: Place) -> None:
+    """A name that could never have been written is not listed, so that whoever reads the list can read each entry."""
+    place.store.write_ref("head", {})
+    for key in ("refs/.hidden.json", "refs/a b.json", "refs/head.json~"):
+        place.store.blobs.write(key, b"stray")
+
+    assert place.store.refs() == ["head"]
+
+
 def test_a_reference_that_changed_meanwhile_is_not_overwritten(store: objects.Store) -> None:
     """Two people promote at once: the second one is told, and nothing is lost."""
     store.write_ref("champion", {"n": 1}, expected=None)

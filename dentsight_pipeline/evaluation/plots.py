@@ -160,7 +160,7 @@ def threshold_curves(curves: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
         if isinstance(threshold, int | float) and np.isfinite(threshold):
             axes.axvline(threshold, color=_ROLES["muted"], linewidth=0.8, linestyle=":")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
-        _subtitle(axes, row["class"], f"F1 {_short(row.get('best_f1'))} at {_short(threshold)}")
+        _subtitle(axes, row["class"], f"best F1 {_short(row.get('best_f1'))}, in use ≥ {_short(threshold)}")
 
     figure = _panels(
         drawn,
@@ -209,6 +209,9 @@ def score_histograms(matches: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -
             axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, color=_ROLES[role], linewidth=1.1)
         axes.set_yscale("log")
         axes.set(xlim=(0, 1), ylim=(0.5, None))
+        powers = [power for power in (1, 10, 100, 1000, 10_000, 100_000) if power <= axes.get_ylim()[1]]
+        axes.set_yticks(powers, [f"{power:,}".replace(",", " ") for power in powers])
+        axes.minorticks_off()
         _subtitle(axes, row["class"], f"{int(hit.sum())} matched, {int((~hit).sum())} not")
 
     figure = _panels(
@@ -249,7 +252,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with _drawing("confusion"):
         figure = Figure(figsize=(_WIDTH_IN * 0.86, _WIDTH_IN * 0.56))
-        axes = figure.add_axes((0.18, 0.03, 0.81, 0.77))
+        axes = figure.add_axes((0.18, 0.03, 0.75, 0.77))
         for i, j in np.ndindex(counts.shape):
             role = "blue" if i == j else "orange"
             if counts[i, j]:
@@ -318,7 +321,7 @@ def error_types(errors: Mapping[str, Mapping[str, int]], classes: Sequence[str])
             )
             left += counts
         for place, total in enumerate(left):
-            axes.text(total, place, f"  {int(total)}", va="center", fontsize=8, color=_ROLES["muted"])
+            _beside(axes, total, place, f"{int(total)}")
         axes.set_yticks(np.arange(len(drawn)), drawn)
         axes.set(xlim=(0, max(1.0, float(left.max())) * 1.08), ylim=(len(drawn) - 0.4, -0.6))
         axes.set_xlabel("errors at the operating thresholds", loc="left")
@@ -478,7 +481,7 @@ def layer_scores(layers: Sequence[Mapping[str, Any]]) -> Picture | None:
             last = bool(row.get("scores_at_inference"))
             value = float(row["mean_max_score"])
             axes.barh(place, value, height=0.62, color=_ROLES["blue" if last else "muted"], alpha=0.7, linewidth=0)
-            axes.text(value, place, f"  {value:.3f}", va="center", fontsize=8)
+            _beside(axes, value, place, f"{value:.3f}")
         names = [f"layer {row['layer']}" + (" (in use)" if row.get("scores_at_inference") else "") for row in drawn]
         axes.set_yticks(np.arange(len(drawn)), names)
         axes.set(
@@ -632,8 +635,21 @@ def _inline(svg: str, name: str, alt: str) -> str:
 
 
 def _subtitle(axes: Axes, name: str, detail: str) -> None:
-    axes.set_title(_cut(name, 23), loc="left", fontsize=8.5, fontweight="bold", pad=11)
-    axes.text(0, 1.035, detail, transform=axes.transAxes, fontsize=7.5, color=_ROLES["muted"], va="bottom")
+    axes.set_title(_cut(name, 23), loc="left", fontsize=8.5, fontweight="bold", pad=14)
+    axes.annotate(
+        detail,
+        (0, 1),
+        (0, 3.5),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=7.5,
+        color=_ROLES["muted"],
+    )
+
+
+def _beside(axes: Axes, x: float, y: float, words: str) -> None:
+    """A value to the right of a bar's end."""
+    axes.annotate(words, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, color=_ROLES["muted"])
 
 
 def _cut(name: str, length: int) -> str:

@@ -33,13 +33,14 @@ _KIND_WORDS = {
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box in pixels of the picture as shown, with its words and where they stand."""
+    """A box in pixels of the picture as shown; what is wrong or missed carries a number that leads to its words."""
 
     x: float
     y: float
     w: float
     h: float
     words: str
+    number: int | None
     colour: str
     dash: str
     text_x: float
@@ -58,6 +59,7 @@ class Example:
         boxes: What to draw.
         counts: right, wrong, missed.
         caption: One line under the picture.
+        lists: Title and text of what was missed and what was wrong, by number.
         alt: Alternative text.
     """
 
@@ -68,22 +70,23 @@ class Example:
     boxes: tuple[DrawnBox, ...]
     counts: Mapping[str, int]
     caption: str
+    lists: tuple[Mapping[str, str], ...]
     alt: str
 
     @property
     def stroke(self) -> float:
         """Line width in px of the picture."""
-        return round(self.width / 320, 2)
+        return round(self.width / 420, 2)
 
     @property
     def font(self) -> float:
         """Font size in px of the picture."""
-        return round(self.width / 52, 2)
+        return round(self.width / 68, 2)
 
     @property
     def halo(self) -> float:
         """Width of the dark outline of the text, px."""
-        return round(self.width / 300, 2)
+        return round(self.width / 340, 2)
 
 
 def worst_cases(
@@ -167,44 +170,46 @@ def _example(
 ) -> Example:
     width, height, encoded = picture
     scale = width / image["width"]
-    font = width / 52
-    boxes = []
+    font = width / 68
+    boxes: list[DrawnBox] = []
+    numbered: dict[str, list[str]] = {"missed": [], "wrong": []}
 
     def add(kind: str, box_xywh_px: Sequence[float], words: str) -> None:
         x, y, w, h = (round(float(value) * scale, 1) for value in box_xywh_px)
-        dash = {
-            "right": "none",
-            "wrong": f"{font * 0.45:.1f} {font * 0.28:.1f}",
-            "missed": f"{font * 0.12:.1f} {font * 0.2:.1f}",
-        }
-        above = y > font * 1.25
-        text_x = min(max(0.0, x), max(0.0, width - 0.56 * font * len(words)))
-        text_y = y - font * 0.28 if above else min(height - 2.0, y + h + font)
-        boxes.append(DrawnBox(x, y, w, h, words, _COLOURS[kind], dash[kind], round(text_x, 1), round(text_y, 1)))
+        number = None if kind == "right" else 1 + sum(map(len, numbered.values()))
+        if number is not None:
+            numbered[kind].append(f"{number} {words}")
+        dash = {"right": "none", "wrong": _dashes(font, 0.5, 0.3), "missed": _dashes(font, 0.14, 0.22)}[kind]
+        text_x = min(max(0.0, x), max(0.0, width - 0.62 * font * len(str(number))))
+        text_y = y - font * 0.2 if y > font * 1.2 else min(height - 2.0, y + h + font * 0.9)
+        colour = _COLOURS[kind]
+        boxes.append(DrawnBox(x, y, w, h, words, number, colour, dash, round(text_x, 1), round(text_y, 1)))
 
-    right = 0
-    if found is not None:
-        for row in found.sort_values(["score", "x"]).to_dict("records"):
-            hit = row["kind"] == "tp"
-            right += hit
-            words = f"{row['class']} {row['score']:.2f}"
-            box = (row["x"], row["y"], row["w"], row["h"])
-            add(
-                "right" if hit else "wrong",
-                box,
-                words if hit else f"{words}, {_KIND_WORDS.get(row['kind'], row['kind'])}",
-            )
+    rows = [] if found is None else found.sort_values(["score", "x"], ascending=[False, True]).to_dict("records")
+    hits = [row for row in rows if row["kind"] == "tp"]
+    for row in hits:
+        add("right", (row["x"], row["y"], row["w"], row["h"]), f"{row['class']} {row['score']:.2f}")
     for annotation in missed:
-        add("missed", annotation["bbox"], f"missed {names[annotation['category_id']]}")
-    caption = f"Image {image['id']}: {right} right, {wrong} wrong, {len(missed)} missed."
-    listed = "; ".join(box.words for box in boxes)
+        add("missed", annotation["bbox"], names[annotation["category_id"]])
+    for row in rows:
+        if row["kind"] != "tp":
+            why = _KIND_WORDS.get(row["kind"], row["kind"])
+            add("wrong", (row["x"], row["y"], row["w"], row["h"]), f"{row['class']} {row['score']:.2f} ({why})")
+    caption = f"Image {image['id']}: {len(hits)} right, {wrong} wrong, {len(missed)} missed."
+    lists = tuple({"title": kind.capitalize(), "text": " · ".join(words)} for kind, words in numbered.items() if words)
+    listed = "; ".join(f"{part['title']}: {part['text']}" for part in lists)
     return Example(
         image_id=int(image["id"]),
         width=width,
         height=height,
         jpeg_base64=encoded,
         boxes=tuple(boxes),
-        counts={"right": right, "wrong": wrong, "missed": len(missed)},
+        counts={"right": len(hits), "wrong": wrong, "missed": len(missed)},
         caption=caption,
+        lists=lists,
         alt=f"X-ray with boxes. {caption} {listed}",
     )
+
+
+def _dashes(font: float, line: float, gap: float) -> str:
+    return f"{font * line:.1f} {font * gap:.1f}"

@@ -561,12 +561,15 @@ def _judge_head(
         because = f"None of the {len(looked_at)} rules tripped."
     else:
         head, outcome, point = "unknown", "INCONCLUSIVE", "not measured"
-        because = (
-            "The head's health was not measured."
-            if health is None
-            else "The health record holds no rule that was looked at and found good."
-        )
+        because = "The head's health was not measured." if health is None else _why_unknown(rules)
     return head, _row(gate, outcome, because, _Measured(), point)
+
+
+def _why_unknown(rules: list[Mapping[str, Any]]) -> str:
+    open_rules = [f"{rule.get('rule')}: {rule.get('evidence')}" for rule in rules if rule.get("tripped") is None]
+    if open_rules:
+        return f"The head's health could not be judged ({'; '.join(open_rules)})."
+    return "The health record holds no rule that was looked at and found good."
 
 
 def _judge_engines(gate: Gate, engines: Any) -> GateRow:
@@ -615,7 +618,7 @@ def _under_collapsed_head(row: GateRow) -> GateRow:
         return row
     if row.metric in NEEDS_SCORES:
         because = "The classification head has collapsed: no threshold or probability of this model means anything."
-        return row.model_copy(update={"outcome": "NOT EVALUABLE", "because": because})
+        return row.model_copy(update={"outcome": "NOT EVALUABLE", "because": because, "point": "not measured"})
     return row.model_copy(update={"marks": (*row.marks, RANKING_ONLY)})
 
 

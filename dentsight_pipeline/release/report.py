@@ -365,14 +365,15 @@ def _css() -> str:
 def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "–"
-    return number_text(float(value))
+    return number_text(float(value)).replace("-", "−")
 
 
 def _lead(verdict: Verdict) -> list[str]:
     """The summary alone; the rows that did not pass follow as a list with badges."""
     rows = {row.sentence for row in verdict.rows} | {trigger.sentence for trigger in verdict.triggers}
     lead = [sentence for sentence in verdict.sentences if sentence not in rows]
-    return [lead[0].removeprefix(f"{verdict.outcome}: ").capitalize(), *lead[1:]] if lead else []
+    first = lead[0].removeprefix(f"{verdict.outcome}: ")
+    return [first[:1].upper() + first[1:], *lead[1:]]
 
 
 def _follow(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -389,7 +390,7 @@ def _tiles(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> list[dict[str
     def with_interval(key: str) -> dict[str, str]:
         text = interval_text(macro.get(key), macro.get(f"{key}_low"), macro.get(f"{key}_high"))
         number, _, interval = text.partition(" [")
-        return {"value": number, "detail": f"90 % interval [{interval}" if interval else "no interval"}
+        return {"value": number, "detail": f"[{interval} at 90 %" if interval else "no interval"}
 
     present = f"{macro.get('present', '–')} of {macro.get('of', '–')} classes present"
     hard = [row for row in verdict.rows if row.severity == "hard" and row.outcome != "NOT APPLICABLE"]
@@ -422,16 +423,30 @@ def _tiers(verdict: Verdict) -> list[dict[str, Any]]:
     tiers: dict[str, list[dict[str, Any]]] = {}
     for row in verdict.rows:
         plain = row.model_dump() | {
-            "bound_text": bound_text(row.operator, row.floor) if row.floor is not None else "–",
+            "bound_text": _bound_sign(row),
             "bar": _bar(row),
         }
         tiers.setdefault(row.tier, []).append(plain)
-    return [{"title": _TIERS[tier], "rows": rows} for tier, rows in tiers.items()]
+    return [
+        {
+            "title": _TIERS[tier],
+            "rows": rows,
+            "note": rows[0]["because"] if all(row["outcome"] == "NOT APPLICABLE" for row in rows) else "",
+        }
+        for tier, rows in tiers.items()
+    ]
+
+
+def _bound_sign(row: GateRow) -> str:
+    if row.floor is None:
+        return "–"
+    sign = {">=": "≥ ", "<=": "≤ ", "within": "±", ">": "> "}[row.operator]
+    return f"{sign}{_number(row.floor)}"
 
 
 def _bar(row: GateRow) -> dict[str, Any] | None:
     """Positions in percent of the small interval bar beside a gate."""
-    if row.value is None or row.floor is None:
+    if row.value is None or row.floor is None or row.outcome == "NOT EVALUABLE":
         return None
     least, most = _SCALES.get(row.metric, (0.0, 1.0))
 
@@ -484,6 +499,7 @@ def _population_tables(verdict: Verdict, evaluation: Mapping[str, Any]) -> list[
                 "title": f"{titles.get(name, name)}{read_by}",
                 "caption": f"{part.get('images', '–')} images from {part.get('groups', '–')} sources; "
                 f"{explained.get(name, '')}.",
+                "gated": name == verdict.population,
                 "rows": rows,
                 "macro": part.get("macro"),
             }
@@ -633,7 +649,9 @@ def _tier2_tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _bounded(part: Mapping[str, Any] | None, key: str = "value") -> str:
-    return interval_text(part.get(key), part.get("low"), part.get("high")) if part else "not measured"
+    if not part:
+        return "not measured"
+    return interval_text(part.get(key), part.get("low"), part.get("high")).replace("-", "−")
 
 
 def _calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:

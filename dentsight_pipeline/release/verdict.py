@@ -83,7 +83,7 @@ class GateRow(_Record):
     def sentence(self) -> str:
         """The row in plain language, e.g. `caries: 0.04 [0.03, 0.05], floor 0.30: FAIL. Do not surface …`."""
         subject = _subject(self)
-        if self.value is None and self.outcome != "FAIL":
+        if self.outcome == "NOT EVALUABLE" or (self.value is None and self.outcome != "FAIL"):
             return f"{subject}: {self.outcome}. {self.because}{self._advice()}"
         words = f"{subject}: {self.outcome}"
         if self.value is not None:
@@ -287,7 +287,8 @@ def summary_sentences(
         lines.append("It must not be released.")
     if overridden:
         names = sorted({row.override.name for row in overridden if row.override})
-        lines.append(f"{len(overridden)} hard gate(s) overridden by {', '.join(names)}; the measured verdict stands.")
+        counted = "1 hard gate is" if len(overridden) == 1 else f"{len(overridden)} hard gates are"
+        lines.append(f"{counted} overridden by {', '.join(names)}; the measured verdict stands.")
     if never_for_xrays:
         lines.append("This policy's floors are for drawn images: whatever passes them is never for X-rays.")
     order = {"hard": 0, "soft": 1}

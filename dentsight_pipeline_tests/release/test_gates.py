@@ -318,7 +318,7 @@ def test_an_override_releases_but_does_not_change_what_was_measured(policy, eval
     assert verdict.releasable
     assert verdict.overrides == (override,)
     assert not next(check for check in verdict.checks() if check.gate_id == "tier1_caries_ap").passed
-    assert "overridden by A. Reviewer" in " ".join(verdict.sentences)
+    assert "is overridden by A. Reviewer" in " ".join(verdict.sentences)
 
 
 def test_an_override_frees_one_gate_only(policy, evaluation, healthy):

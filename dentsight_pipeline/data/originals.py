@@ -12,8 +12,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dentsight_pipeline.data.export_files import open_export
-from dentsight_pipeline.data.image_bytes import ImageBytesError, clean
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -85,7 +87,7 @@ def verify_originals(
         for done, path in enumerate(paths, start=1):
             data = opened.read(path)
             digest = sha256(data).hexdigest()
-            if digest in images and digest not in found and not _gives(data, images[digest]["sha256"]):
+            if digest in images and digest not in found and not _gives(data, images[digest], store):
                 not_reproduced.append(digest)
             if digest in images or digest in files:
                 found.add(digest)
@@ -104,9 +106,15 @@ def verify_originals(
     )
 
 
-def _gives(original: bytes, stored_sha256: str) -> bool:
-    """Whether stripping the original gives the stored bytes."""
+def _gives(original: bytes, record: dict[str, Any], store: Store) -> bool:
+    """Whether stripping the original gives the stored bytes; for a turned one, coded anew, the same pixels."""
     try:
-        return sha256(clean(original).data).hexdigest() == stored_sha256
+        stripped = clean(original)
     except ImageBytesError:
         return False
+    if sha256(stripped.data).hexdigest() == record["sha256"]:
+        return True
+    if stripped.orientation == 1:
+        return False
+    first, second = (decode_gray(data, (1, 1)) for data in (stripped.data, store.get_bytes(record["sha256"])))
+    return first is not None and second is not None and np.array_equal(first, second)

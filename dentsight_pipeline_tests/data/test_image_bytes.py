@@ -1,0 +1,155 @@
+"""Stripping image files: lossless, complete, and refusing what is no whole picture."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, metadata_left, turn_point
+from dentsight_pipeline_tests.data.export_builder import exif, jpeg, picture, png
+
+SECRET = b"PATIENT 1.2.826.0.1.3680043.2"
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def test_a_jpeg_loses_its_metadata_and_not_one_pixel() -> None:
+    """Names and dates hide in EXIF, comments and whatever software adds; the picture must stay bit for bit."""
+    original = jpeg(picture(1), exif=exif(1), comment=SECRET, icc_profile=b"profile " + SECRET)
+
+    stripped = clean(original)
+
+    assert SECRET not in stripped.data
+    assert stripped.removed == {"APP1 Exif": 1, "APP2": 1, "COM": 1}
+    assert np.array_equal(_pixels(stripped.data), _pixels(original))
+    assert metadata_left(original) == ["APP1 Exif", "APP2", "COM"]
+    assert metadata_left(stripped.data) == []
+
+
+def test_a_clean_jpeg_stays_byte_for_byte() -> None:
+    """Then its stored digest equals the original's, and deduplication works across versions."""
+    original = jpeg(picture(1))
+
+    assert clean(original).data == original
+
+
+def test_what_follows_the_end_of_a_jpeg_goes() -> None:
+    """Phones append whole second files there."""
+    stripped = clean(jpeg(picture(1)) + SECRET)
+
+    assert SECRET not in stripped.data
+    assert stripped.removed == {"bytes after the end": 1}
+
+
+def test_a_progressive_jpeg_with_a_comment_between_its_scans_is_stripped() -> None:
+    """Comments are legal between scans, where a reader of headers alone never looks."""
+    original = jpeg(picture(1), progressive=True)
+    scan = original.rindex(b"\xff\xda")
+    spoilt = original[:scan] + b"\xff\xfe" + struct.pack(">H", len(SECRET) + 2) + SECRET + original[scan:]
+
+    stripped = clean(spoilt)
+
+    assert stripped.data == original
+    assert stripped.removed == {"COM": 1}
+
+
+def test_a_jfif_thumbnail_goes() -> None:
+    """A thumbnail may show what was blacked out in the picture."""
+    original = jpeg(picture(1))
+    assert original[2:4] == b"\xff\xe0"
+    header = bytearray(original[4:20])
+    thumbnail = struct.pack(">H", 16 + 3) + bytes(header[2:14]) + b"\x01\x01" + b"\xaa\xbb\xcc"
+
+    stripped = clean(original[:4] + thumbnail + original[20:])
+
+    assert stripped.data == original
+    assert stripped.removed == {"JFIF thumbnail": 1}
+
+
+def test_a_png_keeps_only_what_makes_the_picture() -> None:
+    """PNG text chunks carry patient names as easily as EXIF does."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", SECRET.decode())
+    text.add_itxt("Name", SECRET.decode(), zip=True)
+    original = png(picture(1), pnginfo=text, exif=exif(1)) + SECRET
+
+    stripped = clean(original)
+
+    assert SECRET not in stripped.data
+    assert stripped.removed == {"tEXt": 1, "iTXt": 1, "eXIf": 1, "bytes after the end": 1}
+    assert np.array_equal(_pixels(stripped.data), picture(1))
+    assert metadata_left(stripped.data) == []
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_exif_rotation_is_applied_to_the_pixels_and_to_points(orientation: int) -> None:
+    """Dropping the tag alone would turn the mouth; a box must be able to follow where it was drawn before turning."""
+    pixels = np.zeros((20, 30), np.uint8)
+    pixels[3, 7] = 255
+    original = png(pixels, exif=exif(orientation))
+
+    turned = clean(original)
+
+    shown = np.zeros((turned.height, turned.width), np.uint8)
+    x, y = turn_point(7.5, 3.5, (30, 20), orientation)
+    shown[int(y), int(x)] = 255
+    assert turned.orientation == orientation
+    assert np.array_equal(_pixels(turned.data), shown)
+
+
+def test_a_jpeg_with_an_exif_rotation_becomes_the_png_that_it_displays() -> None:
+    """Coding it as JPEG again would cost quality."""
+    original = jpeg(picture(1), exif=exif(6))
+
+    turned = clean(original)
+
+    assert (turned.extension, turned.width, turned.height, turned.coded_size) == ("png", 48, 64, (64, 48))
+    assert np.array_equal(_pixels(turned.data), np.rot90(_pixels(original), -1))
+
+
+@pytest.mark.parametrize("cut", [3, 25, 0.5, 0.99])
+def test_a_jpeg_that_is_cut_off_is_refused(cut: float) -> None:
+    """Decoders fill the rest with grey and say nothing."""
+    original = jpeg(picture(1))
+    end = int(cut * len(original)) if cut < 1 else int(cut)
+
+    with pytest.raises(ImageBytesError, match="cut off"):
+        clean(original[:end])
+
+
+def test_a_png_that_is_cut_off_or_flipped_is_refused() -> None:
+    """PNG carries checksums; they are read."""
+    original = png(picture(1))
+    flipped = bytearray(original)
+    flipped[len(original) // 2] ^= 1
+
+    with pytest.raises(ImageBytesError, match="cut off"):
+        clean(original[:-20])
+    with pytest.raises(ImageBytesError, match="damaged at byte"):
+        clean(bytes(flipped))
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a....", b"<html>not found</html>"])
+def test_what_is_no_jpeg_or_png_is_refused(data: bytes) -> None:
+    """An error page saved under a .jpg name is a classic of downloads."""
+    with pytest.raises(ImageBytesError, match=r"empty|neither JPEG nor PNG"):
+        clean(data)
+
+
+def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded() -> None:
+    """A PNG of a few bytes can claim gigabytes."""
+    header = struct.pack(">II5B", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+    with pytest.raises(ImageBytesError, match="claims 60000×60000 pixels"):
+        clean(data)

@@ -3,21 +3,25 @@
 import dagster as dg
 
 from dentsight_pipeline import automation
-from dentsight_pipeline.assets import checks, data, evaluation, release, training
+from dentsight_pipeline.assets import champion, checks, data, evaluation, release, training
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.backends import LocalBackend
 from dentsight_pipeline.runtime.cell import terminal_logger
+from dentsight_pipeline.runtime.notify import Notifier
 
 workspace = Workspace()
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([data, training, evaluation, release]),
+    assets=dg.load_assets_from_modules([data, training, evaluation, release, champion]),
     asset_checks=checks.asset_checks,
     jobs=automation.jobs,
-    loggers={"terminal": terminal_logger},
+    schedules=automation.schedules,
+    sensors=automation.sensors,
+    loggers={"terminal": terminal_logger, "console": dg.colored_console_logger},
     resources={
         "workspace": workspace,
         "tracking": Tracking(workspace=workspace),
         "backend": LocalBackend(),
+        "notifier": Notifier(workspace=workspace),
     },
 )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.conditions import on_new_content
 from dentsight_pipeline.assets.partitions import checked_dataset_key, datasets
 from dentsight_pipeline.assets.step import Made, materialize_step
 from dentsight_pipeline.data.datasets import recall_dataset, register_dataset
@@ -69,6 +70,7 @@ def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspac
     kinds={"coco"},
     code_version="1",
     owners=["team:dentsight"],
+    automation_condition=on_new_content(),
     partitions_def=datasets,
     deps=[raw_export],
 )
@@ -102,6 +104,7 @@ def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -
     kinds={"coco", "huggingface", "parquet"},
     code_version="1",
     owners=["team:dentsight"],
+    automation_condition=on_new_content(),
     partitions_def=datasets,
     deps=[normalized_splits],
 )

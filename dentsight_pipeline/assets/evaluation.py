@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.conditions import on_new_content
 from dentsight_pipeline.assets.partitions import cell_of, cells
 from dentsight_pipeline.assets.step import Made, materialize_step
 from dentsight_pipeline.assets.training import test_predictions
@@ -28,6 +29,7 @@ class EvaluationConfig(dg.Config):
     kinds={"python", "parquet"},
     code_version="1",
     owners=["team:dentsight"],
+    automation_condition=on_new_content(),
     partitions_def=cells,
     deps=["condition_subset", test_predictions],
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.conditions import on_new_content
 from dentsight_pipeline.assets.evaluation import class_metrics
 from dentsight_pipeline.assets.partitions import cell_of, cells
 from dentsight_pipeline.assets.step import Made, chained_assets, digest_of, materialize_step
@@ -41,6 +42,7 @@ class ReportConfig(dg.Config):
     kinds={"html", "json"},
     code_version="1",
     owners=["team:dentsight"],
+    automation_condition=on_new_content(),
     partitions_def=cells,
     deps=["condition_subset", "trained_checkpoint", "test_predictions", class_metrics],
     check_specs=_gate_specs(),

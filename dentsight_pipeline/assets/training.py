@@ -3,6 +3,7 @@
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
+from dentsight_pipeline.assets.conditions import on_new_content
 from dentsight_pipeline.assets.partitions import cell_of, cells
 from dentsight_pipeline.assets.step import Made, materialize_step
 from dentsight_pipeline.resources import Tracking, Workspace
@@ -69,6 +70,7 @@ def trained_checkpoint(
     kinds={"pytorch"},
     code_version="1",
     owners=["team:dentsight"],
+    automation_condition=on_new_content(),
     partitions_def=cells,
     deps=["condition_subset", trained_checkpoint],
     pool="gpu",

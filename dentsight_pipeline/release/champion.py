@@ -135,10 +135,14 @@ def champion_predictions(store: Store, champion: Manifest, subset: Manifest) -> 
     own = store.get_manifest(champion.facts["chain"]["test_predictions"])
     if own.inputs["condition_subset"] == subset.digest:
         return own
-    value = store.read_ref(predictions_ref(champion, subset))
+    value = store.read_ref(_predictions_ref(champion, subset))
     return store.get_manifest(value["predictions"]) if value else None
 
 
-def predictions_ref(champion: Manifest, subset: Manifest) -> str:
-    """Under which name the champion's predictions on a newer subset are kept."""
+def remember_predictions(store: Store, champion: Manifest, subset: Manifest, predictions: Manifest) -> None:
+    """Keep the champion's predictions on a newer subset, for the comparisons to come."""
+    store.write_ref(_predictions_ref(champion, subset), {"predictions": predictions.digest})
+
+
+def _predictions_ref(champion: Manifest, subset: Manifest) -> str:
     return f"champion-predictions/{champion.digest[:32]}-{subset.digest[:32]}"

@@ -89,8 +89,8 @@ class PhantomSummary:
 
 
 @dataclass(frozen=True)
-class _Copy:
-    """One image of the corpus: which patient it shows, and whether it is the first or the second upload."""
+class PlannedImage:
+    """One image of the corpus: which patient it shows, and whether it is the first (0) or the second upload (1)."""
 
     split: str
     source: int
@@ -126,8 +126,16 @@ def plan_splits(images: int) -> dict[str, int]:
     return shares
 
 
-def _plan(images: int, seed: int) -> list[_Copy]:
-    """Which patient is shown where: split by split, with v8's share of sources that occur twice."""
+def plan_images(images: int, seed: int) -> list[PlannedImage]:
+    """Say which patient is shown where, with v8's share of patients who occur twice.
+
+    Args:
+        images: Images over all splits, at least 3.
+        seed: The corpus's seed.
+
+    Returns:
+        All images in the order of the export: train, valid, test.
+    """
     rng = _stream(seed, 0)
     room = plan_splits(images)
     doubled = round(images * sum(V8_DOUBLED.values()) / sum(V8_SPLITS.values()))
@@ -140,7 +148,7 @@ def _plan(images: int, seed: int) -> list[_Copy]:
                 pairs.append(pair)
     placements: list[tuple[str, ...]] = [*pairs, *((split,) for split, n in room.items() for _ in range(n))]
     copies = [
-        _Copy(split, source, copy)
+        PlannedImage(split, source, copy)
         for source, place in enumerate(rng.permutation(len(placements)))
         for copy, split in enumerate(placements[int(place)])
     ]
@@ -168,7 +176,7 @@ def _original_name(seed: int, source: int) -> str:
     return f"{uid}.{digits[2]}.{digits[3]}.{extension}"
 
 
-def _file_name(seed: int, item: _Copy, original: str) -> str:
+def _file_name(seed: int, item: PlannedImage, original: str) -> str:
     """Roboflow's name of an exported image: `<stem>_<ext>.rf.<32 hex>.jpg`, dots of the stem as hyphens."""
     stem, extension = original.rsplit(".", 1)
     token = hashlib.sha256(f"dentsight phantom {seed} {item.source} {item.copy}".encode()).hexdigest()[:32]
@@ -299,7 +307,7 @@ def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> d
     }
 
 
-def _transform(item: _Copy, rng: np.random.Generator) -> dict[str, Any]:
+def _transform(item: PlannedImage, rng: np.random.Generator) -> dict[str, Any]:
     """How the file differs from the drawn picture; a second upload was re-encoded, some are brighter or darker."""
     if item.copy == 0:
         return {"kind": "original", "gain": 1.0, "offset": 0.0, "jpeg_quality": 90}
@@ -345,7 +353,7 @@ def _check_request(out: Path, images: int, width: int) -> None:
         raise ConfigurationError(f"{out} is not empty; nothing was written. Name a new folder, or empty this one.")
     if images < _MIN_IMAGES:
         raise ConfigurationError(
-            f"{images} images were asked for; a corpus needs at least {_MIN_IMAGES}: one for each of train, valid, test."
+            f"{images} images were asked for; a corpus needs at least {_MIN_IMAGES}, one for each split."
         )
     if not _MIN_WIDTH <= width <= _MAX_WIDTH:
         raise ConfigurationError(
@@ -406,7 +414,7 @@ def _write(
     folder: Path, images: int, seed: int, width: int, progress: Callable[[int, int], None] | None
 ) -> PhantomSummary:
     """Write all files of the export into an existing, empty folder."""
-    plan = _plan(images, seed)
+    plan = plan_images(images, seed)
     splits = {split: _Split() for split in V8_SPLITS}
     truth_sources: dict[int, dict[str, Any]] = {}
     truth_files: list[dict[str, Any]] = []

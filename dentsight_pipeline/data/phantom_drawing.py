@@ -52,28 +52,29 @@ def draw(mouth: Mouth, width: int, rng: np.random.Generator) -> Drawing:
     Returns:
         The picture and its true shapes. Shapes may reach below a picture that cuts off the chin.
     """
-    face = _face(max(width, _MIN_DRAWN_WIDTH), rng)
-    places = layout(face, rng)
-    bone_loss = 0.02 + 0.10 * float(rng.random()) ** 2
+    face_rng, anatomy_rng, findings_rng, film_rng = rng.spawn(4)  # so that a finding changes nothing but itself
+    face = _face(max(width, _MIN_DRAWN_WIDTH), face_rng)
+    places = layout(face, face_rng)
+    bone_loss = 0.02 + 0.10 * float(face_rng.random()) ** 2
     margins = {upper: bone_margin(places, mouth, upper, bone_loss) for upper in (True, False)}
     jaw_gone = [fdi for name, fdi in mouth.others if name == "hemimandibulectomy"]
     removed_side = float(np.sign(places[jaw_gone[0]].across[0])) if jaw_gone else None
-    anatomy = draw_anatomy(face, margins, removed_side, rng)
+    anatomy = draw_anatomy(face, margins, removed_side, anatomy_rng)
 
     layers = np.zeros((4, face.height, face.width), np.uint8)
     canvas = Canvas((layers[0], layers[1]), layers[2], layers[3], face.mm)
     for fdi, tooth in mouth.teeth.items():
-        _draw_position(canvas, places[fdi], tooth, rng)
+        _draw_position(canvas, places[fdi], tooth, findings_rng)
     for run in mouth.bridges:
         findings.draw_bridge(canvas, run, places)
     for name, fdi in mouth.others:
-        findings.draw_rare(canvas, name, fdi, places, face, rng)
-    _draw_side_marker(canvas, face, rng)
+        findings.draw_rare(canvas, name, fdi, places, face, findings_rng)
+    _draw_side_marker(canvas, face, film_rng)
 
-    gray, shapes = _expose(anatomy, canvas, face, rng), canvas.shapes
-    if rng.random() < _CHIN_CUT_OFF_SHARE:
+    gray, shapes = _expose(anatomy, canvas, face, film_rng), canvas.shapes
+    if face_rng.random() < _CHIN_CUT_OFF_SHARE:
         front = [places[fdi].point(0.0, 1.0)[1] for fdi in (31, 41)]
-        gray = gray[: round(max(front) + (2.0 + 5.0 * float(rng.random())) * face.mm)]
+        gray = gray[: round(max(front) + (2.0 + 5.0 * float(face_rng.random())) * face.mm)]
     if width != face.width:
         scale = width / face.width
         gray = cv2.resize(gray, (width, round(gray.shape[0] * scale)), interpolation=cv2.INTER_AREA)
@@ -84,13 +85,13 @@ def draw(mouth: Mouth, width: int, rng: np.random.Generator) -> Drawing:
 def _face(width: int, rng: np.random.Generator) -> Face:
     """One patient's proportions."""
     height = round(width * (0.50 + 0.10 * float(rng.random())))
-    mm = 0.00445 * width * (1 + 0.03 * float(rng.standard_normal()))
+    mm = 0.00445 * width * (1 + 0.035 * float(rng.standard_normal()))
     return Face(
         width=width,
         height=height,
         mm=mm,
-        center_x=width * (0.5 + 0.008 * float(rng.standard_normal())),
-        occlusal_y=height * 0.5 + width * (0.04 + 0.012 * float(rng.standard_normal())),
+        center_x=width * (0.5 + 0.012 * float(rng.standard_normal())),
+        occlusal_y=height * 0.5 + width * (0.04 + 0.015 * float(rng.standard_normal())),
         smile=width * (0.042 + 0.014 * float(rng.standard_normal())),
         bite_px=mm * (1.0 + 0.8 * float(rng.random())),
     )

@@ -1,0 +1,157 @@
+"""Tooth numbers that cannot be right, in mouths that are tilted, cropped, toothless or flipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from dentsight_pipeline.data.fdi import tooth_flags
+
+WIDTH, HEIGHT = 1600, 1000
+Teeth = list[tuple[str, Sequence[float]]]
+
+
+def mouth(seed: int = 0, without: Sequence[str] = ()) -> Teeth:
+    """32 teeth of roughly natural size on two arches that bend downwards, each box off by a few pixels.
+
+    Written from the convention alone: the patient's right (quadrants 1 and 4) is on the image's left.
+    """
+    generator = np.random.default_rng(seed)
+    teeth: Teeth = []
+    for quadrant in (1, 2, 3, 4):
+        side, upper = (-1 if quadrant in (1, 4) else 1), quadrant in (1, 2)
+        for position in range(1, 9):
+            x = WIDTH / 2 + side * (position - 0.5) * 72 + generator.normal(0, 8)
+            y = HEIGHT / 2 + (-90 if upper else 90) - 1.2 * position**2 + generator.normal(0, 8)
+            teeth.append((f"{quadrant}{position}", [x - 35, y - 80, 70, 160]))
+    return [tooth for tooth in teeth if tooth[0] not in without]
+
+
+def renamed(teeth: Teeth, names: dict[str, str]) -> Teeth:
+    """The teeth with other numbers on some of them."""
+    return [(names.get(name, name), box) for name, box in teeth]
+
+
+def flipped(teeth: Teeth, x: bool, y: bool) -> Teeth:
+    """The boxes after flipping the picture."""
+    return [
+        (name, [WIDTH - b[0] - b[2] if x else b[0], HEIGHT - b[1] - b[3] if y else b[1], b[2], b[3]])
+        for name, b in teeth
+    ]
+
+
+def turned(teeth: Teeth, degrees: float) -> Teeth:
+    """The boxes with their centres turned about the middle of the image."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    result: Teeth = []
+    for name, (x, y, w, h) in teeth:
+        dx, dy = x + w / 2 - WIDTH / 2, y + h / 2 - HEIGHT / 2
+        centre = WIDTH / 2 + cosine * dx - sine * dy, HEIGHT / 2 + sine * dx + cosine * dy
+        result.append((name, [centre[0] - w / 2, centre[1] - h / 2, w, h]))
+    return result
+
+
+def flags(teeth: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
+    """The flags of teeth in the test's image."""
+    return tooth_flags(WIDTH, HEIGHT, teeth)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("degrees", [0, -12, 12])
+def test_a_sound_mouth_has_no_flags_even_when_the_head_was_tilted(seed: int, degrees: float) -> None:
+    """A flag on every tilted head is a flag that nobody reads."""
+    assert flags(turned(mouth(seed), degrees)) == []
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param("14", id="the right half"),
+        pytest.param("23", id="the left half"),
+        pytest.param("12", id="the upper jaw"),
+        pytest.param("3", id="one quadrant"),
+    ],
+)
+def test_a_part_of_a_mouth_has_no_flags(keep: str) -> None:
+    """Cropped images and toothless jaws are common; the image's middle is no midline then."""
+    shifted = [(name, [box[0] - 300, box[1] + 120, *box[2:]]) for name, box in mouth() if name[0] in keep]
+
+    assert flags(shifted) == []
+
+
+def test_a_mouth_with_few_teeth_left_has_no_flags() -> None:
+    """Six scattered teeth are a frequent mouth."""
+    remaining = [tooth for tooth in mouth() if tooth[0] in {"13", "23", "33", "43", "45", "34"}]
+
+    assert flags(remaining) == []
+
+
+def test_a_repeated_number_is_flagged_once() -> None:
+    """The commonest slip: the neighbour's number given twice."""
+    assert flags(renamed(mouth(without=["35"]), {"37": "36"})) == ["repeated_tooth:36"]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [(True, False, ["mirrored"]), (False, True, ["upside_down"]), (True, True, ["mirrored", "upside_down"])],
+)
+@pytest.mark.parametrize("degrees", [0, 10])
+def test_a_flipped_picture_is_recognised(x: bool, y: bool, expected: list[str], degrees: float) -> None:
+    """Flipped with its boxes and without its numbers: training on it teaches left for right."""
+    assert flags(turned(flipped(mouth(), x, y), degrees)) == expected
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("36", "46"), ("11", "21"), ("18", "28"), ("43", "33")])
+def test_a_number_of_the_other_side_is_flagged(right: str, wrong: str) -> None:
+    """Wrong side is the dentists' most frequent complaint; it is learnt from labels like this."""
+    assert flags(renamed(mouth(without=[wrong]), {right: wrong})) == [f"wrong_side:{wrong}"]
+
+
+def test_two_exchanged_numbers_are_both_flagged() -> None:
+    """Nothing is repeated then, and only the places tell."""
+    assert flags(renamed(mouth(), {"16": "26", "26": "16"})) == ["wrong_side:16", "wrong_side:26"]
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("36", "26"), ("11", "41"), ("24", "34")])
+def test_a_number_of_the_other_jaw_is_flagged(right: str, wrong: str) -> None:
+    """36 for 26 is one keystroke."""
+    assert flags(renamed(mouth(without=[wrong]), {right: wrong})) == [f"wrong_jaw:{wrong}"]
+
+
+def test_one_number_of_a_toothless_jaw_in_the_other_row_is_flagged() -> None:
+    """With no second row to compare with, the first row alone shows the intruder."""
+    upper_only = [tooth for tooth in mouth() if tooth[0][0] in "12"]
+
+    assert flags(renamed(upper_only, {"16": "46"})) == ["wrong_jaw:46"]
+
+
+def test_wrong_numbers_in_a_flipped_picture_are_judged_in_its_own_orientation() -> None:
+    """One flag for the picture and one for the tooth, not 31 for the others."""
+    teeth = flipped(renamed(mouth(without=["46"]), {"36": "46"}), x=True, y=False)
+
+    assert flags(teeth) == ["mirrored", "wrong_side:46"]
+
+
+def test_an_impacted_tooth_away_from_its_row_is_not_in_the_wrong_jaw() -> None:
+    """A lower wisdom tooth in the ramus and an upper canine near the nose lie off their rows by nature."""
+    moved = {"38": (0, -60), "13": (40, -90)}
+    teeth = [
+        (name, [box[0] + moved.get(name, (0, 0))[0], box[1] + moved.get(name, (0, 0))[1], *box[2:]])
+        for name, box in mouth()
+    ]
+
+    assert flags(teeth) == []
+
+
+@pytest.mark.parametrize("teeth", [[], [("11", [1, 1, 5, 5])], [("11", [1, 1, 5, 5])] * 2 + [("51", [1, 1, 5, 5])]])
+def test_too_few_teeth_are_not_judged_by_place(teeth: Teeth) -> None:
+    """One tooth has no neighbours, and deciduous numbers are not of this convention."""
+    assert [flag for flag in flags(teeth) if not flag.startswith("repeated")] == []
+
+
+def test_teeth_all_in_one_place_are_not_judged() -> None:
+    """A broken export must give no arithmetic error."""
+    assert flags([(name, [10, 10, 20, 20]) for name, _ in mouth()]) == []

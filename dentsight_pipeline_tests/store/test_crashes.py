@@ -67,7 +67,7 @@ def test_a_writer_killed_before_the_rename_leaves_no_object(
         str(disk.root), str(source), event,
     )  # fmt: skip
 
-    assert killed.wait(60) == -signal.SIGKILL
+    assert killed.wait(120) == -signal.SIGKILL
     assert list(disk.store.object_digests()) == []
     assert any((disk.root / "tmp").iterdir())
     assert disk.store.verify(disk.store.put_file(source)) == size
@@ -81,21 +81,21 @@ def test_writers_killed_at_any_moment_leave_only_whole_objects(disk: DiskPlace) 
     for _ in range(8):
         writer = start(
             """
-            print("writing", flush=True)
             for number in range(10**6):
                 files = {f"{n}": os.urandom(3_000_000) for n in range(2)} | {"s": os.urandom(10)}
                 made = manifest.build(store, "k", files, {}, {"number": number})
                 store.put_manifest(made)
                 store.write_ref("head", {"manifest": made.digest})
                 store.append_record(made.digest, {"number": number})
+                print("went round once", flush=True)
             """,
             str(disk.root),
         )
         assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(chance.uniform(0, 0.15))
+        assert writer.stdout.readline() == b"went round once\n"
+        time.sleep(chance.uniform(0, 0.1))
         writer.send_signal(signal.SIGKILL)
-        writer.wait(60)
+        writer.wait(120)
 
     assert_whole(disk.store)
     head = disk.store.read_ref("head")
@@ -116,7 +116,7 @@ def test_a_process_killed_with_a_lock_in_its_hand_blocks_nobody(disk: DiskPlace)
     assert holder.stdout is not None
     holder.stdout.readline()
     holder.send_signal(signal.SIGKILL)
-    holder.wait(60)
+    holder.wait(120)
 
     disk.store.put_manifest(manifest.build(disk.store, "k", {"a": b"x"}, {}, {}))
     disk.store.write_ref("head", {"n": 1}, expected=None)
@@ -136,7 +136,7 @@ def test_an_upload_killed_before_its_end_leaves_no_object(bucket: BucketPlace, t
         bucket.store.uri, str(source),
     )  # fmt: skip
 
-    assert killed.wait(60) == -signal.SIGKILL
+    assert killed.wait(120) == -signal.SIGKILL
     assert list(bucket.store.object_digests()) == []
     uploads = [name for name, _ in bucket.store.blobs.leftovers() if name.startswith("upload ")]
     assert len(uploads) == 1
@@ -252,7 +252,7 @@ def test_many_processes_store_the_same_dataset_at_once(disk: DiskPlace) -> None:
     print(store.put_manifest(manifest.build(store, "raw-export", files, {}, {})))
     """
     writers = [start(code, str(disk.root)) for _ in range(4)]
-    answers = [writer.communicate(timeout=60) for writer in writers]
+    answers = [writer.communicate(timeout=120) for writer in writers]
 
     assert [writer.returncode for writer in writers] == [0] * 4, answers
     assert len({out for out, _ in answers}) == 1
@@ -276,7 +276,7 @@ def test_no_update_of_a_reference_is_lost_between_processes(disk: DiskPlace) -> 
             pass
     """
     writers = [start(code, str(disk.root)) for _ in range(4)]
-    answers = [writer.communicate(timeout=60) for writer in writers]
+    answers = [writer.communicate(timeout=120) for writer in writers]
 
     assert [writer.returncode for writer in writers] == [0] * 4, answers
     assert disk.store.read_ref("count") == {"n": 100}

@@ -97,20 +97,20 @@ def test_no_manifest_is_published_while_objects_are_removed(place: Place, monkey
     def collect() -> None:
         with place.store.blobs.collecting() as still_mine:
             inside.set()
-            go_on.wait(10)
+            go_on.wait(60)
             still_mine()
             place.store.blobs.remove([object_key(digest)])
 
     with ThreadPoolExecutor(2) as pool:
         collecting = pool.submit(collect)
-        inside.wait(10)
+        inside.wait(60)
         published = pool.submit(place.store.put_manifest, publishing)
         with pytest.raises(TimeoutError):
             published.result(timeout=0.3)
         go_on.set()
-        collecting.result(10)
+        collecting.result(60)
         with pytest.raises(IntegrityError, match="is missing"):
-            published.result(10)
+            published.result(60)
     assert list(place.store.manifest_digests()) == []
 
 

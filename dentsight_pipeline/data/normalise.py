@@ -298,7 +298,8 @@ class _SplitNormaliser:
                 "partial_annotation": bool(annotations) and not teeth,
                 "flags": [],
             }
-            image["flags"] = fdi.tooth_flags(image, teeth) if teeth else []
+            named_boxes = [(CLASSES[tooth["category_id"] - 1], tooth["bbox"]) for tooth in teeth]
+            image["flags"] = fdi.tooth_flags(image["width"], image["height"], named_boxes) if teeth else []
             split["images"].append(image)
             split["annotations"] += annotations
         return split

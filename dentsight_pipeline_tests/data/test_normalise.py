@@ -1,0 +1,324 @@
+"""From raw labels to 45 classes: what is mapped, mended, listed and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data.coco import CocoSplit
+from dentsight_pipeline.data.ingest import ingest_export
+from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document, normalise_export
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
+from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
+from dentsight_pipeline.store.manifest import Manifest, read_json
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture, whole_export
+
+V8_AFTER_MAPPING = {  # train / valid, as measured on the published corpus
+    "caries": (3824, 1118),
+    "missing": (3721, 1137),
+    "calculus": (2356, 652),
+    "RC-treated": (1826, 622),
+    "impacted": (1446, 435),
+    "restoration": (1277, 406),
+    "crown": (1213, 405),
+    "periapical-radiolucency": (1191, 331),
+    "root-stump": (892, 263),
+    "bridge": (423, 128),
+    "implant": (225, 76),
+    "tooth-bud": (191, 24),
+    "other-finding": (110, 34),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def _normalised(store: Store, root: Path, **options: Any) -> Manifest:
+    return normalise_export(store, ingest_export(root, store, **{"drop": options.get("drop", ())}), **options)
+
+
+def _split(store: Store, manifest: Manifest, name: str = "train") -> CocoSplit:
+    return read_json(store, manifest, f"{name}.json")
+
+
+def test_class_counts_of_a_v8_shaped_corpus_are_the_published_ones(shared_folder: Path) -> None:
+    """The mapping as a whole against numbers that somebody else counted."""
+    reference = json.loads((shared_folder / "reference" / "opg_reporting_v8_categories.json").read_text())
+
+    facts = normalise_document(*_v8_shaped(reference), facts=_RAW_FACTS).facts
+
+    for position, split in enumerate(("train", "valid")):
+        counts = facts["splits"][split]["class_counts"]
+        assert {name: counts[name] for name in CONDITIONS} == {n: c[position] for n, c in V8_AFTER_MAPPING.items()}
+        assert facts["splits"][split]["images"] == reference["images"][split]
+    assert facts["composites"] == 40
+    assert facts["repairs"] == {}
+
+
+_RAW_FACTS = {
+    "corpus": {"kind": "roboflow", "name": "v8-shaped", "licence": ""},
+    "source": {},
+    "privacy": {},
+    "label_source": {"source": "opg-reporting", "chosen_by": "readme", "evidence": ""},
+}
+
+
+def _v8_shaped(reference: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[Any]]:
+    """A raw export's content with v8's categories, images and annotation counts; boxes never overlap."""
+    splits = []
+    for position, split in enumerate(("train", "valid")):
+        count = reference["images"][split]
+        images = [
+            {
+                "id": i,
+                "file_name": f"images/{position}{i:063x}.jpg",
+                "sha256": f"{position}{i:063x}",
+                "width": 1662,
+                "height": 1077,
+                "stem_group": f"{position}{i:063x}",
+                "stem_kind": "uid",
+            }
+            for i in range(count)
+        ]
+        labels = [name for name, by_split in reference["condition_counts"].items() for _ in range(by_split[split])]
+        annotations = [
+            {
+                "id": i,
+                "image_id": i % count,
+                "label": label,
+                "bbox": [10 * (i // count), 5, 8, 8],
+                "polygons": [],
+            }
+            for i, label in enumerate(labels)
+        ]
+        categories = [{**c, "placeholder": c["id"] == 0} for c in reference["categories"]]
+        splits.append(
+            {"name": split, "file": split, "categories": categories, "images": images, "annotations": annotations}
+        )
+    blank = {image["sha256"]: "" for split in splits for image in split["images"]}
+    return {"splits": splits}, blank, []
+
+
+def test_the_real_export_has_its_known_leakage_sources_and_loose_labels(real_export: Path, store: Store) -> None:
+    """24 of 30 test and 131 of 154 valid images share a source with train; 655 sources; one near-duplicate box."""
+    facts = _normalised(store, real_export).facts
+
+    assert {k: facts["leakage"]["test"][k] for k in ("images", "shared_with_train", "clean")} == {
+        "images": 30,
+        "shared_with_train": 24,
+        "clean": 2,
+    }
+    assert {k: facts["leakage"]["valid"][k] for k in ("images", "shared_with_train", "clean")} == {
+        "images": 154,
+        "shared_with_train": 131,
+        "clean": 19,
+    }
+    assert facts["sources"] == 655
+    assert facts["repairs"] == {"near_duplicate": 1}
+    assert facts["loose_classes"] == ["restoration", "implant"]
+    assert facts["boxes_under_2_px"] == 3
+
+
+def test_the_real_export_under_the_strict_mapping_has_no_loose_labels(real_export: Path, store: Store) -> None:
+    """Looseness belongs to a source, not to a name."""
+    manifest = _normalised(store, real_export, source="canonical")
+
+    assert manifest.facts["loose_classes"] == []
+    assert manifest.facts["mapping"]["source"] == "canonical"
+    assert not any(a["loose"] for a in _split(store, manifest)["annotations"])
+
+
+def test_ids_are_dense_from_one_over_all_splits(tmp_path: Path, store: Store) -> None:
+    """Exports restart at 0 in every split, and pycocotools reads annotation id 0 as unmatched."""
+    manifest = _normalised(store, whole_export(tmp_path / "export").write())
+
+    splits = [_split(store, manifest, name) for name in ("train", "valid", "test")]
+    assert [image["id"] for split in splits for image in split["images"]] == [1, 2, 3, 4, 5]
+    assert [a["id"] for split in splits for a in split["annotations"]] == list(range(1, 11))
+    assert splits[0]["categories"][0] == {"id": 1, "name": "11", "supercategory": "tooth"}
+    assert [c["name"] for c in splits[2]["categories"]] == list(CLASSES)
+
+
+def test_a_composite_becomes_two_annotations_with_one_box(tmp_path: Path, store: Store) -> None:
+    """A root-filled stump is both, and counts for both."""
+    manifest = _normalised(store, whole_export(tmp_path / "export").write())
+
+    twins = [a for a in _split(store, manifest)["annotations"] if a["raw_name"] == "RC-treated-and-root-stump"]
+    assert [CLASSES[a["category_id"] - 1] for a in twins] == ["RC-treated", "root-stump"]
+    assert twins[0]["bbox"] == twins[1]["bbox"] == [30.0, 20.0, 9.0, 9.0]
+    assert manifest.facts["composites"] == 1
+
+
+def test_an_image_without_annotations_stays_as_a_negative(tmp_path: Path, store: Store) -> None:
+    """258 true negatives were measured; dropping them would overstate precision."""
+    manifest = _normalised(store, whole_export(tmp_path / "export").write())
+
+    assert len(_split(store, manifest)["images"]) == 3
+    assert manifest.facts["splits"]["train"]["images_without_annotations"] == 1
+
+
+def test_conditions_without_teeth_are_flagged_as_partial_annotation(tmp_path: Path, store: Store) -> None:
+    """Such an image says nothing about teeth; an empty image says that there is nothing."""
+    builder = whole_export(tmp_path / "export")
+    builder.image("train", {"caries": [[1, 1, 5, 5]]})
+
+    manifest = _normalised(store, builder.write())
+
+    assert [image["partial_annotation"] for image in _split(store, manifest)["images"]] == [False, False, False, True]
+    assert manifest.facts["partial_annotation"] == {"train": 1, "valid": 0, "test": 0}
+
+
+def test_every_repair_is_counted_and_listed(tmp_path: Path, store: Store) -> None:
+    """One by one, with the ids by which its owner finds the record."""
+    builder = ExportBuilder(tmp_path / "export")
+    image = builder.image("train", {"11": [[5, 5, 20, 30]]})
+    builder.annotation("train", image, "caries", [60, 40, 4.4, 5])
+    builder.annotation("train", image, "caries", [10, 10, 0, 5])
+    builder.annotation("train", image, "caries", [60, 40, 4.4, 5])
+    builder.annotation("train", image, "caries", [60, 40, 3.9, 5])
+    builder.annotation(
+        "train", image, "crown", [60, 40, 4, 5], segmentation=[[60, 40, 66, 40, 64, 45], [1, 1, 2, 2, 3, 3]]
+    )
+
+    manifest = _normalised(store, builder.write())
+
+    annotations = _split(store, manifest)["annotations"]
+    assert [(a["raw_name"], a["bbox"]) for a in annotations] == [
+        ("11", [5.0, 5.0, 20.0, 30.0]),
+        ("caries", [60.0, 40.0, 4.0, 5.0]),
+        ("crown", [60.0, 40.0, 4.0, 5.0]),
+    ]
+    assert annotations[2]["segmentation"] == [[60.0, 40.0, 64.0, 40.0, 64.0, 45.0]]
+    assert [(r["kind"], r["export_annotation_id"]) for r in read_json(store, manifest, "repairs.json")] == [
+        ("clipped_box", 1),
+        ("zero_area_box", 2),
+        ("clipped_box", 3),
+        ("exact_duplicate", 3),
+        ("near_duplicate", 4),
+        ("clipped_polygon", 5),
+        ("polygon_dropped", 5),
+    ]
+    assert manifest.facts["repairs"] == {
+        "clipped_box": 2,
+        "clipped_polygon": 1,
+        "exact_duplicate": 1,
+        "near_duplicate": 1,
+        "polygon_dropped": 1,
+        "zero_area_box": 1,
+    }
+
+
+def test_boxes_of_two_classes_in_one_place_both_stay(tmp_path: Path, store: Store) -> None:
+    """A crown on a root-filled tooth is two findings, not a duplicate."""
+    builder = ExportBuilder(tmp_path / "export")
+    builder.image("train", {"crown": [[5, 5, 20, 30]], "RC-treated": [[5, 5, 20, 30]]})
+
+    manifest = _normalised(store, builder.write())
+
+    assert len(_split(store, manifest)["annotations"]) == 2
+    assert manifest.facts["repairs"] == {}
+
+
+def test_a_box_wholly_outside_is_refused_also_here(store: Store) -> None:
+    """A raw export may come from another writer."""
+    raw, fingerprints, repairs = _one_box([700.0, 5.0, 8.0, 8.0])
+
+    with pytest.raises(AnnotationError, match=r"annotation 4 of image 0: its box .* lies wholly outside the 640×480"):
+        normalise_document(raw, fingerprints, repairs, _RAW_FACTS)
+
+
+def _one_box(box: list[float]) -> tuple[dict[str, Any], dict[str, str], list[Any]]:
+    image = {"id": 0, "file_name": "images/a.jpg", "sha256": "a" * 64, "width": 640, "height": 480}
+    image |= {"stem_group": "a" * 64, "stem_kind": "other"}
+    annotation = {"id": 4, "image_id": 0, "label": "caries", "bbox": box, "polygons": []}
+    categories = [{"id": 1, "name": "caries", "placeholder": False}]
+    split = {"name": "train", "file": "f", "categories": categories, "images": [image], "annotations": [annotation]}
+    return {"splits": [split]}, {"a" * 64: ""}, []
+
+
+@pytest.mark.parametrize(
+    ("box", "kept"),
+    [
+        ([-0.4, 5.0, 8.0, 8.0], [0.0, 5.0, 7.6, 8.0]),
+        ([-100.0, -100.0, 900.0, 900.0], [0.0, 0.0, 640.0, 480.0]),
+        ([632.0, 472.0, 8.0, 8.0], [632.0, 472.0, 8.0, 8.0]),
+        ([640.0, 5.0, 0.4, 8.0], None),
+    ],
+)
+def test_clipping_keeps_what_is_inside(box: list[float], kept: list[float] | None) -> None:
+    """4.5 % of boxes reach less than half a pixel past the edge; a box that fits must not change at all."""
+    document: NormalisedDocument = normalise_document(*_one_box(box), _RAW_FACTS)
+
+    boxes = [a["bbox"] for a in document.splits["train"]["annotations"]]
+    assert boxes == ([pytest.approx(kept)] if kept else [])
+    assert document.facts["repairs"] == ({} if kept == box else {"clipped_box": 1} if kept else {"zero_area_box": 1})
+
+
+def test_dropped_labels_are_counted_and_their_images_stay(tmp_path: Path, store: Store) -> None:
+    """What is left out must be visible: 'Healthy Teeth' by the mapping, 'crown' by the user."""
+    builder = ExportBuilder(tmp_path / "export", names=("root", "Healthy Teeth", "crown", "caries"))
+    builder.image("train", {"Healthy Teeth": [[1, 1, 5, 5], [9, 9, 5, 5]], "crown": [[20, 1, 5, 5]]})
+
+    manifest = _normalised(store, builder.write(), drop=["crown"])
+
+    assert manifest.facts["dropped"] == {"Healthy Teeth": 2, "crown": 1, "root": 0}
+    assert manifest.facts["mapping"]["drop"] == ["crown"]
+    assert len(_split(store, manifest)["images"]) == 1
+    assert _split(store, manifest)["annotations"] == []
+
+
+def test_an_unknown_label_is_refused_also_here(store: Store) -> None:
+    """A raw export outlives the mapping that it was checked with."""
+    raw, fingerprints, repairs = _one_box([1.0, 1.0, 5.0, 5.0])
+    raw["splits"][0]["categories"][0]["name"] = "carries"
+
+    with pytest.raises(UnknownLabelError, match="f, category 1: Label 'carries'"):
+        normalise_document(raw, fingerprints, repairs, _RAW_FACTS)
+    with pytest.raises(ConfigurationError, match="--drop 'x': no such label here"):
+        normalise_document(raw, fingerprints, repairs, _RAW_FACTS, drop=["x"])
+
+
+def test_images_that_share_a_source_across_splits_are_not_clean(tmp_path: Path, store: Store) -> None:
+    """Equal UID stems prove it by name, flipped pixels by sight; a shared counter proves nothing."""
+    builder = ExportBuilder(tmp_path / "export")
+    builder.image("train", stem="1-2-840-113619-2-55-3-604688_png")
+    builder.image("test", stem="1-2-840-113619-2-55-3-604688_png")
+    builder.image("train", data=jpeg(picture(50, 256, 192)), size=(256, 192), stem="a_png")
+    builder.image("test", data=jpeg(picture(50, 256, 192)[:, ::-1]), size=(256, 192), stem="b_png")
+    builder.image("train", stem="18_png")
+    builder.image("test", stem="18_png")
+
+    manifest = _normalised(store, builder.write())
+
+    train, test = _split(store, manifest)["images"], _split(store, manifest, "test")["images"]
+    assert [image["clean"] for image in test] == [False, False, True]
+    assert [a["source_group"] == b["source_group"] for a, b in zip(train, test, strict=True)] == [True, True, False]
+    assert train[0]["source_group"] == min(train[0]["sha256"], test[0]["sha256"])
+    assert manifest.facts["leakage"]["test"]["shared_with_train"] == 2
+
+
+def test_the_digest_is_stable_and_depends_on_the_mapping(tmp_path: Path, store: Store) -> None:
+    """Unchanged work must be recognised; another mapping is another dataset."""
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+
+    first = normalise_export(store, raw)
+
+    assert normalise_export(store, raw).digest == first.digest
+    assert normalise_export(store, raw, source="canonical").digest != first.digest
+    assert first.inputs == {"raw_export": raw.digest}
+
+
+def test_no_original_stem_is_in_the_normalised_splits(tmp_path: Path, store: Store) -> None:
+    """Names are gone before this step; nothing may bring them back."""
+    builder = whole_export(tmp_path / "export")
+
+    manifest = _normalised(store, builder.write())
+
+    assert find_identifiers(store, manifest, stems=builder.stems()) == []

@@ -1,0 +1,103 @@
+"""What each stage's dataset keeps, and the forms that it is offered in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dentsight_pipeline.data.ingest import ingest_export
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
+from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.store.manifest import Manifest, materialise, read_json
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import whole_export
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return open_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def stems() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def normalised(tmp_path_factory: pytest.TempPathFactory, store: Store, stems: list[str]) -> Manifest:
+    builder = whole_export(tmp_path_factory.mktemp("export"))
+    builder.image("train", {"caries": [[1, 1, 5, 5]]})
+    stems += builder.stems()
+    return normalise_export(store, ingest_export(builder.write(), store))
+
+
+def test_the_condition_subset_keeps_every_image_and_drops_the_teeth(store: Store, normalised: Manifest) -> None:
+    """An image that loses all its boxes is a true negative; dropping it would overstate precision."""
+    subset = select_conditions(store, normalised)
+
+    train = read_json(store, subset, "train.json")
+    assert subset.kind == "condition-subset"
+    assert [c["name"] for c in train["categories"]] == list(CONDITIONS)
+    assert [c["id"] for c in train["categories"]] == list(range(1, 14))
+    assert len(train["images"]) == 4
+    assert [CONDITIONS[a["category_id"] - 1] for a in train["annotations"]] == [
+        "caries",
+        "crown",
+        "RC-treated",
+        "root-stump",
+        "caries",
+    ]
+    assert subset.facts["splits"]["train"]["class_counts"]["caries"] == 2
+    assert subset.facts["classes"] == list(CONDITIONS)
+    assert subset.inputs == {"normalized_splits": normalised.digest}
+
+
+def test_the_tooth_subset_leaves_partially_annotated_images_out(store: Store, normalised: Manifest) -> None:
+    """Nobody marked their teeth: as negatives they would teach the model to miss teeth."""
+    subset = select_teeth(store, normalised)
+
+    train = read_json(store, subset, "train.json")
+    assert [c["name"] for c in train["categories"]] == list(TEETH)
+    assert len(train["images"]) == 3
+    assert {a["raw_name"] for a in train["annotations"]} == {"11"}
+    assert subset.facts["images_left_out"] == 1
+    assert sum(path.startswith("images/") for path in subset.entries) == 5
+
+
+def test_annotation_ids_stay_those_of_the_splits_they_came_from(store: Store, normalised: Manifest) -> None:
+    """A finding can be traced from the subset to the splits by its id."""
+    whole = {a["id"]: a for a in read_json(store, normalised, "valid.json")["annotations"]}
+
+    for annotation in read_json(store, select_conditions(store, normalised), "valid.json")["annotations"]:
+        assert annotation["bbox"] == whole[annotation["id"]]["bbox"]
+
+
+def test_the_subset_is_offered_as_parquet_and_croissant(
+    tmp_path: Path, store: Store, normalised: Manifest, stems: list[str]
+) -> None:
+    """`datasets` loads it in one line, and mlcroissant finds nothing to say."""
+    import datasets
+    import mlcroissant
+
+    folder = materialise(store, select_conditions(store, normalised), tmp_path / "subset")
+    files = {split: str(folder / "parquet" / f"{split}.parquet") for split in ("train", "valid", "test")}
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
+
+    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 4, "valid": 1, "test": 1}
+    assert loaded["train"][0]["image"].size == (64, 48)
+    assert described.metadata.ctx.issues.errors == set()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert not any(stem.encode() in file.read_bytes() for stem in stems), file.name
+
+
+def test_subsets_are_stable_and_hold_no_identifier(store: Store, normalised: Manifest, stems: list[str]) -> None:
+    """The digest is the identity that checkpoints and releases name."""
+    subset = select_conditions(store, normalised)
+
+    assert select_conditions(store, normalised).digest == subset.digest
+    assert find_identifiers(store, subset, stems=stems) == []

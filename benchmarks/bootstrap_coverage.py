@@ -4,8 +4,9 @@ A world is drawn in which the true AP is known (from very many images); data set
 is counted how often the two-sided 90 % interval holds the truth, and how often its lower end lies above the truth: the
 rate at which an interval gate would pass a model that is exactly at the floor.
 
-Claims: for a class in at least `MINIMUM_GROUPS` sources, the false-PASS rate of AP and AP50 is at most 10 %; the
-point estimate alone passes about half of all models that are exactly at the floor; macro AP50 is usable.
+Claims: for a class in at least 20 sources (what the gate policy for X-rays asks for), the false-PASS rate of AP and
+AP50 at truth = floor is at most 10 %, and so is that of macro AP50; the point estimate alone passes about half of such
+models. The interval of macro AP is informational: its rate is printed, not promised.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import argparse
 import numpy as np
 
 from dentsight_pipeline.evaluation import bootstrap, metrics
-from dentsight_pipeline.evaluation.bootstrap import MINIMUM_GROUPS, Draws
+from dentsight_pipeline.evaluation.bootstrap import Draws
 from dentsight_pipeline.evaluation.engines import IOU_THRESHOLDS
 from dentsight_pipeline.evaluation.matching import ClassMatches
+
+ENOUGH_SOURCES = 20
 
 # Per class: mean boxes an image, share found, IoU concentration, separation of scores, false positives an image.
 CLASSES = {
@@ -77,10 +80,10 @@ def main() -> int:
     truth["macro"] = np.mean(list(truth.values()), axis=0)
     print(f"{arguments.trials} trials, {arguments.resamples} resamples; nominal: coverage 0.90, false PASS 0.05")
     head = f"{'images':>6} {'class':<17} {'metric':<5} {'truth':>6} {'BCa':>5} {'pct.':>5}"
-    print(f"{head} {'false PASS':>10} {'width':>6} {'none':>5}")
+    print(f"{head} {'false PASS':>10} {'by point':>8} {'width':>6} {'too few':>7}")
     worst = 0.0
     for n in arguments.images:
-        tally: dict[tuple[str, int], list[tuple[bool, bool, bool, float]]] = {}
+        tally: dict[tuple[str, int], list[tuple[bool, bool, bool, float, bool]]] = {}
         absent: dict[tuple[str, int], int] = {}
         for _ in range(arguments.trials):
             weights = bootstrap.draw(np.arange(n), arguments.resamples, int(rng.integers(2**31)))
@@ -99,24 +102,24 @@ def main() -> int:
             for name, sample in drawn.items():
                 for row in (0, 1):
                     measured = bootstrap.interval(sample, units[name], at=(row,))
-                    if measured.low is None or measured.high is None:
+                    if units[name] < ENOUGH_SOURCES or measured.low is None or measured.high is None:
                         absent[name, row] = absent.get((name, row), 0) + 1
                         continue
                     low, high = percentile(sample.map(lambda v, row=row: v[row]))
                     true = truth[name][row]
                     tally.setdefault((name, row), []).append(
                         (measured.low <= true <= measured.high, low <= true <= high, measured.low > true,
-                         measured.high - measured.low)
+                         measured.high - measured.low, (measured.value or 0) >= true)
                     )  # fmt: skip
         for (name, row), found in sorted(tally.items()):
-            covered, plain, passed, width = np.mean(found, axis=0)
-            if name != "macro" and len(found) >= arguments.trials / 4:
+            covered, plain, passed, width, point = np.mean(found, axis=0)
+            if (name, row) != ("macro", 0) and len(found) >= arguments.trials / 4:
                 worst = max(worst, float(passed))
             print(
                 f"{n:>6} {name:<17} {('AP', 'AP50')[row]:<5} {truth[name][row]:6.3f} {covered:5.2f} {plain:5.2f} "
-                f"{passed:10.3f} {width:6.3f} {absent.get((name, row), 0) / arguments.trials:5.2f}"
+                f"{passed:10.3f} {point:8.2f} {width:6.3f} {absent.get((name, row), 0) / arguments.trials:7.2f}"
             )
-    print(f"largest false-PASS rate of a class with an interval (≥ {MINIMUM_GROUPS} sources): {worst:.3f} (≤ 0.10)")
+    print(f"largest false-PASS rate with {ENOUGH_SOURCES} sources or more, macro AP aside: {worst:.3f} (≤ 0.10)")
     return 0 if worst <= 0.10 else 1
 
 

@@ -1,0 +1,98 @@
+"""Model against dentists, dentists against dentists; coefficients against hand values and a library."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.agreement import (
+    cohens_kappa,
+    dentist_agreement,
+    gwets_ac1,
+    krippendorffs_alpha,
+    majority_of_others,
+)
+
+CELLS = np.array([[40.0, 9.0], [6.0, 45.0]])
+
+
+def readers(n: int, error: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A hidden truth and readers who each err independently."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(n) < 0.3
+    return truth.astype(float), np.array([np.where(rng.random(n) < error, ~truth, truth) for _ in range(count)], float)
+
+
+def test_kappa_and_ac1_by_hand() -> None:
+    """Observed .85; κ: chance .51·.54 + .49·.46 = .5008; AC1: π = .525, chance 2·.525·.475."""
+    assert cohens_kappa(CELLS) == pytest.approx((0.85 - 0.5008) / (1 - 0.5008))
+    assert gwets_ac1(CELLS) == pytest.approx((0.85 - 0.49875) / (1 - 0.49875))
+
+
+def test_kappa_is_undefined_when_both_readers_never_vary() -> None:
+    """Chance explains everything; 0 or 1 would both be inventions."""
+    assert np.isnan(cohens_kappa(np.array([[10.0, 0], [0, 0]])))
+
+
+def test_krippendorffs_alpha_is_that_of_the_library_with_gaps() -> None:
+    """A second witness, with ratings missing at random."""
+    library = pytest.importorskip("krippendorff")
+    ratings = readers(300, 0.15, 4, 0)[1]
+    ratings[np.random.default_rng(1).random(ratings.shape) < 0.3] = np.nan
+
+    theirs = library.alpha(reliability_data=ratings, level_of_measurement="nominal", value_domain=[0, 1])
+
+    assert krippendorffs_alpha(ratings) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_a_model_as_good_as_a_dentist_is_non_inferior() -> None:
+    """Readers and model err alike: Δ is about 0 and its lower bound above −δ."""
+    _, ratings = readers(4000, 0.1, 4, 2)
+
+    result = dentist_agreement(ratings[0], ratings[1:], np.arange(4000) // 20, margin=0.05)
+
+    assert result.delta.value == pytest.approx(0.0, abs=0.03)
+    assert result.non_inferior is True
+    assert (result.items, result.images) == (4000, 200)
+
+
+def test_a_worse_model_is_not() -> None:
+    """Three times the errors of a dentist."""
+    truth, ratings = readers(4000, 0.1, 3, 3)
+    model = np.where(np.random.default_rng(4).random(4000) < 0.3, 1 - truth, truth)
+
+    result = dentist_agreement(model, ratings, np.arange(4000) // 20)
+
+    assert result.non_inferior is False
+    assert result.delta.high is not None and result.delta.high < 0
+
+
+def test_without_an_interval_non_inferiority_is_unknown() -> None:
+    """Three images decide nothing; None is never taken as passed."""
+    _, ratings = readers(60, 0.1, 3, 5)
+
+    assert dentist_agreement(ratings[0], ratings[1:], np.arange(60) // 20).non_inferior is None
+
+
+def test_a_dentist_is_not_compared_with_a_majority_that_includes_himself() -> None:
+    """Including him lifts κ from .40 to .66; here the two others disagree with him, so their majority does too."""
+    ratings = np.array([[1.0, 1, np.nan], [0, 1, 1], [0, 0, np.nan]])
+
+    assert majority_of_others(ratings, 0).tolist()[0] == 0
+    assert np.isnan(majority_of_others(ratings, 0)[1])
+    assert majority_of_others(ratings, 0)[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "dentists", "message"),
+    [
+        (np.zeros(3), np.zeros((1, 3)), "dentists ≥ 2"),
+        (np.zeros(3), np.zeros((2, 4)), "the same list of items"),
+        (np.full(3, 0.5), np.zeros((2, 3)), "Ratings of the model hold 0.5"),
+    ],
+)
+def test_ratings_that_cannot_be_compared_are_refused(model, dentists, message) -> None:
+    """A probability is no finding, and one dentist has no one to agree with."""
+    with pytest.raises(EvaluationError, match=message):
+        dentist_agreement(model, dentists, np.arange(len(model)))

@@ -1,0 +1,92 @@
+"""Each mistake gets one name, and the confusion matrix adds up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dentsight_pipeline.evaluation import errors_by_type, matching
+from dentsight_pipeline.evaluation.errors_by_type import KINDS
+from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
+from dentsight_pipeline_tests.evaluation.conftest import coco, found, random_set
+
+TRUTH = coco(
+    [(1, 1, [0, 0, 40, 40]), (1, 2, [100, 0, 40, 40]), (1, 1, [200, 0, 40, 40]), (1, 1, [300, 0, 40, 40])],
+    images=2,
+    classes=("caries", "crown"),
+)
+RESULTS = found(
+    (1, 1, [0, 0, 40, 40], 0.9),  # hit
+    (1, 1, [1, 0, 40, 40], 0.8),  # the same box again
+    (1, 1, [100, 0, 40, 40], 0.7),  # on the crown
+    (1, 1, [225, 0, 40, 40], 0.6),  # beside its box, IoU .23
+    (2, 1, [0, 0, 40, 40], 0.5),  # on nothing
+    (1, 1, [300, 0, 40, 40], 0.1),  # a hit below the threshold
+)
+EVERY_IMAGE = np.ones(2, bool)
+
+
+def prepare(truth: dict, results: list, floor: float = 0.05):
+    """Columns and typed detections of a set."""
+    columns = read_ground_truth(truth)
+    detections = read_detections(results, columns)
+    matches = [by_area["all"] for by_area in matching.match(columns, detections)]
+    return columns, detections, errors_by_type.classify(columns, detections, matches, floor)
+
+
+def test_each_mistake_gets_its_name() -> None:
+    """Where to work next depends on it: a duplicate is a matter of scores, a class confusion one of labels."""
+    _, detections, typed = prepare(TRUTH, RESULTS)
+
+    names = {float(detections.scores[row]): KINDS[kind] for row, kind in zip(typed.rows, typed.kinds, strict=True)}
+    assert names == {0.9: "tp", 0.8: "duplicate", 0.7: "class", 0.6: "localisation", 0.5: "background", 0.1: "tp"}
+
+
+def test_errors_are_counted_at_the_operating_threshold() -> None:
+    """The box hit at .1 is missed for a user whose threshold is .4."""
+    counts = errors_by_type.count_by_type(*prepare(TRUTH, RESULTS), [0.4, 0.4], EVERY_IMAGE)
+
+    assert counts["caries"] == {"class_confusion": 1, "localisation": 1, "duplicate": 1, "background": 1, "missed": 2}
+    assert counts["crown"]["missed"] == 1
+
+
+def test_the_confusion_matrix_by_hand() -> None:
+    """Rows are what is there, columns what was said; the last of each is background."""
+    confusion = errors_by_type.confusion_matrix(*prepare(TRUTH, RESULTS), [0.4, 0.4], EVERY_IMAGE)
+
+    assert confusion["labels"] == ["caries", "crown", "background"]
+    assert confusion["matrix"] == [[1, 0, 2], [1, 0, 0], [3, 0, 0]]
+
+
+def test_the_confusion_matrix_adds_up() -> None:
+    """Every box is in one row and every detection in one column: nothing is lost or counted twice."""
+    columns, detections, typed = prepare(*random_set(4, images=30))
+    thresholds = [0.3, 0.4, 0.5]
+
+    matrix = np.array(
+        errors_by_type.confusion_matrix(columns, detections, typed, thresholds, np.ones(30, bool))["matrix"]
+    )
+
+    boxes = np.bincount(columns.class_index, minlength=3)
+    shown = detections.scores >= np.array(thresholds)[detections.class_index]
+    assert matrix[:3].sum(axis=1).tolist() == boxes.tolist()
+    assert matrix[:, :3].sum(axis=0).tolist() == np.bincount(detections.class_index[shown], minlength=3).tolist()
+
+
+def test_the_table_of_matches_holds_every_detection_and_every_missed_box() -> None:
+    """The gallery of worst cases is drawn from it."""
+    table = errors_by_type.table_of_matches(*prepare(TRUTH, RESULTS), [0.4, 0.4])
+
+    missed = table["kind"] == "missed"
+    assert (~missed).sum() == 6
+    assert sorted(table["matched_at_50"][missed].tolist()) == [2, 3, 4]
+    assert np.isnan(table["score"][missed]).all()
+    assert table["above_threshold"].sum() == 5
+    hit = table["score"] == 0.1
+    assert (table["kind"][hit].item(), table["matched_at_50"][hit].item()) == ("tp", 4)
+
+
+def test_images_outside_the_population_are_not_counted() -> None:
+    """Errors of leaked images must not enter the clean table."""
+    counts = errors_by_type.count_by_type(*prepare(TRUTH, RESULTS), [0.4, 0.4], np.array([False, True]))
+
+    assert counts["caries"] == {"class_confusion": 0, "localisation": 0, "duplicate": 0, "background": 1, "missed": 0}

@@ -9,7 +9,8 @@ A missed release gate is a *result*, never an error; only releasing in spite of 
     │   ├── AnnotationError       one record of an annotation file
     │   ├── UnknownLabelError     a label name that no mapping knows
     │   ├── SplitLeakageError     splits that share sources where they must not
-    │   └── IntegrityError        bytes that are missing or are not what their digest says
+    │   ├── IntegrityError        bytes that are missing or are not what their digest says
+    │   └── SignatureError        a release whose signature, statement or chain does not hold
     ├── StorageError              the disk or bucket refused (full, read-only, unreachable)
     ├── RefConflictError          a named reference that somebody else changed meanwhile
     ├── TrainingError             training could not start, go on or end
@@ -92,6 +93,19 @@ class IntegrityError(DataError):
         self.what, self.expected, self.found, self.remedy = what, expected, found, remedy
         state = "is missing" if found is None else f"was changed: its bytes hash to {found}"
         super().__init__(f"{what} (sha256 {expected}) {state}. {remedy}")
+
+
+class SignatureError(DataError):
+    """A release whose signature, statement or place in the chain of releases does not hold.
+
+    Args:
+        what: The release folder, its digest, or the chain in words.
+        problem: What does not hold.
+    """
+
+    def __init__(self, what: object, problem: str) -> None:
+        self.what, self.problem = what, problem
+        super().__init__(f"{what} cannot be trusted: {problem}. Do not use it; fetch it again from where it was made.")
 
 
 class StorageError(DentsightError):

@@ -1,0 +1,302 @@
+"""A signed release tells when anything of it was changed, added or removed, offline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.errors import ReleaseError, SignatureError
+from dentsight_pipeline.release import gates, statement
+from dentsight_pipeline.release.verdict import Override, Verdict
+from dentsight_pipeline.store import manifest, objects
+
+ROBOFLOW = {"kind": "roboflow", "name": "OPG REPORTING v8", "licence": "private"}
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> statement.KeyPair:
+    """A signing key of one's own."""
+    return statement.generate_key(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def verdict(policy, evaluation, healthy) -> Verdict:
+    """A verdict that allows a release."""
+    return gates.judge(evaluation, policy, healthy)
+
+
+def _folder(path: Path) -> Path:
+    (path / "model").mkdir(parents=True)
+    (path / "model" / "model.safetensors").write_bytes(b"weights" * 100)
+    (path / "model" / "config.json").write_text("{}", "utf-8")
+    (path / "report.html").write_text("<p>FAIL</p>", "utf-8")
+    return path
+
+
+@pytest.fixture
+def signed(tmp_path: Path, keys: statement.KeyPair, verdict: Verdict) -> Path:
+    """A signed release folder."""
+    folder = _folder(tmp_path / "release")
+    made = statement.build_statement(
+        folder,
+        title="opg × v3",
+        chain={"release_report": "a" * 64, "trained_checkpoint": "b" * 64},
+        verdict=verdict,
+        corpus=ROBOFLOW,
+        model={"recipe": "v3"},
+        previous=None,
+        sequence=1,
+    )
+    statement.write_statement(folder, made)
+    statement.sign_release(folder, keys.private)
+    return folder
+
+
+def test_an_untouched_release_verifies_offline(signed, keys):
+    """The reader needs the folder and the public key, nothing else."""
+    found = statement.verify_release(signed, keys.public)
+
+    names = {item["name"] for item in found["subject"]}
+    assert names == {"model/config.json", "model/model.safetensors", "report.html"}
+    assert found["predicate"]["verdict"] == "PASS"
+    assert found["_type"] == "https://in-toto.io/Statement/v1"
+
+
+def _flip_a_byte(folder: Path) -> None:
+    path = folder / "model" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[17] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def _edit_the_report(folder: Path) -> None:
+    (folder / "report.html").write_text("<p>PASS</p>", "utf-8")
+
+
+def _edit_the_statement(folder: Path) -> None:
+    path = folder / "statement.json"
+    path.write_text(path.read_text("utf-8").replace('"PASS"', '"FINE"'), "utf-8")
+
+
+def _remove_a_file(folder: Path) -> None:
+    (folder / "model" / "config.json").unlink()
+
+
+def _remove_the_signature(folder: Path) -> None:
+    (folder / "release.sig").unlink()
+
+
+def _cut_the_signature(folder: Path) -> None:
+    path = folder / "release.sig"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _add_a_file(folder: Path) -> None:
+    (folder / "model" / "extra.bin").write_bytes(b"x")
+
+
+def _add_a_git_file(folder: Path) -> None:
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs", "utf-8")
+
+
+def _add_a_git_folder(folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git" / "hook").write_text("#!/bin/sh", "utf-8")
+
+
+def _swap_in_a_link(folder: Path) -> None:
+    path = folder / "model" / "config.json"
+    path.unlink()
+    path.symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        _flip_a_byte,
+        _edit_the_report,
+        _edit_the_statement,
+        _remove_a_file,
+        _remove_the_signature,
+        _cut_the_signature,
+        _add_a_file,
+        _add_a_git_file,
+        _add_a_git_folder,
+        _swap_in_a_link,
+    ],
+)
+def test_tampering_is_found(signed, keys, tamper):
+    """Each of these was a way to hand on another model under the same signature."""
+    tamper(signed)
+
+    with pytest.raises(SignatureError, match="cannot be trusted"):
+        statement.verify_release(signed, keys.public)
+
+
+def test_another_key_does_not_verify(signed, tmp_path):
+    """A folder signed anew by somebody else must not pass under the key that the reader trusts."""
+    other = statement.generate_key(tmp_path / "other")
+
+    with pytest.raises(SignatureError, match="signature does not hold"):
+        statement.verify_release(signed, other.public)
+
+
+def test_a_release_may_move_to_a_folder_of_another_name(signed, keys, tmp_path):
+    """Downloads land anywhere."""
+    moved = tmp_path / "elsewhere" / "download"
+    shutil.copytree(signed, moved)
+
+    assert statement.verify_release(moved, keys.public)["predicate"]["sequence"] == 1
+
+
+def test_a_release_is_not_signed_twice(signed, keys):
+    """A second signature over changed files would hide the change."""
+    with pytest.raises(ReleaseError, match="signed already"):
+        statement.sign_release(signed, keys.private)
+
+
+def test_nothing_is_signed_without_a_statement(tmp_path, keys):
+    """A signature alone says who, not what was judged."""
+    with pytest.raises(ReleaseError, match=r"holds no statement\.json"):
+        statement.sign_release(_folder(tmp_path / "release"), keys.private)
+
+
+def test_a_key_is_never_overwritten(tmp_path):
+    """Overwriting it would make every earlier release unverifiable."""
+    pair = statement.generate_key(tmp_path)
+
+    with pytest.raises(ReleaseError, match="never overwritten"):
+        statement.generate_key(tmp_path)
+    assert pair.private.stat().st_mode & 0o077 == 0
+
+
+def test_half_a_key_is_refused(tmp_path):
+    """Making a new pair beside a lost half would orphan what the old one signed."""
+    statement.generate_key(tmp_path).private.unlink()
+
+    with pytest.raises(ReleaseError, match="only one of"):
+        statement.key_pair(tmp_path)
+
+
+def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):
+    """Its digest is part of what is signed and chained."""
+    first, second = (_folder(tmp_path / name) for name in ("a", "b"))
+
+    for folder in (first, second):
+        made = statement.build_statement(
+            folder,
+            title="t",
+            chain={"b": "1", "a": "2"},
+            verdict=verdict,
+            corpus=ROBOFLOW,
+            model={},
+            previous=None,
+            sequence=1,
+        )
+        statement.write_statement(folder, made)
+
+    assert (first / "statement.json").read_bytes() == (second / "statement.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("policy_name", "corpus", "marked"),
+    [("card", ROBOFLOW, False), ("card", {"kind": "phantom"}, True), ("phantom", ROBOFLOW, True), ("card", {}, True)],
+)
+def test_what_comes_from_drawn_images_is_marked_never_for_xrays(evaluation, healthy, policy_name, corpus, marked):
+    """The mark must not depend on which policy somebody chose for a phantom model."""
+    verdict = gates.judge(evaluation, gates.load_policy(policy_name), healthy)
+
+    assert statement.never_for_xrays(verdict, corpus) is marked
+
+
+# ── The chain of releases in a store ────────────────────────────────────────────────────────────────────────────────
+
+
+def _release(
+    store: objects.Store, folder: Path, verdict: Verdict, keys: Path, corpus: dict[str, Any]
+) -> manifest.Manifest:
+    """One release, as the pipeline makes it."""
+    _folder(folder)
+    checkpoint = manifest.build(store, "checkpoint", {"model/config.json": b"{}"}, {}, {"recipe": "smoke"})
+    report = manifest.build(
+        store, "release-report", {"report.html": b"x"}, {}, {"corpus": corpus, "title": folder.name}
+    )
+    for product in (checkpoint, report):
+        store.put_manifest(product)
+    chain = {"release_report": report.digest, "trained_checkpoint": checkpoint.digest}
+    facts = statement.write(store, folder, report=report, checkpoint=checkpoint, verdict=verdict, chain=chain)
+    statement.sign(folder, keys)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    made = manifest.build(store, "release", files, chain, facts)
+    store.put_manifest(made)
+    statement.advance(store, made)
+    return made
+
+
+@pytest.fixture
+def store(tmp_path) -> objects.Store:
+    """A store on disk."""
+    return objects.open_store(tmp_path / "store")
+
+
+def test_releases_form_a_chain_from_the_first_to_the_head(store, tmp_path, verdict):
+    """Each names the one before it, so none can be taken out of the middle."""
+    releases = [_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys", ROBOFLOW) for i in range(3)]
+
+    chain = statement.verify_chain(store)
+
+    assert [item.digest for item in chain] == [release.digest for release in releases]
+    assert [item.sequence for item in chain] == [1, 2, 3]
+    newest = statement.head(store)
+    assert newest is not None
+    assert newest.digest == releases[-1].digest
+
+
+def test_a_chain_that_lost_its_newest_release_is_told_by_the_noted_head(store, tmp_path, verdict):
+    """Setting the head back is the one change that the chain alone cannot show."""
+    first, second = (_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys", ROBOFLOW) for i in range(2))
+    store.write_ref("release/head", {"digest": first.digest, "sequence": 1, "previous": None})
+
+    assert [item.digest for item in statement.verify_chain(store)] == [first.digest]
+    with pytest.raises(SignatureError, match="noted head"):
+        statement.verify_chain(store, expected_head=second.digest)
+
+
+def test_a_release_that_claims_another_place_breaks_the_chain(store, tmp_path, verdict):
+    """A forged sequence number would let a release vanish from the count."""
+    release = _release(store, tmp_path / "r", verdict, tmp_path / "keys", ROBOFLOW)
+    store.write_ref("release/head", {"digest": release.digest, "sequence": 2, "previous": None})
+
+    with pytest.raises(SignatureError, match="says that it is release 1, not 2"):
+        statement.verify_chain(store)
+
+
+def test_two_releases_cannot_follow_the_same_one(store, tmp_path, verdict):
+    """Of two runs that release at once, one must be told to release again."""
+    first = _release(store, tmp_path / "r0", verdict, tmp_path / "keys", ROBOFLOW)
+    late = manifest.build(store, "release", {"x": b"y"}, {}, {"sequence": 1, "previous": None})
+    store.put_manifest(late)
+
+    with pytest.raises(ReleaseError, match="released meanwhile"):
+        statement.advance(store, late)
+    assert statement.advance(store, first).digest == first.digest
+
+
+def test_a_stored_release_verifies_after_it_was_taken_out_of_the_store(store, tmp_path, verdict):
+    """What the auditor materialises is what was signed, marks and statement included."""
+    override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Study.")
+    overridden = verdict.model_copy(update={"overrides": (override,)})
+    made = _release(store, tmp_path / "r", overridden, tmp_path / "keys", {"kind": "phantom", "name": "phantom"})
+
+    out = manifest.materialise(store, made, tmp_path / "out")
+
+    found = statement.verify_release(out, tmp_path / "keys" / "release-key.pub")
+    assert found["predicate"]["overrides"] == [override.model_dump()]
+    assert found["predicate"]["neverForXrays"] is True
+    assert "NEVER FOR X-RAYS" in (out / "NEVER-FOR-X-RAYS.txt").read_text("utf-8")
+    assert made.facts["never_for_xrays"] is True
+    assert json.loads((out / "statement.json").read_text("utf-8")) == found

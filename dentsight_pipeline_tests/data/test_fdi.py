@@ -60,7 +60,7 @@ def flags(teeth: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("degrees", [0, -12, 12])
+@pytest.mark.parametrize("degrees", [0, -12, 25])
 def test_a_sound_mouth_has_no_flags_even_when_the_head_was_tilted(seed: int, degrees: float) -> None:
     """A flag on every tilted head is a flag that nobody reads."""
     assert flags(turned(mouth(seed), degrees)) == []
@@ -119,6 +119,14 @@ def test_two_exchanged_numbers_are_both_flagged() -> None:
 def test_a_number_of_the_other_jaw_is_flagged(right: str, wrong: str) -> None:
     """36 for 26 is one keystroke."""
     assert flags(renamed(mouth(without=[wrong]), {right: wrong})) == [f"wrong_jaw:{wrong}"]
+
+
+def test_several_numbers_of_the_wrong_jaw_do_not_bend_the_rows() -> None:
+    """Three wrong numbers at one end would tilt a least-squares row and accuse the right ones."""
+    wrong = {f"3{n}": f"2{n}" for n in (4, 6, 8)}
+    teeth = renamed(mouth(without=[f"2{n}" for n in (4, 6, 8)]), wrong)
+
+    assert flags(teeth) == sorted(f"wrong_jaw:{name}" for name in wrong.values())
 
 
 def test_one_number_of_a_toothless_jaw_in_the_other_row_is_flagged() -> None:

@@ -1,0 +1,168 @@
+"""The annotator-agreement table, with figures computed by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from dentsight_pipeline.data import leakage
+from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
+
+Labels = Sequence[tuple[str, list[float]]]
+
+
+class Corpus:
+    """Images with labels, and their fingerprints."""
+
+    def __init__(self) -> None:
+        self.images: list[dict[str, Any]] = []
+        self.annotations: dict[int, list[dict[str, Any]]] = {}
+        self.fingerprints: dict[str, str] = {}
+
+    def add(
+        self,
+        group: str,
+        labels: Labels,
+        *,
+        picture: int = 0,
+        flip: int | None = None,
+        size: tuple[int, int] = (200, 100),
+        classes: Sequence[str] = CONDITIONS,
+    ) -> None:
+        """Add an image of a source; `flip` is OpenCV's code (1 = hflip, 0 = vflip, -1 = both)."""
+        number = len(self.images) + 1
+        noise = np.random.default_rng(picture).standard_normal((16, 32)).astype(np.float32)
+        gray = cv2.resize((noise * 40 + 128).clip(0, 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+        gray = gray if flip is None else cv2.flip(gray, flip)
+        digest = hashlib.sha256(f"{number:03}".encode()).hexdigest()
+        self.fingerprints[digest] = leakage.fingerprint(gray.astype(np.uint8)).to_json()
+        self.images.append({"id": number, "sha256": digest, "source_group": group, "width": size[0], "height": size[1]})
+        self.annotations[number] = [{"category_id": list(classes).index(name) + 1, "bbox": box} for name, box in labels]
+
+    def table(self, classes: Sequence[str] = CONDITIONS) -> dict[str, dict[str, Any]]:
+        """The table's rows by class."""
+        rows = agreement_table(self.images, self.annotations, classes, self.fingerprints)
+        return {row["class"]: row for row in rows}
+
+
+def test_counts_f1_and_kappa_are_those_computed_by_hand() -> None:
+    """Three twice-read X-rays: both see caries; one of two boxes agrees; only one reader sees a crown."""
+    corpus = Corpus()
+    corpus.add("s1", [("caries", [10, 10, 20, 20]), ("caries", [100, 10, 20, 20])])
+    corpus.add("s1", [("caries", [12, 10, 20, 20])])
+    corpus.add("s2", [("caries", [50, 50, 10, 10])], picture=1)
+    corpus.add("s2", [("crown", [50, 50, 10, 10])], picture=1)
+    corpus.add("s3", [("impacted", [50, 50, 10, 10])], picture=2)
+    corpus.add("s3", [("impacted", [50, 56, 10, 10])], picture=2)
+
+    table = corpus.table()
+
+    caries = table["caries"]
+    assert (caries["n_pairs"], caries["matched"], caries["boxes_a"] + caries["boxes_b"]) == (3, 1, 4)
+    assert caries["f1"] == pytest.approx(2 * 1 / 4)
+    assert (caries["present_in_both"], caries["absent_in_both"]) == (1, 1)
+    assert caries["present_in_a"] + caries["present_in_b"] == 1
+    # observed 2/3; one reader 2 of 3, the other 1 of 3: expected 2/9 + 2/9 = 4/9; (2/3 - 4/9) / (5/9) = 0.4
+    assert caries["kappa"] == pytest.approx(0.4)
+    assert table["impacted"]["f1"] == 0.0  # IoU 0.25: present for both, in two places
+    assert table["impacted"]["kappa"] == pytest.approx(1.0)
+    assert table["bridge"]["f1"] is None
+    assert table["bridge"]["kappa"] is None
+
+
+@pytest.mark.parametrize(
+    ("flip", "box"),
+    [(None, [10, 20, 30, 15]), (1, [160, 20, 30, 15]), (0, [10, 65, 30, 15]), (-1, [160, 65, 30, 15])],
+)
+def test_boxes_are_compared_in_the_frame_of_the_picture(flip: int | None, box: list[float]) -> None:
+    """The same finding on a flipped copy has other coordinates; without alignment all flips would disagree."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [10, 20, 30, 15]), ("crown", [90, 40, 20, 20])])
+    corpus.add("s", [("caries", box)], flip=flip)
+
+    assert corpus.table()["caries"]["matched"] == 1
+
+
+def test_a_resized_copy_is_compared_in_relative_places() -> None:
+    """Roboflow resizes versions; 400 px of one are 200 px of the other."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [10, 20, 30, 15]), ("crown", [90, 40, 20, 20])])
+    corpus.add("s", [("caries", [20, 60, 60, 45])], size=(400, 300))
+
+    assert corpus.table()["caries"]["matched"] == 1
+
+
+def test_a_flipped_copy_with_its_own_labels_is_no_second_reading() -> None:
+    """Roboflow's augmentation carries labels along; counted, it would show annotators who never disagree."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [10, 20, 30, 15])])
+    corpus.add("s", [("caries", [160, 20, 30, 15])], flip=1)
+
+    row = corpus.table()["caries"]
+
+    assert row["n_pairs"] == 0
+    assert row["pairs_left_out_as_copies"] == 1
+
+
+def test_a_pair_that_shares_a_name_but_no_picture_is_left_out_and_counted() -> None:
+    """Its boxes cannot be brought into one frame."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [10, 20, 30, 15])])
+    corpus.add("s", [("caries", [10, 20, 30, 15])], picture=5)
+
+    row = corpus.table()["caries"]
+
+    assert row["n_pairs"] == 0
+    assert row["pairs_left_out_as_unaligned"] == 1
+
+
+def test_an_image_without_any_label_was_not_read_a_second_time() -> None:
+    """It may be unannotated: counting it as "nothing found" would halve every agreement."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [10, 20, 30, 15])])
+    corpus.add("s", [])
+
+    assert corpus.table()["caries"]["n_pairs"] == 0
+
+
+def test_a_partial_annotation_says_nothing_about_teeth() -> None:
+    """Conditions without tooth boxes are no denial of 32 teeth."""
+    corpus = Corpus()
+    corpus.add("s", [("11", [10, 10, 10, 30]), ("caries", [10, 20, 8, 8])], classes=CLASSES)
+    corpus.add("s", [("caries", [10, 20, 8, 7])], classes=CLASSES)
+
+    table = corpus.table(CLASSES)
+
+    assert table["11"]["n_pairs"] == 0
+    assert table["caries"]["matched"] == 1
+
+
+def test_boxes_are_assigned_so_that_the_most_agree() -> None:
+    """Taking each box's first match would let one box block two."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [0, 0, 30, 10]), ("caries", [8, 0, 30, 10])])
+    corpus.add("s", [("caries", [8, 0, 30, 10]), ("caries", [17, 0, 30, 10])])
+
+    assert corpus.table()["caries"]["matched"] == 2
+
+
+def test_every_flip_undoes_itself() -> None:
+    """The pair's transform is used in both directions."""
+    boxes = np.array([[10.0, 20.0, 30.0, 15.0], [0.0, 0.0, 200.0, 100.0]])
+
+    for transform in leakage.TRANSFORMS:
+        there = map_boxes(boxes, (200, 100), (400, 300), transform)
+        assert map_boxes(there, (400, 300), (200, 100), transform) == pytest.approx(boxes)
+
+
+def test_kappa_agrees_with_its_textbook_example() -> None:
+    """Two readers of 50 grant applications: 20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no give 0.4."""
+    assert cohens_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
+    assert cohens_kappa(np.zeros((2, 2), dtype=np.int64)) is None
+    assert cohens_kappa(np.array([[7, 0], [0, 0]])) is None

@@ -195,7 +195,7 @@ class RoboflowClient:
         with FileLock(target.with_name(target.name + ".lock")):
             answer = self._export(workspace, project, version, export_format, report)
             identity = _identity(workspace, project, version, export_format, answer)
-            if not (target.exists() and _is_whole_zip(target, report)):
+            if not (target.exists() and is_whole_zip(target, report)):
 
                 def fresh_link() -> str:
                     return _link(self._export(workspace, project, version, export_format, report))
@@ -227,7 +227,7 @@ class RoboflowClient:
     def _fetch(self, link: str, fresh_link: Callable[[], str], target: Path, report: Progress) -> None:
         """Download the zip until it is whole, then give it its name."""
         part = _Part(target.with_name(target.name + ".part"))
-        if part.expected is not None and part.is_complete and _is_whole_zip(part.path, report):
+        if part.expected is not None and part.is_complete and is_whole_zip(part.path, report):
             part.finish(target)
             return
         worth_another = _RETRIED | _EXPIRED_LINK | {_RANGE_NOT_SATISFIABLE}
@@ -236,7 +236,7 @@ class RoboflowClient:
             before = part.size
             status, pause, problem = self._receive(link, part, report)
             if problem is None:
-                if part.is_complete and _is_whole_zip(part.path, report):
+                if part.is_complete and is_whole_zip(part.path, report):
                     part.finish(target)
                     return
                 damaged += 1
@@ -431,7 +431,7 @@ def _validator(response: requests.Response) -> str:
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _is_whole_zip(path: Path, report: Progress) -> bool:
+def is_whole_zip(path: Path, report: Progress) -> bool:
     """Whether the file is a zip all of whose entries have their checksum.
 
     Raises:

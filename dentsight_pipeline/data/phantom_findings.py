@@ -49,7 +49,7 @@ def draw_root_filling(c: Canvas, p: Place, name: str | None) -> None:
     for line in lines:
         c.line(c.metal, line, _CANAL_FILLING, 0.95 if p.fdi % 10 <= 5 else 0.8)
     if name is not None:
-        c.mark(name, inflate(hull(*[thick(line, 0.7 * c.mm) for line in lines]), 0.3 * c.mm), p.fdi)
+        c.mark(name, inflate(hull(*[thick(line, 1.2 * c.mm) for line in lines]), 0.3 * c.mm), p.fdi)
 
 
 def draw_crown(c: Canvas, p: Place) -> Points:

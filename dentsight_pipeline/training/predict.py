@@ -315,7 +315,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
         store,
         "predictions",
         files,
-        inputs={"checkpoint": job.checkpoint, _asset_of(subset.kind): job.subset},
+        inputs={"trained_checkpoint": job.checkpoint, _asset_of(subset.kind): job.subset},
         facts={"splits": counts, "classes": list(detector.classes), "detections_per_image": DETECTIONS_PER_IMAGE},
     )
     digest = store.put_manifest(published)

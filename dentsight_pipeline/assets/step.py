@@ -21,10 +21,12 @@ from dentsight_pipeline.resources import Workspace
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
 
-INPUT_TAG = "dentsight/input/"
+INPUT_METADATA = "dentsight/input/"
+"""The digest that was read, in full, is the metadata entry `dentsight/input/<asset>`; the manifest names it as well."""
+INPUT_TAG = "dentsight/input."
+"""The same as an event tag, for queries. A Dagster tag key takes one slash, and a value at most 63 characters (measured
+on 1.13.27), one fewer than a sha256 has: the tag `dentsight/input.<asset>` holds the first 63."""
 TAG_DIGITS = 63
-"""A Dagster tag value holds at most 63 characters (measured on 1.13.27), one fewer than a sha256 has. The tag holds the
-first 63; the metadata entry of the same name holds all 64, and so does the manifest itself."""
 
 PACKAGES = (
     "dagster",
@@ -100,7 +102,7 @@ def materialize_step(
         metadata={
             "digest": digest,
             "reused": dg.MetadataValue.bool(made.reused),
-            **{f"{INPUT_TAG}{name}": value for name, value in read.items()},
+            **{f"{INPUT_METADATA}{name}": value for name, value in read.items()},
             **describe(manifest),
         },
         tags={

@@ -146,7 +146,7 @@ def normalise_document(
 
     images = [image for split in splits.values() for image in split["images"]]
     by_image = annotations_by_image(a for split in splits.values() for a in split["annotations"])
-    rows = agreement.agreement_table(images, by_image, CLASSES)
+    rows = agreement.agreement_table(images, by_image, CLASSES, fingerprints)
     labels = mapper.table()
     loose = sorted({a["category_id"] for split in splits.values() for a in split["annotations"] if a["loose"]})
     result_facts = {

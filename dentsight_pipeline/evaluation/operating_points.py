@@ -130,7 +130,7 @@ class PointTable:
         """[F, B] largest recall with at most so many false positives an image (FROC)."""
 
         def best(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray, n_images: np.ndarray) -> np.ndarray:
-            per_image = (seen - true) / n_images
+            per_image = (seen - true) / np.where(n_images > 0, n_images, np.nan)
             limits = (np.where(per_image <= limit, true, 0.0) for limit in false_positives_per_image)
             return np.stack([kept.max(axis=0, initial=0.0) / n_gt for kept in limits])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def coco(
     }
 
 
-def found(*records: tuple[int, int, list[float], float]) -> Found:
+def found(*records: tuple[int, int, Sequence[float], float]) -> Found:
     """A results list from (image id, category id, bbox, score)."""
     return [{"image_id": i, "category_id": k, "bbox": box, "score": score} for i, k, box, score in records]
 

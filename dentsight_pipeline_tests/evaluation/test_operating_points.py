@@ -9,7 +9,7 @@ import pytest
 
 from dentsight_pipeline.evaluation import matching
 from dentsight_pipeline.evaluation.matching import ClassMatches
-from dentsight_pipeline.evaluation.operating_points import counts_at, pooled, score_curve
+from dentsight_pipeline.evaluation.operating_points import ScoreCurve, counts_at, pooled, score_curve
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco, found
 
@@ -24,11 +24,18 @@ def matches_of(scores_hit: list[float], scores_missed: list[float], n_gt: int) -
     return matching.match(truth, read_detections(found(*hits, *misses), truth))[0]["all"]
 
 
+def curve_of(scores_hit: list[float], scores_missed: list[float], n_gt: int) -> ScoreCurve:
+    """The curve of `matches_of`; there is one as soon as there is ground truth."""
+    curve = score_curve(matches_of(scores_hit, scores_missed, n_gt))
+    assert curve is not None
+    return curve
+
+
 def test_recall_at_precision_is_the_largest_recall_that_keeps_the_precision() -> None:
     """19 hits, a false positive (19/20 = .95 exactly), then a hit: 20 of 21 is .952, so all 20 boxes."""
     scores = [0.9 - n / 1000 for n in range(19)]
 
-    point = score_curve(matches_of([*scores, 0.1], [0.5], 20)).recall_at_precision()
+    point = curve_of([*scores, 0.1], [0.5], 20).recall_at_precision()
 
     assert (point.recall, point.threshold) == (1.0, 0.1)
     assert point.precision == pytest.approx(20 / 21)
@@ -36,21 +43,21 @@ def test_recall_at_precision_is_the_largest_recall_that_keeps_the_precision() ->
 
 def test_a_precision_of_exactly_the_target_counts() -> None:
     """19 of 20 is .95 in floating point too."""
-    point = score_curve(matches_of([0.9] * 18 + [0.4], [0.5], 20)).recall_at_precision()
+    point = curve_of([0.9] * 18 + [0.4], [0.5], 20).recall_at_precision()
 
     assert (point.recall, point.precision) == (19 / 20, 0.95)
 
 
 def test_an_unreachable_precision_is_recall_zero_at_an_infinite_threshold() -> None:
     """The false positive comes first: no threshold has a precision of .95, and none must be invented."""
-    point = score_curve(matches_of([0.5, 0.4], [0.9], 2)).recall_at_precision()
+    point = curve_of([0.5, 0.4], [0.9], 2).recall_at_precision()
 
     assert (point.recall, point.threshold, point.precision) == (0.0, math.inf, None)
 
 
 def test_detections_of_one_score_are_kept_or_dropped_together() -> None:
     """Between the hit and the false positive at .8 no threshold can be put; a curve with both points would lie."""
-    curve = score_curve(matches_of([0.8], [0.8], 1))
+    curve = curve_of([0.8], [0.8], 1)
 
     assert curve.scores.tolist() == [0.8]
     assert curve.precision.tolist() == [0.5]
@@ -59,7 +66,7 @@ def test_detections_of_one_score_are_kept_or_dropped_together() -> None:
 
 def test_best_f1_by_hand() -> None:
     """Hit .9, miss .8, hit .7, miss .6 on 3 boxes: F1 = .5, .4, .667, .571."""
-    curve = score_curve(matches_of([0.9, 0.7], [0.8, 0.6], 3))
+    curve = curve_of([0.9, 0.7], [0.8, 0.6], 3)
 
     assert curve.f1.tolist() == pytest.approx([1 / 2, 2 / 5, 2 / 3, 4 / 7])
     assert curve.best_f1().threshold == 0.7
@@ -67,7 +74,7 @@ def test_best_f1_by_hand() -> None:
 
 def test_a_model_that_never_hits_has_no_best_threshold() -> None:
     """F1 is 0 everywhere; the threshold is +∞, so nothing is shown."""
-    assert score_curve(matches_of([], [0.9], 1)).best_f1().threshold == math.inf
+    assert curve_of([], [0.9], 1).best_f1().threshold == math.inf
 
 
 def test_without_ground_truth_there_is_no_curve() -> None:
@@ -77,7 +84,7 @@ def test_without_ground_truth_there_is_no_curve() -> None:
 
 def test_the_raw_curve_is_not_the_monotone_envelope() -> None:
     """The engine's envelope says precision ⅔ at the false positive; what a user gets there is ½."""
-    curve = score_curve(matches_of([0.9, 0.7], [0.8], 2))
+    curve = curve_of([0.9, 0.7], [0.8], 2)
 
     assert curve.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
 

@@ -23,8 +23,11 @@ from dentsight_pipeline.data.ontology import TEETH
 
 MATCH_IOU = 0.5
 """Two boxes of one class are one finding from this overlap on."""
-COPY_IOU = 0.95
-"""When every box has its like at this overlap, the second image is a copy with its labels, not a second reading."""
+COPY_PX = 3.0
+"""When every box has its like with all sides this near, the second image is a copy with its labels, not a reading.
+
+A flipped box is not exact: Roboflow floors x and y, once before and once after the flip (all 792 real flips: ≤ 2.5 px).
+"""
 MOST_MEMBERS = 10
 """Images of one source that are paired; a source that was augmented a hundred times is still one patient."""
 
@@ -53,8 +56,8 @@ def agreement_table(
     A pair counts when both images carry labels, and for a tooth class when both carry tooth numbers (a partial
     annotation says nothing about teeth). The boxes of the second image are brought into the frame of the first through
     the flip that the pixels show; a pair that the pixels do not align (same name, other picture) is left out. So is a
-    pair whose labels are the same box for box: Roboflow's own flips carry their labels along, and no two people draw
-    that exactly. A is the image with the smaller digest; nothing else distinguishes the two.
+    pair whose labels are the same box for box, within 3 px: Roboflow's own flips carry their labels along, and no two
+    people draw that exactly. A is the image with the smaller digest; nothing else distinguishes the two.
 
     Args:
         images: Images of all splits, with `id`, `sha256`, `source_group`, `width` and `height` (pixels).
@@ -155,16 +158,23 @@ def _aligned(boxes: _Boxes, image: Mapping[str, Any], to: Mapping[str, Any], tra
 def _is_copy(in_a: _Boxes, in_b: _Boxes) -> bool:
     """Whether both hold the same classes with the same boxes."""
     return in_a.keys() == in_b.keys() and all(
-        len(in_a[category]) == len(in_b[category]) == _matched(in_a[category], in_b[category], COPY_IOU)
+        len(in_a[category])
+        == len(in_b[category])
+        == _most_pairs(_sides_apart(in_a[category], in_b[category]) <= COPY_PX)
         for category in in_a
     )
 
 
-def _matched(in_a: NDArray[np.float64], in_b: NDArray[np.float64], threshold: float) -> int:
-    """The most pairs of boxes that overlap enough, each box once."""
-    overlaps = pairwise_iou_xywh(in_a, in_b) >= threshold
-    rows, columns = linear_sum_assignment(overlaps, maximize=True)
-    return int(overlaps[rows, columns].sum())
+def _sides_apart(in_a: NDArray[np.float64], in_b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The greatest distance between like sides of every pair of boxes, pixels, shape [n, m]."""
+    sides_a, sides_b = (np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]) for boxes in (in_a, in_b))
+    return np.abs(sides_a[:, None] - sides_b[None]).max(axis=2)
+
+
+def _most_pairs(allowed: NDArray[np.bool_]) -> int:
+    """How many pairs can be made of what is allowed, each row and column used once."""
+    rows, columns = linear_sum_assignment(allowed, maximize=True)
+    return int(allowed[rows, columns].sum())
 
 
 def _count(count: _Counts, in_a: NDArray[np.float64] | None, in_b: NDArray[np.float64] | None) -> None:
@@ -174,7 +184,7 @@ def _count(count: _Counts, in_a: NDArray[np.float64] | None, in_b: NDArray[np.fl
     count.boxes[0] += 0 if in_a is None else len(in_a)
     count.boxes[1] += 0 if in_b is None else len(in_b)
     if in_a is not None and in_b is not None:
-        count.matched += _matched(in_a, in_b, MATCH_IOU)
+        count.matched += _most_pairs(pairwise_iou_xywh(in_a, in_b) >= MATCH_IOU)
 
 
 def _row(count: _Counts) -> dict[str, Any]:

@@ -19,6 +19,10 @@ import dagster as dg
 from dentsight_pipeline import errors
 
 
+OUTPUT_FILE = "output.log"
+"""In a job's folder: everything that its process printed, over all attempts."""
+
+
 class LocalBackend(dg.ConfigurableResource):
     """Runs jobs on this machine, one GPU a job, each in its own process through Dagster Pipes."""
 
@@ -77,14 +81,18 @@ class LocalBackend(dg.ConfigurableResource):
             ) as session,
             _following(workdir / "events.jsonl", workdir / "events.heard", listen),
         ):
-            status = self._wait(context, command, {**os.environ, **session.get_bootstrap_env_vars()})
+            environment = {**os.environ, **session.get_bootstrap_env_vars()}
+            status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
         if status == 0 and (workdir / "result.json").exists():
             return json.loads((workdir / "result.json").read_text())
         raise _failure(verb, status, workdir)
 
-    def _wait(self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str]) -> int:
-        # stdout stays free for the caller's own output (`--json`); the job's own goes to stderr.
-        process = subprocess.Popen(command, env=environment, stdout=sys.stderr.fileno(), stderr=sys.stderr.fileno())
+    def _wait(
+        self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
+    ) -> int:
+        # What the job has to say comes as events; its raw output, tracebacks included, is kept in a file.
+        with output.open("ab") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             return process.wait()
         except BaseException:
@@ -109,9 +117,16 @@ def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
         return error
     how = f"was killed by signal {status - 128}" if status > 128 else f"ended with status {status}"
     return errors.TrainingError(
-        f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept "
-        f"in {workdir}: launch the same cell again and it resumes; its output is in the step's log."
+        f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept: "
+        f"launch the same cell again and it resumes. The end of its output ({workdir / OUTPUT_FILE}):\n"
+        + _end_of(workdir / OUTPUT_FILE)
     )
+
+
+def _end_of(path: Path, lines: int = 15) -> str:
+    if not path.exists():
+        return "(none)"
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 @contextlib.contextmanager

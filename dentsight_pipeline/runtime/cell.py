@@ -70,7 +70,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
         }
         sys.stderr.write(f"Cell {dataset} × {request.recipe}\n")
         data = _execute(
-            defs.resolve_job_def("data"), instance, dataset, {"ops": {"raw_export": {"config": data_config}}}, first=1
+            defs.resolve_job_def("data"), instance, dataset, {"ops": {"raw_export": {"config": data_config}}}
         )
         experiment = _execute(
             defs.resolve_job_def("experiment"),
@@ -92,7 +92,6 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
                     },
                 }
             },
-            first=1 + len(data),
         )
     made = {**data, **experiment}
     report = Workspace().store.get_manifest(made["release_report"]["digest"])
@@ -121,13 +120,13 @@ def _dataset_of(request: CellRequest) -> tuple[str, str]:
 
 
 def _execute(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any], first: int
+    job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Run one job in this process; returns digest, reuse and paths by asset."""
     result = job.execute_in_process(
         instance=instance,
         partition_key=partition,
-        run_config={**config, "loggers": {"terminal": {"config": {"first": first}}}},
+        run_config={**config, "loggers": {"terminal": {"config": {}}}},
         raise_on_error=False,
     )
     if not result.success:
@@ -189,31 +188,37 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-ASSETS_OF_A_CELL = 8
+ASSETS_OF_A_CELL = (
+    "raw_export",
+    "normalized_splits",
+    "condition_subset",
+    "trained_checkpoint",
+    "test_predictions",
+    "class_metrics",
+    "release_report",
+    "released_model",
+)
 
 
-@dg.logger(config_schema={"first": int})
+@dg.logger(config_schema={})
 def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """Prints what a person at a terminal wants to follow: each asset as it starts, and what it says."""
     logger = logging.Logger("dentsight")
-    logger.addHandler(_Terminal(context.logger_config["first"]))
+    logger.addHandler(_Terminal())
     return logger
 
 
 class _Terminal(logging.Handler):
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self._next = first
-
     def emit(self, record: logging.LogRecord) -> None:
         meta = getattr(record, "dagster_meta", None) or {}
         event = meta.get("dagster_event")
+        text = meta.get("orig_message") or record.getMessage()
         if event is None:
-            if record.levelno >= logging.INFO:
-                self._say(f"      {meta.get('orig_message') or record.getMessage()}")
-        elif event.event_type_value == "STEP_START" and "_check" not in (event.step_key or ""):
-            self._say(f"[{self._next}/{ASSETS_OF_A_CELL}] {event.step_key}")
-            self._next += 1
+            if record.levelno >= logging.INFO and not text.startswith(("[pipes]", "Dependencies for step")):
+                self._say(f"      {text}")
+        elif event.event_type_value == "STEP_START" and event.step_key in ASSETS_OF_A_CELL:
+            number = ASSETS_OF_A_CELL.index(event.step_key) + 1
+            self._say(f"[{number}/{len(ASSETS_OF_A_CELL)}] {event.step_key}")
 
     @staticmethod
     def _say(text: str) -> None:

@@ -16,6 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportImage, ExportSplit
 from dentsight_pipeline.data.export_files import ExportFiles, open_export
@@ -35,9 +37,10 @@ Progress = Callable[[str, int, int], None]
 
 KIND = "raw-export"
 CODE_VERSION = "1"
-"""Goes up when the same original would be stored as other bytes or with another fingerprint."""
+"""Goes up when the same original would be stored as other bytes."""
 
 KNOWN_ORIGINALS = "ingest/known-originals"
+FINGERPRINTS = "ingest/fingerprints"
 _KNOWN_MANIFESTS = 4
 OUTSIDE_PX = 1.0
 """Pixels outside the image beyond which a box cannot be meant for it."""
@@ -152,6 +155,7 @@ def ingest_export(
     manifest = _build(store, raw)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
+    _remember_fingerprints(store, manifest.digest, raw.fingerprints())
     known.add(manifest.digest)
     return manifest
 
@@ -330,9 +334,7 @@ def _store_image(data: bytes, store: Store | None, known: Callable[[str], Stored
         if store is None or (stat is not None and stat.size == found.size):
             return found
     image = clean(data)
-    gray = decode_gray(image.data, (image.width, image.height))
-    if gray is None:
-        raise ImageBytesError("it cannot be decoded. Restore the file or export again")
+    code = _fingerprint(image.data, (image.width, image.height))
     return StoredImage(
         original_sha256=original,
         original_size=len(data),
@@ -344,7 +346,7 @@ def _store_image(data: bytes, store: Store | None, known: Callable[[str], Stored
         orientation=image.orientation,
         coded_size=image.coded_size,
         removed=image.removed,
-        fingerprint=leakage.fingerprint(gray).to_json(),
+        fingerprint=code,
     )
 
 
@@ -542,7 +544,6 @@ def _build(store: Store, raw: RawDocument) -> Manifest:
     files["annotations.json"] = to_json(raw.annotations)
     files["repairs.json"] = to_json(raw.repairs)
     files["originals.json"] = to_json({"files": raw.files, "images": [_original_record(i) for i in raw.originals]})
-    files["fingerprints.json"] = to_json({"codes": raw.fingerprints()})
     return build(store, KIND, files, {}, raw.facts)
 
 
@@ -566,6 +567,71 @@ def _original_record(image: StoredImage) -> dict[str, Any]:
     }
 
 
+def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> dict[str, str]:
+    """Stored sha256 → fingerprint of every image of a raw export.
+
+    They were made at ingestion and are kept beside the manifest, not in it: another version of the decoder may round
+    them differently, and that must not change what the dataset is. Where they are lost, they are made again.
+
+    Args:
+        store: Where the raw export is.
+        raw: A manifest of kind `raw-export`.
+        progress: Called as images are decoded, if they have to be.
+
+    Raises:
+        IntegrityError: An image is missing or was changed.
+    """
+    from dentsight_pipeline.store.manifest import read_json
+
+    codes = _recalled_fingerprints(store, raw.digest)
+    images = {i["sha256"]: (i["width"], i["height"]) for i in read_json(store, raw, "originals.json")["images"]}
+    lacking = sorted(images.keys() - codes.keys())
+    if not lacking:
+        return codes
+
+    def make(digest: str) -> str:
+        return _fingerprint(store.get_bytes(digest), images[digest])
+
+    with ThreadPoolExecutor(4) as pool:
+        for done, (digest, code) in enumerate(zip(lacking, pool.map(make, lacking), strict=True), start=1):
+            codes[digest] = code
+            if progress and (done % 50 == 0 or done == len(lacking)):
+                progress("fingerprints", done, len(lacking))
+    _remember_fingerprints(store, raw.digest, codes)
+    return codes
+
+
+def _fingerprint(data: bytes, size: tuple[int, int]) -> str:
+    gray = decode_gray(data, size)
+    if gray is None:
+        raise ImageBytesError("it cannot be decoded. Restore the file or export again")
+    return leakage.fingerprint(gray).to_json()
+
+
+def _fingerprint_version() -> str:
+    """Changes whenever this installation would make other fingerprints: the digest of a fixed picture's."""
+    rows, columns = np.mgrid[0:96, 0:160]
+    pattern = ((rows * rows + 3 * columns * rows // 7) % 251).astype(np.uint8)
+    return sha256(leakage.fingerprint(pattern).to_json().encode()).hexdigest()[:16]
+
+
+def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:
+    ref = store.read_ref(f"{FINGERPRINTS}/{raw_digest}")
+    if ref is None or ref.get("version") != _fingerprint_version():
+        return {}
+    try:
+        return json.loads(store.get_bytes(ref["codes"]))
+    except DataError:  # lost or damaged: they are made again
+        return {}
+
+
+def _remember_fingerprints(store: Store, raw_digest: str, codes: Mapping[str, str]) -> None:
+    name = f"{FINGERPRINTS}/{raw_digest}"
+    value = {"version": _fingerprint_version(), "codes": store.put_bytes(to_json(codes))}
+    if store.read_ref(name) != value:
+        store.write_ref(name, value)
+
+
 class _KnownOriginals:
     """What earlier raw exports of this store tell about an original by its sha256, so that no work is done twice."""
 
@@ -585,11 +651,11 @@ class _KnownOriginals:
         try:
             manifest = self._store.get_manifest(digest)
             records = read_json(self._store, manifest, "originals.json")["images"]
-            codes = read_json(self._store, manifest, "fingerprints.json")["codes"]
         except DataError:  # collected or damaged since: its images are simply worked on again
             return
+        codes = _recalled_fingerprints(self._store, digest)
         for record in records:
-            if record["original_sha256"] not in self._images:
+            if record["original_sha256"] not in self._images and record["sha256"] in codes:
                 self._images[record["original_sha256"]] = StoredImage(
                     **{**record, "coded_size": tuple(record["coded_size"])}, fingerprint=codes[record["sha256"]]
                 )

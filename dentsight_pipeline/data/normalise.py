@@ -21,7 +21,7 @@ from dentsight_pipeline.data.coco import (
     class_counts,
     clip_xywh,
 )
-from dentsight_pipeline.data.ingest import OUTSIDE_PX, Progress, iter_sources, to_json
+from dentsight_pipeline.data.ingest import OUTSIDE_PX, Progress, fingerprints_of, iter_sources, to_json
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 
@@ -86,7 +86,7 @@ def normalise_export(
 
     document = normalise_document(
         read_json(store, raw, "annotations.json"),
-        read_json(store, raw, "fingerprints.json")["codes"],
+        fingerprints_of(store, raw, progress),
         read_json(store, raw, "repairs.json"),
         raw.facts,
         source=source,

@@ -135,7 +135,7 @@ def find_identifiers(
     documents = {path: entry for path, entry in manifest.entries.items() if path.endswith(".json")}
     texts: dict[str, Iterable[str]] = {"facts": _strings([dict(manifest.facts), list(manifest.entries)])}
     for path, entry in documents.items():
-        texts[path] = _strings(json.loads(store.get_bytes(entry.sha256)), skip=("codes",))
+        texts[path] = _strings(json.loads(store.get_bytes(entry.sha256)))
     for where, strings in texts.items():
         counts: dict[str, int] = {}
         for text in set(strings):
@@ -165,15 +165,14 @@ def _images_with_metadata(
     return found
 
 
-def _strings(value: Any, skip: tuple[str, ...] = ()) -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     """Every string in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield str(key)
-            if key not in skip:
-                yield from _strings(item, skip)
+            yield from _strings(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _strings(item, skip)
+            yield from _strings(item)

@@ -163,6 +163,18 @@ def test_a_collected_object_is_made_again(tmp_path: Path, store: Store) -> None:
     assert store.verify(image.sha256) == image.size
 
 
+def test_fingerprints_are_no_part_of_the_identity_and_are_made_again_when_lost(tmp_path: Path, store: Store) -> None:
+    """Another decoder may round them differently; that must not make another dataset."""
+    manifest = ingest_export(whole_export(tmp_path / "export").write(), store)
+    made = ingest.fingerprints_of(store, manifest)
+    assert not any(code in store.get_manifest(manifest.digest).to_bytes().decode() for code in made.values())
+    ref = f"{ingest.FINGERPRINTS}/{manifest.digest}"
+    store.write_ref(ref, {"version": "another", "codes": "0" * 64})
+
+    assert ingest.fingerprints_of(store, manifest) == made
+    assert store.read_ref(ref) != {"version": "another", "codes": "0" * 64}
+
+
 def test_the_digest_depends_on_content_and_not_on_names_or_place(tmp_path: Path, store: Store) -> None:
     """The same export from a zip and from another folder is the same dataset."""
     builder = whole_export(tmp_path / "export")

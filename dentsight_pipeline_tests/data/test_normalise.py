@@ -226,6 +226,14 @@ def test_boxes_of_two_classes_in_one_place_both_stay(tmp_path: Path, store: Stor
     assert manifest.facts["repairs"] == {}
 
 
+def test_boxes_of_one_class_that_overlap_by_half_both_stay(tmp_path: Path, store: Store) -> None:
+    """Caries on neighbouring surfaces overlaps; merging it would lose a finding."""
+    builder = ExportBuilder(tmp_path / "export")
+    builder.image("train", {"caries": [[5, 5, 20, 30], [10, 5, 20, 30]]})
+
+    assert len(_split(store, _normalised(store, builder.write()))["annotations"]) == 2
+
+
 def test_a_box_wholly_outside_is_refused_also_here(store: Store) -> None:
     """A raw export may come from another writer."""
     raw, fingerprints, repairs = _one_box([700.0, 5.0, 8.0, 8.0])

@@ -40,6 +40,9 @@ HISTOGRAM_BINS = 1000
 """Scores of training steps are kept as counts in bins this fine, so that a resumed run reports the same medians."""
 
 
+_MEASURED = ("ratio_last_to_first", "matched_median_score", "matched_class_accuracy")
+
+
 @dataclass(frozen=True)
 class LayerReadings:
     """What every decoder layer's class head says about one batch, in eval mode.
@@ -432,12 +435,10 @@ class HeadHealthMonitor:
         if allow:
             self._override = allow
             return
-        latest = self._readings[-1]
+        latest: dict[str, Any] = self._readings[-1] if self._readings else {"step": 0}
         evidence: dict[str, float | str] = dict(self._tripped)
         measured = {
-            "ratio_last_to_first": latest["ratio_last_to_first"],
-            "matched_median_score": latest["matched_median_score"],
-            "matched_class_accuracy": latest["matched_class_accuracy"],
+            **{name: latest.get(name) for name in _MEASURED},
             "denoising_share": self._whole_run.summary()["denoising_share"],
             "prior": self.prior,
         }
@@ -455,18 +456,19 @@ class HeadHealthMonitor:
             `healthy` (None when a rule could not be judged: gates fail closed on it), `layers`,
             `ratio_last_to_first`, `rules`, `override`, `steps`, and `reading` in full.
         """
-        if not self._readings:
-            rules = self._judge()
-            return _health(rules, [], None, None, self._override, self.total_steps)
-        shown = next((r for r in reversed(self._readings) if r["step"] == step), self._readings[-1])
-        return _health(
-            self._readings[-1]["rules"],
-            shown["layers"],
-            shown["ratio_last_to_first"],
-            {key: value for key, value in shown.items() if key not in ("rules", "layers")},
-            self._override,
-            self.total_steps,
-        )
+        latest = self._readings[-1] if self._readings else {"layers": [], "ratio_last_to_first": None}
+        shown = next((reading for reading in reversed(self._readings) if reading["step"] == step), latest)
+        rules = self._judge()
+        judged = [rule["tripped"] for rule in rules]
+        return {
+            "healthy": False if any(judged) else (None if None in judged else True),
+            "layers": shown["layers"],
+            "ratio_last_to_first": shown["ratio_last_to_first"],
+            "rules": rules,
+            "override": self._override,
+            "steps": self.total_steps,
+            "reading": {key: value for key, value in shown.items() if key not in ("rules", "layers")},
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to report what the uninterrupted run would; plain JSON."""
@@ -514,19 +516,6 @@ def layer_rows(config: Any, mean_max_scores: Sequence[float]) -> list[dict[str, 
         }
         for i, score in enumerate(mean_max_scores)
     ]
-
-
-def _health(rules, layers, ratio, reading, override, steps) -> dict[str, Any]:
-    judged = [rule["tripped"] for rule in rules]
-    return {
-        "healthy": False if any(judged) else (None if None in judged else True),
-        "layers": layers,
-        "ratio_last_to_first": ratio,
-        "rules": rules,
-        "override": override,
-        "steps": steps,
-        "reading": reading,
-    }
 
 
 def _rule(name: str, tripped: bool | None, evidence: str, *, applicable: bool = True) -> dict[str, Any]:
@@ -579,7 +568,7 @@ def _auc(positives: np.ndarray, negatives: np.ndarray) -> float | None:
         return None
     ordered = np.sort(negatives)
     below, not_above = np.searchsorted(ordered, positives, "left"), np.searchsorted(ordered, positives, "right")
-    return float((below + not_above).mean() / (2 * len(negatives)))
+    return _finite((below + not_above).mean() / (2 * len(negatives)))
 
 
 def _entropy_bits(scores: np.ndarray) -> float | None:
@@ -587,4 +576,4 @@ def _entropy_bits(scores: np.ndarray) -> float | None:
     if not len(scores):
         return None
     p = np.clip(scores, 1e-12, 1 - 1e-12)
-    return float(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean())
+    return _finite(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean())

@@ -6,20 +6,24 @@ and `benchmarks/head_collapse.py` are its only users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_loss2
 
 from dentsight_pipeline.training.health import HeadHealthMonitor
+from dentsight_pipeline.training.predict import Preprocessing
 
-TOY_CLASSES = tuple(
-    f"{texture} {shape}" for shape in ("square", "bar", "post", "frame") for texture in ("bright", "dark", "striped")
-)
+TOY_SHAPES, TOY_TEXTURES = ("square", "bar", "post", "frame"), ("bright", "dark", "striped")
+TOY_CLASSES = tuple(f"{texture} {shape}" for shape in TOY_SHAPES for texture in TOY_TEXTURES)
+TOY_PROCESSOR = Preprocessing((96, 64), (0.5, 0.5, 0.5), (0.157, 0.157, 0.157))
 
 
 def pre_5_18_loss(
@@ -81,9 +85,13 @@ def plant(model: torch.nn.Module) -> None:
 
 
 def tiny_detector(
-    seed: int = 0, *, num_labels: int = len(TOY_CLASSES), decoder_layers: int = 3, **overrides: Any
+    seed: int = 0, *, num_labels: int = len(TOY_CLASSES), decoder_layers: int = 4, **overrides: Any
 ) -> DFineForObjectDetection:
-    """A D-FINE of about 0.3 M parameters that learns the toy task in a few hundred steps."""
+    """A D-FINE of about 0.3 M parameters that learns the toy task in a few hundred steps.
+
+    Its denoising queries are noised little, so that they win the planted loss's matching throughout; with the default
+    noise the same collapse takes thousands of steps.
+    """
     torch.manual_seed(seed)
     backbone: dict[str, Any] = {
         "stem_channels": [3, 8, 8],
@@ -121,6 +129,8 @@ def tiny_detector(
             "hidden_expansion": 0.5,
             "num_queries": 30,
             "num_denoising": 40,
+            "label_noise_ratio": 0.2,
+            "box_noise_scale": 0.4,
             "num_labels": num_labels,
             "freeze_backbone_batch_norms": False,
             **overrides,
@@ -129,59 +139,108 @@ def tiny_detector(
     return DFineForObjectDetection(config)
 
 
-def toy_batch(generator: np.random.Generator, batch_size: int = 4, width: int = 96, height: int = 64) -> dict[str, Any]:
-    """Grey noise with one to six small lesions an image; shape and texture together are the class.
+def toy_images(
+    generator: np.random.Generator, count: int
+) -> tuple[NDArray[np.uint8], list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
+    """Noise with one to six small lesions an image; shape and texture together are the class.
 
     Returns:
-        `pixel_values` `[batch_size, 3, height, width]` and `labels` (boxes cxcywh, relative).
+        [count, height, width] gray images, and for each its boxes [n, 4] (COCO form, pixels) and labels [n].
     """
-    pixels = generator.normal(0.0, 0.3, (batch_size, height, width)).astype(np.float32)
-    labels = []
-    for image in pixels:
-        boxes, classes = [], []
+    width, height = TOY_PROCESSOR.canvas
+    images = generator.normal(0.0, 0.3, (count, height, width))
+    truths = []
+    for image in images:
+        boxes, labels = [], []
         for _ in range(generator.integers(1, 7)):
-            kind = int(generator.integers(len(TOY_CLASSES)))
-            shape, texture = divmod(kind, 3)
+            label = int(generator.integers(len(TOY_CLASSES)))
+            shape, texture = divmod(label, len(TOY_TEXTURES))
             side = int(generator.integers(9, 15))
             w, h = {1: (side, side // 2), 2: (side // 2, side)}.get(shape, (side, side))
             x, y = int(generator.integers(0, width - w)), int(generator.integers(0, height - h))
             patch = image[y : y + h, x : x + w]
             patch += (1.5, -1.5, 0.0)[texture]
-            if texture == 2:
+            if TOY_TEXTURES[texture] == "striped":
                 patch[::2] += 2.0
                 patch[1::2] -= 2.0
-            if shape == 3:
+            if TOY_SHAPES[shape] == "frame":
                 patch[3:-3, 3:-3] = 0.0
-            boxes.append([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height])
-            classes.append(kind)
-        labels.append({"class_labels": torch.tensor(classes), "boxes": torch.tensor(boxes, dtype=torch.float32)})
-    return {"pixel_values": torch.from_numpy(pixels)[:, None].repeat(1, 3, 1, 1), "labels": labels}
+            boxes.append([x, y, w, h])
+            labels.append(label)
+        truths.append((np.array(boxes, dtype=np.float64), np.array(labels, dtype=np.int64)))
+    return (images * 40.0 + 127.5).clip(0, 255).astype(np.uint8), truths
+
+
+def toy_batch(generator: np.random.Generator, batch_size: int = 4) -> dict[str, Any]:
+    """`toy_images` as the model reads them: `pixel_values` and `labels` with boxes cxcywh, relative."""
+    images, truths = toy_images(generator, batch_size)
+    canvas = np.array(TOY_PROCESSOR.canvas * 2, dtype=np.float64)
+    targets = []
+    for boxes, labels in truths:
+        centred = np.concatenate([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]], axis=1) / canvas
+        targets.append({"class_labels": torch.from_numpy(labels), "boxes": torch.from_numpy(centred).float()})
+    return {"pixel_values": TOY_PROCESSOR.pixels(torch.from_numpy(images)), "labels": targets}
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A finished toy training: the model, in eval mode, and what its monitor saw."""
+
+    model: DFineForObjectDetection
+    monitor: HeadHealthMonitor
 
 
 def train_toy(
     model: DFineForObjectDetection,
     *,
     steps: int,
-    evaluations: Sequence[int],
-    learning_rate: float = 1e-3,
-    seed: int = 1,
-    after_evaluation: Callable[[HeadHealthMonitor], None] = HeadHealthMonitor.raise_if_collapsed,
-) -> HeadHealthMonitor:
-    """Train on endless toy batches, watched; what `after_evaluation` raises ends the training."""
-    generator, held_out = np.random.default_rng(seed), np.random.default_rng(10_000)
+    evaluations: Collection[int],
+    total_steps: int | None = None,
+    allow: str | None = None,
+    learning_rate: float = 5e-4,
+    after_evaluation: Callable[[dict[str, Any]], None] | None = None,
+) -> ToyRun:
+    """Train on endless toy batches, watched, and stopped by a collapse unless `allow` gives a reason to go on.
+
+    Args:
+        model: What to train.
+        steps: Optimiser steps to take.
+        evaluations: Steps after which the heads are assessed on held-out images.
+        total_steps: What the monitor is told; `steps` by default.
+        allow: Passed on to `raise_if_collapsed`.
+        learning_rate: AdamW's, after 20 steps of warm-up.
+        after_evaluation: Is given every reading.
+    """
+    generator, held_out = np.random.default_rng(1), np.random.default_rng(10_000)
     validation = [toy_batch(held_out, 8) for _ in range(4)]
-    monitor = HeadHealthMonitor(model, total_steps=steps, warmup_steps=20, num_labels=len(TOY_CLASSES))
+    monitor = HeadHealthMonitor(model, total_steps=total_steps or steps, warmup_steps=20, num_labels=len(TOY_CLASSES))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
     model.train()
     with monitor.watch(model):
         for step in range(1, steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, step / 20)
             optimizer.zero_grad()
             model(**toy_batch(generator)).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
             optimizer.step()
+            schedule.step()
             if step in evaluations:
-                monitor.assess(step, model, validation)
-                after_evaluation(monitor)
-    return monitor
+                reading = monitor.assess(step, model, validation)
+                if after_evaluation is not None:
+                    after_evaluation(reading)
+                monitor.raise_if_collapsed(allow)
+    return ToyRun(model.eval(), monitor)
+
+
+@cache
+def collapsed_run() -> ToyRun:
+    """180 steps on the planted loss, allowed to collapse (about 20 s of CPU, once a process)."""
+    model = tiny_detector()
+    plant(model)
+    return train_toy(model, steps=180, evaluations=(60, 160, 170, 180), allow="shows what the planted fault does")
+
+
+@cache
+def healthy_run() -> ToyRun:
+    """The same 180 steps on the installed transformers' own loss (about 20 s of CPU, once a process)."""
+    return train_toy(tiny_detector(), steps=180, evaluations=(60, 160, 170, 180))

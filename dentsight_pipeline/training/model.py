@@ -7,6 +7,7 @@ belongs in `optim.py`, judging the class heads in `health.py`, writing model fol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,12 +147,10 @@ def check_transformers() -> None:
     Raises:
         ConfigurationError: transformers is older than 5.18; says why that matters.
     """
-    import transformers
-
-    found = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if found < OLDEST_TRANSFORMERS:
+    installed = metadata.version("transformers")
+    if tuple(int(part) for part in installed.split(".")[:2]) < OLDEST_TRANSFORMERS:
         raise ConfigurationError(
-            f"transformers {transformers.__version__} is installed, D-FINE needs at least "
+            f"transformers {installed} is installed, D-FINE needs at least "
             f"{'.'.join(map(str, OLDEST_TRANSFORMERS))}: before it, the main loss also matched denoising queries, so "
             "the last decoder layer learns negatives only and its scores collapse "
             "(huggingface/transformers pull request 48528). Install a newer one: pip install -U 'transformers>=5.18'."

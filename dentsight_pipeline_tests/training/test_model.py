@@ -1,0 +1,179 @@
+"""D-FINE from a recipe: sizes, starting weights, new heads, and the criterion in fp32."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.training import model as models
+from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.recipe import Recipe
+
+CONDITIONS = [f"condition {i}" for i in range(13)]
+NEW_HEADS = ("class_embed", "enc_score_head", "denoising_class_embed")
+
+
+@pytest.fixture
+def smoke() -> Recipe:
+    """The smoke recipe with few queries."""
+    return recipes.named("smoke").override({"num_queries": "20", "num_denoising": "10"})
+
+
+@pytest.fixture
+def saved(tmp_path: Path, smoke: Recipe) -> Path:
+    """A saved model of five other classes."""
+    torch.manual_seed(1)
+    models.build(smoke, [f"object {i}" for i in range(5)]).save_pretrained(tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def targets() -> list[dict[str, torch.Tensor]]:
+    """One box in the first image, none in the second."""
+    return [
+        {"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])},
+        {"class_labels": torch.empty(0, dtype=torch.int64), "boxes": torch.empty(0, 4)},
+    ]
+
+
+def test_the_smoke_model_has_the_size_it_is_documented_with(smoke: Recipe):
+    """1.19 M parameters: the demo's minutes depend on it."""
+    model = models.build(recipes.named("smoke"), CONDITIONS)
+
+    assert models.count_parameters(model) == 1_185_983
+
+
+@pytest.mark.parametrize(("size", "millions"), [("nano", 3.74), ("small", 10.24), ("medium", 19.49)])
+def test_the_published_sizes_have_their_published_parameters(size: str, millions: float, smoke: Recipe):
+    """A wrong width would refuse the published weights only on a machine that has them."""
+    model = models.build(smoke.override({"architecture": size, "num_denoising": 100}), CONDITIONS)
+
+    assert models.count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "millions"), [("large", 31.15), ("xlarge", 62.58)])
+def test_the_large_sizes_have_their_published_parameters(size: str, millions: float, smoke: Recipe):
+    """As above; the card's model is the large one (31.2 M)."""
+    model = models.build(smoke.override({"architecture": size, "num_denoising": 100}), CONDITIONS)
+
+    assert models.count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_an_old_transformers_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch, smoke: Recipe):
+    """Before 5.18 the main loss matches denoising queries and the class head collapses: v1's very failure."""
+    monkeypatch.setattr(metadata, "version", lambda _: "4.57.6")
+
+    with pytest.raises(ConfigurationError, match=r"4\.57\.6 is installed.*denoising queries.*transformers>=5\.18"):
+        models.build(smoke, CONDITIONS)
+
+
+def test_another_class_count_makes_new_heads_and_keeps_everything_else_bit_for_bit(saved: Path, smoke: Recipe):
+    """Fine-tuning from 80 COCO classes to 13 must lose the class heads only."""
+    before = models.load(saved).state_dict()
+
+    after = models.build(smoke, CONDITIONS, weights=saved).state_dict()
+
+    changed = {name for name in after if before[name].shape != after[name].shape or (before[name] != after[name]).any()}
+    assert changed
+    assert all(any(part in NEW_HEADS for part in name.split(".")) for name in changed)
+
+
+def test_the_same_classes_keep_their_heads(saved: Path, smoke: Recipe):
+    """Going on from one's own checkpoint is no new start."""
+    before = models.load(saved).state_dict()
+
+    after = models.build(smoke, [f"object {i}" for i in range(5)], weights=saved).state_dict()
+
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_other_classes_of_the_same_number_do_not_inherit_heads(saved: Path, smoke: Recipe):
+    """Five other findings with the head of five old ones would start from wrong certainties."""
+    before = models.load(saved).state_dict()
+
+    after = models.build(smoke, ["a", "b", "c", "d", "e"], weights=saved).state_dict()
+
+    changed = {name for name in after if (before[name] != after[name]).any()}
+    assert {part for name in changed for part in name.split(".") if part in NEW_HEADS} == set(NEW_HEADS)
+    assert all(any(part in NEW_HEADS for part in name.split(".")) for name in changed)
+
+
+def test_weights_of_another_size_are_refused_with_the_size_they_have(saved: Path, smoke: Recipe):
+    """Loading them would leave most of the network random, with a warning that nobody reads."""
+    with pytest.raises(ConfigurationError, match="are a D-FINE of size tiny, the recipe says 'nano'"):
+        models.build(smoke.override({"architecture": "nano"}), CONDITIONS, weights=saved)
+
+
+def test_missing_weights_are_refused_before_training(tmp_path: Path, smoke: Recipe):
+    """Random weights instead would cost a training to notice."""
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded.*weights=none for random"):
+        models.build(smoke, CONDITIONS, weights=tmp_path / "nowhere")
+
+
+def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path, smoke: Recipe):
+    """An RT-DETR folder is no D-FINE."""
+    transformers.DetrConfig(use_timm_backbone=False, backbone_config=None).save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="of type 'detr', this trainer needs 'd_fine'"):
+        models.build(smoke, CONDITIONS, weights=tmp_path)
+
+
+def test_the_class_prior_sets_the_first_scores(smoke: Recipe):
+    """0.01 as in the original code, 1/(classes + 1) as in transformers: the starting point of head health."""
+    own = models.build(smoke.override({"class_prior": "0.01"}), CONDITIONS)
+    default = models.build(smoke, CONDITIONS)
+
+    assert own.model.enc_score_head.bias.sigmoid()[0].item() == pytest.approx(0.01, rel=1e-4)
+    assert default.model.enc_score_head.bias.sigmoid()[0].item() == pytest.approx(1 / 14, rel=1e-4)
+
+
+def test_the_criterion_sees_fp32_although_the_forward_pass_is_bf16(smoke: Recipe):
+    """In bf16, box losses of a lesion of a few pixels lose their differences."""
+    seen: list[torch.dtype] = []
+    model = models.build(smoke, CONDITIONS)
+    inner = model.loss_function.inner
+
+    def spy(logits: torch.Tensor, *args: object, **kwargs: object) -> object:
+        tensors = [logits, *(a for a in [*args, *kwargs.values()] if isinstance(a, torch.Tensor))]
+        seen.extend(t.dtype for t in tensors if t.is_floating_point())
+        assert not torch.is_autocast_enabled("cpu")
+        return inner(logits, *args, **kwargs)
+
+    model.loss_function.inner = spy
+    images = torch.zeros(2, 64, 96, dtype=torch.uint8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(pixel_values=models.normalise_pixels(images, smoke), labels=targets())
+    outputs.loss.backward()
+
+    assert len(seen) >= 6
+    assert set(seen) == {torch.float32}
+    assert torch.isfinite(outputs.loss)
+    assert outputs.logits.dtype == torch.bfloat16
+
+
+def test_frozen_batch_norms_keep_their_statistics(saved: Path, smoke: Recipe):
+    """At micro-batches of four images, fresh statistics are noise."""
+    frozen = smoke.override({"weights": str(saved), "freeze_batch_norm": "all"})
+    model = models.build(frozen, CONDITIONS)
+    models.train_mode(model, frozen)
+    before = {name: value.clone() for name, value in model.named_buffers()}
+
+    model(pixel_values=torch.rand(2, 3, 64, 96), labels=targets()).loss.backward()
+
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
+    backbone_norms = [name for name, _ in model.named_parameters() if "normalization" in name]
+    assert backbone_norms == []
+
+
+def test_pixels_are_scaled_on_the_device_and_black_stays_zero(smoke: Recipe):
+    """Padding is black; transformers' processor pads with 0 after normalising, so black must be 0 there too."""
+    pixels = models.normalise_pixels(torch.tensor([[[0, 255]]], dtype=torch.uint8), smoke)
+
+    assert pixels.shape == (1, 3, 1, 2)
+    assert pixels[0, :, 0, 0].tolist() == [0.0, 0.0, 0.0]
+    assert pixels[0, :, 0, 1].tolist() == pytest.approx([5.0] * 3)

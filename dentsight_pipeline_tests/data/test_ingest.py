@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from dentsight_pipeline.data import image_bytes, ingest
-from dentsight_pipeline.data.identity import PHANTOM_LINE
+from dentsight_pipeline.data.export_files import open_export
+from dentsight_pipeline.data.export_reader import read_export
+from dentsight_pipeline.data.identity import PHANTOM_LINE, corpus, source_identity
 from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
@@ -167,7 +169,8 @@ def test_fingerprints_are_no_part_of_the_identity_and_are_made_again_when_lost(t
     """Another decoder may round them differently; that must not make another dataset."""
     manifest = ingest_export(whole_export(tmp_path / "export").write(), store)
     made = ingest.fingerprints_of(store, manifest)
-    assert not any(code in store.get_manifest(manifest.digest).to_bytes().decode() for code in made.values())
+    documents = [store.get_bytes(entry.sha256) for entry in manifest.entries.values()]
+    assert not any(code.encode() in document for code in made.values() for document in documents)
     ref = f"{ingest.FINGERPRINTS}/{manifest.digest}"
     store.write_ref(ref, {"version": "another", "codes": "0" * 64})
 
@@ -195,14 +198,16 @@ def test_the_source_option_does_not_change_the_raw_export(tmp_path: Path, store:
 # What the export says about itself -----------------------------------------------------------------------------------
 
 
-def test_the_real_export_is_identified(real_export: Path, store: Store) -> None:
+def test_the_real_export_is_identified(real_export: Path) -> None:
     """Workspace, project, version and licence go on every report."""
-    facts = ingest_export(real_export, store).facts
+    with open_export(real_export) as files:
+        export, _ = read_export(files)
 
-    assert facts["corpus"] == {"kind": "roboflow", "name": "Рентгеновские снимки v2", "licence": "CC BY 4.0"}
-    assert facts["source"]["workspace"] == "dental-uispo"
-    assert facts["source"]["exported_at"] == "June 1, 2024 at 2:33 PM GMT"
-    assert facts["label_source"]["source"] == "dental-radiography"
+    identity = source_identity(export)
+
+    assert corpus(export, identity) == {"kind": "roboflow", "name": "Рентгеновские снимки v2", "licence": "CC BY 4.0"}
+    assert identity["workspace"] == "dental-uispo"
+    assert identity["exported_at"] == "June 1, 2024 at 2:33 PM GMT"
 
 
 def test_only_its_own_line_makes_an_export_the_phantom_corpus(tmp_path: Path, store: Store) -> None:

@@ -28,6 +28,8 @@ from dentsight_pipeline.data.phantom_drawing import Drawing, draw
 from dentsight_pipeline.data.phantom_mouth import FDI_TEETH, V8_CONDITION_COUNTS, Mouth, neighbours, sample_mouth
 from dentsight_pipeline.errors import ConfigurationError, StorageError
 
+CODE_VERSION = "1"
+"""Goes up when the same numbers would draw other bytes; keys the reuse of drawn corpora."""
 PHANTOM_MARKER = "dentsight phantom corpus (synthetic, not clinical data)"
 """The line of README.dataset.txt that tells a phantom export from a real one."""
 

@@ -27,6 +27,8 @@ INPUT_TAG = "dentsight/input."
 """The same as an event tag, for queries. A Dagster tag key takes one slash, and a value at most 63 characters (measured
 on 1.13.27), one fewer than a sha256 has: the tag `dentsight/input.<asset>` holds the first 63."""
 TAG_DIGITS = 63
+LOG_METADATA = "dentsight/log"
+"""Metadata entry with the log's head after this materialisation (`sequence:sha256`); absent on reused work."""
 
 PACKAGES = (
     "dagster",
@@ -65,6 +67,7 @@ def materialize_step(
     Returns:
         The materialisation: data version = the manifest's digest, input tags, metadata.
     """
+    from dentsight_pipeline.lineage import log
     from dentsight_pipeline.store import memo
 
     asset = context.asset_key.to_user_string()
@@ -76,16 +79,19 @@ def materialize_step(
     started = time.time()
     made = make() if known is None else Made(known, reused=True)
     digest = made.digest
+    logged = {}
     if made.reused:
         context.log.info(f"{asset}: unchanged, reused {digest[:12]}")
     else:
-        store.append_record(
+        entry = log.append(
+            store,
             digest,
             {
                 "asset": asset,
                 "code_version": code_version,
                 "partition": str(context.partition_key),
                 "inputs": read,
+                "config": None if config is None else dict(config),
                 "dagster_run": context.run_id,
                 "started": round(started, 3),
                 "finished": round(time.time(), 3),
@@ -93,6 +99,7 @@ def materialize_step(
                 **made.record,
             },
         )
+        logged = {LOG_METADATA: str(entry.head)}
         if key is not None:
             memo.remember(store, key, digest)
     manifest = store.get_manifest(digest)
@@ -103,6 +110,7 @@ def materialize_step(
             "digest": digest,
             "reused": dg.MetadataValue.bool(made.reused),
             **{f"{INPUT_METADATA}{name}": value for name, value in read.items()},
+            **logged,
             **describe(manifest),
         },
         tags={

@@ -150,10 +150,21 @@ def test_a_partial_annotation_says_nothing_about_teeth() -> None:
 def test_boxes_are_assigned_so_that_the_most_agree() -> None:
     """Taking each box's first match would let one box block two."""
     corpus = Corpus()
-    corpus.add("s", [("caries", [0, 0, 30, 10]), ("caries", [8, 0, 30, 10])])
-    corpus.add("s", [("caries", [8, 0, 30, 10]), ("caries", [17, 0, 30, 10])])
+    corpus.add("s", [("caries", [8, 0, 30, 10]), ("caries", [0, 0, 30, 10])])
+    corpus.add("s", [("caries", [7, 0, 30, 10]), ("caries", [17, 0, 30, 10])])
 
     assert corpus.table()["caries"]["matched"] == 2
+
+
+def test_one_box_matches_one_box_only() -> None:
+    """Two boxes of one reader around a single box of the other are one agreement and one finding more."""
+    corpus = Corpus()
+    corpus.add("s", [("caries", [0, 0, 30, 10]), ("caries", [4, 0, 30, 10])])
+    corpus.add("s", [("caries", [2, 0, 30, 10])])
+
+    row = corpus.table()["caries"]
+
+    assert (row["matched"], row["f1"]) == (1, pytest.approx(2 / 3))
 
 
 def test_every_flip_undoes_itself() -> None:

@@ -31,7 +31,7 @@ ui: .venv/.ready
 	@$(BIN)/dentsight ui
 
 test: .venv/.ready-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup
 
 test-slow: .venv/.ready-dev
 	$(BIN)/python -m pytest -m slow

@@ -294,7 +294,8 @@ def _findings_text(facts: Mapping[str, Any], out: Path) -> str:
         for finding in item["findings"]
     ]
     return (
-        _table(rows, ["image", "class", "score", "bbox_xywh_px"]) + f"\nPictures and findings.json are in {out}. Research only."
+        _table(rows, ["image", "class", "score", "bbox_xywh_px"])
+        + f"\nPictures and findings.json are in {out}. Research only."
     )
 
 
@@ -372,3 +373,7 @@ def _workspace() -> Any:
     from dentsight_pipeline.resources import Workspace
 
     return Workspace()
+
+
+if __name__ == "__main__":
+    main()

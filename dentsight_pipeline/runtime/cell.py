@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
-from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION
+from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION, recall_dataset
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Workspace, find_home
 
@@ -60,8 +60,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
     recipes.named(request.recipe).override(request.overrides)  # refuses nonsense before anything starts
     from dentsight_pipeline.definitions import defs
 
-    with open_instance() as instance:
-        instance.add_dynamic_partitions("dataset", [dataset])
+    with open_instance() as instance, _partition_of(instance, dataset):
         data_config = {
             "export": export,
             "source": request.source,
@@ -106,6 +105,19 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
         "released": made.get("released_model", {}).get("digest"),
         "cached": [name for name, facts in made.items() if facts["reused"]],
     }
+
+
+@contextmanager
+def _partition_of(instance: dg.DagsterInstance, dataset: str) -> Iterator[None]:
+    """The dataset's partition while a cell runs; a new one is taken back when its export was refused."""
+    is_new = not instance.has_dynamic_partition("dataset", dataset)
+    instance.add_dynamic_partitions("dataset", [dataset])
+    try:
+        yield
+    except BaseException:
+        if is_new and recall_dataset(Workspace().store, dataset) is None:
+            instance.delete_dynamic_partition("dataset", dataset)
+        raise
 
 
 def _dataset_of(request: CellRequest) -> tuple[str, str]:

@@ -1,0 +1,262 @@
+"""The whole graph on a tiny phantom corpus, as `dentsight run` makes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+from mlflow import MlflowClient
+
+from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline_tests.assets.conftest import FEW_STEPS, TINY, FinishedCell
+
+pytestmark = pytest.mark.xdist_group("graph")
+
+ASSETS = (
+    "raw_export",
+    "normalized_splits",
+    "condition_subset",
+    "trained_checkpoint",
+    "test_predictions",
+    "class_metrics",
+    "release_report",
+)
+CELL = "tiny-v1|smoke"
+
+
+@pytest.fixture
+def instance(finished_cell: FinishedCell, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance that the cell was made in."""
+    folder = finished_cell.home.folder
+    monkeypatch.chdir(folder)
+    state = folder / "workspace" / "dagster"
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(state), config_dir=str(folder))) as opened:
+        yield opened
+
+
+def materialization(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
+    """The latest materialisation of an asset."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return event.asset_materialization
+
+
+def mlflow_runs(cell: FinishedCell) -> list[Any]:
+    """All MLflow runs of the cell's home, the first one first."""
+    client = MlflowClient(f"sqlite:///{cell.home.folder / 'workspace' / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("dentsight")
+    assert experiment is not None
+    return sorted(client.search_runs([experiment.experiment_id]), key=lambda run: run.info.start_time)
+
+
+def test_run_prints_json_alone_with_the_keys_of_the_contract(finished_cell: FinishedCell) -> None:
+    """Scripts parse stdout; one line of progress there would break all of them."""
+    said = finished_cell.said
+
+    assert {"dataset_digest", "checkpoint_digest", "verdict", "report", "cached"} <= set(said)
+    assert said["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
+    assert Path(said["report"]).is_file()
+    assert said["cached"] == []
+
+
+def test_a_person_can_follow_the_progress(finished_cell: FinishedCell) -> None:
+    """Stage, step and time left, in order and without repetitions."""
+    lines = finished_cell.stderr.splitlines()
+    stages = [line for line in lines if line.startswith("[")]
+
+    assert [line.split()[1] for line in stages] == [*ASSETS, "released_model"]
+    assert stages[3].startswith("[4/8]")
+    assert sum("train 4/4" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("asset", ASSETS)
+def test_every_asset_carries_its_digest_and_what_it_read(
+    finished_cell: FinishedCell, instance: dg.DagsterInstance, asset: str
+) -> None:
+    """Dagster records the newest upstream event; only what the asset recorded itself is what it really read."""
+    made = materialization(instance, asset)
+    digest = made.metadata["digest"].value
+    manifest = finished_cell.home.store.get_manifest(str(digest))
+    recorded = {
+        name.removeprefix("dentsight/input/"): value.value
+        for name, value in made.metadata.items()
+        if name.startswith("dentsight/input/")
+    }
+
+    assert (made.tags or {})["dagster/data_version"] == digest
+    assert (made.tags or {})["dagster/code_version"] == "1"
+    assert recorded == dict(manifest.inputs)
+    for name, value in manifest.inputs.items():
+        assert (made.tags or {})[f"dentsight/input.{name}"] == value[:63]
+
+
+def test_the_chain_of_digests_leads_from_the_report_to_the_raw_export(finished_cell: FinishedCell) -> None:
+    """An auditor starts at the report and must arrive at the export without asking Dagster."""
+    store = finished_cell.home.store
+    report = store.get_manifest(finished_cell.said["report_digest"])
+    checkpoint = store.get_manifest(report.inputs["trained_checkpoint"])
+    subset = store.get_manifest(checkpoint.inputs["condition_subset"])
+    splits = store.get_manifest(subset.inputs["normalized_splits"])
+    raw = store.get_manifest(splits.inputs["raw_export"])
+
+    assert checkpoint.digest == finished_cell.said["checkpoint_digest"]
+    assert subset.digest == finished_cell.said["dataset_digest"]
+    assert raw.kind == "raw-export"
+    assert raw.facts["corpus"]["kind"] == "phantom"
+
+
+def test_predictions_cover_every_image_of_valid_and_test(finished_cell: FinishedCell) -> None:
+    """An image without predictions would count as one without false positives."""
+    store = finished_cell.home.store
+    report = store.get_manifest(finished_cell.said["report_digest"])
+    predictions = store.get_manifest(report.inputs["test_predictions"])
+    subset = store.get_manifest(report.inputs["condition_subset"])
+    for split in ("valid", "test"):
+        listed = {image["id"] for image in read_json(store, subset, f"{split}.json")["images"]}
+        predicted = {row["image_id"] for row in read_json(store, predictions, f"{split}.json")}
+
+        assert predicted == listed
+    assert "test.mirrored.json" in predictions.entries
+
+
+def test_each_gate_is_an_asset_check_and_a_missed_one_does_not_fail_the_run(
+    finished_cell: FinishedCell, instance: dg.DagsterInstance
+) -> None:
+    """A missed gate is a result: red in the UI, while the run succeeds and the report exists."""
+    runs = instance.get_runs(filters=dg.RunsFilter(job_name="experiment"))
+    records = instance.event_log_storage.get_asset_check_summary_records(
+        [dg.AssetCheckKey(dg.AssetKey("release_report"), "tier1_macro_ap50")]
+    )
+    record = next(iter(records.values())).last_check_execution_record
+    assert record is not None
+    assert record.event is not None
+    evaluation = record.event.dagster_event.event_specific_data  # type: ignore[union-attr]
+
+    assert all(run.status == dg.DagsterRunStatus.SUCCESS for run in runs)
+    assert evaluation.passed is False
+    assert evaluation.severity == dg.AssetCheckSeverity.ERROR
+
+
+def test_nothing_is_released_on_a_verdict_other_than_pass(
+    finished_cell: FinishedCell, instance: dg.DagsterInstance
+) -> None:
+    """Four steps of training must not get past the gates by any way."""
+    assert finished_cell.said["verdict"] != "PASS"
+    assert finished_cell.said["released"] is None
+    assert instance.get_latest_materialization_event(dg.AssetKey("released_model")) is None
+
+
+def test_released_model_launched_alone_is_refused(finished_cell: FinishedCell, instance: dg.DagsterInstance) -> None:
+    """Blocking holds only within one run; a person who clicks on released_model alone must be stopped as well."""
+    from dentsight_pipeline.definitions import defs
+
+    job = defs.resolve_implicit_global_asset_job_def()
+    monkey = pytest.MonkeyPatch()
+    monkey.setenv("DENTSIGHT_HOME", str(finished_cell.home.folder))
+    try:
+        with pytest.raises(Exception, match="Train a better model, or record an override"):
+            job.execute_in_process(
+                instance=instance,
+                partition_key=dg.MultiPartitionKey({"dataset": "tiny-v1", "recipe": "smoke"}),
+                asset_selection=[dg.AssetKey("released_model")],
+            )
+    finally:
+        monkey.undo()
+
+
+def test_training_and_evaluation_are_finished_mlflow_runs_with_links_both_ways(
+    finished_cell: FinishedCell, instance: dg.DagsterInstance
+) -> None:
+    """A curve without its data digest, or a checkpoint without its curve, cannot be audited."""
+    runs = {run.data.tags["dentsight.stage"]: run for run in mlflow_runs(finished_cell)}
+    train = runs["train"]
+    checkpoint = materialization(instance, "trained_checkpoint")
+
+    assert set(runs) == {"train", "predict", "evaluate"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert train.data.params["max_steps"] == "4"
+    assert train.data.tags["dentsight.dataset_digest"] == finished_cell.said["dataset_digest"]
+    assert train.data.tags["dentsight.checkpoint_digest"] == finished_cell.said["checkpoint_digest"]
+    assert instance.get_run_by_id(train.data.tags["dentsight.dagster_run"]) is not None
+    assert checkpoint.metadata["mlflow_run"].value == train.info.run_id
+    assert any(name.startswith("loss") or "loss" in name for name in train.data.metrics)
+    assert any(name.startswith("all/caries/") for name in runs["evaluate"].data.metrics)
+
+
+def test_a_second_run_reuses_everything_and_says_so(finished_cell: FinishedCell) -> None:
+    """Unchanged work is never done twice: no training, no prediction, no new report."""
+    before = len(mlflow_runs(finished_cell))
+    done = finished_cell.home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--json")
+    said = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert set(said["cached"]) == set(ASSETS)
+    assert said["report_digest"] == finished_cell.said["report_digest"]
+    assert len(mlflow_runs(finished_cell)) == before
+
+
+def test_other_bytes_under_the_same_dataset_key_are_refused(finished_cell: FinishedCell) -> None:
+    """A key that silently changed its meaning would make every older figure unreadable."""
+    done = finished_cell.home.dentsight("run", "--dataset", "tiny-v1", "--export", "phantom:40:4", *FEW_STEPS)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "already means the export" in done.stderr
+    assert "--replace" in done.stderr
+
+
+def test_a_training_that_cannot_start_is_refused_and_reads_failed_in_mlflow(finished_cell: FinishedCell) -> None:
+    """An MLflow run that stays RUNNING, or ends FINISHED, after a failure would be read as a result."""
+    done = finished_cell.home.dentsight(
+        "run", "--dataset", "tiny-v1", "--set", "max_steps=4", "--set", "weights=no-such-folder/model"
+    )
+    failed = mlflow_runs(finished_cell)[-1]
+
+    assert done.returncode == 2, done.stderr
+    assert "no-such-folder/model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert failed.info.status == "FAILED"
+
+
+def test_an_unknown_recipe_field_is_refused_before_anything_starts(finished_cell: FinishedCell) -> None:
+    """A misspelt override must not train the unchanged recipe for hours."""
+    done = finished_cell.home.dentsight("run", "--dataset", "tiny-v1", "--set", "learning_rat=1e-4")
+
+    assert done.returncode == 2
+    assert "learning_rate" in done.stderr
+    assert "[1/8]" not in done.stderr
+
+
+def test_a_refused_export_leaves_no_partition_and_no_manifest(finished_cell: FinishedCell, tmp_path: Path) -> None:
+    """Half-known datasets in the grid would look like results that are still to come."""
+    (tmp_path / "empty").mkdir()
+    before = sorted(finished_cell.home.store.manifest_digests())
+    done = finished_cell.home.dentsight("run", "--dataset", "empty-v1", "--export", str(tmp_path / "empty"))
+    state = finished_cell.home.folder / "workspace" / "dagster"
+    here = Path.cwd()
+    try:
+        import os
+
+        os.chdir(finished_cell.home.folder)
+        with dg.DagsterInstance.from_ref(
+            InstanceRef.from_dir(str(state), config_dir=str(finished_cell.home.folder))
+        ) as opened:
+            keys = opened.get_dynamic_partitions("dataset")
+    finally:
+        os.chdir(here)
+
+    assert done.returncode == 2
+    assert done.stderr.count("Error:") == 1
+    assert keys == ["tiny-v1"]
+    assert sorted(finished_cell.home.store.manifest_digests()) == before
+
+
+def test_the_phantom_spec_of_the_tests_is_small() -> None:
+    """The suite's time limit rests on it."""
+    assert int(TINY.split(":")[1]) <= 60

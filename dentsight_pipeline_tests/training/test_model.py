@@ -117,9 +117,9 @@ def test_missing_weights_are_refused_before_training(tmp_path: Path, smoke: Reci
 
 def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path, smoke: Recipe):
     """An RT-DETR folder is no D-FINE."""
-    transformers.DetrConfig(use_timm_backbone=False, backbone_config=None).save_pretrained(tmp_path)
+    transformers.RTDetrConfig().save_pretrained(tmp_path)
 
-    with pytest.raises(ConfigurationError, match="of type 'detr', this trainer needs 'd_fine'"):
+    with pytest.raises(ConfigurationError, match="of type 'rt_detr', this trainer needs 'd_fine'"):
         models.build(smoke, CONDITIONS, weights=tmp_path)
 
 

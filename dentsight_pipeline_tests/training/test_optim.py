@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -108,12 +109,12 @@ def test_the_average_follows_at_first_and_remembers_later():
 def test_the_average_is_the_weighted_mean_computed_by_hand():
     """Weights, statistics of batch norms and counters alike; the counter is copied."""
     recipe = recipes.named("smoke").override({"ema_decay": 0.5, "ema_warmup_steps": 1})
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model: Any = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = optim.MovingAverage(model, recipe)
     with torch.no_grad():
         model[0].weight.add_(1.0)
-        model[1].running_mean.add_(2.0)  # type: ignore[operator]
-        model[1].num_batches_tracked.add_(7)  # type: ignore[operator]
+        model[1].running_mean.add_(2.0)
+        model[1].num_batches_tracked.add_(7)
     start = {name: value.clone() for name, value in average.model.state_dict().items()}
 
     average.update(model, 3)
@@ -129,13 +130,13 @@ def test_the_average_is_the_weighted_mean_computed_by_hand():
 def test_tied_heads_are_averaged_once():
     """D-FINE lists its class heads under two names; moving them twice would double their speed."""
     recipe = recipes.named("smoke").override({"ema_decay": 0.5, "ema_warmup_steps": 1})
-    model = models.build(recipe, CLASSES)
-    average = optim.MovingAverage(model, recipe)
-    before = average.model.class_embed[0].bias.clone()  # type: ignore[union-attr, index]
+    model: Any = models.build(recipe, CLASSES)
+    average: Any = optim.MovingAverage(model, recipe)
+    before = average.model.class_embed[0].bias.clone()
     with torch.no_grad():
         model.class_embed[0].bias.add_(1.0)
 
     average.update(model, 5)
 
-    moved = average.model.class_embed[0].bias - before  # type: ignore[union-attr, index, operator]
+    moved = average.model.class_embed[0].bias - before
     torch.testing.assert_close(moved, torch.full_like(moved, 1 - optim.ema_decay(recipe, 5)))

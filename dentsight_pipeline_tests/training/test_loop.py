@@ -1,0 +1,419 @@
+"""The training loop: what is published, what stops it, and what does not change its result."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dentsight_pipeline.errors import ConfigurationError, HeadCollapseError, StorageError, TrainingError
+from dentsight_pipeline.store import manifest as manifests
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.training import checkpointing, health, loop, optim, validation
+from dentsight_pipeline.training import model as models
+from dentsight_pipeline.training.dataset import collate, read_split
+from dentsight_pipeline.training.job import FitJob
+from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline.training.reporting import Reporter, read_events
+from dentsight_pipeline_tests.training.conftest import make_subset
+
+
+def fit_job(store: Store, subset: Manifest, recipe: Recipe, workdir: Path, **more: Any) -> FitJob:
+    """A job on one CPU thread."""
+    return FitJob(
+        store_uri=store.uri,
+        subset=subset.digest,
+        recipe=recipe.model_dump(),
+        workdir=workdir,
+        **{"threads": 1, "device": "cpu", **more},
+    )
+
+
+def run(job: FitJob) -> Manifest:
+    """Runs a job in this process; the published checkpoint."""
+    from dentsight_pipeline.store import objects
+
+    with Reporter(job.workdir) as reporter:
+        return objects.open_store(job.store_uri).get_manifest(loop.run_fit(job, reporter))
+
+
+def history(store: Store, checkpoint: Manifest) -> dict[str, Any]:
+    """`history.json` of a checkpoint."""
+    return manifests.read_json(store, checkpoint, "history.json")
+
+
+def messages(workdir: Path) -> str:
+    """Everything that was said to a person."""
+    return "\n".join(event["text"] for event in read_events(workdir) if event["event"] == "message")
+
+
+@pytest.fixture
+def checkpoint(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path) -> Manifest:
+    """A finished training of eight steps in `tmp_path / "work"`."""
+    return run(fit_job(store, subset, tiny_recipe, tmp_path / "work", price_per_hour=1.6))
+
+
+def test_a_finished_training_publishes_everything_the_contract_names(
+    store: Store, subset: Manifest, checkpoint: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Prediction, gates, audit and the report read these files and facts; each is needed somewhere."""
+    facts, result = checkpoint.facts, json.loads((tmp_path / "work" / "result.json").read_text())
+
+    assert set(checkpoint.entries) == {
+        "model/model.safetensors", "model/config.json", "model/preprocessor_config.json",
+        "recipe.json", "history.json", "health.json",
+    }  # fmt: skip
+    assert checkpoint.inputs == {"condition_subset": subset.digest}
+    assert facts["recipe"] == "smoke"
+    assert facts["recipe_digest"] == tiny_recipe.digest
+    assert facts["variant"] is True
+    assert facts["overrides"] == tiny_recipe.overrides
+    assert facts["classes"] == ["caries", "crown", "implant"]
+    assert facts["image_size"] == [96, 64]
+    assert facts["best_step"] in {4, 8}
+    assert facts["corpus"]["kind"] == "phantom"
+    assert result["digest"] == checkpoint.digest
+    assert result["record"]["cost"]["images"] == 16
+    assert result["record"]["cost"]["price"] == pytest.approx(result["record"]["cost"]["wall_s"] / 3600 * 1.6)
+    assert {"hardware", "packages", "finished"} <= result["record"].keys()
+
+
+def test_nothing_volatile_is_part_of_the_checkpoint(store: Store, checkpoint: Manifest, tmp_path: Path):
+    """The same training must give the same digest: no time, host or path in what is hashed."""
+    texts = b"".join(manifests.read_bytes(store, checkpoint, name) for name in checkpoint.entries if "json" in name)
+
+    assert str(tmp_path).encode() not in texts + checkpoint.to_bytes()
+    assert b"images_per_s" not in texts
+    assert b'"time"' not in texts
+
+
+def test_the_same_training_again_gives_the_same_digest(
+    store: Store, subset: Manifest, checkpoint: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Equality on the CPU is what reproduction, memo and resume are measured by."""
+    again = run(fit_job(store, subset, tiny_recipe, tmp_path / "again"))
+
+    assert again.digest == checkpoint.digest
+
+
+def test_another_seed_gives_another_model(store: Store, subset: Manifest, checkpoint: Manifest, tiny_recipe, tmp_path):
+    """Otherwise the equality above would prove nothing."""
+    other = run(fit_job(store, subset, tiny_recipe.override({"seed": 7}), tmp_path / "other"))
+
+    assert other.entries["model/model.safetensors"] != checkpoint.entries["model/model.safetensors"]
+
+
+def test_the_published_model_is_the_average_of_the_best_evaluation(
+    store: Store, checkpoint: Manifest, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Its mAP, measured again from the published files, is the one in the history."""
+    model = models.load(manifests.materialise(store, checkpoint, tmp_path / "out", "model/") / "model")
+    split = read_split(store, subset, "valid")
+    images = np.load(next(p for p in (tmp_path / "work" / "cache").rglob("images.npy") if len(np.load(p)) == 5))
+
+    found = validation.detect(model, split, images, range(5), tiny_recipe, torch.device("cpu"))
+
+    best = next(e for e in history(store, checkpoint)["validation"] if e["step"] == checkpoint.facts["best_step"])
+    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best["valid/map_50"], abs=1e-6)
+    assert best["valid/map_50"] == max(e["valid/map_50"] for e in history(store, checkpoint)["validation"])
+
+
+def test_progress_losses_and_health_are_reported_while_it_trains(checkpoint: Manifest, tmp_path: Path):
+    """The Dagster log and MLflow's curves live on these events."""
+    events = read_events(tmp_path / "work")
+
+    assert {event["event"] for event in events} == {"progress", "message", "metrics", "health"}
+    losses = [e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})]
+    assert len(losses) == 8
+    assert [e["step"] for e in events if e["event"] == "health"] == [4, 8]
+    assert "backbone: " in messages(tmp_path / "work")
+    last = [e for e in events if e["event"] == "progress" and e["stage"] == "train"][-1]
+    assert (last["step"], last["steps"]) == (8, 8)
+    assert {"epoch", "loss", "images_per_s", "seconds_left"} <= last.keys()
+
+
+def test_a_finished_training_is_not_done_again(checkpoint: Manifest, store: Store, subset, tiny_recipe, tmp_path):
+    """A step that is retried after publishing must cost seconds, not the training."""
+    (tmp_path / "work" / "result.json").unlink()
+
+    again = run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+
+    assert again.digest == checkpoint.digest
+    assert "nothing is trained again" in messages(tmp_path / "work")
+    assert (tmp_path / "work" / "result.json").exists()
+
+
+def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupted_one(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """The promise of resume, on a real process killed in the middle: the very same checkpoint, digest and all."""
+    recipe = tiny_recipe.override({"max_steps": 14, "sampler": "class-balanced", "augment_crop": 0.2})
+    whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
+    job = fit_job(store, subset, recipe, tmp_path / "killed", checkpoint_interval_s=0)
+    job.workdir.mkdir()
+    (job.workdir / "job.json").write_text(job.model_dump_json())
+    command = [sys.executable, "-m", "dentsight_pipeline.training", "fit", str(job.workdir / "job.json")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    saved = checkpointing.CheckpointFolder(job.workdir / "checkpoints")
+    deadline = time.monotonic() + 120
+    while not any(step >= 6 for step in saved.steps()):
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    killed_at = saved.steps()[0]
+    assert killed_at < 14, "the training was over before the kill"
+
+    resumed = run(job)
+
+    assert f"Resuming at step {killed_at}" in messages(job.workdir)
+    assert history(store, resumed) == history(store, whole)
+    assert resumed.digest == whole.digest
+
+
+def test_a_damaged_last_checkpoint_costs_steps_but_not_the_result(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Going on from the checkpoint before ends in the same weights, and says what happened."""
+    whole = run(fit_job(store, subset, tiny_recipe, tmp_path / "whole"))
+    job = fit_job(store, subset, tiny_recipe, tmp_path / "work", checkpoint_interval_s=0)
+    with pytest.raises(TrainingError, match="asked to stop"):
+        _run_until(job, 6)
+    folder = checkpointing.CheckpointFolder(job.workdir / "checkpoints")
+    file = job.workdir / "checkpoints" / f"step-{folder.steps()[0]:08d}" / "average.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+
+    resumed = run(job)
+
+    assert "The checkpoint of step 6 is damaged" in messages(job.workdir)
+    assert "Resuming at step 5" in messages(job.workdir)
+    assert resumed.digest == whole.digest
+
+
+def _run_until(job: FitJob, last: int) -> None:
+    """Trains until a step, then asks the training to stop, as SIGTERM does."""
+
+    class Stopping(Reporter):
+        def metrics(self, step: int, values: Any) -> None:
+            super().metrics(step, values)
+            if step >= last:
+                os.kill(os.getpid(), 15)
+
+    with Stopping(job.workdir) as reporter:
+        loop.run_fit(job, reporter)
+
+
+def test_a_working_folder_of_another_training_is_refused(store: Store, subset, tiny_recipe: Recipe, tmp_path: Path):
+    """Going on with another recipe's weights would be neither training."""
+    with pytest.raises(TrainingError, match="did at step 3"):
+        _run_until(fit_job(store, subset, tiny_recipe, tmp_path / "work"), 3)
+
+    with pytest.raises(ConfigurationError, match="holds another training"):
+        run(fit_job(store, subset, tiny_recipe.override({"seed": 5}), tmp_path / "work"))
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One NaN step makes every weight NaN; the message says where and what to lower."""
+    forward = loop.Training._forward
+    weights: list[torch.Tensor] = []
+
+    def broken(training: loop.Training, batch: Any) -> Any:
+        outputs = forward(training, batch)
+        if training.step == 5:
+            outputs.loss = outputs.loss * math.nan
+            weights.append(next(training.raw_model.parameters()))
+        return outputs
+
+    monkeypatch.setattr(loop.Training, "_forward", broken)
+
+    with pytest.raises(TrainingError, match=r"loss is nan at step 5 .*checkpoint is of step 4.*Lower learning_rate"):
+        run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+    assert torch.isfinite(weights[0]).all()
+
+
+def test_running_out_of_memory_names_the_next_smaller_micro_batch(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The remedy that keeps the recipe's effective batch."""
+
+    def exhausted(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(loop.Training, "_forward", exhausted)
+
+    with pytest.raises(TrainingError, match=r"Memory ran out on cpu with 2 images of 96×64.*Set micro_batch_size=1"):
+        run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+
+
+def test_a_loader_process_that_dies_is_a_clear_error(store: Store, subset, tiny_recipe, tmp_path: Path, monkeypatch):
+    """The kernel kills loaders when /dev/shm or memory runs out; torch's own message does not say what to do."""
+
+    def die(*_: Any) -> Any:
+        os.kill(os.getpid(), 9)
+
+    monkeypatch.setattr("dentsight_pipeline.training.augment.apply", die)
+
+    with pytest.raises(TrainingError, match=r"loader failed at step 0: .*set workers=0"):
+        run(fit_job(store, subset, tiny_recipe, tmp_path / "work", workers=1))
+
+
+def test_loader_processes_change_nothing(
+    store: Store, subset, tiny_recipe: Recipe, checkpoint: Manifest, tmp_path: Path
+):
+    """Draws are decided by seed, epoch and position: who loads them must not matter."""
+    assert run(fit_job(store, subset, tiny_recipe, tmp_path / "workers", workers=2)).digest == checkpoint.digest
+
+
+def test_a_full_disk_at_a_checkpoint_fails_clearly(store: Store, subset, tiny_recipe, tmp_path: Path, monkeypatch):
+    """The run is FAILED with a remedy, not killed by a traceback of a writer."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpointing, "save_file", full)
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+
+
+def test_a_collapsed_head_aborts_training(store: Store, subset, tiny_recipe, tmp_path: Path, monkeypatch):
+    """AP would go on looking plausible; the monitor's word ends the run at the evaluation."""
+
+    def collapsed(self: health.HeadHealthMonitor, allow: str | None = None) -> None:
+        if allow is None:
+            raise HeadCollapseError(4, ["denoising matches"], {"share": 1.0})
+
+    monkeypatch.setattr(health.HeadHealthMonitor, "raise_if_collapsed", collapsed)
+
+    with pytest.raises(HeadCollapseError, match="collapsed at step 4"):
+        run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+    allowed = run(fit_job(store, subset, tiny_recipe, tmp_path / "allowed", allow_head_collapse="a comparison"))
+    assert allowed.facts["allow_head_collapse"] == "a comparison"
+
+
+def test_training_ends_early_when_validation_does_not_improve(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two evaluations without a better mAP, and the best weights are the ones before."""
+    values = iter([0.5, 0.4, 0.3, 0.9])
+    monkeypatch.setattr(validation, "score", lambda *_: {"valid/map_50": next(values)})
+    patient = tiny_recipe.override({"evaluate_every_steps": 2, "early_stopping_evaluations": 2})
+
+    stopped = run(fit_job(store, subset, patient, tmp_path / "work"))
+
+    assert (stopped.facts["steps"], stopped.facts["best_step"]) == (6, 2)
+    assert "no better valid/map_50 in 2 evaluations" in messages(tmp_path / "work")
+
+
+def test_without_a_validation_split_the_last_weights_are_published(store: Store, tiny_recipe: Recipe, tmp_path: Path):
+    """Some exports have no valid folder; that is said, not guessed around."""
+    found = run(fit_job(store, make_subset(store, {"train": 6}), tiny_recipe, tmp_path / "work"))
+
+    assert found.facts["best_step"] == 8
+    assert found.facts["validation"] == {}
+    assert "no validation split" in messages(tmp_path / "work")
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_store(
+    store: Store, subset: Manifest, checkpoint: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Pretraining is part of the chain of digests, not a path on somebody's disk."""
+    recipe = tiny_recipe.override({"weights": f"checkpoint:{checkpoint.digest}", "max_steps": 1, "warmup_steps": 0})
+
+    second = run(fit_job(store, subset, recipe, tmp_path / "second"))
+
+    assert second.inputs["initial_checkpoint"] == checkpoint.digest
+    assert second.facts["initial_weights_sha256"] != checkpoint.facts["initial_weights_sha256"]
+
+
+def _gradient(recipe: Recipe, sizes: list[int], store: Store, subset: Manifest) -> list[torch.Tensor]:
+    """Gradients of one step on four images, cut into micro-batches of these sizes, by the loop's own weighting."""
+    split = read_split(store, subset, "train")
+    from dentsight_pipeline.training import cache
+    from dentsight_pipeline.training.dataset import Draw, TrainingSamples
+
+    images = cache.open_or_build(
+        Path(store.uri.removeprefix("file://")) / "cache", store, split.images, recipe.image_size
+    )
+    samples = TrainingSamples(split, images, recipe)
+    drawn = [samples[Draw(i, 0, i, plain=True)] for i in range(4)]
+    torch.manual_seed(3)
+    model = models.build(recipe, split.classes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    total, first = sum(len(sample.labels) for sample in drawn), 0
+    for size in sizes:
+        batch = collate(drawn[first : first + size])
+        first += size
+        outputs = model(pixel_values=models.normalise_pixels(batch.images, recipe), labels=batch.targets())
+        (outputs.loss * (max(1, sum(batch.counts)) / total)).backward()
+    return [p.grad for group in optim.parameter_groups(model, recipe) for p in group["params"] if p.grad is not None]
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(store, subset, tiny_recipe: Recipe):
+    """transformers divides by the boxes of what it sees; unweighted, an image with one box would count as one with ten.
+
+    Without denoising noise and the distillation term (which averages over queries, not boxes) it is equality.
+    """
+    recipe = tiny_recipe.override({"num_denoising": 0, "freeze_batch_norm": "none"})
+
+    whole, parts = (_gradient(recipe, sizes, store, subset) for sizes in ([4], [1, 3]))
+
+    dots = sum(float((a * b).sum()) for a, b in zip(whole, parts, strict=True))
+    norms = math.prod(math.sqrt(sum(float(g.pow(2).sum()) for g in side)) for side in (whole, parts))
+    assert dots / norms == pytest.approx(1.0, abs=1e-4)
+    ratio = math.sqrt(sum(float(g.pow(2).sum()) for g in parts)) / math.sqrt(sum(float(g.pow(2).sum()) for g in whole))
+    assert ratio == pytest.approx(1.0, abs=1e-3)
+
+
+def test_bf16_trains(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
+    """The GPU recipes use it; weights must come out in fp32."""
+    found = run(fit_job(store, subset, tiny_recipe.override({"precision": "bf16", "max_steps": 2}), tmp_path / "work"))
+
+    assert all(math.isfinite(entry["loss"]) for entry in history(store, found)["training"])
+    folder = manifests.materialise(store, found, tmp_path / "out", "model/") / "model"
+    assert {p.dtype for p in models.load(folder).parameters()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
+    """torchrun with gloo on the CPU: equal validation figures on equal weights, losses close to one process's.
+
+    Losses are not equal: each process draws its own denoising noise and has its own batch statistics.
+    """
+    recipe = tiny_recipe.override({"num_denoising": 0, "learning_rate": 1e-5})
+    single = run(fit_job(store, subset, recipe, tmp_path / "single"))
+    job = fit_job(store, subset, recipe, tmp_path / "double")
+    job.workdir.mkdir()
+    (job.workdir / "job.json").write_text(job.model_dump_json())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "dentsight_pipeline.training", "fit", str(job.workdir / "job.json")]
+
+    subprocess.run(command, check=True, timeout=300, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    double = store.get_manifest(json.loads((job.workdir / "result.json").read_text())["digest"])
+    one, two = history(store, single), history(store, double)
+    assert double.facts["processes"] == 2
+    assert [e["step"] for e in two["training"]] == [e["step"] for e in one["training"]]
+    np.testing.assert_allclose([e["loss"] for e in two["training"]], [e["loss"] for e in one["training"]], rtol=0.1)
+    assert len(two["validation"]) == 2
+    model = models.load(manifests.materialise(store, double, tmp_path / "out", "model/") / "model")
+    split = read_split(store, subset, "valid")
+    images = np.load(next(p for p in (job.workdir / "cache").rglob("images.npy") if len(np.load(p)) == 5))
+    found = validation.detect(model, split, images, range(5), recipe, torch.device("cpu"))
+    best = next(e for e in two["validation"] if e["step"] == double.facts["best_step"])
+    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best["valid/map_50"], abs=1e-9)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.errors import ConfigurationError, ReleaseError
+from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release.gates import Policy, judge
 from dentsight_pipeline.release.verdict import Override, Verdict
 from dentsight_pipeline.store.manifest import build, materialise, read_json
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
+_RELEASE_ATTEMPTS = 5
 ASSETS_BELOW = ("class_metrics", "test_predictions", "trained_checkpoint", "condition_subset")
 
 
@@ -158,13 +159,31 @@ def publish_release(store: Store, report: Manifest, keys: Path) -> Manifest:
         The published manifest of kind `release`.
 
     Raises:
-        ReleaseError: The verdict does not allow it.
+        ReleaseError: The verdict does not allow it, or others keep releasing at the same moment.
     """
     from dentsight_pipeline.release import statement
 
     verdict = verdict_of(store, report)
     if not verdict.releasable:
         raise ReleaseError(refusal(report, verdict))
+    for _ in range(_RELEASE_ATTEMPTS):
+        manifest = _signed_release(store, report, verdict, keys)
+        store.put_manifest(manifest)
+        try:
+            statement.advance(store, manifest)
+        except (ReleaseError, RefConflictError):
+            continue  # another release took this place in the chain: follow it
+        return manifest
+    raise ReleaseError(
+        f"Others released {_RELEASE_ATTEMPTS} times while this release was being signed. Release again when they are "
+        "done."
+    )
+
+
+def _signed_release(store: Store, report: Manifest, verdict: Verdict, keys: Path) -> Manifest:
+    """The release that follows the present head of the chain; not yet published."""
+    from dentsight_pipeline.release import statement
+
     checkpoint = store.get_manifest(report.inputs["trained_checkpoint"])
     chain = {"release_report": report.digest, **report.inputs}
     with tempfile.TemporaryDirectory() as temporary:
@@ -174,16 +193,13 @@ def publish_release(store: Store, report: Manifest, keys: Path) -> Manifest:
         facts = statement.write(store, folder, report=report, checkpoint=checkpoint, verdict=verdict, chain=chain)
         statement.sign(folder, keys)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        manifest = build(
+        return build(
             store,
             "release",
             files,
             {"release_report": report.digest},
-            {**facts, "chain": chain, "never_for_xrays": verdict.never_for_xrays, "verdict": verdict.outcome},
+            {**facts, "chain": chain, "verdict": verdict.outcome},
         )
-    store.put_manifest(manifest)
-    statement.advance(store, manifest)
-    return manifest
 
 
 def first_record(store: Store, manifest: Manifest) -> dict[str, Any]:

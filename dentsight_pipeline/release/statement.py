@@ -100,6 +100,7 @@ def build_statement(
     model: Mapping[str, Any],
     previous: str | None,
     sequence: int,
+    log: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a release says about itself, as an in-toto statement.
 
@@ -112,6 +113,8 @@ def build_statement(
         model: Facts of the checkpoint worth repeating.
         previous: Manifest digest of the release before, or None for the first.
         sequence: 1 for the first release, one more for each.
+        log: Newest entry of the store's log (`sequence`, `digest`), so that what the log says of the products cannot
+            be removed afterwards without breaking what was signed; None where nothing was logged.
     """
     return {
         "_type": STATEMENT_TYPE,
@@ -136,6 +139,7 @@ def build_statement(
             "notAMedicalDevice": True,
             "sequence": sequence,
             "previous": previous,
+            "log": dict(log) if log else None,
         },
     }
 
@@ -295,7 +299,9 @@ def write(
     Returns:
         Facts for the release's manifest: `sequence`, `previous`, `corpus`, `never_for_xrays`, `overrides`, `title`.
     """
-    newest = head(store)
+    from dentsight_pipeline.lineage import log
+
+    newest, logged = head(store), log.head(store)
     corpus = report.facts.get("corpus") or {}
     title = str(report.facts.get("title") or "dentsight model")
     sequence, previous = (newest.sequence + 1, newest.digest) if newest else (1, None)
@@ -312,6 +318,7 @@ def write(
         model={key: checkpoint.facts[key] for key in repeated if key in checkpoint.facts},
         previous=previous,
         sequence=sequence,
+        log={"sequence": logged.sequence, "digest": logged.digest} if logged else None,
     )
     write_statement(folder, statement)
     return {
@@ -334,18 +341,19 @@ def advance(store: Store, release: Manifest) -> ChainedRelease:
 
     Raises:
         ReleaseError: When the release does not follow the present head: another one was released meanwhile.
+        RefConflictError: The same, in the very instant.
     """
     made = ChainedRelease(release.digest, release.facts["sequence"], release.facts["previous"])
-    newest = head(store)
-    if newest == made:
+    before = store.read_ref(HEAD_REF)
+    value = {"digest": made.digest, "sequence": made.sequence, "previous": made.previous}
+    if before == value:
         return made
-    if made.previous != (newest.digest if newest else None):
+    if made.previous != (before["digest"] if before else None):
         raise ReleaseError(
             f"Release {made.digest[:12]} follows {(made.previous or 'nothing')[:12]}, but the newest release is "
-            f"{(newest.digest if newest else 'none')[:12]}: another one was released meanwhile. Release again."
+            f"{(before['digest'] if before else 'none')[:12]}: another one was released meanwhile. Release again."
         )
-    value = {"digest": made.digest, "sequence": made.sequence, "previous": made.previous}
-    store.write_ref(HEAD_REF, value, expected=store.read_ref(HEAD_REF) if newest else None)
+    store.write_ref(HEAD_REF, value, expected=before)
     return made
 
 

@@ -1,0 +1,146 @@
+"""From one product down to the raw export it came from: every manifest, and every object that they name.
+
+Belongs here: following what each manifest says it was made from. Whether bytes, contents and records hold is decided in
+`verify.py` and `fit.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.names import is_digest, manifest_key, object_key
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Entry, Manifest
+    from dentsight_pipeline.store.objects import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ChainItem:
+    """One manifest, object or record of a chain."""
+
+    kind: str
+    """The manifest's kind; `object` for bytes; `record` for how a product came about."""
+    digest: str
+    path: str
+    """Where its bytes are: a file, or an `s3://` address. `sha256sum` of it gives the digest."""
+    name: str
+    """What it is called there: an asset for a manifest, a file's path for an object."""
+    of: str | None
+    """Digest of the manifest that names it; None for the one that was asked for."""
+
+    def to_json(self) -> dict[str, str | None]:
+        """As plain JSON."""
+        return {"kind": self.kind, "digest": self.digest, "path": self.path, "name": self.name, "of": self.of}
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Where a product is named: by which product, as which asset."""
+
+    by: str
+    asset: str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """All products of a chain, the one that was asked for first.
+
+    Attributes:
+        top: Digest of the product that was asked for.
+        products: Digest → manifest, in the order in which they were reached.
+        named: Digest → where it is named; empty for `top`. Also for products that could not be read.
+        broken: Digest → why its manifest could not be read.
+    """
+
+    top: str
+    products: Mapping[str, Manifest]
+    named: Mapping[str, tuple[Naming, ...]]
+    broken: Mapping[str, DataError]
+
+    def find(self, kind: str) -> Manifest | None:
+        """The first product of a kind, or None."""
+        return next((manifest for manifest in self.products.values() if manifest.kind == kind), None)
+
+    def asset(self, digest: str) -> str:
+        """As which asset a product is named by the others; its kind for the one that was asked for."""
+        if namings := self.named.get(digest, ()):
+            return namings[0].asset
+        return self.products[digest].kind.replace("-", "_") if digest in self.products else "product"
+
+    def objects(self) -> Iterator[tuple[Manifest, str, Entry]]:
+        """Every distinct object once, under the first product and path that name it."""
+        seen: set[str] = set()
+        for manifest in self.products.values():
+            for path, entry in manifest.entries.items():
+                if entry.sha256 not in seen:
+                    seen.add(entry.sha256)
+                    yield manifest, path, entry
+
+
+def walk(store: Store, digest: str) -> Walk:
+    """Follow a product's inputs, and theirs, to the raw export.
+
+    A release names its report; the report names everything below, and so does the release's own fact `chain`, which
+    is followed too, so that a product that only one of the two names is found.
+
+    Args:
+        store: Where the manifests are.
+        digest: Digest of the product's manifest.
+
+    Returns:
+        What was reached. A manifest that is missing or was changed is in `broken`; nothing below it is known then.
+    """
+    products: dict[str, Manifest] = {}
+    named: dict[str, list[Naming]] = {digest: []}
+    broken: dict[str, DataError] = {}
+    waiting = deque([digest])
+    while waiting:
+        current = waiting.popleft()
+        try:
+            manifest = store.get_manifest(current)
+        except DataError as error:
+            broken[current] = error
+            continue
+        products[current] = manifest
+        for asset, below in _names(manifest):
+            if below not in named:
+                waiting.append(below)
+            namings = named.setdefault(below, [])
+            if Naming(current, asset) not in namings:
+                namings.append(Naming(current, asset))
+    return Walk(digest, products, {key: tuple(value) for key, value in named.items()}, broken)
+
+
+def chain_items(store: Store, walked: Walk) -> list[ChainItem]:
+    """Every manifest and every distinct object of a walk, manifests first."""
+    items = []
+    for digest in walked.named:
+        namings = walked.named[digest]
+        kind = walked.products[digest].kind if digest in walked.products else "manifest"
+        of = namings[0].by if namings else None
+        items.append(ChainItem(kind, digest, address(store, manifest_key(digest)), walked.asset(digest), of))
+    for manifest, path, entry in walked.objects():
+        place = address(store, object_key(entry.sha256))
+        items.append(ChainItem("object", entry.sha256, place, path, manifest.digest))
+    return items
+
+
+def address(store: Store, key: str) -> str:
+    """Where a key's bytes can be looked at: the path of a file, or an `s3://` address."""
+    parts = urlsplit(store.uri)
+    base = unquote(parts.path) if parts.scheme == "file" else store.uri
+    return f"{base.rstrip('/')}/{key}"
+
+
+def _names(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Asset and digest of everything that a manifest says it was made from."""
+    yield from manifest.inputs.items()
+    chain = manifest.facts.get("chain")
+    if manifest.kind == "release" and isinstance(chain, Mapping):
+        yield from ((str(asset), below) for asset, below in chain.items() if is_digest(below))

@@ -17,7 +17,8 @@ from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.metrics import running_sum
 
 PRECISION_TARGET = 0.95
-_RESAMPLES_AT_ONCE = 1024
+_CELLS_AT_ONCE = 2_000_000
+_LEAST_COLUMNS = 32
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ class PointTable:
 
     def _over_blocks(self, weights: np.ndarray, best) -> np.ndarray:
         parts = []
-        for start in range(0, weights.shape[1], _RESAMPLES_AT_ONCE):
-            block = np.ascontiguousarray(weights[:, start : start + _RESAMPLES_AT_ONCE])
+        at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, self.hits.shape[0]))
+        for start in range(0, weights.shape[1], at_once):
+            block = np.ascontiguousarray(weights[:, start : start + at_once])
             n_gt = self.gt_counts @ block
             n_gt = np.where(n_gt > 0, n_gt, np.nan)
             true, seen = running_sum(self.hits @ block), running_sum(self.seen @ block)

@@ -68,6 +68,17 @@ def test_a_worse_model_is_not() -> None:
     assert result.delta.high is not None and result.delta.high < 0
 
 
+def test_a_point_within_the_margin_is_not_enough() -> None:
+    """Non-inferior is decided by the lower bound: with ten images a Δ of about 0 proves nothing."""
+    _, ratings = readers(200, 0.15, 3, 8)
+
+    result = dentist_agreement(ratings[0], ratings[1:], np.arange(200) // 20, margin=0.05)
+
+    assert result.delta.value is not None and result.delta.value > -0.05
+    assert result.delta.low is not None and result.delta.low < -0.05
+    assert result.non_inferior is False
+
+
 def test_without_an_interval_non_inferiority_is_unknown() -> None:
     """Three images decide nothing; None is never taken as passed."""
     _, ratings = readers(60, 0.1, 3, 5)

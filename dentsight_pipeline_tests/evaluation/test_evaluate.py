@@ -353,6 +353,41 @@ def test_scaling_scores_moves_thresholds_and_nothing_that_ranks(seed, factor) ->
         assert other["threshold_best_f1"] == pytest.approx(one["threshold_best_f1"] * factor)
 
 
+def test_false_positives_of_empty_mouths_are_counted_at_the_operating_threshold() -> None:
+    """Two of three empty images have one at .5 or above; the one at .2 is never shown."""
+    truth = coco([(1, 1, [0, 0, 40, 40])], images=4)
+    results = found(
+        (1, 1, [0, 0, 40, 40], 0.5),
+        (1, 1, [300, 0, 40, 40], 0.45),
+        (2, 1, [0, 0, 40, 40], 0.4),
+        (3, 1, [0, 0, 40, 40], 0.6),
+        (3, 1, [90, 0, 40, 40], 0.6),
+        (4, 1, [0, 0, 40, 40], 0.2),
+    )
+    only_first = found((1, 1, [0, 0, 40, 40], 0.3))
+
+    result = evaluate(truth, results, thresholds_from=(truth, only_first), resamples=0)
+
+    empty = result.document["empty_mouth"]
+    assert (empty["images"], empty["images_with_false_positive"], empty["false_positives"]) == (3, 2, 3)
+    rate = measured(result, "empty_mouth_fp_rate", "all", "all")
+    assert (rate["value"], rate["n"]) == (pytest.approx(2 / 3), 3)
+    assert rate["low"] == pytest.approx(0.1354, abs=1e-3)
+    assert empty["images_needed_for_below_5_percent"] == 59
+
+
+def test_mirrored_detections_give_the_left_right_agreement() -> None:
+    """Two boxes on the image, one of them again on its mirror image: 2·1/(2+1)."""
+    truth = coco([(1, 1, [0, 0, 40, 40]), (1, 1, [900, 0, 40, 40])])
+    results = found((1, 1, [0, 0, 40, 40], 0.9), (1, 1, [900, 0, 40, 40], 0.8))
+
+    result = evaluate(truth, results, mirrored=results[:1], resamples=0)
+
+    assert measured(result, "left_right_agreement", "all", "all")["value"] == pytest.approx(2 / 3)
+    assert measured(result, "left_minus_right_recall", "all", "all")["value"] == 0
+    assert evaluate(truth, results, resamples=0).document["consistency"]["left_right_agreement"] is None
+
+
 def test_froc_rises_with_the_false_positives_allowed(evaluation) -> None:
     """Seven points from ⅛ to 8, for each class and for all."""
     froc = evaluation.document["froc"]

@@ -11,7 +11,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -117,32 +118,52 @@ def _read_coco(
     files: ExportFiles, paths: list[str], folders: Mapping[str, str], readmes: Mapping[str, str], refusals: Refusals
 ) -> Export:
     known = set(paths)
-    documents: dict[str, Mapping[str, Any]] = {}
     for folder in folders.values():
         file = f"{folder}/{COCO_FILE}"
         if file not in known:
             raise DataError(f"{files.name}: {file} is missing although {folder}/ is there. Restore it or export again.")
-        documents[file] = _document(files, file)
-    splits = [
-        _CocoSplitReader(file, split, folder, documents[file], known, refusals).read()
-        for split, folder in folders.items()
-        for file in [f"{folder}/{COCO_FILE}"]
-    ]
-    first = next(iter(documents.values()))
-    info = first.get("info")
-    licenses = [
-        str(item["name"])
-        for document in documents.values()
-        for item in _list_or_empty(document.get("licenses"))
-        if isinstance(item, dict) and item.get("name")
-    ]
+    splits: list[ExportSplit] = []
+    licenses: list[str] = []
+    infos: list[dict[str, str]] = []
+    roots: set[str] = set()
+    root_is_used = False
+    for split, folder in folders.items():  # one document at a time: parsed, they are many times their size
+        file = f"{folder}/{COCO_FILE}"
+        document = _document(files, file)
+        splits.append(_CocoSplitReader(file, split, folder, document, known, refusals).read())
+        info = document.get("info")
+        infos.append({str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {})
+        named = (item.get("name") for item in _objects(document.get("licenses")))
+        licenses += [str(name) for name in named if name]
+        roots |= {
+            item["name"]
+            for item in _objects(document["categories"])
+            if item.get("id") == 0 and item.get("supercategory") in ("none", None) and isinstance(item.get("name"), str)
+        }
+        root_is_used |= any(item.get("category_id") == 0 for item in _objects(document["annotations"]))
+    if not root_is_used:
+        splits = [_with_placeholder(split, roots) for split in splits]
     return Export(
         layout="coco",
-        splits=_marked_placeholders(splits, documents),
+        splits=splits,
         readmes=readmes,
         license_names=tuple(dict.fromkeys(licenses)),
-        info={str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {},
+        info=infos[0],
     )
+
+
+def _with_placeholder(split: ExportSplit, roots: set[str]) -> ExportSplit:
+    """Marks Roboflow's root: id 0, supercategory `none`, and no annotation in any split (it may share a class's name).
+
+    "COCO for MMDetection" starts at 1 and has none.
+    """
+    marked = [ExportCategory(c.id, c.name, c.id == 0 and c.name in roots) for c in split.categories]
+    return replace(split, categories=marked)
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a list, of whatever else it holds."""
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
 
 
 def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
@@ -164,42 +185,6 @@ def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
             found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
     return document
-
-
-def _list_or_empty(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _marked_placeholders(splits: list[ExportSplit], documents: Mapping[str, Mapping[str, Any]]) -> list[ExportSplit]:
-    """Marks Roboflow's root: id 0, supercategory `none`, and no annotation in any split (it may share a class's name).
-
-    "COCO for MMDetection" starts at 1 and has none.
-    """
-    roots = {
-        item.get("name")
-        for document in documents.values()
-        for item in document["categories"]
-        if isinstance(item, dict) and item.get("id") == 0 and item.get("supercategory") in ("none", None)
-    }
-    used = {
-        annotation.get("category_id") == 0
-        for document in documents.values()
-        for annotation in document["annotations"]
-        if isinstance(annotation, dict)
-    }
-    if True in used:
-        return splits
-    return [
-        ExportSplit(
-            split.name,
-            split.file,
-            [ExportCategory(c.id, c.name, c.id == 0 and c.name in roots) for c in split.categories],
-            split.images,
-            split.annotations,
-            split.unlisted_files,
-        )
-        for split in splits
-    ]
 
 
 def _is_id(value: Any) -> bool:
@@ -378,8 +363,7 @@ def _ring(value: Any) -> tuple[float, ...]:
 
 
 def _noted(annotation: ExportAnnotation, note: str) -> ExportAnnotation:
-    a = annotation
-    return ExportAnnotation(a.id, a.image_id, a.label, a.bbox, a.polygons, (*a.notes, note), a.relative)
+    return replace(annotation, notes=(*annotation.notes, note))
 
 
 def stem_of(path: str) -> str:

@@ -383,16 +383,17 @@ def _raw_split(
     repairs: list[dict[str, Any]],
     refusals: Refusals,
 ) -> dict[str, Any]:
-    """One split of `annotations.json`; boxes in pixels of the stored image."""
+    """One split of `annotations.json`, boxes in pixels of the stored image. Consumes the export's annotations."""
     reader = _RawSplit(split, stored, repairs, refusals)
     images = [reader.image(image, group_of) for image in split.images if reader.usable(image)]
     by_id = {image.id: image for image in split.images if image.path in stored}
-    annotations = [
-        record
-        for annotation in split.annotations
-        if annotation.image_id in by_id
-        if (record := reader.annotation(annotation, by_id[annotation.image_id])) is not None
-    ]
+    annotations = []
+    split.annotations.reverse()
+    while split.annotations:  # each record is let go as it is turned into the next form
+        annotation = split.annotations.pop()
+        if annotation.image_id in by_id:
+            record = reader.annotation(annotation, by_id[annotation.image_id])
+            annotations += [record] if record is not None else []
     return {
         "name": split.name,
         "file": split.file,

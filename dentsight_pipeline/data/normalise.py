@@ -82,7 +82,7 @@ def normalise_export(
         AnnotationError: A box that lies wholly outside its image.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
-    from dentsight_pipeline.store.manifest import build, read_json
+    from dentsight_pipeline.store.manifest import Entry, build, read_json
 
     document = normalise_document(
         read_json(store, raw, "annotations.json"),
@@ -93,12 +93,16 @@ def normalise_export(
         drop=drop,
         progress=progress,
     )
-    files: dict[str, Any] = {path: entry for path, entry in raw.entries.items() if path.startswith("images/")}
-    files |= {f"{name}.json": to_json(split) for name, split in document.splits.items()}
+    listed = {image["file_name"] for split in document.splits.values() for image in split["images"]}
+    files: dict[str, Any] = {path: raw.entries[path] for path in sorted(listed)}
+    while document.splits:  # one split at a time as text, then let go
+        name, split = document.splits.popitem()
+        data = to_json(split)
+        files[f"{name}.json"] = Entry(store.put_bytes(data), len(data))
     files["repairs.json"] = to_json(document.repairs)
     files["labels.json"] = to_json(document.labels)
     files["agreement.json"] = to_json(document.agreement)
-    manifest = build(store, KIND, _used(files, document.splits), {"raw_export": raw.digest}, document.facts)
+    manifest = build(store, KIND, files, {"raw_export": raw.digest}, document.facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     return manifest
@@ -117,7 +121,7 @@ def normalise_document(
     """The normalisation itself, on content instead of stored files.
 
     Args:
-        raw: The content of `annotations.json`.
+        raw: The content of `annotations.json`; its annotations are consumed, so that both forms never stand in full.
         fingerprints: Stored sha256 → fingerprint.
         repairs: What ingestion mended.
         facts: The raw export's facts.
@@ -191,12 +195,6 @@ def split_facts(splits: Mapping[str, CocoSplit]) -> dict[str, dict[str, Any]]:
         }
         for name, split in splits.items()
     }
-
-
-def _used(files: dict[str, Any], splits: Mapping[str, CocoSplit]) -> dict[str, Any]:
-    """The files without images that no split lists."""
-    listed = {image["file_name"] for split in splits.values() for image in split["images"]}
-    return {path: content for path, content in files.items() if not path.startswith("images/") or path in listed}
 
 
 def _choice(facts: Mapping[str, Any], source: str | None) -> SourceChoice:
@@ -281,11 +279,12 @@ class _SplitNormaliser:
         by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for annotation in self.raw["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
+        self.raw["annotations"].clear()
         split: CocoSplit = {"images": [], "annotations": [], "categories": categories()}
         for raw_image in self.raw["images"]:
             group, clean = next(sources)
             image_id = self.keys.next_image()
-            annotations = self._annotations(raw_image, image_id, by_image.get(raw_image["id"], []))
+            annotations = self._annotations(raw_image, image_id, by_image.pop(raw_image["id"], []))
             teeth = [a for a in annotations if a["category_id"] <= len(TEETH)]
             image: CocoImage = {
                 "id": image_id,

@@ -14,6 +14,8 @@ workspace = Workspace()
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([data, training, evaluation, release, champion]),
     asset_checks=checks.asset_checks,
+    # A run's steps follow one another, and what is heavy runs in processes of its own: one worker for each run.
+    executor=dg.in_process_executor,
     jobs=automation.jobs,
     schedules=automation.schedules,
     sensors=automation.sensors,

@@ -18,9 +18,12 @@ import dagster as dg
 
 from dentsight_pipeline import errors
 
-
 OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
+RESTARTS = 2
+"""How often a job whose process was killed from outside is taken up again within its run."""
+CANCELLED = 130
+"""Exit status of the guard after a cancel."""
 
 
 class LocalBackend(dg.ConfigurableResource):
@@ -59,6 +62,7 @@ class LocalBackend(dg.ConfigurableResource):
         Raises:
             DentsightError: The job refused, with its own words.
             TrainingError: The job died; the message names its log.
+            RetryRequested: Its process was killed from outside; Dagster takes the step up again, and it resumes.
         """
         workdir.mkdir(parents=True, exist_ok=True)
         for stale in ("error.json", "result.json"):
@@ -85,7 +89,11 @@ class LocalBackend(dg.ConfigurableResource):
             status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
         if status == 0 and (workdir / "result.json").exists():
             return json.loads((workdir / "result.json").read_text())
-        raise _failure(verb, status, workdir)
+        failure = _failure(verb, status, workdir)
+        if _was_killed(status) and not (workdir / "error.json").exists():
+            context.log.warning(f"The {verb} process was killed. It is taken up again where it stood.")
+            raise dg.RetryRequested(max_retries=RESTARTS, seconds_to_wait=2) from failure
+        raise failure
 
     def _wait(
         self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
@@ -105,6 +113,11 @@ class LocalBackend(dg.ConfigurableResource):
             raise
 
 
+def _was_killed(status: int) -> bool:
+    """Whether a signal that nobody here sent ended the job (128 + n) or its guard (-n)."""
+    return status < 0 or (status > 128 and status != CANCELLED)
+
+
 def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
     """The error that a job left behind, under its own type where it wrote one."""
     report = workdir / "error.json"
@@ -115,7 +128,8 @@ def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
         error = kind.__new__(kind)
         Exception.__init__(error, told["message"])
         return error
-    how = f"was killed by signal {status - 128}" if status > 128 else f"ended with status {status}"
+    by = status - 128 if status > 0 else -status
+    how = f"was killed by signal {by}" if _was_killed(status) else f"ended with status {status}"
     return errors.TrainingError(
         f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept: "
         f"launch the same cell again and it resumes. The end of its output ({workdir / OUTPUT_FILE}):\n"

@@ -305,8 +305,9 @@ def error_types(errors: Mapping[str, Mapping[str, int]], classes: Sequence[str])
         return None
     roles = dict(zip(_ERROR_KINDS, ("purple", "blue", "green", "orange", "red"), strict=True))
     with _drawing("errors"):
-        figure = Figure(figsize=(_WIDTH_IN, 0.6 + 0.27 * len(drawn)))
-        axes = figure.add_axes((0.17, 0.5 / (0.6 + 0.27 * len(drawn)), 0.81, 1 - 0.9 / (0.6 + 0.27 * len(drawn))))
+        height = 0.95 + 0.27 * len(drawn)
+        figure = Figure(figsize=(_WIDTH_IN, height))
+        axes = figure.add_axes((0.17, 0.48 / height, 0.81, 1 - 0.8 / height))
         left = np.zeros(len(drawn))
         for kind in _ERROR_KINDS:
             counts = np.array([float(errors[name].get(kind) or 0) for name in drawn])
@@ -614,14 +615,12 @@ def _inline(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     box = re.search(r'viewBox="([^"]+)"', svg)
     width = box.group(1).split()[2] if box else "700"
-    svg = re.sub(
-        r"<svg[^>]*>",
+    element = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
         f'aria-label="{escape(alt, quote=True)}" viewBox="{box.group(1) if box else "0 0 700 400"}" '
-        f'style="--natural: {float(width) * 4 / 3:.0f}px">',
-        svg,
-        count=1,
+        f'style="--natural: {float(width) * 4 / 3:.0f}px">'
     )
+    svg = re.sub(r"<svg[^>]*>", lambda _: element, svg, count=1)  # a function: a label may hold backslashes
     svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{name}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)

@@ -23,7 +23,7 @@ from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
 from dentsight_pipeline.release import gates, report
 from dentsight_pipeline.release.verdict import Override
 
-EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`"
+EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
 PHANTOM = {"kind": "phantom", "name": "dentsight phantom corpus", "licence": "CC0-1.0"}
 HEALTH = {
     "healthy": True,

@@ -391,11 +391,14 @@ def test_bf16_trains(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_pa
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
-    """torchrun with gloo on the CPU: equal validation figures on equal weights, losses close to one process's.
+    """torchrun with gloo on the CPU: every step's loss is the one of a single process, and so are the figures.
 
-    Losses are not equal: each process draws its own denoising noise and has its own batch statistics.
+    Batch statistics and denoising noise are each process's own, so both are switched off here.
     """
-    recipe = tiny_recipe.override({"num_denoising": 0, "learning_rate": 1e-5})
+    start = run(fit_job(store, subset, tiny_recipe, tmp_path / "start"))
+    settings = {"weights": f"checkpoint:{start.digest}", "freeze_batch_norm": "all", "num_denoising": 0}
+    # images are validated one by one, so that a batch's make-up cannot change the last bits of a score
+    recipe = tiny_recipe.override({**settings, "batch_size": 4, "eval_batch_size": 1})
     single = run(fit_job(store, subset, recipe, tmp_path / "single"))
     job = fit_job(store, subset, recipe, tmp_path / "double")
     job.workdir.mkdir()
@@ -409,7 +412,7 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, tiny_recip
     one, two = history(store, single), history(store, double)
     assert double.facts["processes"] == 2
     assert [e["step"] for e in two["training"]] == [e["step"] for e in one["training"]]
-    np.testing.assert_allclose([e["loss"] for e in two["training"]], [e["loss"] for e in one["training"]], rtol=0.1)
+    np.testing.assert_allclose([e["loss"] for e in two["training"]], [e["loss"] for e in one["training"]], rtol=0.02)
     assert len(two["validation"]) == 2
     model = models.load(manifests.materialise(store, double, tmp_path / "out", "model/") / "model")
     split = read_split(store, subset, "valid")

@@ -75,12 +75,10 @@ class LogReading:
 
     Attributes:
         entries: All entries that hang together, oldest first.
-        settled: Up to this sequence number every record lies beside its product too.
         faults: What is wrong, one sentence each; empty when intact.
     """
 
     entries: tuple[LogEntry, ...]
-    settled: int
     faults: tuple[str, ...]
 
     @property
@@ -143,6 +141,15 @@ def head(store: Store) -> Head | None:
     return newest or _noted(store)
 
 
+def settled(store: Store) -> int:
+    """Up to this sequence number every record lies beside its product too; 0 when that cannot be told."""
+    try:
+        noted = _noted(store)
+    except IntegrityError:  # damaged: `read` says so
+        return 0
+    return noted.sequence if noted else 0
+
+
 def read(store: Store, *, workers: int = 16) -> LogReading:
     """The whole log, every entry hashed and held against its neighbours.
 
@@ -185,7 +192,7 @@ def read(store: Store, *, workers: int = 16) -> LogReading:
     # Whoever appends first notes the newest entry, so that never more than one is not noted yet.
     if not faults and len(entries) - (noted.sequence if noted else 0) > 1:
         faults.append("The note of the log's head was removed or set back, so its end cannot be proved.")
-    return LogReading(tuple(entries), noted.sequence if noted else 0, tuple(faults))
+    return LogReading(tuple(entries), tuple(faults))
 
 
 def _settle(store: Store) -> Head | None:

@@ -130,6 +130,7 @@ def _read_coco(
     for split, folder in folders.items():  # one document at a time: parsed, they are many times their size
         file = f"{folder}/{COCO_FILE}"
         document = _document(files, file)
+        root_is_used |= any(item.get("category_id") == 0 for item in _objects(document["annotations"]))
         splits.append(_CocoSplitReader(file, split, folder, document, known, refusals).read())
         info = document.get("info")
         infos.append({str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {})
@@ -140,7 +141,6 @@ def _read_coco(
             for item in _objects(document["categories"])
             if item.get("id") == 0 and item.get("supercategory") in ("none", None) and isinstance(item.get("name"), str)
         }
-        root_is_used |= any(item.get("category_id") == 0 for item in _objects(document["annotations"]))
     if not root_is_used:
         splits = [_with_placeholder(split, roots) for split in splits]
     return Export(
@@ -199,7 +199,7 @@ def _number(value: Any) -> float | None:
 
 
 class _CocoSplitReader:
-    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant."""
+    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant; consumes its annotations."""
 
     def __init__(
         self,
@@ -284,8 +284,10 @@ class _CocoSplitReader:
     def annotations(self, image_ids: set[int], names: Mapping[int, str]) -> list[ExportAnnotation]:
         found: list[ExportAnnotation] = []
         seen: set[int] = set()
-        for position, item in enumerate(self.document["annotations"]):
-            annotation = self.annotation(position, item, image_ids, names)
+        items = self.document["annotations"]
+        items.reverse()
+        for position in range(len(items)):  # each item is let go as it is read
+            annotation = self.annotation(position, items.pop(), image_ids, names)
             if annotation is None:
                 continue
             if annotation.id in seen:

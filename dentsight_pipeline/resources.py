@@ -6,6 +6,7 @@ module, and keep heavy packages out of its imports: the code location loads it o
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -161,6 +162,8 @@ class Tracking(dg.ConfigurableResource):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         from mlflow import MlflowClient
 
+        for chatty in ("mlflow", "alembic"):  # they announce every table they create on stderr
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         if not self.tracking_uri.startswith("sqlite:///"):
             return MlflowClient(tracking_uri=self.tracking_uri)
         database = Path(self.tracking_uri.removeprefix("sqlite:///"))

@@ -17,7 +17,7 @@ STALE_AFTER = timedelta(hours=48)
 
 
 @dg.asset(
-    group_name="release",
+    group_name="champion",
     kinds={"python", "parquet"},
     code_version="1",
     owners=["team:dentsight"],

@@ -49,6 +49,12 @@ def evaluate_predictions(
             f"Predictions {predictions.digest[:12]} were made on subset {predictions.inputs.get('condition_subset')}, "
             f"not on {subset.digest}. Predict again on the data that is to be evaluated."
         )
+    if list(predictions.facts["classes"]) != list(subset.facts["classes"]):
+        raise EvaluationError(
+            f"Predictions {predictions.digest[:12]} are of the classes {', '.join(predictions.facts['classes'])}, the "
+            f"subset {subset.digest[:12]} has {', '.join(subset.facts['classes'])}. Evaluate a checkpoint of the "
+            "subset's own classes."
+        )
     if f"{EVALUATED}.json" not in subset.entries:
         raise EvaluationError(
             f"Subset {subset.digest[:12]} has no {EVALUATED} split, so there is nothing to evaluate on. "

@@ -69,6 +69,9 @@ class PredictJob(_Job):
     """Splits to predict, e.g. ["valid", "test"]."""
     mirrored: list[str] = []
     """Splits to predict mirrored as well; boxes are mapped back to the unmirrored frame."""
+    images_only: bool = False
+    """Only the subset's images are wanted, so its classes need not be the checkpoint's: teeth are looked for on every
+    image of the condition subset."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Images of one forward pass."""
 

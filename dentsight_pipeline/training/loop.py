@@ -499,7 +499,7 @@ class Training:
         return {
             "recipe": self.recipe.name,
             "recipe_digest": self.recipe.digest,
-            "variant": bool(self.recipe.overrides),
+            "variant": bool(self.recipe.overrides.keys() - {"stage"}),  # the stage is the asset's, nobody's override
             "overrides": self.recipe.overrides,
             "stage": self.recipe.stage,
             "corpus": self.subset.facts.get("corpus"),

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -235,8 +236,23 @@ def load_detector(checkpoint: Path, device: str | None = None) -> Detector:
     folder = model_folder(checkpoint)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     preprocessing = Preprocessing.of_folder(folder)
-    model: Any = models.load(folder)
+    with no_progress_bars():
+        model: Any = models.load(folder)
     return Detector(model.to(chosen), preprocessing, class_names(model.config), chosen)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keeps transformers' bars for reading and writing weights out of logs; what was set before is set again."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def class_names(config: Any) -> tuple[str, ...]:
@@ -294,7 +310,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
     )
     manifest.materialise(store, checkpoint, started / "checkpoint", prefix="model/", link=True)
     detector = load_detector(started / "checkpoint", job.device)
-    if list(detector.classes) != list(subset.facts["classes"]):
+    if not job.images_only and list(detector.classes) != list(subset.facts["classes"]):
         raise ConfigurationError(
             f"The checkpoint {job.checkpoint[:12]} finds {', '.join(detector.classes)}; the subset {job.subset[:12]} "
             f"has {', '.join(subset.facts['classes'])}. Choose a checkpoint that was trained on these classes."
@@ -315,7 +331,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
         store,
         "predictions",
         files,
-        inputs={"trained_checkpoint": job.checkpoint, _asset_of(subset.kind): job.subset},
+        inputs={_checkpoint_asset(checkpoint): job.checkpoint, _asset_of(subset.kind): job.subset},
         facts={"splits": counts, "classes": list(detector.classes), "detections_per_image": DETECTIONS_PER_IMAGE},
     )
     digest = store.put_manifest(published)
@@ -446,6 +462,11 @@ def _check_inputs(job: PredictJob, checkpoint: manifest.Manifest, subset: manife
 
 def _asset_of(kind: str) -> str:
     return kind.replace("-", "_")
+
+
+def _checkpoint_asset(checkpoint: manifest.Manifest) -> str:
+    """The asset that a checkpoint is: stage 1 is trained on teeth."""
+    return "tooth_checkpoint" if "tooth_subset" in checkpoint.inputs else "trained_checkpoint"
 
 
 def _three(values: float | Sequence[float]) -> tuple[float, float, float]:

@@ -189,11 +189,60 @@ def predict(
     from dentsight_pipeline.training.predict import predict_images
 
     out.mkdir(parents=True, exist_ok=True)
-    with checkpoint_folder(_workspace(), checkpoint) as folder:
+    with checkpoint_folder(_workspace(), checkpoint, _registry()) as folder:
         found = predict_images(images, folder, threshold, pictures=out)
     facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": found}
     (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _show(facts, as_json, lambda: _findings_text(facts, out))
+
+
+@app.command()
+def audit(
+    ref: Annotated[str, typer.Argument(help="Digest, folder, report, MLflow run, NAME@alias, champion or release.")],
+    export: Annotated[Path | None, typer.Option(help="The original files: folder or zip.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Public key of releases; default: this workspace's.")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="A head of the log or of the releases noted earlier; repeatable.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every byte from a product down to the raw export; exit 5 when anything was changed or does not fit."""
+    from dentsight_pipeline.runtime.lookup import audit_reference
+
+    export = export.absolute() if export else None
+    found, result = audit_reference(
+        _workspace(), ref, export=export, key=key, noted_heads=head or (), progress=_staged_progress()
+    )
+    facts = {"ref": ref, "found_by": found.how, **result.to_json()}
+    _show(facts, as_json, lambda: _audit_text(facts))
+    raise typer.Exit(0 if result.intact else EXIT_NOT_INTACT)
+
+
+@app.command()
+def promote(
+    ref: Annotated[str, typer.Argument(help="A release: digest, folder, NAME@alias, or `release` for the newest.")],
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: Json = False,
+) -> None:
+    """Make a release the champion; what it replaces can be brought back with `rollback`."""
+    from dentsight_pipeline.runtime.lookup import promote_reference
+
+    facts = promote_reference(_workspace(), ref, by, reason)
+    _show(facts, as_json, lambda: f"Champion: release {facts['champion']} (before: {facts['before'] or 'none'})")
+
+
+@app.command()
+def rollback(
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    as_json: Json = False,
+) -> None:
+    """Give the title of champion back to the release before."""
+    from dentsight_pipeline.runtime.lookup import roll_back
+
+    facts = roll_back(_workspace(), by, reason)
+    _show(facts, as_json, lambda: f"Champion: {facts['champion'] or 'none'} (before: release {facts['before']})")
 
 
 @app.command()
@@ -299,6 +348,28 @@ def _findings_text(facts: Mapping[str, Any], out: Path) -> str:
     )
 
 
+def _audit_text(facts: Mapping[str, Any]) -> str:
+    provenance, kinds = facts["provenance"], [item for item in facts["chain"] if item["kind"] != "object"]
+    lines = [f"{facts['kind']} {facts['digest']} (found by {facts['found_by']})"]
+    lines += [f"  {item['kind']:18} {item['digest']}" for item in kinds if item["kind"] != "record"]
+    source = ", ".join(f"{key} {value}" for key, value in (provenance["source"] or {}).items())
+    recipe, code = provenance["recipe"], provenance["code"]
+    edited = {True: " (edited)", False: "", None: " (unknown)"}[code["dirty"]]
+    lines.append(f"Source:  {source or 'unknown'}")
+    if recipe:
+        lines.append(f"Recipe:  {recipe['name']} {recipe['digest'][:12]}{' (variant)' if recipe['variant'] else ''}")
+    lines.append(f"Code:    {', '.join(code['commits']) or 'unknown'}{edited}")
+    lines.append(f"Seeds:   {', '.join(f'{name} {seed}' for name, seed in provenance['seeds'].items()) or 'none'}")
+    lines.append(f"Runs:    Dagster {', '.join(provenance['dagster_runs']) or 'none'}")
+    lines.append(f"         MLflow {', '.join(provenance['mlflow_runs']) or 'none'}")
+    lines.append(f"Hashed:  {facts['hashed_bytes']:,} bytes of {len(facts['chain']) - len(kinds)} objects")
+    lines.append(f"Heads:   log {facts['log_head']}, releases {facts['release_head']} (note them elsewhere)")
+    lines += [f"Note: {note}" for note in facts["notes"]]
+    if facts["intact"]:
+        return "\n".join([*lines, "INTACT"])
+    return "\n".join([*lines, "NOT INTACT. First broken link:", *(f"- {finding}" for finding in facts["findings"])])
+
+
 def _heads_text(facts: Mapping[str, Any]) -> str:
     columns = [name for name in facts["layers"][0] if not isinstance(facts["layers"][0][name], list | dict)]
     ratio = _number(facts["ratio_last_to_first"])
@@ -367,6 +438,13 @@ def _json_file(path: Path) -> Any:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}. Give an existing JSON file.") from error
     except ValueError as error:
         raise ConfigurationError(f"{path} is not JSON: {error}. Write it anew; it may be cut off.") from error
+
+
+def _registry() -> Any:
+    from dentsight_pipeline.resources import Tracking
+    from dentsight_pipeline.runtime.lookup import MlflowRegistry
+
+    return MlflowRegistry(Tracking(workspace=_workspace()))
 
 
 def _workspace() -> Any:

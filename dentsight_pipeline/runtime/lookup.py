@@ -1,0 +1,201 @@
+"""Thin adapters: what MLflow and Dagster say about products, copied out as plain data for `lineage/`.
+
+Nothing is judged here.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.lineage import reference, verify
+from dentsight_pipeline.lineage.events import Event
+from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime.registry import MODEL
+
+KEYS_FOLDER = "keys"
+_EVENTS_OF_AN_ASSET = 10_000
+
+
+class MlflowRegistry:
+    """`lineage.reference.Registry` on this project's MLflow; nothing is opened before it is asked."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    def run_tags(self, run_id: str) -> Mapping[str, str] | None:
+        """The tags of a run, or None when there is no such run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self._tracking.client.get_run(run_id).data.tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def version_tags(self, name: str | None, *, version: str = "", alias: str = "") -> Mapping[str, str] | None:
+        """The tags of a registered model's version, by number or alias; None when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        client, model = self._tracking.client, name or MODEL
+        try:
+            found = (
+                client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
+            )
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return dict(found.tags)
+
+
+def materialisations(instance: dg.DagsterInstance, assets: Iterable[str]) -> list[Event]:
+    """Every materialisation of these assets that Dagster still has, of every partition."""
+    events = []
+    for asset in sorted(set(assets)):
+        found = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset)), limit=_EVENTS_OF_AN_ASSET
+        ).records
+        for record in found:
+            materialization = record.asset_materialization
+            if materialization is None:
+                continue
+            tags = dict(materialization.tags or {})
+            events.append(
+                Event(
+                    asset=asset,
+                    partition=materialization.partition,
+                    run_id=record.run_id,
+                    storage_id=record.storage_id,
+                    data_version=tags.get("dagster/data_version"),
+                    tags=tags,
+                    metadata={name: value.value for name, value in materialization.metadata.items()},
+                )
+            )
+    return events
+
+
+def public_key(workspace: Workspace) -> Path | None:
+    """The public part of this workspace's signing key, or None when nothing was released here yet."""
+    from dentsight_pipeline.release.statement import PUBLIC_KEY
+
+    path = workspace.folder / KEYS_FOLDER / PUBLIC_KEY
+    return path if path.is_file() else None
+
+
+def audit_reference(
+    workspace: Workspace,
+    ref: str,
+    *,
+    export: str | Path | None = None,
+    key: Path | None = None,
+    noted_heads: Iterable[str] = (),
+    progress: verify.Progress | None = None,
+) -> tuple[reference.Reference, verify.AuditResult]:
+    """Resolve a reference and audit what it means, with everything that Dagster and MLflow say about it.
+
+    Args:
+        workspace: Has the store, MLflow and the keys.
+        ref: See `lineage/reference.py`.
+        export: The original files.
+        key: Public key of releases; by default the workspace's own.
+        noted_heads: Heads of log or releases that were noted earlier.
+        progress: Called with stage, done, total.
+
+    Raises:
+        ConfigurationError: The reference means nothing.
+    """
+    from dentsight_pipeline.assets.step import code_state
+
+    store = workspace.store
+    found = reference.resolve(store, ref, MlflowRegistry(Tracking(workspace=workspace)))
+    result = verify.audit(
+        store,
+        found.digest,
+        export=export,
+        public_key=key or public_key(workspace),
+        events=events_of(),
+        noted_heads=noted_heads,
+        claims=found.findings,
+        code=code_state(),
+        progress=progress,
+    )
+    return found, result
+
+
+def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> dict[str, Any]:
+    """Make a release the champion, in the store and in MLflow's registry.
+
+    Only a release that verifies can be promoted: its verdict allowed it, its signature holds, and its own bytes and
+    everything that it says about its chain are as they were.
+
+    Returns:
+        `champion`, `before` (digests), `by`, `reason`, `registry_version`.
+
+    Raises:
+        ReleaseError: No release, not intact, champion already, or nobody says who and why.
+    """
+    from dentsight_pipeline.errors import ReleaseError
+    from dentsight_pipeline.release import champion
+    from dentsight_pipeline.runtime.registry import show_champion
+
+    store, tracking = workspace.store, Tracking(workspace=workspace)
+    found = reference.resolve(store, ref, MlflowRegistry(tracking))
+    release = store.get_manifest(found.digest)
+    if release.kind == "release":
+        result = verify.audit(
+            store, found.digest, bytes_of="top", public_key=public_key(workspace), claims=found.findings
+        )
+        if not result.intact:
+            raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")
+    before = champion.current(store)
+    change = champion.promote(store, release, by, reason)
+    version = show_champion(tracking, change.release)
+    return {
+        "champion": change.release,
+        "before": before.digest if before else None,
+        "by": by,
+        "reason": reason,
+        "registry_version": version,
+    }
+
+
+def roll_back(workspace: Workspace, by: str, reason: str) -> dict[str, Any]:
+    """Give the title back to the champion before, in the store and in MLflow's registry.
+
+    Returns:
+        `champion` (digest, or None), `before`, `by`, `reason`, `registry_version`.
+
+    Raises:
+        ReleaseError: There is no champion, or nobody says who and why.
+    """
+    from dentsight_pipeline.release import champion
+    from dentsight_pipeline.runtime.registry import show_champion
+
+    store = workspace.store
+    before = champion.current(store)
+    change = champion.rollback(store, by, reason)
+    version = show_champion(Tracking(workspace=workspace), change.release)
+    return {
+        "champion": change.release,
+        "before": before.digest if before else None,
+        "by": by,
+        "reason": reason,
+        "registry_version": version,
+    }
+
+
+def events_of() -> list[Event]:
+    """All materialisations of this project's Dagster; none where it has no Dagster."""
+    from dentsight_pipeline.lineage.fit import KIND_OF_ASSET
+    from dentsight_pipeline.runtime.cell import open_instance
+
+    try:
+        with open_instance() as instance:
+            known: list[Any] = [key.to_user_string() for key in instance.get_asset_keys()]
+            return materialisations(instance, [asset for asset in known if asset in {*KIND_OF_ASSET, "released_model"}])
+    except ConfigurationError:  # a store alone, without the home that it was made in
+        return []

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -22,7 +21,7 @@ from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.health import unwrap
 from dentsight_pipeline.training.job import write_json
-from dentsight_pipeline.training.predict import Preprocessing, model_folder
+from dentsight_pipeline.training.predict import Preprocessing, model_folder, no_progress_bars
 from dentsight_pipeline.training.recipe import Recipe
 
 ONNX_OPSET = 17
@@ -71,7 +70,7 @@ def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | 
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             detector.save_pretrained(temporary)
         target = temporary / "preprocessor_config.json"
         if not isinstance(processor, Path):
@@ -86,20 +85,6 @@ def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | 
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return out
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keeps transformers' bars for writing shards out of logs; what was set before is set again."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 class _LogitsAndBoxes(nn.Module):
@@ -141,7 +126,8 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
             "ONNX export needs the package onnx, which is not installed. "
             "Install it: pip install 'dentsight_pipeline[export]'."
         ) from error
-    detector = models.load(folder)
+    with no_progress_bars():
+        detector = models.load(folder)
     canvas_width, canvas_height = Preprocessing.of_folder(folder).canvas
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}")

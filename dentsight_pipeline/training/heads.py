@@ -32,7 +32,14 @@ from dentsight_pipeline.training.health import (
     scoring_layer,
     supervised_layers,
 )
-from dentsight_pipeline.training.predict import Detector, Preprocessing, class_names, load_detector, model_folder
+from dentsight_pipeline.training.predict import (
+    Detector,
+    Preprocessing,
+    class_names,
+    load_detector,
+    model_folder,
+    no_progress_bars,
+)
 
 SYNTHETIC_IMAGES = 8
 SYNTHETIC_SEED = 0
@@ -76,7 +83,12 @@ def audit_heads(checkpoint: Path, images: Sequence[NDArray[np.uint8]] | None = N
     config: Any = detector.model.config
     layers, prior = layer_rows(config, maxima.mean(0).tolist()), prior_probability(config)
     ratio = ratio_last_to_first(layers)
-    healthy, verdict = _verdict(layers, ratio, prior, len(images), kind)
+    model: Any = detector.model
+    bias = model.model.decoder.class_embed[scoring_layer(config)].bias
+    if len(bias) > 1 and bool((bias == bias[0]).all()):
+        healthy, verdict = None, "Not judged: the head that scores was never trained, its biases are all equal."
+    else:
+        healthy, verdict = _verdict(layers, ratio, prior, len(images), kind)
     measured = "R could not be measured" if ratio is None else f"R = {ratio:.3f}"
     return {
         "layers": layers,
@@ -138,7 +150,8 @@ def rescue(
         ConfigurationError: An unsupervised head, a folder that exists, or a ground truth without images.
     """
     folder = model_folder(checkpoint)
-    model: Any = models.load(folder)
+    with no_progress_bars():
+        model: Any = models.load(folder)
     allowed, last = rescue_heads(model.config), scoring_layer(model.config)
     if head not in allowed:
         raise ConfigurationError(
@@ -236,7 +249,8 @@ def _load(checkpoint: Path) -> tuple[Detector, list[str]]:
         return load_detector(checkpoint), []
     except ConfigurationError as error:
         folder = model_folder(checkpoint)
-        model = models.load(folder)  # its own error when it is the model that is wrong
+        with no_progress_bars():
+            model = models.load(folder)  # its own error when it is the model that is wrong
         processor = Preprocessing(_canvas_of(folder), keeps_aspect=False)
         note = f"{error} The audit stretched the images to {processor.canvas[0]}×{processor.canvas[1]} pixels."
         return Detector(model, processor, class_names(model.config), torch.device("cpu")), [note]

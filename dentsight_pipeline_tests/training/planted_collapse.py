@@ -212,7 +212,7 @@ def train_toy(
         after_evaluation: Is given every reading.
     """
     generator, held_out = np.random.default_rng(1), np.random.default_rng(10_000)
-    validation = [toy_batch(held_out, 8) for _ in range(4)]
+    validation = [toy_batch(held_out, 8) for _ in range(3)]
     monitor = HeadHealthMonitor(model, total_steps=total_steps or steps, warmup_steps=20, num_labels=len(TOY_CLASSES))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 20))
@@ -234,13 +234,13 @@ def train_toy(
 
 @cache
 def collapsed_run() -> ToyRun:
-    """180 steps on the planted loss, allowed to collapse (about 20 s of CPU, once a process)."""
+    """172 steps on the planted loss, allowed to collapse (about 20 s of CPU, once a process)."""
     model = tiny_detector()
     plant(model)
-    return train_toy(model, steps=180, evaluations=(60, 160, 170, 180), allow="shows what the planted fault does")
+    return train_toy(model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does")
 
 
 @cache
 def healthy_run() -> ToyRun:
-    """The same 180 steps on the installed transformers' own loss (about 20 s of CPU, once a process)."""
-    return train_toy(tiny_detector(), steps=180, evaluations=(60, 160, 170, 180))
+    """The same 172 steps on the installed transformers' own loss (about 20 s of CPU, once a process)."""
+    return train_toy(tiny_detector(), steps=172, evaluations=(160, 172))

@@ -78,7 +78,7 @@ class TestPlantedFault:
         plant(model)
 
         with pytest.raises(HeadCollapseError, match=rf"step 2 \({MATCHING}\).*denoising_share = 1") as caught:
-            train_toy(model, steps=180, evaluations=(2,))
+            train_toy(model, steps=172, evaluations=(2,))
 
         assert caught.value.step == 2
         assert caught.value.evidence["denoising_share"] > 0.9  # pyright: ignore[reportOperatorIssue]

@@ -1,0 +1,408 @@
+"""Predictions: the right boxes in the right frame, all of them, resumable, and the same as transformers' own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import RTDetrImageProcessorPil
+
+from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
+from dentsight_pipeline.store import manifest as manifests
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.training import export, letterbox
+from dentsight_pipeline.training import model as models
+from dentsight_pipeline.training import predict as prediction
+from dentsight_pipeline.training.job import PredictJob
+from dentsight_pipeline.training.letterbox import Letterbox
+from dentsight_pipeline.training.predict import (
+    Detections,
+    Preprocessing,
+    best_detections,
+    draw_findings,
+    load_detector,
+    predict_images,
+    run_predict,
+    unmirror,
+)
+from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline.training.reporting import Reporter, read_events
+from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
+
+
+def model_folder(recipe: Recipe, out: Path, classes: tuple[str, ...] = CLASSES) -> Path:
+    """A model whose answers depend on the image: random weights, but heads that are not all alike."""
+    torch.manual_seed(0)
+    model = models.build(recipe, classes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bbox_embed" in name or "enc_bbox_head" in name or "class_embed" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return export.save_pretrained_folder(model, recipe, classes, out)
+
+
+def publish_checkpoint(store: Store, folder: Path, classes: tuple[str, ...] = CLASSES) -> str:
+    files: dict[str, Path | bytes | manifests.Entry] = {f"model/{path.name}": path for path in folder.iterdir()}
+    return store.put_manifest(manifests.build(store, "checkpoint", files, {}, {"classes": list(classes)}))
+
+
+@pytest.fixture
+def checkpoint(store: Store, tiny_recipe: Recipe, tmp_path: Path) -> str:
+    """A published checkpoint of three classes on a canvas of 96×64."""
+    return publish_checkpoint(store, model_folder(tiny_recipe, tmp_path / "model"))
+
+
+def predict_job(store: Store, checkpoint: str, subset: Manifest, workdir: Path, **changes: Any) -> PredictJob:
+    fields = {"splits": ["valid"], "mirrored": ["valid"], "batch_size": 2, "device": "cpu", "threads": 1, **changes}
+    return PredictJob(store_uri=store.uri, checkpoint=checkpoint, subset=subset.digest, workdir=workdir, **fields)
+
+
+def run(job: PredictJob) -> str:
+    with Reporter(job.workdir, interval_s=0) as reporter:
+        return run_predict(job, reporter)
+
+
+class TestSplits:
+    def test_every_image_of_every_wanted_split_is_predicted(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """Images without annotations count too: leaving one out would overstate precision."""
+        job = predict_job(store, checkpoint, subset, tmp_path / "work", splits=["train", "valid"])
+
+        product = store.get_manifest(run(job))
+
+        assert (product.kind, sorted(product.entries)) == (
+            "predictions",
+            ["train.json", "valid.json", "valid.mirrored.json"],
+        )
+        assert product.inputs == {"trained_checkpoint": checkpoint, "condition_subset": subset.digest}
+        for split in ("train", "valid"):
+            results = manifests.read_json(store, product, f"{split}.json")
+            ids = [image["id"] for image in manifests.read_json(store, subset, f"{split}.json")["images"]]
+            assert list(dict.fromkeys(row["image_id"] for row in results)) == ids
+            assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+            assert {row["category_id"] for row in results} <= {1, 2, 3}
+            assert product.facts["splits"][split] == {"images": len(ids), "detections": len(results)}
+        result = json.loads((job.workdir / "result.json").read_text())
+        assert result["digest"] == product.digest
+
+    def test_the_boxes_are_transformers_own_taken_back_through_the_letterbox(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """Written a second time with transformers' post-processing on the padded canvas, as TRAINING.md asks."""
+        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[], batch_size=5))
+        found = manifests.read_json(store, store.get_manifest(digest), "valid.json")
+        model = models.load(tmp_path / "model")
+        processor = RTDetrImageProcessorPil()
+
+        for record in manifests.read_json(store, subset, "valid.json")["images"]:
+            size = record["width"], record["height"]
+            image = letterbox.read_grayscale(str(store.local_path(subset.entry(record["file_name"]).sha256)), size)
+            geometry = letterbox.fit(size, (96, 64))
+            pixels = torch.from_numpy(geometry.apply(image))[None, None].float() / 255 / 0.2
+            with torch.no_grad():
+                outputs = model(pixel_values=pixels.expand(-1, 3, -1, -1))
+            (expected,) = processor.post_process_object_detection(outputs, 0.0, target_sizes=[(64, 96)])
+            corners = geometry.boxes_to_image(expected["boxes"].double().numpy())
+            mine = [row for row in found if row["image_id"] == record["id"]][: len(corners)]
+            left_top, sizes = corners[:, :2], corners[:, 2:] - corners[:, :2]
+            np.testing.assert_allclose([row["score"] for row in mine], expected["scores"].numpy(), atol=1e-5)
+            np.testing.assert_allclose(
+                [row["bbox"] for row in mine], np.concatenate([left_top, sizes], axis=1), atol=2e-3
+            )
+
+    def test_scores_and_boxes_are_not_rounded(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """Rounded scores tie, and ties change AP."""
+        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[]))
+
+        results = manifests.read_json(store, store.get_manifest(digest), "valid.json")
+
+        assert len({row["score"] for row in results}) > 0.99 * len(results)
+        assert any(row["bbox"][0] != round(row["bbox"][0], 6) for row in results)
+
+    def test_a_killed_prediction_goes_on_where_it_was_and_gives_the_same_bytes(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whole test sets take an hour on a CPU; a kill must cost one batch, and must not show in the product."""
+        whole = run(predict_job(store, checkpoint, subset, tmp_path / "whole"))
+        original, calls = prediction.Detector.detect_canvases, []
+
+        def killed(self: Any, canvases: Any, geometry: Any) -> Any:
+            calls.append(len(canvases))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return original(self, canvases, geometry)
+
+        monkeypatch.setattr(prediction.Detector, "detect_canvases", killed)
+        job = predict_job(store, checkpoint, subset, tmp_path / "killed")
+        with pytest.raises(KeyboardInterrupt):
+            run(job)
+        (damaged,) = sorted(job.workdir.rglob("valid/000001.json"))
+        damaged.write_text('[{"image_id":')  # as a disk that lost power might leave it
+
+        resumed = run(job)
+
+        assert resumed == whole
+        assert calls == [2, 2, 1, 2, 1, 2, 2, 1]  # killed at the third; then the damaged second and the rest
+        assert not list(job.workdir.rglob("000000.json"))  # nothing is left behind
+
+    def test_progress_is_told_in_images_and_counts_what_was_done_before(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """A person who restarts wants to see what is left, not a bar from zero."""
+        job = predict_job(store, checkpoint, subset, tmp_path / "work")
+
+        run(job)
+
+        progress = [event for event in read_events(job.workdir) if event["event"] == "progress"]
+        assert [event["step"] for event in progress] == [0, 2, 4, 5, 7, 9, 10]
+        assert progress[-1]["steps"] == 10
+        assert progress[-1]["images_per_s"] > 0
+
+    def test_mirrored_predictions_of_a_mirrored_image_are_the_plain_ones(
+        self, store: Store, tiny_recipe: Recipe, tmp_path: Path
+    ) -> None:
+        """An image that is its own mirror image must get the mirrored boxes, back in its own frame."""
+        half = np.random.default_rng(0).integers(0, 255, (200, 150), dtype=np.uint8)
+        symmetric = np.concatenate([half, half[:, ::-1]], axis=1)
+
+        def swap_in(split: str, coco: dict[str, Any]) -> None:
+            coco["images"] = [{**coco["images"][0], "width": 300, "height": 200, "file_name": "images/same.png"}]
+            coco["annotations"] = []
+
+        drawn = make_subset(store, {"valid": 1}, change=swap_in)
+        encoded = cv2.imencode(".png", symmetric)[1].tobytes()
+        split = manifests.read_json(store, drawn, "valid.json")
+        subset = manifests.build(
+            store,
+            drawn.kind,
+            {"valid.json": json.dumps(split).encode(), "images/same.png": encoded},
+            {},
+            drawn.facts,
+        )
+        store.put_manifest(subset)
+        checkpoint = publish_checkpoint(store, model_folder(tiny_recipe, tmp_path / "model"))
+
+        product = store.get_manifest(run(predict_job(store, checkpoint, subset, tmp_path / "work")))
+
+        plain, mirrored = (manifests.read_json(store, product, f"valid{part}.json") for part in ("", ".mirrored"))
+        assert [row["score"] for row in plain] == [row["score"] for row in mirrored]
+        for one, other in zip(plain, mirrored, strict=True):
+            left, top, width, height = one["bbox"]
+            assert other["bbox"] == pytest.approx([300 - left - width, top, width, height])
+
+
+class TestRefusals:
+    def test_splits_that_do_not_exist_are_refused_with_those_that_do(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """v8 has a test split, other exports have none."""
+        with pytest.raises(ConfigurationError, match="no split test; it has train, valid"):
+            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=["valid", "test"]))
+        with pytest.raises(ConfigurationError, match="none was given"):
+            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=[], mirrored=[]))
+
+    def test_manifests_of_other_kinds_are_refused(
+        self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """Two digests look alike; swapped, they must not get far."""
+        job = predict_job(store, subset.digest, store.get_manifest(checkpoint), tmp_path / "work")
+
+        with pytest.raises(ConfigurationError, match="is a condition-subset, a checkpoint is needed"):
+            run(job)
+
+    def test_a_model_of_other_classes_is_refused(
+        self, store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+    ) -> None:
+        """Label 0 would silently become another finding."""
+        others = ("caries", "implant", "crown")
+        checkpoint = publish_checkpoint(store, model_folder(tiny_recipe, tmp_path / "model", others), others)
+
+        with pytest.raises(ConfigurationError, match="finds caries, implant, crown; the subset"):
+            run(predict_job(store, checkpoint, subset, tmp_path / "work"))
+
+    def test_an_image_of_another_size_than_its_record_is_refused(
+        self, store: Store, checkpoint: str, tmp_path: Path
+    ) -> None:
+        """Its boxes would be wrong by the ratio, and nobody would see it."""
+
+        def enlarge(split: str, coco: dict[str, Any]) -> None:
+            coco["images"][1]["width"] += 1
+
+        subset = make_subset(store, {"valid": 3}, change=enlarge)
+
+        with pytest.raises(DataError, match="its record says"):
+            run(predict_job(store, checkpoint, subset, tmp_path / "work"))
+
+    def test_a_model_that_answers_nan_is_refused(
+        self, store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+    ) -> None:
+        """NaN scores sort anywhere, and every metric would be of noise."""
+        torch.manual_seed(0)
+        model: Any = models.build(tiny_recipe, CLASSES)
+        with torch.no_grad():
+            model.model.decoder.class_embed[-1].bias[1] = float("nan")
+        folder = export.save_pretrained_folder(model, tiny_recipe, CLASSES, tmp_path / "model")
+
+        with pytest.raises(TrainingError, match="not finite numbers"):
+            run(predict_job(store, publish_checkpoint(store, folder), subset, tmp_path / "work"))
+
+
+class TestPostProcessing:
+    def test_the_best_pairs_are_kept_and_ties_keep_the_order_of_queries(self) -> None:
+        """By hand: two queries, two classes, three kept."""
+        logits = np.array([[0.0, 2.0], [1.0, 2.0]])
+        boxes = np.array([[0.5, 0.5, 0.5, 0.5], [0.25, 0.5, 0.5, 1.0]])
+        geometry = Letterbox(200, 100, 100, 100, 100, 50)  # half size, the lower half of the canvas is padding
+
+        found = best_detections(logits, boxes, geometry, limit=3)
+
+        assert found.labels.tolist() == [1, 1, 0]
+        assert found.scores.tolist() == pytest.approx([1 / (1 + np.exp(-2))] * 2 + [1 / (1 + np.exp(-1))])
+        assert found.boxes_xywh_px.tolist() == [[50, 50, 100, 100], [0, 0, 100, 200], [0, 0, 100, 200]]
+
+    def test_mirrored_teeth_change_their_quadrant_and_conditions_stay(self) -> None:
+        """In the mirror the patient's tooth 11 looks like 21; a lower right 48 like 38."""
+        classes = ("11", "21", "38", "48", "caries")
+        boxes = np.array([[10.0, 5.0, 20.0, 4.0]] * 5)
+
+        found = unmirror(Detections(boxes, np.ones(5), np.arange(5)), 100, classes)
+
+        assert [classes[i] for i in found.labels] == ["21", "11", "48", "38", "caries"]
+        assert found.boxes_xywh_px.tolist() == [[70, 5, 20, 4]] * 5
+
+
+class TestPreprocessing:
+    def test_a_recipes_preprocessing_survives_its_file(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
+        """What is exported is what predicts later."""
+        processing = Preprocessing.of_recipe(tiny_recipe)
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processing.to_config()))
+
+        assert Preprocessing.of_folder(tmp_path) == processing
+
+    def test_the_pixels_are_those_of_training(self, tiny_recipe: Recipe) -> None:
+        """Bit for bit: training normalises cached bytes elsewhere."""
+        canvases = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 96), dtype=np.uint8))
+
+        mine = Preprocessing.of_recipe(tiny_recipe).pixels(canvases)
+
+        assert torch.equal(mine, models.normalise_pixels(canvases, tiny_recipe))
+
+    def test_stock_processors_stretch(self, tmp_path: Path) -> None:
+        """Published D-FINE folders resize to a square without padding; their boxes come back by the same rule."""
+        config = {"size": {"height": 640, "width": 640}, "do_pad": False, "do_normalize": False}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+
+        geometry = Preprocessing.of_folder(tmp_path).letterbox((1280, 320))
+
+        assert (geometry.new_width, geometry.new_height) == (640, 640)
+        assert geometry.denormalise(np.array([[0.5, 0.5, 1.0, 1.0]])).tolist() == [[0, 0, 1280, 320]]
+
+    @pytest.mark.parametrize(
+        ("config", "reason"),
+        [
+            ({"size": {"shortest_edge": 800, "longest_edge": 1333}}, "gives every image another canvas"),
+            ({"size": {"max_height": 64, "max_width": 96}, "do_pad": False}, "pads them to nothing"),
+            (None, "cannot be read"),
+        ],
+    )
+    def test_other_geometries_are_refused(self, config: dict[str, Any] | None, reason: str, tmp_path: Path) -> None:
+        """A guess here would shift every box."""
+        if config is not None:
+            (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+
+        with pytest.raises(ConfigurationError, match=reason):
+            Preprocessing.of_folder(tmp_path)
+
+
+class TestSingleImages:
+    @pytest.fixture
+    def xray(self, tmp_path: Path) -> Path:
+        """A noisy image of 300×180 pixels, in a colour JPEG."""
+        pixels = np.random.default_rng(0).integers(0, 255, (180, 300), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "mine.jpg"), np.repeat(pixels[..., None], 3, axis=2))
+        return tmp_path / "mine.jpg"
+
+    def test_findings_come_as_json_and_as_a_picture(self, xray: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+        """The command prints the one and points to the other."""
+        folder = model_folder(tiny_recipe, tmp_path / "model")
+
+        (answer,) = predict_images([xray], folder, 0.05, pictures=tmp_path / "pictures")
+
+        assert (answer["width"], answer["height"]) == (300, 180)
+        assert json.loads(json.dumps(answer)) == answer
+        scores = [finding["score"] for finding in answer["findings"]]
+        assert scores == sorted(scores, reverse=True)
+        assert min(scores) >= 0.05
+        for finding in answer["findings"]:
+            left, top, width, height = finding["bbox_xywh_px"]
+            assert finding["class"] in CLASSES
+            assert left >= 0 and top >= 0 and left + width <= 300 and top + height <= 180
+        picture = cv2.imread(answer["picture"])
+        assert picture is not None and picture.shape == (180, 300, 3)
+
+    def test_a_class_without_operating_point_is_not_shown(
+        self, xray: Path, tiny_recipe: Recipe, tmp_path: Path
+    ) -> None:
+        """Nothing says from which score on it may be believed."""
+        folder = model_folder(tiny_recipe, tmp_path / "model")
+
+        (answer,) = predict_images([xray], folder, {"crown": 0.0})
+
+        assert {finding["class"] for finding in answer["findings"]} == {"crown"}
+        assert answer["picture"] is None
+        with pytest.raises(ConfigurationError, match="Thresholds are given for carries"):
+            predict_images([xray], folder, {"carries": 0.5})
+
+    def test_files_that_are_no_images_are_refused(self, tiny_recipe: Recipe, tmp_path: Path) -> None:
+        """With the name of the file, before anything is drawn."""
+        folder = model_folder(tiny_recipe, tmp_path / "model")
+        (tmp_path / "text.png").write_text("not an image")
+
+        with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
+            predict_images([tmp_path / "text.png"], folder, 0.5)
+        with pytest.raises(DataError, match=r"There is no image .*absent\.png"):
+            predict_images([tmp_path / "absent.png"], folder, 0.5)
+
+    def test_the_picture_marks_the_finding_and_says_what_it_is_not(self, tmp_path: Path) -> None:
+        """Pictures travel without their README."""
+        blank: NDArray[np.uint8] = np.zeros((400, 600), dtype=np.uint8)
+        finding = {"class": "caries", "score": 0.9, "bbox_xywh_px": [100.0, 100.0, 50.0, 40.0]}
+
+        drawn = cv2.imread(str(draw_findings(blank, [finding], tmp_path / "a.png")))
+        clear = cv2.imread(str(draw_findings(blank, [], tmp_path / "b.png")))
+
+        assert drawn is not None and clear is not None
+        assert drawn[100, 120].any() and drawn[140, 120].any() and not drawn[120, 125].any()
+        assert clear[380:].any()  # the notice
+        assert not clear[:370].any()
+
+
+def test_a_detector_says_which_device_and_classes_it_has(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Evaluation reads the class order from here."""
+    detector = load_detector(model_folder(tiny_recipe, tmp_path / "model"), "cpu")
+
+    assert detector.classes == CLASSES
+    assert detector.device == torch.device("cpu")
+    assert not detector.model.training
+
+
+def test_detecting_does_not_spoil_a_later_training_step(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """transformers caches anchors by size: made under inference mode they could never be trained with again."""
+    unseen_size = tiny_recipe.override({"image_width": 416, "image_height": 32})
+    detector = load_detector(model_folder(unseen_size, tmp_path / "model"), "cpu")
+
+    detector.detect([np.zeros((32, 416), dtype=np.uint8)])
+
+    model = detector.model.train()
+    target = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]])}
+    model(pixel_values=torch.zeros(1, 3, 32, 416), labels=[target]).loss.backward()

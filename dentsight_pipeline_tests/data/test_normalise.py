@@ -12,6 +12,7 @@ from dentsight_pipeline.data.coco import CocoSplit
 from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
+from dentsight_pipeline.data.phantom import write_phantom_export
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
 from dentsight_pipeline.store.manifest import Manifest, read_json
@@ -322,3 +323,23 @@ def test_no_original_stem_is_in_the_normalised_splits(tmp_path: Path, store: Sto
     manifest = _normalised(store, builder.write())
 
     assert find_identifiers(store, manifest, stems=builder.stems()) == []
+
+
+def test_a_phantom_export_goes_through_with_its_known_answers(tmp_path: Path, store: Store) -> None:
+    """The corpus of the demo has v8's shape and defects, and knows what was drawn."""
+    drawn = write_phantom_export(tmp_path / "phantom", images=24, seed=5, width=320)
+    stems = [p.name.split(".rf.")[0] for p in (tmp_path / "phantom").glob("*/*.jpg")]
+
+    raw = ingest_export(tmp_path / "phantom", store, require=("train", "valid", "test"))
+    facts = (manifest := normalise_export(store, raw)).facts
+
+    duplicates = sum(facts["repairs"].get(kind, 0) for kind in ("exact_duplicate", "near_duplicate"))
+    assert facts["corpus"]["kind"] == "phantom"
+    assert facts["mapping"]["source"] == "opg-reporting"
+    assert sum(s["images"] for s in facts["splits"].values()) == drawn.images == 24
+    assert sum(s["annotations"] for s in facts["splits"].values()) == (
+        drawn.annotations + facts["composites"] - duplicates - facts["repairs"].get("zero_area_box", 0)
+    )
+    assert facts["sources"] == drawn.sources
+    assert find_identifiers(store, raw, stems=[s for s in stems if len(s) > 9]) == []
+    assert find_identifiers(store, manifest, stems=[s for s in stems if len(s) > 9]) == []

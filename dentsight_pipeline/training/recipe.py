@@ -160,6 +160,13 @@ class Recipe(BaseModel):
                     f"{side} must be a multiple of {STRIDE} (D-FINE's coarsest stride), {given} is not. "
                     f"The nearest legal value is {nearest}."
                 )
+        strides = (16, 32) if self.architecture == "nano" else (8, 16, 32)
+        places = sum((self.image_width // stride) * (self.image_height // stride) for stride in strides)
+        if self.num_queries > places:
+            raise ValueError(
+                f"num_queries must be at most {places}, the feature-map places of a {self.image_width}×"
+                f"{self.image_height} canvas, given is {self.num_queries}. The nearest legal value is {places}."
+            )
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError(
                 f"exactly one of epochs and max_steps must be set, given are epochs = {self.epochs} and "

@@ -137,6 +137,12 @@ def test_an_impossible_value_is_refused_with_the_nearest_legal_one(field: str, v
         recipes.named("v1").override({field: value})
 
 
+def test_more_queries_than_the_canvas_has_places_are_refused():
+    """D-FINE picks its queries among the places of its feature maps; torch's own error names neither."""
+    with pytest.raises(ConfigurationError, match="num_queries must be at most 126, .* 96×64 canvas, given is 127"):
+        recipes.named("smoke").override({"image_width": 96, "image_height": 64, "num_queries": 127})
+
+
 def test_every_impossible_field_is_named_at_once():
     """Fixing one field only to meet the next refusal is tedious."""
     with pytest.raises(ConfigurationError, match=r"seed must.*batch_size must"):

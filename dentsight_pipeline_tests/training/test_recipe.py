@@ -139,7 +139,7 @@ def test_an_impossible_value_is_refused_with_the_nearest_legal_one(field: str, v
 
 def test_more_queries_than_the_canvas_has_places_are_refused():
     """D-FINE picks its queries among the places of its feature maps; torch's own error names neither."""
-    with pytest.raises(ConfigurationError, match="num_queries must be at most 126, .* 96×64 canvas, given is 127"):
+    with pytest.raises(ConfigurationError, match=r"num_queries must be at most 126, .* 96×64 canvas, given is 127"):
         recipes.named("smoke").override({"image_width": 96, "image_height": 64, "num_queries": 127})
 
 

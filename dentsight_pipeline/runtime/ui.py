@@ -1,6 +1,7 @@
 """The two user interfaces on localhost: Dagster's and MLflow's, started together and stopped together."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     logs = workspace.folder / "logs"
     logs.mkdir(exist_ok=True)
     started: dict[str, subprocess.Popen[bytes]] = {}
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C, `kill`, a terminal that is closed
+        signal.signal(ending, signal.default_int_handler)
     try:
         for name, command in commands.items():
             with (logs / f"{name.lower()}.log").open("ab") as log:

@@ -1,5 +1,6 @@
 """The two user interfaces on localhost: Dagster's and MLflow's, started together and stopped together."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -55,7 +56,9 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     try:
         for name, command in commands.items():
             with (logs / f"{name.lower()}.log").open("ab") as log:
-                started[name] = subprocess.Popen(command, stdout=log, stderr=log, env=environment(home))
+                started[name] = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=environment(home), start_new_session=True
+                )
         for name, address in addresses.items():
             _wait_for(name, address, started[name], logs)
             sys.stdout.write(f"{name}: {address}\n")
@@ -75,8 +78,12 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment in which servers find this project's Dagster instance."""
-    return {**os.environ, "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(home)}
+    """The environment in which servers find this project's Dagster instance, and MLflow starts no job workers."""
+    return {
+        **os.environ,
+        "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(home),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
 
 
 def dagster_command(port: int) -> list[str]:
@@ -124,7 +131,7 @@ def _wait_for(name: str, address: str, process: subprocess.Popen[bytes], logs: P
 
 
 def stop(started: Mapping[str, subprocess.Popen[bytes]], grace_seconds: float = 20) -> None:
-    """End the servers, by force when they take too long."""
+    """End the servers and whatever they started, by force when they take too long."""
     for process in started.values():
         if process.poll() is None:
             process.terminate()
@@ -135,3 +142,5 @@ def stop(started: Mapping[str, subprocess.Popen[bytes]], grace_seconds: float = 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

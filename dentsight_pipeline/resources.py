@@ -5,11 +5,11 @@ module, and keep heavy packages out of its imports: the code location loads it o
 """
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +19,12 @@ import dagster as dg
 from filelock import FileLock
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.runtime import outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from dentsight_pipeline.runtime.outbox import TrackedRun
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -182,126 +184,130 @@ class Tracking(dg.ConfigurableResource):
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         return experiment.experiment_id if experiment else self.client.create_experiment(EXPERIMENT)
 
+    @property
+    def outbox_folder(self) -> Path:
+        """Where waits what MLflow could not be told."""
+        folder = self.workspace.folder / "mlflow" / "outbox"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     @contextlib.contextmanager
     def run(
         self, name: str, *, params: Mapping[str, Any], tags: Mapping[str, str], resume: Path | None = None
     ) -> Iterator["TrackedRun"]:
-        """One MLflow run around a block of work.
+        """One MLflow run around a block of work; a server that is away neither stops nor delays the work.
 
         Args:
             name: The run's name in the MLflow UI.
             params: Parameters; logged once.
             tags: Tags; digests go here in full, since an MLflow dataset digest holds 36 characters only.
-            resume: A file that remembers the run's id between attempts, so that a resumed training goes on in the
-                same MLflow run instead of leaving a torso behind.
+            resume: A file that remembers the run between attempts, so that a resumed training goes on in the same
+                MLflow run instead of leaving a torso behind.
         """
-        run_id = None
-        if resume is not None and resume.exists():
-            remembered = json.loads(resume.read_text())
-            if remembered["uri"] == self.tracking_uri:
-                run_id = remembered["run_id"]
-                with contextlib.suppress(Exception):  # the run was deleted on the server: start a new one
-                    self.client.update_run(run_id, status="RUNNING")
-        if run_id is None:
-            created = self.client.create_run(
-                self.experiment_id, run_name=name, tags={key: str(value) for key, value in tags.items()}
-            )
-            run_id = created.info.run_id
-            if resume is not None:
-                resume.write_text(json.dumps({"uri": self.tracking_uri, "run_id": run_id}))
-            from mlflow.entities import Param
+        create = {"name": name, "tags": {key: str(value) for key, value in tags.items()}, "time": _now_ms()}
+        known = outbox.recall(resume, self.tracking_uri) if resume is not None else None
+        identity = known or outbox.Identity(
+            uuid.uuid4().hex, self.tracking_uri, remembered_in=str(resume) if resume is not None else None
+        )
+        with outbox.owned(self.outbox_folder, identity.key, wait=True):
+            if known is None:
+                outbox.remember(identity)
+                waiting = [{"do": "create", **create}]
+            else:
+                identity, waiting = outbox.read(self.outbox_folder, identity.key) or (known, [])
+                waiting = [operation for operation in waiting if operation["do"] != "end"]
+                if identity.run_id is not None:
+                    items = [[key, str(value)[:6000]] for key, value in params.items()]
+                    waiting.insert(0, {"do": "resume", "anew": create, "params": items})
+                elif not any(operation["do"] == "create" for operation in waiting):
+                    waiting.insert(0, {"do": "create", "tried": True, **create})
+            tracked = outbox.TrackedRun(self._server, self.outbox_folder, identity, waiting)
+            if known is None or identity.run_id is None:
+                tracked.params(params)
+            else:
+                tracked.tags(tags)  # the run of Dagster that has taken the work up
+            try:
+                yield tracked
+            except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+                tracked.end("KILLED")
+                raise
+            except BaseException:
+                tracked.end("FAILED")
+                raise
+            tracked.end("FINISHED")
 
-            items = [Param(key, str(value)[:6000]) for key, value in params.items()]
-            for start in range(0, len(items), 100):
-                self.client.log_batch(run_id, params=items[start : start + 100])
-        tracked = TrackedRun(self, run_id)
-        try:
-            yield tracked
-        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-            tracked.end("KILLED")
-            raise
-        except BaseException:
-            tracked.end("FAILED")
-            raise
-        tracked.end("FINISHED")
+    def links(self, run: "TrackedRun") -> dict[str, str]:
+        """`mlflow_run` and `mlflow_url` for a product's record; empty while MLflow does not know the run."""
+        identity = run.identity
+        if identity.run_id is None:
+            return {}
+        return {"mlflow_run": identity.run_id, "mlflow_url": self.url(identity.run_id, identity.experiment_id)}
 
-    def url(self, run_id: str) -> str:
+    def url(self, run_id: str, experiment_id: str | None = None) -> str:
         """Where a person opens the run: on the server, or on the UI that `make ui` starts."""
         base = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{base}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
+    def waiting(self) -> list[str]:
+        """Ended runs that MLflow does not know everything of."""
+        return outbox.ended(self.outbox_folder)
 
-class TrackedRun:
-    """One running MLflow run. Metrics that cannot be sent are kept and sent with the next ones, in order."""
-
-    def __init__(self, tracking: Tracking, run_id: str) -> None:
-        self._tracking = tracking
-        self.run_id = run_id
-        self._waiting: list[tuple[str, float, int, int]] = []
-        self._retry_at = 0.0
-
-    @property
-    def url(self) -> str:
-        """Where a person opens the run."""
-        return self._tracking.url(self.run_id)
-
-    def metrics(self, values: Mapping[str, float], step: int = 0, *, timestamp_ms: int | None = None) -> None:
-        """Log numbers at a step; NaN and infinities are left out, since MLflow cannot plot them."""
-        stamp = timestamp_ms or int(time.time() * 1000)
-        self._waiting += [
-            (key, float(value), stamp, step)
-            for key, value in values.items()
-            if value is not None and abs(value) < 1e300
-        ]
-        if time.monotonic() >= self._retry_at:
-            self.flush()
-
-    def flush(self, *, attempts: int = 1) -> bool:
-        """Send what waits; a server that is away is tried again later, and training goes on meanwhile.
+    def deliver(self) -> tuple[int, int]:
+        """Send what waits of runs that have ended.
 
         Returns:
-            Whether everything has been sent.
+            Runs delivered, and runs that go on waiting.
         """
-        from mlflow.entities import Metric
+        delivered = left = 0
+        for key in self.waiting():
+            with outbox.owned(self.outbox_folder, key, wait=False) as mine:
+                content = outbox.read(self.outbox_folder, key) if mine else None
+                if content is None:
+                    continue
+                if outbox.TrackedRun(self._server, self.outbox_folder, *content).deliver():
+                    delivered += 1
+                    continue
+                left += 1
+                break  # the server is away: the others would only wait for it as well
+        return delivered, left
 
-        for attempt in range(attempts):
-            try:
-                while self._waiting:
-                    batch = self._waiting[:500]
-                    self._tracking.client.log_batch(self.run_id, metrics=[Metric(*item) for item in batch])
-                    del self._waiting[: len(batch)]
-                return True
-            except Exception:  # any failure of the server; the numbers are kept and tried again
-                self._retry_at = time.monotonic() + 15
-                if attempt + 1 < attempts:
-                    time.sleep(min(2**attempt, 10))
-        return not self._waiting
+    def fail_runs_of(self, dagster_run: str) -> int:
+        """Set the MLflow runs FAILED that a Dagster run left running because its worker was killed.
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        for key, value in values.items():
-            self._tracking.client.set_tag(self.run_id, key, str(value))
+        Returns:
+            How many there were.
+        """
+        filter_string = f"tags.`dentsight.dagster_run` = '{dagster_run}' and attributes.status = 'RUNNING'"
+        runs = self.client.search_runs([self.experiment_id], filter_string)
+        for run in runs:
+            self.client.set_terminated(run.info.run_id, status="FAILED")
+        return len(runs)
 
-    def artifacts(self, folder: Path, under: str = "") -> None:
-        """Upload a folder's files."""
-        self._tracking.client.log_artifacts(self.run_id, str(folder), artifact_path=under or None)
-
-    def dataset(self, name: str, digest: str) -> None:
-        """Name the dataset that the run used; the full digest is the tag `dentsight.dataset_digest`."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        entity = Dataset(
-            name=name, digest=digest[:36], source_type="dentsight", source=json.dumps({"digest": digest}), schema=None
+    @property
+    def _server(self) -> outbox.Server:
+        return outbox.Server(
+            client=lambda: self.client,
+            experiment_id=lambda: self.experiment_id,
+            materialise=self._materialise,
+            created_late=self._record_late_run,
         )
-        self._tracking.client.log_inputs(
-            self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
-        )
-        self.tags({"dentsight.dataset_digest": digest})
 
-    def end(self, status: str) -> None:
-        """Send what waits, then set the run's final state."""
-        self.flush(attempts=5)
-        self._tracking.client.set_terminated(self.run_id, status=status)
+    def _materialise(self, digest: str, folder: Path) -> Path:
+        from dentsight_pipeline.store.manifest import materialise
+
+        store = self.workspace.store
+        return materialise(store, store.get_manifest(digest), folder)
+
+    def _record_late_run(self, product: str, run_id: str, experiment_id: str) -> None:
+        """A product whose record could not name its MLflow run gets a second record that does."""
+        from dentsight_pipeline.lineage import log
+
+        link = {"mlflow_run": run_id, "mlflow_url": self.url(run_id, experiment_id)}
+        log.append(self.workspace.store, product, {**link, "delivered_late": True, "finished": round(time.time(), 3)})
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def throttled(say: Callable[[str], None], seconds: float = 4.0) -> Callable[[str, int, int], None]:

@@ -1,8 +1,5 @@
 """The evaluation asset: every metric of docs/evaluation.md, on all test images and on the clean ones."""
 
-import tempfile
-from pathlib import Path
-
 import dagster as dg
 
 from dentsight_pipeline.assets import metadata
@@ -12,7 +9,6 @@ from dentsight_pipeline.assets.step import Made, materialize_step
 from dentsight_pipeline.assets.training import test_predictions
 from dentsight_pipeline.resources import Tracking, Workspace, throttled
 from dentsight_pipeline.runtime.tracked import run_tags
-from dentsight_pipeline.store.manifest import materialise
 
 
 class EvaluationConfig(dg.Config):
@@ -59,10 +55,9 @@ def class_metrics(
             )
             run.dataset(dataset, subset.digest)
             run.metrics(metadata.flat_metrics(workspace.store, made))
-            with tempfile.TemporaryDirectory() as folder:
-                run.artifacts(materialise(workspace.store, made, Path(folder)), "evaluation")
-            run.tags({"dentsight.evaluation_digest": made.digest})
-            return Made(made.digest, {"mlflow_run": run.run_id, "mlflow_url": run.url})
+            run.artifacts(made.digest, "evaluation")
+            run.made("evaluation", made.digest)
+            return Made(made.digest, tracking.links(run))
 
     return materialize_step(
         context,

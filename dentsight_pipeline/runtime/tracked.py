@@ -1,15 +1,15 @@
 """Training and prediction jobs inside an MLflow run: job file out, events in, artifacts and links at the end."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dentsight_pipeline.resources import TrackedRun, Tracking, Workspace
+from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.backends import LocalBackend
+from dentsight_pipeline.runtime.outbox import TrackedRun
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -33,8 +33,17 @@ def fit_job(workspace: Workspace, subset: "Manifest", recipe: "Recipe", allow_he
     }
 
 
-def predict_job(workspace: Workspace, subset: "Manifest", checkpoint: "Manifest") -> dict[str, Any]:
-    """The job file's content for predicting every split that is evaluated, and the mirrored test images."""
+def predict_job(
+    workspace: Workspace, subset: "Manifest", checkpoint: "Manifest", *, images_only: bool = False
+) -> dict[str, Any]:
+    """The job file's content for predicting every split that is evaluated, and the mirrored test images.
+
+    Args:
+        workspace: Where scratch folders and the store are.
+        subset: Whose images are looked at.
+        checkpoint: The model.
+        images_only: The model finds other classes than the subset has; nothing is predicted mirrored.
+    """
     splits = [split for split in SPLITS_PREDICTED if f"{split}.json" in subset.entries]
     return {
         "store_uri": workspace.store.uri,
@@ -42,7 +51,8 @@ def predict_job(workspace: Workspace, subset: "Manifest", checkpoint: "Manifest"
         "checkpoint": checkpoint.digest,
         "subset": subset.digest,
         "splits": splits,
-        "mirrored": [split for split in splits if split == "test"],
+        "mirrored": [split for split in splits if split == "test" and not images_only],
+        "images_only": images_only,
     }
 
 
@@ -74,26 +84,28 @@ def run_tracked(
     """
     workdir = Path(job["workdir"])
     recipe = job.get("recipe", {})
-    title = {"fit": "train", "predict": "predict"}[verb]
+    title = {"fit": "train", "predict": "predict"}[verb] + (" teeth" if _is_stage_one(inputs) else "")
     with tracking.run(
         f"{title} {context.partition_key}",
         params=recipe or {"splits": job.get("splits"), "mirrored": job.get("mirrored")},
         tags=run_tags(context, title, inputs),
         resume=workdir / "mlflow_run.json",
     ) as run:
-        context.log.info(f"MLflow run: {run.url}")
+        links = tracking.links(run)
+        context.log.info(
+            f"MLflow run: {links['mlflow_url']}"
+            if links
+            else f"MLflow does not answer ({tracking.tracking_uri}); work goes on, and it is told afterwards."
+        )
         subset = inputs["condition_subset"] if "condition_subset" in inputs else inputs["tooth_subset"]
         run.dataset(_dataset_name(context), subset.digest)
         result = backend.run(context, verb, job, workdir, workspace.gpu_locks, lambda event: _listen(run, event))
         product = workspace.store.get_manifest(result["digest"])
-        run.tags({f"dentsight.{product.kind}_digest": product.digest})
+        run.made(product.kind, product.digest)
         run.metrics({f"cost/{key}": value for key, value in _numbers(result["record"].get("cost", {})).items()})
         if verb == "fit":
-            with tempfile.TemporaryDirectory() as folder:
-                from dentsight_pipeline.store.manifest import materialise
-
-                run.artifacts(materialise(workspace.store, product, Path(folder)), "checkpoint")
-        return product.digest, {**result["record"], "mlflow_run": run.run_id, "mlflow_url": run.url}
+            run.artifacts(product.digest, "checkpoint")
+        return product.digest, {**result["record"], **tracking.links(run)}
 
 
 def run_tags(context: dg.AssetExecutionContext, stage: str, inputs: Mapping[str, "Manifest"]) -> dict[str, str]:
@@ -105,6 +117,10 @@ def run_tags(context: dg.AssetExecutionContext, stage: str, inputs: Mapping[str,
         "dentsight.dagster_asset": context.asset_key.to_user_string(),
         **{f"dentsight.input.{name}": manifest.digest for name, manifest in inputs.items()},
     }
+
+
+def _is_stage_one(inputs: Mapping[str, "Manifest"]) -> bool:
+    return not {"tooth_subset", "tooth_checkpoint"}.isdisjoint(inputs)
 
 
 def _dataset_name(context: dg.AssetExecutionContext) -> str:

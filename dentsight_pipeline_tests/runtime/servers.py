@@ -81,7 +81,7 @@ class Servers:
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=20)
+        wait_until_gone(family)
         if self.process is not None:
             self.process.wait()
 
@@ -113,7 +113,7 @@ class Servers:
         for process in victims:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(victims, timeout=20)
+        wait_until_gone(victims)
 
     def revive(self) -> None:
         """Start the servers again when they are not all there."""
@@ -214,6 +214,20 @@ class Servers:
             { activeSlotCount pendingStepCount } } }"""
         found = self.ask(query, k=pool)["instance"]["concurrencyLimit"]
         return found["activeSlotCount"] + found["pendingStepCount"]
+
+
+def wait_until_gone(processes: list[psutil.Process], seconds: float = 20) -> None:
+    """Wait until none of the processes runs; a zombie does not run."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        living = 0
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                living += process.status() != psutil.STATUS_ZOMBIE
+        if not living:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"still running after {seconds} s: {processes}")
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Left and right: does the model find the same on the mirrored image, and as much on both sides?
 
-A wrong side or quadrant is the most frequent complaint about the predecessor. The detections of the mirrored image come
-in the unmirrored frame (boxes already mapped back); classes that name a tooth are swapped here, quadrant 1 with 2 and 3
-with 4. Left means the patient's left, which is the right half of the image.
+A wrong side or quadrant is the most frequent complaint about the predecessor. Detections of the mirrored image come in
+the unmirrored frame: boxes mapped back, and teeth renamed (quadrant 1 with 2, 3 with 4), as `training/predict` stores
+them; `with_teeth_renamed` does the latter for detections that still carry the names seen in the mirror. Left means the
+patient's left, which is the right half of the image.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -95,6 +96,11 @@ def mirrored_class(class_names: Sequence[str]) -> np.ndarray:
     return np.array([place.get(across(name), place[name]) for name in class_names], dtype=np.intp)
 
 
+def with_teeth_renamed(mirrored: Detections, class_names: Sequence[str]) -> Detections:
+    """Detections of a mirrored image with each tooth's class replaced by the one across the midline."""
+    return replace(mirrored, class_index=mirrored_class(class_names)[mirrored.class_index])
+
+
 def mirror_counts(
     truth: GroundTruth, detections: Detections, mirrored: Detections, k: int, threshold: float, iou: float = 0.5
 ) -> MirrorCounts:
@@ -103,15 +109,14 @@ def mirror_counts(
     Args:
         truth: Gives images and classes.
         detections: On the images.
-        mirrored: On the mirrored images, boxes mapped back; its class indices are as the model gave them.
+        mirrored: On the mirrored images, in the unmirrored frame.
         k: The class.
         threshold: Both sides keep scores at or above it.
         iou: Least IoU of a pair. Pairs are taken greedily by IoU, each box once.
     """
     n_images = len(truth.image_ids)
-    across = mirrored_class(truth.class_names)[k]
     a = _rows(detections, k, threshold)
-    b = _rows(mirrored, int(across), threshold)
+    b = _rows(mirrored, k, threshold)
     image_a, image_b = detections.image_index[a], mirrored.image_index[b]
     left, right = pairs_in_same_cell(image_a, image_b, n_images)
     overlap = iou_of_pairs(detections.boxes_xywh_px[a[left]], mirrored.boxes_xywh_px[b[right]])

@@ -87,6 +87,7 @@ def evaluate(
     *,
     thresholds_from: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]] | None = None,
     mirrored: Sequence[Mapping[str, Any]] | None = None,
+    swap_mirrored_teeth: bool = False,
     resamples: int = 1000,
     seed: int = 0,
     fill_missing: bool = False,
@@ -101,8 +102,10 @@ def evaluate(
         detections: COCO results list, boxes [x, y, w, h] in original pixels, unrounded.
         thresholds_from: Ground truth and detections of the validation split. Without them thresholds are chosen on the
             evaluated images themselves, which flatters, and is recorded as `test`.
-        mirrored: Detections on the mirrored images, boxes mapped back to the unmirrored frame, classes as the model
-            gave them (this function swaps FDI quadrants).
+        mirrored: Detections on the mirrored images in the unmirrored frame: boxes mapped back and teeth renamed, as
+            `training/predict` stores them.
+        swap_mirrored_teeth: The teeth of `mirrored` still carry the names seen in the mirror; swap quadrants 1 with 2
+            and 3 with 4 here.
         resamples: Bootstrap resamples; 0 = no intervals.
         seed: Bootstrap seed. The same inputs and seed give the same evaluation, byte for byte.
         fill_missing: Fill a missing `area` with w·h and a missing `iscrowd` with 0, and say so in the notes. Off by
@@ -120,6 +123,8 @@ def evaluate(
     truth = read_ground_truth(ground_truth, source=names[0], fill_missing=fill_missing)
     found = read_detections(detections, truth, source=names[1])
     reflected = None if mirrored is None else read_detections(mirrored, truth, source="mirrored detections")
+    if reflected is not None and swap_mirrored_teeth:
+        reflected = consistency.with_teeth_renamed(reflected, truth.class_names)
     notes = list(truth.notes)
     truth, found, reflected = _without_partial_teeth(truth, found, reflected, notes)
     populations = {"all": np.ones(len(truth.image_ids), bool)}

@@ -139,7 +139,7 @@ class PointTable:
 
     def _over_blocks(self, weights: np.ndarray, best) -> np.ndarray:
         parts = []
-        at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, self.hits.shape[0]))
+        at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, len(self.hits.indptr) - 1))
         for start in range(0, weights.shape[1], at_once):
             block = np.ascontiguousarray(weights[:, start : start + at_once])
             n_gt = self.gt_counts @ block

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dentsight_pipeline.evaluation.consistency import are_teeth, mirror_counts, mirrored_class, side_counts
+from dentsight_pipeline.evaluation.consistency import (
+    are_teeth,
+    mirror_counts,
+    mirrored_class,
+    side_counts,
+    with_teeth_renamed,
+)
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco, found
 
@@ -42,7 +48,9 @@ def test_a_tooth_is_compared_with_its_twin_of_the_mirrored_image() -> None:
     truth = read_ground_truth(coco([], classes=("11", "21")))
     a, b = found((1, 1, [0, 0, 40, 40], 0.9)), found((1, 2, [0, 0, 40, 40], 0.9))
 
-    counts = mirror_counts(truth, read_detections(a, truth), read_detections(b, truth), 0, 0.5)
+    mirrored = with_teeth_renamed(read_detections(b, truth), truth.class_names)
+
+    counts = mirror_counts(truth, read_detections(a, truth), mirrored, 0, 0.5)
 
     assert counts.agreement(ONE)[0] == 1
 

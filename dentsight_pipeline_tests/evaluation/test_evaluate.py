@@ -388,6 +388,18 @@ def test_mirrored_detections_give_the_left_right_agreement() -> None:
     assert evaluate(truth, results, resamples=0).document["consistency"]["left_right_agreement"] is None
 
 
+@pytest.mark.parametrize(("swap", "agreement"), [(False, 0.0), (True, 1.0)])
+def test_teeth_are_renamed_once_and_only_when_asked(swap, agreement) -> None:
+    """Stored predictions are renamed already; renaming them again would make every model inconsistent."""
+    truth = coco([(1, 1, [0, 0, 40, 40]), (1, 2, [900, 0, 40, 40])], classes=("11", "21"))
+    results = found((1, 1, [0, 0, 40, 40], 0.9), (1, 2, [900, 0, 40, 40], 0.8))
+    as_seen = found((1, 2, [0, 0, 40, 40], 0.9), (1, 1, [900, 0, 40, 40], 0.8))
+
+    result = evaluate(truth, results, mirrored=as_seen, swap_mirrored_teeth=swap, resamples=0)
+
+    assert measured(result, "left_right_agreement", "all", "all")["value"] == agreement
+
+
 def test_froc_rises_with_the_false_positives_allowed(evaluation) -> None:
     """Seven points from ⅛ to 8, for each class and for all."""
     froc = evaluation.document["froc"]

@@ -1,8 +1,9 @@
 """Jobs, schedules and sensors: when assets are made, never how. Conditions are in `assets/conditions.py`.
 
 Two jobs, since one Dagster run cannot span both partition schemes: `data` (dataset) and `experiment`
-(dataset × recipe); sensors chain them. Everything that starts runs by itself is off until somebody turns it on in the
-UI, and names its recipes: a backfill over all of them would train all of them.
+(dataset × recipe); sensors chain them. `teeth_data` and `teeth` are their like for stage 1; nothing starts those but
+`dentsight run --with-teeth` or a person. Everything that starts runs by itself is off until somebody turns it on in
+the UI, and names its recipes: a backfill over all of them would train all of them.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from dentsight_pipeline.assets import champion, data, evaluation, release, training
+from dentsight_pipeline.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.resources import Workspace
@@ -49,7 +50,19 @@ champion_job = dg.define_asset_job(
     description="Evaluate the model in use on one dataset.",
 )
 
-jobs = [data_job, experiment_job, champion_job]
+teeth_data_job = dg.define_asset_job(
+    "teeth_data",
+    selection=dg.AssetSelection.assets(teeth.tooth_subset),
+    description="The tooth subset of one dataset; follows `data`.",
+)
+
+teeth_job = dg.define_asset_job(
+    "teeth",
+    selection=dg.AssetSelection.assets(teeth.tooth_checkpoint, teeth.tooth_findings),
+    description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `experiment`.",
+)
+
+jobs = [data_job, experiment_job, champion_job, teeth_data_job, teeth_job]
 
 
 def configured_recipes() -> list[str]:

@@ -70,10 +70,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Tell what ingestion would do with an export, without doing it."""
-    from dentsight_pipeline.data.inspect import inspect_export
+    from dentsight_pipeline.data.inspect import inspect_export, summary_lines
 
     facts = inspect_export(export, source=source, drop=tuple(drop or ()), progress=_staged_progress())
-    _show(facts, as_json, lambda: _inspection_text(facts))
+    _show(facts, as_json, lambda: "\n".join(summary_lines(facts)))
 
 
 @app.command()
@@ -316,6 +316,8 @@ def _run_text(facts: Mapping[str, Any]) -> str:
     lines = [f"Dataset:    {facts['dataset_digest']}", f"Checkpoint: {facts['checkpoint_digest']}"]
     if facts["cached"]:
         lines.append(f"Reused:     {', '.join(facts['cached'])}")
+    if "tooth_findings_digest" in facts:
+        lines.append(f"By tooth:   {facts['tooth_findings_digest']}")
     return "\n".join([*lines, f"Verdict: {facts['verdict']}", f"Report: {facts['report']}"])
 
 
@@ -326,14 +328,6 @@ def _evaluation_text(facts: Mapping[str, Any], out: Path) -> str:
             f"macro AP50 {_number(facts['macro_ap50'])}, macro AP {_number(facts['macro_ap'])}; everything is in {out}",
         ]
     )
-
-
-def _inspection_text(facts: Mapping[str, Any]) -> str:
-    lines = []
-    for name in ("source", "splits", "classes", "repairs", "dropped", "leakage", "privacy", "refusals"):
-        if name in facts:
-            lines.append(f"{name}: {json.dumps(facts[name], indent=1, default=str)}")
-    return "\n".join(lines)
 
 
 def _findings_text(facts: Mapping[str, Any], out: Path) -> str:

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from dentsight_pipeline import automation
-from dentsight_pipeline.assets import champion, checks, data, evaluation, release, training
+from dentsight_pipeline.assets import champion, checks, data, evaluation, release, teeth, training
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.backends import LocalBackend
 from dentsight_pipeline.runtime.cell import terminal_logger
@@ -12,7 +12,7 @@ from dentsight_pipeline.runtime.notify import Notifier
 workspace = Workspace()
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([data, training, evaluation, release, champion]),
+    assets=dg.load_assets_from_modules([data, training, evaluation, release, champion, teeth]),
     asset_checks=checks.asset_checks,
     # A run's steps follow one another, and what is heavy runs in processes of its own: one worker for each run.
     executor=dg.in_process_executor,

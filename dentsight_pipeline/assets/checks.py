@@ -9,6 +9,7 @@ import dagster as dg
 from dentsight_pipeline.assets import metadata
 from dentsight_pipeline.assets.data import condition_subset, normalized_splits, raw_export
 from dentsight_pipeline.assets.partitions import cells, datasets
+from dentsight_pipeline.assets.teeth import tooth_checkpoint, tooth_subset
 from dentsight_pipeline.assets.training import trained_checkpoint
 from dentsight_pipeline.data import checks
 from dentsight_pipeline.resources import Workspace
@@ -29,21 +30,32 @@ def _data_check(asset: dg.AssetsDefinition, check: checks.Check) -> dg.AssetChec
     return evaluate
 
 
-@dg.asset_check(asset=condition_subset, partitions_def=datasets)
-def class_counts_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
-    """No class is new, vanished or strongly shifted against the version before."""
-    key = context.partition_key
-    current = workspace.latest(context, "condition_subset", key)
-    before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
-    previous = workspace.latest_or_none(context, "condition_subset", before) if before else None
-    return metadata.check_result(checks.class_counts_as_expected(current, previous, before or ""))
+def _class_counts_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The asset check that compares a subset with the version before."""
+    name = subset.key.to_user_string()
+
+    @dg.asset_check(asset=subset, partitions_def=datasets)
+    def class_counts_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
+        """No class is new, vanished or strongly shifted against the version before."""
+        key = context.partition_key
+        current = workspace.latest(context, name, key)
+        before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
+        previous = workspace.latest_or_none(context, name, before) if before else None
+        return metadata.check_result(checks.class_counts_as_expected(current, previous, before or ""))
+
+    return class_counts_as_expected
 
 
-@dg.asset_check(asset=trained_checkpoint, partitions_def=cells)
-def head_is_healthy(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
-    """The classification head learned scores; when it did not, AP is ranking-only and nothing may be released."""
-    checkpoint = workspace.latest(context, "trained_checkpoint", str(context.partition_key))
-    return metadata.health_result(workspace.store, checkpoint)
+def _head_check(checkpoint: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The asset check of a checkpoint's head."""
+
+    @dg.asset_check(asset=checkpoint, partitions_def=cells)
+    def head_is_healthy(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
+        """The classification head learned scores; when it did not, AP is ranking-only and nothing may be released."""
+        made = workspace.latest(context, checkpoint.key.to_user_string(), str(context.partition_key))
+        return metadata.health_result(workspace.store, made)
+
+    return head_is_healthy
 
 
 asset_checks = [
@@ -52,6 +64,9 @@ asset_checks = [
     _data_check(normalized_splits, checks.labels_are_known),
     _data_check(normalized_splits, checks.boxes_are_valid),
     _data_check(normalized_splits, checks.teeth_are_plausible),
-    class_counts_as_expected,
-    head_is_healthy,
+    _data_check(tooth_subset, checks.boxes_are_valid),
+    _class_counts_check(condition_subset),
+    _class_counts_check(tooth_subset),
+    _head_check(trained_checkpoint),
+    _head_check(tooth_checkpoint),
 ]

@@ -112,6 +112,32 @@ def of_evaluation(workspace: Workspace, manifest: "Manifest") -> dict[str, Value
     }
 
 
+PER_TOOTH_CLASS = ("class", "n_gt", "n_found", "precision", "recall", "f1", "f1_low", "f1_high", "f1_with_true_teeth")
+
+
+def of_tooth_findings(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+    """Counts, figures by tooth and by condition where teeth are annotated, and the image with most findings."""
+    store, facts = workspace.store, manifest.facts
+    counts = ("images", "images_with_annotated_teeth", "teeth", "findings", "unassigned_findings")
+    shown: dict[str, Value] = {
+        **{name: facts[name] for name in counts},
+        "tooth_threshold": "none: no tooth was hit" if facts["tooth_threshold"] is None else facts["tooth_threshold"],
+        "heads": table([{"checkpoint": name, "healthy": ok} for name, ok in facts["heads_healthy"].items()]),
+        "sample": dg.MetadataValue.md(_tooth_sample(store, manifest)),
+    }
+    populations = read_json(store, manifest, "metrics.json")["populations"] or {}
+    for name, measured in populations.items():
+        if measured is None:
+            continue
+        teeth = measured["teeth"]
+        shown |= {
+            f"teeth_{name}": table([{**_flat(teeth), **teeth["misnamed"]}]),
+            f"per_tooth_{name}": table(teeth["per_tooth"]),
+            f"per_class_{name}": table(measured["per_class"], PER_TOOTH_CLASS),
+        }
+    return shown
+
+
 def of_report(verdict: "Verdict", path: Path) -> dict[str, Value]:
     """The verdict in words, each gate, and where the report is."""
     rows = [
@@ -235,6 +261,21 @@ def _samples(store: "Store", manifest: "Manifest", count: int = 2) -> str:
         for image in richest
     ]
     return "\n\n".join(f"![{split} image with boxes](data:image/jpeg;base64,{picture})" for picture in pictures)
+
+
+def _tooth_sample(store: "Store", manifest: "Manifest") -> str:
+    from dentsight_pipeline.data.preview import draw_boxes
+
+    images = read_json(store, manifest, "findings.json")["images"]
+    richest = max(images, key=lambda image: (len(image["findings"]), len(image["teeth"])))
+    boxes = [(tooth["fdi"], tooth["bbox_xywh_px"]) for tooth in richest["teeth"]]
+    boxes += [
+        (f"{finding['class']} {'+'.join(finding['teeth']) or '(no tooth)'}", finding["bbox_xywh_px"])
+        for finding in richest["findings"]
+    ]
+    subset = store.get_manifest(manifest.inputs["condition_subset"])
+    picture = draw_boxes(store.get_bytes(subset.entries[richest["file_name"]].sha256), boxes)
+    return f"![test image with teeth and findings](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

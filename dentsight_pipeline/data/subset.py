@@ -15,6 +15,7 @@ from dentsight_pipeline.data.coco import SPLITS, CocoAnnotation, CocoImage, Coco
 from dentsight_pipeline.data.ingest import Progress, to_json
 from dentsight_pipeline.data.normalise import split_facts
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
+from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -55,7 +56,16 @@ def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | Non
 
     Returns:
         The published manifest of kind `tooth-subset`.
+
+    Raises:
+        DataError: No training image has a tooth box, so there is nothing to learn teeth from.
     """
+    counts = normalized.facts["splits"].get("train", {}).get("class_counts", {})
+    if not any(counts.get(tooth) for tooth in TEETH):
+        raise DataError(
+            "No training image of this export has a tooth box (FDI 11 … 48), so no tooth detector can learn from it. "
+            "Run without --with-teeth, or use an export whose teeth are annotated."
+        )
     return _publish(store, normalized, TOOTH_KIND, TEETH, lambda image: not image["partial_annotation"], progress)
 
 

@@ -7,7 +7,7 @@ a terminal sees what they do.
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +45,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
 
     Returns:
         `dataset`, `recipe`, `dataset_digest`, `checkpoint_digest`, `verdict`, `report` (path), `released` (digest or
-        None) and `cached` (assets that were reused).
+        None) and `cached` (assets that were reused); with teeth also `tooth_findings_digest`.
 
     Raises:
         DentsightError: The first refusal, in the words of the room that refused.
@@ -68,31 +68,20 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
             "replace": request.replace,
         }
         sys.stderr.write(f"Cell {dataset} × {request.recipe}\n")
-        data = _execute(
-            defs.resolve_job_def("data"), instance, dataset, {"ops": {"raw_export": {"config": data_config}}}
-        )
-        experiment = _execute(
-            defs.resolve_job_def("experiment"),
-            instance,
-            cell_key(dataset, request.recipe),
-            {
-                "ops": {
-                    "trained_checkpoint": {
-                        "config": {
-                            "overrides": request.overrides,
-                            "allow_head_collapse": request.allow_head_collapse,
-                        }
-                    },
-                    "release_report": {
-                        "config": {
-                            "policy": request.policy,
-                            "overrides": request.gate_overrides,
-                        }
-                    },
-                }
-            },
-        )
-    made = {**data, **experiment}
+        training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
+        report_config = {"policy": request.policy, "overrides": request.gate_overrides}
+        cell = cell_key(dataset, request.recipe)
+        steps: list[tuple[str, str, dict[str, dict[str, Any]]]] = [
+            ("data", dataset, {"raw_export": data_config}),
+            ("teeth_data", dataset, {}),
+            ("experiment", cell, {"trained_checkpoint": training, "release_report": report_config}),
+            ("teeth", cell, {"tooth_checkpoint": training}),
+        ]
+        chosen = [step for step in steps if request.with_teeth or step[0] not in JOBS_OF_TEETH]
+        assets = [asset for job, _, _ in chosen for asset in ASSETS_OF_JOBS[job]]
+        made: dict[str, dict[str, Any]] = {}
+        for job, partition, configs in chosen:
+            made |= _execute(defs.resolve_job_def(job), instance, partition, configs, assets)
     report = Workspace().store.get_manifest(made["release_report"]["digest"])
     return {
         "dataset": dataset,
@@ -104,6 +93,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
         "report_digest": report.digest,
         "released": made.get("released_model", {}).get("digest"),
         "cached": [name for name, facts in made.items() if facts["reused"]],
+        **({"tooth_findings_digest": made["tooth_findings"]["digest"]} if request.with_teeth else {}),
     }
 
 
@@ -132,13 +122,31 @@ def _dataset_of(request: CellRequest) -> tuple[str, str]:
 
 
 def _execute(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, partition: str, config: dict[str, Any]
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    partition: str,
+    configs: dict[str, dict[str, Any]],
+    assets: list[str],
 ) -> dict[str, dict[str, Any]]:
-    """Run one job in this process; returns digest, reuse and paths by asset."""
+    """Run one job in this process.
+
+    Args:
+        job: The job.
+        instance: Where the run is recorded.
+        partition: Its partition.
+        configs: Configuration by asset.
+        assets: All assets of the whole chain of jobs, in order, for the progress lines.
+
+    Returns:
+        Digest, reuse and paths by asset.
+    """
     result = job.execute_in_process(
         instance=instance,
         partition_key=partition,
-        run_config={**config, "loggers": {"terminal": {"config": {}}}},
+        run_config={
+            "ops": {asset: {"config": config} for asset, config in configs.items()},
+            "loggers": {"terminal": {"config": {"assets": assets}}},
+        },
         raise_on_error=False,
     )
     if not result.success:
@@ -200,27 +208,29 @@ def open_instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-ASSETS_OF_A_CELL = (
-    "raw_export",
-    "normalized_splits",
-    "condition_subset",
-    "trained_checkpoint",
-    "test_predictions",
-    "class_metrics",
-    "release_report",
-    "released_model",
-)
+ASSETS_OF_JOBS = {
+    "data": ("raw_export", "normalized_splits", "condition_subset"),
+    "teeth_data": ("tooth_subset",),
+    "experiment": ("trained_checkpoint", "test_predictions", "class_metrics", "release_report", "released_model"),
+    "teeth": ("tooth_checkpoint", "tooth_findings"),
+}
+"""What each job makes, in order; an asset of the teeth is made early when that refuses an export early."""
+JOBS_OF_TEETH = frozenset({"teeth_data", "teeth"})
 
 
-@dg.logger(config_schema={})
+@dg.logger(config_schema={"assets": dg.Field(dg.Array(str), is_required=False, default_value=[])})
 def terminal_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """Prints what a person at a terminal wants to follow: each asset as it starts, and what it says."""
     logger = logging.Logger("dentsight")
-    logger.addHandler(_Terminal())
+    logger.addHandler(_Terminal(context.logger_config["assets"]))
     return logger
 
 
 class _Terminal(logging.Handler):
+    def __init__(self, assets: Sequence[str]) -> None:
+        super().__init__()
+        self._assets = list(assets)
+
     def emit(self, record: logging.LogRecord) -> None:
         meta = getattr(record, "dagster_meta", None) or {}
         event = meta.get("dagster_event")
@@ -228,9 +238,8 @@ class _Terminal(logging.Handler):
         if event is None:
             if record.levelno >= logging.INFO and not text.startswith(("[pipes]", "Dependencies for step")):
                 self._say(f"      {text}")
-        elif event.event_type_value == "STEP_START" and event.step_key in ASSETS_OF_A_CELL:
-            number = ASSETS_OF_A_CELL.index(event.step_key) + 1
-            self._say(f"[{number}/{len(ASSETS_OF_A_CELL)}] {event.step_key}")
+        elif event.event_type_value == "STEP_START" and event.step_key in self._assets:
+            self._say(f"[{self._assets.index(event.step_key) + 1}/{len(self._assets)}] {event.step_key}")
 
     @staticmethod
     def _say(text: str) -> None:

@@ -60,6 +60,8 @@ def test_every_figure_is_one_well_formed_element_with_an_alternative_text(names)
         assert root.get("role") == "img"
         assert root.get("aria-label") == picture.alt
         assert "<script" not in picture.svg
+        if names[1] in picture.alt:
+            assert names[1] in "".join(root.itertext())
 
 
 def test_the_same_data_gives_the_same_bytes():

@@ -121,7 +121,7 @@ def test_a_ceiling_is_a_floor_upside_down(policy, evaluation, healthy, low, valu
         {"n": None},
         {"n": 3},
         {"unit_count": None},
-        {"unit_count": 19},
+        {"unit_count": 29},
         {"population": "all"},
         {"class": "carries"},
         {"metric": "AP"},
@@ -138,6 +138,17 @@ def test_whatever_is_missing_or_broken_is_inconclusive_and_blocks(policy, evalua
     assert verdict.outcome == "INCONCLUSIVE"
     assert not verdict.releasable
     assert verdict.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(math.nan, "not a finite number"), (None, "not a finite number"), (-1, "not a measurement"), (1.5, "outside")],
+)
+def test_a_value_that_is_none_is_named_as_such(policy, evaluation, healthy, value, reason):
+    """COCO's -1 means 'no ground truth'; read as a figure it would be a FAIL of the model instead of the data."""
+    _measured(evaluation, "ap", "caries").update(value=value)
+
+    assert reason in _row(gates.judge(evaluation, policy, healthy), "tier1_caries_ap").because
 
 
 def test_every_single_missing_measurement_leaves_its_gate_unpassed(policy, evaluation, healthy):
@@ -175,6 +186,39 @@ def test_leaked_images_cannot_be_let_in_while_clean_ones_exist(policy, evaluatio
 
     assert verdict.outcome == "INCONCLUSIVE"
     assert "leaked ones included" in _row(verdict, "tier1_caries_ap").because
+
+
+def test_two_clean_images_decide_nothing_however_good_the_model(policy, healthy):
+    """The public dental-radiography export has two clean test images: perfect detections on them prove nothing."""
+    from dentsight_pipeline.evaluation.evaluate import evaluate
+
+    classes = [{"id": k + 1, "name": name} for k, name in enumerate(policy.classes)]
+    images = [
+        {"id": i, "file_name": "", "width": 640, "height": 640, "source_group": str(i), "clean": i <= 2}
+        for i in range(1, 31)
+    ]
+    truth = [
+        {
+            "id": 13 * i + k,
+            "image_id": i,
+            "category_id": k,
+            "bbox": [40.0 * k, 9.0 * i, 30.0, 30.0],
+            "area": 900.0,
+            "iscrowd": 0,
+        }
+        for i in range(1, 31)
+        for k in range(1, 14)
+    ]
+    found = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.9} for a in truth
+    ]
+    ground_truth = {"images": images, "annotations": truth, "categories": classes}
+
+    measured = evaluate(ground_truth, found, thresholds_from=(ground_truth, found), mirrored=found, resamples=50)
+    verdict = gates.judge(measured.document, policy, healthy)
+
+    assert verdict.outcome == "INCONCLUSIVE"
+    assert {row.outcome for row in verdict.rows if row.tier in "12"} == {"INCONCLUSIVE"}
 
 
 def test_a_macro_over_few_classes_is_not_the_macro_of_the_policy(policy, evaluation, healthy):
@@ -432,6 +476,13 @@ def test_what_passes_the_phantom_policy_is_marked_never_for_xrays(evaluation, he
     assert verdict.outcome == "PASS"
     assert verdict.never_for_xrays
     assert any("never for X-rays" in sentence for sentence in verdict.sentences)
+
+
+def test_an_untrained_model_does_not_pass_the_phantom_policy(evaluation, healthy):
+    """Adjustable floors must not become no floors: the release path is for models that learned something."""
+    _measured(evaluation, "ap50", "macro").update(value=0.004, low=0.001, high=0.01)
+
+    assert gates.judge(evaluation, gates.load_policy("phantom"), healthy).outcome == "FAIL"
 
 
 def test_the_cards_own_table_gives_the_cards_point_verdicts(policy):

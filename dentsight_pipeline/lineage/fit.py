@@ -30,6 +30,7 @@ KIND_OF_ASSET: Mapping[str, str] = {
     "initial_checkpoint": "checkpoint",
     "tooth_checkpoint": "checkpoint",
     "test_predictions": "predictions",
+    "tooth_predictions": "predictions",
     "class_metrics": "evaluation",
     "release_report": "release-report",
 }
@@ -40,10 +41,11 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "condition-subset": (("normalized_splits",),),
     "tooth-subset": (("normalized_splits",),),
     "checkpoint": (("condition_subset", "tooth_subset"),),
-    "predictions": (("trained_checkpoint",), ("condition_subset", "tooth_subset")),
+    "predictions": (("trained_checkpoint", "tooth_checkpoint"), ("condition_subset", "tooth_subset")),
     "evaluation": (("test_predictions",), ("condition_subset", "tooth_subset")),
     "release-report": (("class_metrics",), ("test_predictions",), ("trained_checkpoint",), ("condition_subset",)),
     "release": (("release_report",),),
+    "tooth-findings": (("class_metrics",), ("tooth_checkpoint",), ("tooth_predictions",), ("condition_subset",)),
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""
 

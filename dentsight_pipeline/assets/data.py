@@ -7,7 +7,7 @@ import dagster as dg
 from dentsight_pipeline.assets import metadata
 from dentsight_pipeline.assets.conditions import on_new_content
 from dentsight_pipeline.assets.partitions import checked_dataset_key, datasets
-from dentsight_pipeline.assets.step import Made, materialize_step
+from dentsight_pipeline.assets.step import Made, materialize_step, refusing_without_identifiers
 from dentsight_pipeline.data.datasets import recall_dataset, register_dataset
 from dentsight_pipeline.resources import Workspace, throttled
 
@@ -45,7 +45,8 @@ def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspac
 
     def ingest() -> Made:
         scratch = workspace.scratch("raw_export", key)
-        digest = acquire.ingest(workspace.store, plan, scratch, throttled(context.log.info))
+        with refusing_without_identifiers():
+            digest = acquire.ingest(workspace.store, plan, scratch, throttled(context.log.info))
         return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
 
     def register_and_describe(manifest: "Manifest") -> dict[str, Any]:

@@ -3,19 +3,20 @@
 Assets stay thin because this lives here once. The logic of an asset itself never does.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dentsight_pipeline.errors import IntegrityError
+from dentsight_pipeline.errors import DentsightError, IntegrityError
 from dentsight_pipeline.resources import Workspace
 
 if TYPE_CHECKING:
@@ -119,6 +120,22 @@ def materialize_step(
             "dentsight/reused": str(made.reused).lower(),
         },
     )
+
+
+@contextlib.contextmanager
+def refusing_without_identifiers() -> Iterator[None]:
+    """Refusals name files and records; what Dagster stores of them may not name a patient.
+
+    The message is redacted (`data/privacy.py`) and keeps Roboflow's own hash of each file, by which its owner finds it.
+    """
+    from dentsight_pipeline.data.privacy import redact
+
+    try:
+        yield
+    except DentsightError as error:
+        redacted = type(error).__new__(type(error))
+        Exception.__init__(redacted, redact(str(error)))
+        raise redacted from None
 
 
 def digest_of(result: dg.MaterializeResult) -> str:

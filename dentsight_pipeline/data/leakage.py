@@ -47,6 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from threadpoolctl import threadpool_limits
 
 from dentsight_pipeline.errors import DataError
 
@@ -394,7 +395,8 @@ def _keys(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.uint64]]:
         bits = np.empty((len(vectors), 64), dtype=bool)
         for number, part in enumerate(classes):
             projection = generator.standard_normal((part.stop - part.start, 16), dtype=np.float32)
-            bits[:, number::4] = (vectors[:, part] @ projection) > 0
+            with threadpool_limits(1, "blas"):  # products this small only spin on several threads
+                bits[:, number::4] = (vectors[:, part] @ projection) > 0
         keys = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
         yield np.min([keys ^ mask for mask in masks], axis=0)
 

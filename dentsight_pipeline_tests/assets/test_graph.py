@@ -257,6 +257,44 @@ def test_a_refused_export_leaves_no_partition_and_no_manifest(finished_cell: Fin
     assert sorted(finished_cell.home.store.manifest_digests()) == before
 
 
+def test_no_original_stem_is_anywhere_in_what_a_cell_leaves_behind(finished_cell: FinishedCell, tmp_path: Path) -> None:
+    """Stems embed DICOM identifiers and dates: none may reach store, manifests, Dagster's storage or MLflow."""
+    from dentsight_pipeline.data.phantom import write_phantom_export
+
+    images, seed = (int(number) for number in TINY.split(":")[1:])
+    write_phantom_export(tmp_path / "export", images, seed)
+    names = [path.name for path in (tmp_path / "export").rglob("*.jpg")]
+    stems = {name.split(".rf.")[0].encode() for name in names}
+    telling = {stem for stem in stems if len(stem) > 12}  # `18_png` proves nothing wherever it occurs
+    found = {
+        str(path.relative_to(finished_cell.home.folder))
+        for path in finished_cell.home.folder.rglob("*")
+        if path.is_file()
+        for content in [path.read_bytes()]
+        if any(stem in content for stem in telling)
+    }
+
+    assert len(telling) > images // 2
+    assert found == set()
+
+
+def test_a_refused_file_is_named_by_its_hash_and_not_by_its_stem(finished_cell: FinishedCell, tmp_path: Path) -> None:
+    """The refusal itself is stored by Dagster, for ever: it may not carry the identifier into the run log."""
+    from dentsight_pipeline.data.phantom import write_phantom_export
+
+    write_phantom_export(tmp_path / "export", 12, 5, width=320)
+    victim = max((tmp_path / "export" / "train").glob("*.jpg"), key=lambda path: len(path.name))
+    victim.write_bytes(victim.read_bytes()[:2000])
+    done = finished_cell.home.dentsight("run", "--dataset", "cut-v1", "--export", str(tmp_path / "export"))
+    stem, _, rest = victim.name.partition(".rf.")
+    storage = finished_cell.home.folder / "workspace" / "dagster"
+    leaks = [path for path in storage.rglob("*") if path.is_file() and stem.encode() in path.read_bytes()]
+
+    assert done.returncode == 2
+    assert rest.removesuffix(".jpg") in done.stderr
+    assert leaks == []
+
+
 def test_the_phantom_spec_of_the_tests_is_small() -> None:
     """The suite's time limit rests on it."""
     assert int(TINY.split(":")[1]) <= 60

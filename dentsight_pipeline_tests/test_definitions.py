@@ -1,0 +1,145 @@
+"""The code location as Dagster loads it, and the rules that keep it light and pure."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dentsight_pipeline.assets.partitions import RECIPES, checked_dataset_key
+from dentsight_pipeline.definitions import defs
+from dentsight_pipeline.errors import ConfigurationError
+
+PURE_ROOMS = ("data", "store", "training", "evaluation", "release", "lineage")
+HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2")
+CELL_ASSETS = {
+    "raw_export": "data",
+    "normalized_splits": "data",
+    "condition_subset": "data",
+    "trained_checkpoint": "training",
+    "test_predictions": "training",
+    "class_metrics": "evaluation",
+    "release_report": "release",
+    "released_model": "release",
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dg.AssetGraph:
+    """The asset graph of the code location."""
+    return defs.resolve_asset_graph()
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Top-level names of every module that a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("room", PURE_ROOMS)
+def test_a_pure_room_imports_neither_dagster_nor_mlflow(project_root: Path, room: str) -> None:
+    """A GPU worker, and a notebook, use these rooms without an orchestrator."""
+    impure = {
+        path.name: found
+        for path in (project_root / "dentsight_pipeline" / room).rglob("*.py")
+        if (found := imported_modules(path) & {"dagster", "mlflow"})
+    }
+
+    assert impure == {}
+
+
+def test_loading_the_code_location_loads_nothing_heavy() -> None:
+    """Dagster loads it for every run, sensor tick and step: torch there would cost seconds each time."""
+    program = f"import sys, dentsight_pipeline.definitions; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("asset", "group"), CELL_ASSETS.items())
+def test_every_asset_says_what_it_is(graph: dg.AssetGraph, asset: str, group: str) -> None:
+    """Group, kinds, owner, code version and one sentence: what a stranger in the UI goes by."""
+    node = graph.get(dg.AssetKey(asset))
+
+    assert node.group_name == group
+    assert node.kinds
+    assert node.owners == ["team:dentsight"]
+    assert node.code_version
+    assert node.description
+    assert node.description.strip().count(".") >= 1
+
+
+def test_the_graph_is_the_chain_from_export_to_release(graph: dg.AssetGraph) -> None:
+    """Lineage in the UI is these edges."""
+    parents = {name: {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys} for name in CELL_ASSETS}
+
+    assert parents["raw_export"] == set()
+    assert parents["normalized_splits"] == {"raw_export"}
+    assert parents["condition_subset"] == {"normalized_splits"}
+    assert parents["trained_checkpoint"] == {"condition_subset"}
+    assert "trained_checkpoint" in parents["test_predictions"]
+    assert "test_predictions" in parents["class_metrics"]
+    assert "class_metrics" in parents["release_report"]
+    assert parents["released_model"] == {"release_report"}
+
+
+@pytest.mark.parametrize("asset", ["trained_checkpoint", "test_predictions"])
+def test_training_asks_for_a_gpu(asset: str) -> None:
+    """The pool keeps two trainings apart on one machine; the tag asks Kubernetes for the device."""
+    node = defs.resolve_assets_def(asset).node_def
+    limits = node.tags["dagster-k8s/config"]
+
+    assert node.pool == "gpu"  # type: ignore[attr-defined]
+    assert "nvidia.com/gpu" in str(limits)
+
+
+def test_data_is_partitioned_by_dataset_and_experiments_by_dataset_and_recipe(graph: dg.AssetGraph) -> None:
+    """The grid in the UI is the experiment matrix."""
+    data = graph.get(dg.AssetKey("condition_subset")).partitions_def
+    cells = graph.get(dg.AssetKey("trained_checkpoint")).partitions_def
+
+    assert isinstance(data, dg.DynamicPartitionsDefinition)
+    assert isinstance(cells, dg.MultiPartitionsDefinition)
+    assert {dimension.name for dimension in cells.partitions_defs} == {"dataset", "recipe"}
+
+
+def test_the_recipe_axis_lists_the_recipes_that_exist() -> None:
+    """The list is repeated in assets/partitions.py to keep the code location light; a drift would hide a recipe."""
+    from dentsight_pipeline.training import recipe
+
+    assert [recipe.named(name).name for name in RECIPES] == list(RECIPES)
+    with pytest.raises(ConfigurationError, match="v1"):
+        recipe.named("v9")
+
+
+def test_every_gate_of_the_packaged_policies_is_an_asset_check(graph: dg.AssetGraph) -> None:
+    """A gate without a check would be invisible in the UI."""
+    from dentsight_pipeline.release.gates import load_policy, policy_names
+
+    gates = {gate.id for name in policy_names() for gate in load_policy(name).gates}
+    checks = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey("release_report")}
+
+    assert checks == gates
+
+
+@pytest.mark.parametrize("key", ["Opg V8", "opg_v8", "-opg", "opg|v8", "", "ópg"])
+def test_a_dataset_key_that_breaks_later_is_refused_now(key: str) -> None:
+    """Dagster accepts `|` in a key and fails when two axes are joined with it."""
+    with pytest.raises(ConfigurationError, match="cannot be a dataset key"):
+        checked_dataset_key(key)
+
+
+def test_the_files_that_workspace_init_writes_are_those_of_the_project(project_root: Path) -> None:
+    """Two copies of the instance configuration must not drift."""
+    packaged = project_root / "dentsight_pipeline" / "runtime" / "instance"
+    for name in ("dagster.yaml", "workspace.yaml"):
+        assert (packaged / name).read_text("utf-8") == (project_root / name).read_text("utf-8")

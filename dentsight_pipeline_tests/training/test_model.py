@@ -83,6 +83,17 @@ def test_another_class_count_makes_new_heads_and_keeps_everything_else_bit_for_b
     assert all(any(part in NEW_HEADS for part in name.split(".")) for name in changed)
 
 
+def test_new_heads_on_loaded_weights_start_at_the_prior(saved: Path, smoke: Recipe):
+    """transformers initialises mismatched heads by its own rule; a head that starts elsewhere is not the recipe's."""
+    model = models.build(smoke.override({"class_prior": "0.01"}), CONDITIONS, weights=saved)
+
+    heads = [*(model.model.decoder.class_embed or []), model.model.enc_score_head]
+    assert len(heads) == 4
+    for head in heads:
+        torch.testing.assert_close(head.bias.sigmoid(), torch.full((13,), 0.01), rtol=1e-4, atol=0)
+        assert head.weight.std() > 0.01
+
+
 def test_the_same_classes_keep_their_heads(saved: Path, smoke: Recipe):
     """Going on from one's own checkpoint is no new start."""
     before = models.load(saved).state_dict()

@@ -579,3 +579,14 @@ def test_the_same_evaluation_gives_the_same_verdict_bytes(policy, evaluation, he
     first = gates.judge(evaluation, policy, healthy).to_json()
 
     assert first == gates.judge(evaluation, policy, healthy).to_json()
+
+
+def test_every_gate_is_documented(project_root):
+    """A reviewer must find each bound and its severity in the documentation, not only in a JSON file."""
+    lines = (project_root / "docs" / "evaluation.md").read_text("utf-8").splitlines()
+    for gate in gates.load_policy("card").gates:
+        rows = [line for line in lines if line.startswith(f"| `{gate.id}` |")]
+        assert len(rows) == 1, gate.id
+        assert rows[0].endswith(f"| {gate.severity} |")
+        if gate.metric not in gates.TIER_0:
+            assert f"{abs(gate.floor):.2f}".removeprefix("0") in rows[0]

@@ -11,9 +11,10 @@ from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.manifest import Manifest, materialise, read_json
 from dentsight_pipeline.store.objects import Store, open_store
-from dentsight_pipeline_tests.data.export_builder import whole_export
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder, whole_export
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,17 @@ def test_the_tooth_subset_leaves_partially_annotated_images_out(store: Store, no
     assert {a["raw_name"] for a in train["annotations"]} == {"11"}
     assert subset.facts["images_left_out"] == 1
     assert sum(path.startswith("images/") for path in subset.entries) == 5
+
+
+def test_an_export_without_tooth_boxes_gives_no_tooth_subset(tmp_path: Path, store: Store) -> None:
+    """A tooth detector that learned from no tooth would find none, and say nothing about why."""
+    builder = ExportBuilder(tmp_path)
+    builder.image("train", {"caries": [[1, 1, 5, 5]]})
+    builder.image("test", {"11": [[6, 5, 10, 12]]})
+    splits = normalise_export(store, ingest_export(builder.write(), store))
+
+    with pytest.raises(DataError, match="No training image of this export has a tooth box.*without --with-teeth"):
+        select_teeth(store, splits)
 
 
 def test_annotation_ids_stay_those_of_the_splits_they_came_from(store: Store, normalised: Manifest) -> None:

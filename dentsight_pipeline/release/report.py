@@ -64,7 +64,7 @@ _SECTIONS = (
 
 _TIERS = {
     "0": "Tier 0: can the figures be read at all?",
-    "1": "Tier 1: the card's floors",
+    "1": "Tier 1: average precision",
     "2": "Tier 2: scores, sides and empty mouths",
     "champion": "Champion regression",
 }

@@ -349,6 +349,8 @@ def _audit_text(facts: Mapping[str, Any]) -> str:
     source = ", ".join(f"{key} {value}" for key, value in (provenance["source"] or {}).items())
     recipe, code = provenance["recipe"], provenance["code"]
     edited = {True: " (edited)", False: "", None: " (unknown)"}[code["dirty"]]
+    corpus = provenance["corpus"] or {}
+    lines.append(f"Corpus:  {corpus.get('kind', 'unknown')}: {corpus.get('name', 'unknown')}")
     lines.append(f"Source:  {source or 'unknown'}")
     if recipe:
         lines.append(f"Recipe:  {recipe['name']} {recipe['digest'][:12]}{' (variant)' if recipe['variant'] else ''}")
@@ -356,6 +358,12 @@ def _audit_text(facts: Mapping[str, Any]) -> str:
     lines.append(f"Seeds:   {', '.join(f'{name} {seed}' for name, seed in provenance['seeds'].items()) or 'none'}")
     lines.append(f"Runs:    Dagster {', '.join(provenance['dagster_runs']) or 'none'}")
     lines.append(f"         MLflow {', '.join(provenance['mlflow_runs']) or 'none'}")
+    made = next((step for step in provenance["steps"] if step["kind"] == "checkpoint"), {})
+    if made:
+        lines.append(f"Machine: {', '.join(f'{k} {v}' for k, v in made.get('hardware', {}).items()) or 'unknown'}")
+        lines.append(
+            f"Packages: {', '.join(f'{k} {v}' for k, v in made.get('packages', {}).items() if v) or 'unknown'}"
+        )
     lines.append(f"Hashed:  {facts['hashed_bytes']:,} bytes of {len(facts['chain']) - len(kinds)} objects")
     lines.append(f"Heads:   log {facts['log_head']}, releases {facts['release_head']} (note them elsewhere)")
     lines += [f"Note: {note}" for note in facts["notes"]]

@@ -35,6 +35,7 @@ LEAST_DIGITS = 8
 _HEX = re.compile(r"[0-9a-f]{8,63}")
 _RUN = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
+_ALIAS = re.compile(r"[A-Za-z][\w.-]*")
 _MADE_TAGS = ("dentsight.checkpoint_digest", "dentsight.predictions_digest", "dentsight.evaluation_digest")
 _RELEASE_TAG = "dentsight.release_digest"
 _INPUT_TAG = "dentsight.input."
@@ -111,7 +112,7 @@ def resolve(store: Store, ref: str, registry: Registry | None = None) -> Referen
         return _by_run(store, ref.removeprefix("runs:/").split("/")[0], registry)
     if match := _MODEL.fullmatch(ref):
         return _by_version(store, registry, match["name"], version=match["version"] or "", alias=match["alias"] or "")
-    if re.fullmatch(r"[A-Za-z][\w.-]*", ref) and registry is not None:
+    if _ALIAS.fullmatch(ref) and registry is not None and registry.version_tags(None, alias=ref) is not None:
         return _by_version(store, registry, None, alias=ref)
     raise ConfigurationError(_nothing(store, ref))
 

@@ -78,9 +78,11 @@ def run_fit(job: FitJob, reporter: Reporter) -> str:
     if published is not None:
         reporter.message(f"This training is done and published as {published[:12]}; nothing is trained again.")
         return published
+    weights = _weights(job, recipe, store)
+    models.check_weights(recipe, weights)  # before minutes go into the image cache
     accelerator = _accelerator(job, recipe)
     with _clear_memory_errors(recipe, accelerator.device):
-        training = Training(job, recipe, store, subset, accelerator, reporter)
+        training = Training(job, recipe, store, subset, accelerator, reporter, weights)
         with _stoppable(training):
             return training.run()
 
@@ -95,6 +97,7 @@ class Training:
         subset: The data.
         accelerator: Devices and processes.
         reporter: Told about progress.
+        weights: Folder that replaces the recipe's `weights`: a `checkpoint:` that was fetched from the store.
     """
 
     def __init__(
@@ -105,7 +108,9 @@ class Training:
         subset: Manifest,
         accelerator: Accelerator,
         reporter: Reporter,
+        weights: Path | None = None,
     ) -> None:
+        self._weights = weights
         self.job, self.recipe, self.store, self.subset = job, recipe, store, subset
         self.accelerator, self.reporter, self.device = accelerator, reporter, accelerator.device
         self.cost, self.step, self.stop_asked = Cost(), 0, False
@@ -150,7 +155,7 @@ class Training:
         """Model, average, optimiser, loader arguments and monitor, as they are at step 0."""
         recipe, classes = self.recipe, self.train.classes
         set_seed(recipe.seed)
-        model = models.build(recipe, classes, weights=_weights(self.job, recipe, self.store))
+        model = models.build(recipe, classes, weights=self._weights)
         self.initial_weights_sha256 = _digest_of(model)
         model.to(self.device)
         self.raw_model: nn.Module = model

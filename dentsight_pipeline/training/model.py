@@ -214,6 +214,17 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     return use_fp32_criterion(model)
 
 
+def check_weights(recipe: Recipe, weights: str | Path | None = None) -> None:
+    """Refuses weights that `build` could not start from, by their configuration alone: a matter of a second.
+
+    Raises:
+        ConfigurationError: The weights are missing, no D-FINE, or of another size than the recipe says.
+    """
+    source = str(weights) if weights is not None else recipe.weights
+    if source is not None:
+        _config_of(source, recipe)
+
+
 def load(folder: str | Path) -> DFineForObjectDetection:
     """A D-FINE from a model folder (`config.json`, `model.safetensors`), in eval mode, fp32, on the CPU.
 
@@ -305,7 +316,7 @@ def _config_of(source: str, recipe: Recipe | None) -> DFineConfig:
         raise ConfigurationError(
             f"Weights {source!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder that holds config.json "
             "and model.safetensors, a hub name such as ustc-community/dfine-large-coco (needs the internet), or "
-            "weights=none for random initialisation."
+            "weights=none with freeze_batch_norm=none for random initialisation."
         ) from error
     if not isinstance(loaded, DFineConfig):
         raise ConfigurationError(

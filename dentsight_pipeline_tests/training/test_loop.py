@@ -223,6 +223,16 @@ def test_a_working_folder_of_another_training_is_refused(store: Store, subset, t
         run(fit_job(store, subset, tiny_recipe.override({"seed": 5}), tmp_path / "work"))
 
 
+def test_weights_that_cannot_be_loaded_are_refused_before_the_images_are_cached(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """At full size the cache takes minutes, after which a refusal is an annoyance."""
+    with pytest.raises(ConfigurationError, match="cannot be loaded"):
+        run(fit_job(store, subset, tiny_recipe.override({"weights": str(tmp_path / "no")}), tmp_path / "work"))
+
+    assert not (tmp_path / "work" / "cache").exists()
+
+
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

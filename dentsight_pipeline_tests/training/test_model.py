@@ -122,7 +122,7 @@ def test_weights_of_another_size_are_refused_with_the_size_they_have(saved: Path
 
 def test_missing_weights_are_refused_before_training(tmp_path: Path, smoke: Recipe):
     """Random weights instead would cost a training to notice."""
-    with pytest.raises(ConfigurationError, match=r"cannot be loaded.*weights=none for random"):
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded.*weights=none with freeze_batch_norm=none"):
         models.build(smoke, CONDITIONS, weights=tmp_path / "nowhere")
 
 

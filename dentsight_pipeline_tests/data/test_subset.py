@@ -75,7 +75,7 @@ def test_an_export_without_tooth_boxes_gives_no_tooth_subset(tmp_path: Path, sto
     builder.image("test", {"11": [[6, 5, 10, 12]]})
     splits = normalise_export(store, ingest_export(builder.write(), store))
 
-    with pytest.raises(DataError, match="No training image of this export has a tooth box.*without --with-teeth"):
+    with pytest.raises(DataError, match=r"No training image of this export has a tooth box.*without --with-teeth"):
         select_teeth(store, splits)
 
 

@@ -136,8 +136,6 @@ def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]
     subset = _input(walked, manifest, "condition_subset", "tooth_subset")
     if predictions is None or subset is None:
         return
-    if subset.digest not in predictions.inputs.values():
-        yield f"The {name_of(manifest)} scores predictions that were not made on its {name_of(subset)}."
     if manifest.facts.get("checkpoint") not in (None, predictions.inputs.get("trained_checkpoint")):
         yield f"The {name_of(manifest)} names another checkpoint than the {name_of(predictions)} that it scores."
     evaluation = read_json(store, manifest, "evaluation.json")
@@ -151,24 +149,16 @@ def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]
 # The report and its verdict ----------------------------------------------------------------------------------------
 
 
-def _report(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
-    """The report names one chain, not parts of several."""
-    evaluation, predictions, checkpoint = (
-        walked.products.get(manifest.inputs.get(name, ""))
-        for name in ("class_metrics", "test_predictions", "trained_checkpoint")
-    )
-    for asset, named_by in (
-        ("test_predictions", evaluation),
-        ("condition_subset", evaluation),
-        ("trained_checkpoint", predictions),
-        ("condition_subset", predictions),
-        ("condition_subset", checkpoint),
-    ):
-        if named_by is not None and named_by.inputs.get(asset) != manifest.inputs.get(asset):
-            yield (
-                f"The {name_of(manifest)} is about {asset} {manifest.inputs.get(asset, 'none')[:12]}, but the "
-                f"{name_of(named_by)} that it names was made from {named_by.inputs.get(asset, 'none')[:12]}."
-            )
+def _one_chain(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
+    """A product and what it was made from agree about what both name: they are one chain, not parts of several."""
+    for below in manifest.inputs.values():
+        other = walked.products.get(below)
+        for asset, digest in (other.inputs if other else {}).items():
+            if other is not None and asset in manifest.inputs and manifest.inputs[asset] != digest:
+                yield (
+                    f"The {name_of(manifest)} is about {asset} {manifest.inputs[asset][:12]}, but the {name_of(other)} "
+                    f"that it names was made from {digest[:12]}."
+                )
 
 
 def _verdict(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
@@ -307,7 +297,8 @@ _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     "condition-subset": (_images,),
     "tooth-subset": (_images,),
     "checkpoint": (_checkpoint,),
-    "evaluation": (_evaluation,),
-    "release-report": (_report, _verdict),
+    "evaluation": (_one_chain, _evaluation),
+    "tooth-findings": (_one_chain,),
+    "release-report": (_one_chain, _verdict),
     "release": (_release,),
 }

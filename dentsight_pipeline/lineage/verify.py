@@ -283,13 +283,27 @@ def _records(
                     f"A record of the {name_of(manifest)} ({name[:12]}) is not in the log: its entry was removed, or "
                     "the record was slipped in."
                 )
-            if not names and not logged:
+            if not names and not logged and not _made_within(walked, digest, kept):
                 found.append(f"Nothing records how the {name_of(manifest)} came about.")
         if contradiction := _contradiction(manifest, records[digest]):
             found.append(contradiction)
         if found:
             faults[digest] = found
     return records, faults
+
+
+def _made_within(walked: Walk, digest: str, kept: Mapping[str, list[tuple[str, dict[str, Any]]] | DataError]) -> bool:
+    """Whether a product was made inside the step of one above it, whose record then stands for both.
+
+    That step did not read it: the product above names it, the inputs of that product's records do not.
+    """
+    for naming in walked.named[digest]:
+        above = kept.get(naming.by)
+        if isinstance(above, list) and above:
+            read = {value for _, record in above for value in (record.get("inputs") or {}).values()}
+            if digest not in read:
+                return True
+    return False
 
 
 def _contradiction(manifest: Manifest, records: Sequence[Mapping[str, Any]]) -> str | None:

@@ -21,6 +21,7 @@ from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
     checkpoint_of,
     continue_chain,
+    evaluation_of,
     flip,
     overwrite,
     predictions_of,
@@ -474,3 +475,24 @@ def test_only_the_tops_bytes_are_hashed_when_asked(chain: Chain) -> None:
     own = {entry.sha256: entry.size for entry in chain.manifest("trained_checkpoint").entries.values()}
     assert result.hashed_bytes == sum(own.values())
     assert "The bytes of the 3 products below were not hashed again" in result.notes[0]
+
+
+def test_what_a_step_made_on_its_way_is_covered_by_its_record(chain: Chain) -> None:
+    """The champion's predictions on newer data are made inside the step that evaluates them."""
+    store, subset = chain.store, chain.manifest("condition_subset")
+    predictions = predictions_of(store, subset, chain.manifest("trained_checkpoint"), 1.0)
+    store.put_manifest(predictions)
+    evaluation = evaluation_of(store, subset, predictions)
+    digest = recorded(store, "champion_metrics", evaluation, inputs={"condition_subset": subset.digest})
+
+    assert audit(store, digest).findings == ()
+
+
+def test_a_product_that_a_step_read_needs_a_record_of_its_own(chain: Chain) -> None:
+    """The same predictions, but read by the step: then somebody made them, and nothing says who."""
+    store, subset = chain.store, chain.manifest("condition_subset")
+    predictions = predictions_of(store, subset, chain.manifest("trained_checkpoint"), 1.0)
+    store.put_manifest(predictions)
+    digest = recorded(store, "class_metrics", evaluation_of(store, subset, predictions))
+
+    assert_matches(audit(store, digest).findings[0], r"^Nothing records how the predictions \w+ came about")

@@ -7,6 +7,7 @@ Exit status: 0 done whatever the verdict, 2 refused input with one line naming f
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +35,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout."
 
 def main() -> None:
     """Run the command line; a deliberate error becomes one line on stderr and exit status 2."""
+    # Dagster marks interfaces that this project uses as preview or beta: news for its authors, not for its users.
+    warnings.filterwarnings("ignore", message=r"(?s).*currently in (preview|beta)")
     try:
         app()
     except DentsightError as error:
@@ -118,6 +121,15 @@ def evaluate(
     ground_truth: Annotated[Path, typer.Option(help="COCO annotation file.")],
     detections: Annotated[Path, typer.Option(help="COCO results list.")],
     out: Annotated[Path, typer.Option(help="Folder for tables, curves and evaluation.json.")],
+    thresholds_from: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="GT and DT of valid, to choose thresholds on.", metavar="GT DT")
+    ] = None,
+    mirrored: Annotated[
+        Path | None, typer.Option(help="Detections of the mirrored images, mapped back: left/right consistency.")
+    ] = None,
+    fill_missing: Annotated[
+        bool, typer.Option(help="Compute a missing area and take a missing iscrowd as 0; noted in the result.")
+    ] = False,
     resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option(help="Bootstrap seed.")] = 0,
     as_json: Json = False,
@@ -125,7 +137,17 @@ def evaluate(
     """Evaluate any COCO detections against any COCO ground truth."""
     from dentsight_pipeline.evaluation.evaluate import evaluate_files
 
-    facts = evaluate_files(ground_truth, detections, out, resamples=resamples, seed=seed, progress=_staged_progress())
+    facts = evaluate_files(
+        ground_truth,
+        detections,
+        out,
+        thresholds_from=thresholds_from,
+        mirrored=mirrored,
+        fill_missing=fill_missing,
+        resamples=resamples,
+        seed=seed,
+        progress=_staged_progress(),
+    )
     _show(facts, as_json, lambda: _evaluation_text(facts, out))
 
 

@@ -241,6 +241,22 @@ def audit(
 
 
 @app.command()
+def reproduce(
+    ref: Annotated[str, typer.Argument(help="A checkpoint, or anything made with it; as for `audit`.")],
+    into: Annotated[Path | None, typer.Option(help="New folder to keep what is made; default: temporary.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a checkpoint again from what was recorded, and compare; exit 5 when it came out otherwise."""
+    from dentsight_pipeline.runtime.reproduction import reproduce_reference
+
+    into = into.absolute() if into else None
+    result = reproduce_reference(_workspace(), ref, into=into, progress=_staged_progress())
+    facts = {"ref": ref, **result.to_json()}
+    _show(facts, as_json, lambda: _reproduction_text(facts))
+    raise typer.Exit(0 if result.reproduced else EXIT_NOT_INTACT)
+
+
+@app.command()
 def promote(
     ref: Annotated[str, typer.Argument(help="A release: digest, folder, NAME@alias, or `release` for the newest.")],
     by: Annotated[str, typer.Option(help="Who decides.")],
@@ -392,6 +408,17 @@ def _audit_text(facts: Mapping[str, Any]) -> str:
     if facts["intact"]:
         return "\n".join([*lines, "INTACT"])
     return "\n".join([*lines, "NOT INTACT. First broken link:", *(f"- {finding}" for finding in facts["findings"])])
+
+
+def _reproduction_text(facts: Mapping[str, Any]) -> str:
+    rows = [{**item, "same": "yes" if item["same"] else "no"} for item in facts["products"]]
+    lines = [_table(rows, ["asset", "how", "same", "recorded", "made"])]
+    if facts["metrics"] and facts["compared_by"] != "digest":
+        lines.append(_table(facts["metrics"], ["name", "recorded", "low", "high", "made", "within"]))
+    lines += [f"Note: {note}" for note in facts["notes"]]
+    lines.append(f"Recorded on {facts['recorded_on']}; compared by {facts['compared_by']}.")
+    lines.append("REPRODUCED" if facts["reproduced"] else "NOT REPRODUCED")
+    return "\n".join([*lines, *(f"- {difference}" for difference in facts["differences"])])
 
 
 def _heads_text(facts: Mapping[str, Any]) -> str:

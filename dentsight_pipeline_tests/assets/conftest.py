@@ -59,6 +59,7 @@ class FinishedCell:
 
 def new_home(folder: Path) -> Home:
     """A prepared home."""
+    folder.mkdir(exist_ok=True)
     home = Home(folder)
     done = home.dentsight("workspace", "init", str(folder))
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,10 @@ Two jobs, since one Dagster run cannot span both partition schemes: `data` (data
 the UI, and names its recipes: a backfill over all of them would train all of them.
 """
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 
 import dagster as dg
@@ -15,16 +17,20 @@ import dagster as dg
 from dentsight_pipeline.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.resources import Workspace
+from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.notify import Notifier
 
 RETRAIN_CRON_VARIABLE = "DENTSIGHT_RETRAIN_CRON"
 CHAMPION_CRON_VARIABLE = "DENTSIGHT_CHAMPION_CRON"
 RECIPES_VARIABLE = "DENTSIGHT_RECIPES"
 PROJECT_VARIABLE = "DENTSIGHT_ROBOFLOW_PROJECT"
+AFTER_VARIABLE = "DENTSIGHT_ROBOFLOW_AFTER"
 
 CHAIN_TAG = "dentsight/chain"
 """A data run with this tag is followed by one experiment run for each recipe that the tag's value lists."""
+
+TRIED_AGAIN = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "true"}
+"""Run tags of what the sensor starts: nobody watches it, and a download that failed deserves another try."""
 
 data_job = dg.define_asset_job(
     "data",
@@ -136,27 +142,44 @@ def new_roboflow_version(context: dg.SensorEvaluationContext) -> dg.SensorResult
     from dentsight_pipeline.data.roboflow_api import RoboflowClient
 
     project = os.environ.get(PROJECT_VARIABLE, "")
-    if not project:
-        return dg.SkipReason(f"Set {PROJECT_VARIABLE}=workspace/project to watch a Roboflow project.")
     owner, _, name = project.partition("/")
-    seen = int(context.cursor or 0)
-    versions = [item for item in RoboflowClient.from_environment().list_versions(owner, name) if item.number > seen]
+    if not owner or not name:
+        return dg.SkipReason(f"Set {PROJECT_VARIABLE}=workspace/project to watch a Roboflow project.")
+    seen = _seen_versions(context.cursor, project)
+    client = RoboflowClient.from_environment(attempts=2, timeout_s=(5.0, 15.0))  # a tick has a minute; the next comes
+    versions = [item for item in client.list_versions(owner, name) if item.number > seen]
     if not versions:
         return dg.SkipReason(f"No version of {project} is newer than {seen}.")
-    keys = {item.number: checked_dataset_key(f"{name.lower()}-v{item.number}") for item in versions}
+    prefix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    keys = {item.number: checked_dataset_key(f"{prefix}-v{item.number}") for item in versions}
     return dg.SensorResult(
         run_requests=[
             dg.RunRequest(
-                run_key=f"data:{keys[item.number]}",
+                run_key=f"data:{project}:{keys[item.number]}",
                 partition_key=keys[item.number],
                 run_config={"ops": {"raw_export": {"config": {"export": f"roboflow:{project}/{item.number}"}}}},
-                tags={CHAIN_TAG: ".".join(configured_recipes())},
+                tags={CHAIN_TAG: ".".join(configured_recipes()), **TRIED_AGAIN},
             )
             for item in versions
         ],
         dynamic_partitions_requests=[data.datasets.build_add_request(list(keys.values()))],
-        cursor=str(max(keys)),
+        cursor=json.dumps({"project": project, "version": max(keys)}),
     )
+
+
+def _seen_versions(cursor: str | None, project: str) -> int:
+    """The newest version that is no news: from the cursor, where a person may also write a plain number in the UI."""
+    try:
+        known = json.loads(cursor or "{}")
+        first = int(os.environ.get(AFTER_VARIABLE, "0"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{AFTER_VARIABLE} and the cursor of new_roboflow_version hold a version's number: {error}. Correct the "
+            "variable, or set the cursor in the Dagster UI."
+        ) from error
+    if isinstance(known, dict):
+        known = known.get("version", 0) if known.get("project") == project else 0
+    return max(first, known)
 
 
 @dg.run_status_sensor(
@@ -181,11 +204,13 @@ def experiment_after_data(context: dg.RunStatusSensorContext) -> Iterator[dg.Run
 
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15)
-def failed_run(context: dg.RunFailureSensorContext, notifier: Notifier) -> None:
-    """Tells of every failed run; a collapsed head is told as such."""
+def failed_run(context: dg.RunFailureSensorContext, notifier: Notifier, tracking: Tracking) -> None:
+    """Tells of every run that failed for good; a collapsed head is told as such, one that is tried again is not."""
     from dentsight_pipeline.data.privacy import redact
 
-    run = context.dagster_run
+    run = context.instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
+    if run.tags.get("dagster/will_retry") == "true":
+        return
     messages = []
     for event in context.get_step_failure_events():
         info = event.step_failure_data.error
@@ -199,28 +224,46 @@ def failed_run(context: dg.RunFailureSensorContext, notifier: Notifier) -> None:
         f"{run.job_name} for {run.tags.get('dagster/partition', 'no partition')}: {text}",
         {"dagster_run": run.run_id, "job": run.job_name, "partition": run.tags.get("dagster/partition")},
     )
+    if not messages:  # its worker was killed, so nobody ended the MLflow run
+        with contextlib.suppress(Exception):  # MLflow is away: its run stays as it is, the failure has been told
+            tracking.fail_runs_of(run.run_id)
 
 
-@dg.asset_sensor(
-    asset_key=dg.AssetKey("release_report"),
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    minimum_interval_seconds=15,
-)
-def gate_verdict(
-    context: dg.SensorEvaluationContext, asset_event: dg.EventLogEntry, notifier: Notifier
-) -> dg.SkipReason:
-    """Tells the verdict of every new report; a reused one is no news."""
-    materialization = asset_event.asset_materialization
-    if materialization is None:
-        return dg.SkipReason("No materialisation.")
-    values = {name: value.value for name, value in materialization.metadata.items()}
-    if not values.get("reused"):
-        notifier.send(
-            "gate_verdict",
-            f"{values['verdict']} for {materialization.partition}; report: {values['path']}",
-            {"partition": materialization.partition, "verdict": values["verdict"], "digest": values["digest"]},
-        )
-    return dg.SkipReason("Told.")
+@dg.sensor(minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING)
+def gate_verdict(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.SkipReason:
+    """Tells the verdict of every new report; a reused one is no news.
+
+    Not an asset sensor: that one sees only the newest report of all that came since its last tick.
+    """
+    events = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey("release_report"), after_storage_id=int(context.cursor) if context.cursor else None
+        ),
+        limit=100 if context.cursor else 1,  # at the very first tick: the newest one, not the whole history
+        ascending=bool(context.cursor),
+    ).records
+    told = 0
+    for event in events:
+        materialization = event.asset_materialization
+        values = {name: value.value for name, value in materialization.metadata.items()} if materialization else {}
+        if materialization is not None and "verdict" in values and not values.get("reused"):
+            notifier.send(
+                "gate_verdict",
+                f"{values['verdict']} for {materialization.partition}; report: {values['path']}",
+                {"partition": materialization.partition, "verdict": values["verdict"], "digest": values["digest"]},
+            )
+            told += 1
+        context.update_cursor(str(event.storage_id))
+    return dg.SkipReason(f"{told} verdicts told.")
+
+
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def late_tracking(tracking: Tracking) -> dg.SkipReason:
+    """Sends MLflow what it could not be told while it was away."""
+    if not tracking.waiting():
+        return dg.SkipReason("MLflow knows everything.")
+    delivered, left = tracking.deliver()
+    return dg.SkipReason(f"{delivered} runs delivered to MLflow, {'more wait' if left else 'none waits'}.")
 
 
 @dg.sensor(minimum_interval_seconds=900, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -258,5 +301,6 @@ sensors: list[dg.SensorDefinition] = [
     experiment_after_data,
     failed_run,
     gate_verdict,
+    late_tracking,
     stale_champion,
 ]

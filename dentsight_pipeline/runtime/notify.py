@@ -56,8 +56,8 @@ class Notifier(dg.ConfigurableResource):
         if not url:
             return None
         body = json.dumps(message, default=str).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
         try:
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
             urllib.request.urlopen(request, timeout=self.timeout_seconds).close()
         except urllib.error.HTTPError as error:
             return f"the webhook answered {error.code}"

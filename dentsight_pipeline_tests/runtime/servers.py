@@ -168,6 +168,19 @@ class Servers:
         assert made["__typename"] == "LaunchRunSuccess", made
         return made["run"]["runId"]
 
+    def add_dataset(self, dataset: str) -> None:
+        """Add a dataset key to the grid."""
+        query = """mutation($r: RepositorySelector!, $k: String!) {
+            addDynamicPartition(repositorySelector: $r, partitionsDefName: "dataset", partitionKey: $k) { __typename } }"""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
+        made = self.ask(query, r=selector, k=dataset)["addDynamicPartition"]["__typename"]
+        assert made == "AddDynamicPartitionSuccess", made
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run as the UI's button does."""
+        query = "mutation($r: String!) { terminateRun(runId: $r) { __typename } }"
+        assert self.ask(query, r=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+
     def train(self, dataset: str, *, assets: tuple[str, ...] = ("trained_checkpoint",), **overrides: str) -> str:
         """Launch an experiment with a tiny training; returns the run's id."""
         tags = {

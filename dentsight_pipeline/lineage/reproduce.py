@@ -137,6 +137,7 @@ def reproduce(
     folder: Path,
     run_job: RunJob,
     *,
+    code: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Reproduction:
     """Make a checkpoint again, from the export to its evaluation.
@@ -147,6 +148,7 @@ def reproduce(
         fresh: An empty store.
         folder: Scratch space.
         run_job: Runs trainings and predictions.
+        code: The code that runs now, `{"commit", "dirty"}`, to be held against the recorded one.
         progress: Called with a stage, what is done, and how much there is.
 
     Raises:
@@ -162,8 +164,6 @@ def reproduce(
     record = _record(store, checkpoint.digest)
     hardware = record.get("hardware", {})
     exact = not hardware.get("gpus")
-    threads = hardware.get("threads") if exact else None
-    device = "cpu" if exact else None
     remade: list[Remade] = []
 
     def keep(recorded: Manifest, made: str, how: str) -> Manifest:
@@ -181,8 +181,7 @@ def reproduce(
 
     def job(verb: str, **fields: Any) -> dict[str, Any]:
         """What both kinds of job have in common."""
-        means = {"threads": threads, "device": device}
-        return {"store_uri": fresh.uri, "workdir": str(folder / verb), "subset": subset.digest, **means, **fields}
+        return {"store_uri": fresh.uri, "workdir": str(folder / verb), "subset": subset.digest, **fields}
 
     config = record.get("config") or {}
     trained = run_job(
@@ -191,6 +190,7 @@ def reproduce(
             "fit",
             recipe=read_json(store, checkpoint, "recipe.json"),
             allow_head_collapse=config.get("allow_head_collapse") or None,
+            **_means(record),
         ),
     )
     remade.append(Remade(_asset(checkpoint), checkpoint.digest, trained, "trained"))
@@ -205,6 +205,7 @@ def reproduce(
                 checkpoint=trained,
                 splits=[name for name in files if not name.endswith(".mirrored")],
                 mirrored=[name.removesuffix(".mirrored") for name in files if name.endswith(".mirrored")],
+                **_means(_record(store, predictions.digest)),
             ),
         )
         remade.append(Remade("test_predictions", predictions.digest, predicted, "predicted"))
@@ -213,7 +214,7 @@ def reproduce(
             remade.append(Remade("class_metrics", evaluation.digest, evaluated.digest, "evaluated"))
             metrics = tuple(_compared(store, evaluation, fresh, evaluated))
     device_name = str(hardware.get("device", "an unknown device"))
-    return Reproduction(checkpoint.digest, device_name, tuple(remade), metrics, exact, tuple(_notes(record)))
+    return Reproduction(checkpoint.digest, device_name, tuple(remade), metrics, exact, tuple(_notes(record, code)))
 
 
 # The single products -------------------------------------------------------------------------------------------------
@@ -330,9 +331,25 @@ def _record(store: Store, digest: str) -> dict[str, Any]:
     return next(iter(store.records(digest)), None) or next((dict(e.record) for e in logs.read(store).of(digest)), {})
 
 
-def _notes(record: Mapping[str, Any]) -> Iterator[str]:
+def _means(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Device and threads as recorded: another number of threads adds floats in another order, on the CPU too."""
+    hardware = record.get("hardware", {})
+    if hardware.get("gpus"):
+        return {}
+    return {"device": "cpu", "threads": hardware.get("threads")}
+
+
+def _notes(record: Mapping[str, Any], code: Mapping[str, Any] | None) -> Iterator[str]:
     """Where this installation differs from the one that was recorded."""
     import importlib.metadata
+
+    then = record.get("code") or {}
+    if then.get("dirty"):
+        yield "The code had been edited since its commit when the checkpoint was trained; those edits are not recorded."
+    if code and then.get("commit") != code.get("commit"):
+        yield f"The code was commit {then.get('commit')} then and is {code.get('commit')} now."
+    if code and code.get("dirty"):
+        yield "The code has been edited since its commit."
 
     for package, version in sorted((record.get("packages") or {}).items()):
         try:

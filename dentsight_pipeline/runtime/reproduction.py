@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dentsight_pipeline import errors
+from dentsight_pipeline.assets.step import code_state
 from dentsight_pipeline.lineage.reference import resolve
 from dentsight_pipeline.lineage.reproduce import Reproduction, reproduce
 from dentsight_pipeline.resources import Tracking, Workspace
@@ -56,7 +57,7 @@ def reproduce_reference(
         def run_job(verb: str, job: Mapping[str, Any]) -> str:
             return _run_guarded(verb, job, workspace.gpu_locks)
 
-        return reproduce(workspace.store, found.digest, fresh, scratch, run_job, progress=progress)
+        return reproduce(workspace.store, found.digest, fresh, scratch, run_job, code=code_state(), progress=progress)
 
 
 def _run_guarded(verb: str, job: Mapping[str, Any], locks: Path) -> str:

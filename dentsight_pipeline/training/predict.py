@@ -181,7 +181,7 @@ class Detector:
             np.stack([g.apply(image) for g, image in zip(geometry, images, strict=True)]), geometry
         )
 
-    @torch.no_grad()  # inference_mode would poison the anchors that transformers caches for a later training step
+    @torch.no_grad()
     def detect_canvases(self, canvases: NDArray[np.uint8], geometry: Sequence[Letterbox]) -> list[Detections]:
         """Findings of images that are on the canvas already.
 

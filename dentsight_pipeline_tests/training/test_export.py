@@ -29,6 +29,8 @@ def build(recipe: Recipe) -> Any:
 def test_plain_transformers_loads_the_folder_with_bit_identical_logits(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """Whoever downloads a release has transformers, not this package."""
     model = build(tiny_recipe)
+    model.config.id2label = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    model.config.label2id = {}
     pixels = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
     export.save_pretrained_folder(model, tiny_recipe, CLASSES, tmp_path / "model")

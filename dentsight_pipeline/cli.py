@@ -257,6 +257,24 @@ def reproduce(
 
 
 @app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A checkpoint, or anything made with it; as for `audit`.")],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples of paired intervals.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """What differs between two checkpoints: data, recipe, code, and metrics with paired intervals."""
+    from dentsight_pipeline.lineage import diff as comparison
+    from dentsight_pipeline.lineage.reference import resolve
+
+    store, registry = _workspace().store, _registry()
+    digests = [resolve(store, ref, registry).digest for ref in (a, b)]
+    found = comparison.diff(store, *digests, resamples=resamples, progress=_staged_progress())
+    facts = found.to_json()
+    _show(facts, as_json, lambda: _difference_text(facts))
+
+
+@app.command()
 def promote(
     ref: Annotated[str, typer.Argument(help="A release: digest, folder, NAME@alias, or `release` for the newest.")],
     by: Annotated[str, typer.Option(help="Who decides.")],
@@ -419,6 +437,34 @@ def _reproduction_text(facts: Mapping[str, Any]) -> str:
     lines.append(f"Recorded on {facts['recorded_on']}; compared by {facts['compared_by']}.")
     lines.append("REPRODUCED" if facts["reproduced"] else "NOT REPRODUCED")
     return "\n".join([*lines, *(f"- {difference}" for difference in facts["differences"])])
+
+
+def _difference_text(facts: Mapping[str, Any]) -> str:
+    data, metrics = facts["data"], facts["metrics"]
+    lines = [f"A {facts['a']}", f"B {facts['b']}"]
+    if data["same"]:
+        lines.append("Data: the same.")
+    else:
+        images = data["images"]
+        moved = ", ".join(f"{count} {between}" for between, count in images["moved"].items()) or "none"
+        lines.append(
+            f"Data: {images['added']} images added, {images['removed']} removed, moved between splits: {moved}."
+        )
+        labels = [{"class": name, **counts} for name, counts in data["labels"].items()]
+        if labels:
+            lines.append(_table(labels, list(labels[0])))
+    for title, fields in (("Recipe", facts["recipe"]), ("Packages", facts["packages"])):
+        lines.append(f"{title}: {'the same.' if not fields else ''}".rstrip())
+        lines += [f"  {name}: {values['a']} → {values['b']}" for name, values in fields.items()]
+    code = [
+        f"{side['commit']}{' (edited)' if side.get('dirty') else ''}" if side else "unknown"
+        for side in (facts["code"]["a"], facts["code"]["b"])
+    ]
+    lines.append("Code: the same." if facts["code"]["same"] else f"Code: {code[0]} → {code[1]}")
+    if metrics["rows"]:
+        lines.append(_table(metrics["rows"], ["class", "metric", "a", "b", "delta", "low", "high"]))
+    lines.append("Intervals of B − A are paired (90 %)." if metrics["paired"] else f"Not paired: {metrics['reason']}")
+    return "\n".join(lines)
 
 
 def _heads_text(facts: Mapping[str, Any]) -> str:

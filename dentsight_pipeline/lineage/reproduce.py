@@ -161,7 +161,7 @@ def reproduce(
     subset = _below(store, checkpoint, "condition_subset", "tooth_subset")
     splits = _below(store, subset, "normalized_splits")
     raw = _below(store, splits, "raw_export")
-    record = _record(store, checkpoint.digest)
+    record = first_record(store, checkpoint.digest)
     hardware = record.get("hardware", {})
     exact = not hardware.get("gpus")
     remade: list[Remade] = []
@@ -195,7 +195,7 @@ def reproduce(
     )
     remade.append(Remade(_asset(checkpoint), checkpoint.digest, trained, "trained"))
     metrics: tuple[MetricCompared, ...] = ()
-    predictions, evaluation = _made_with(store, checkpoint)
+    predictions, evaluation = made_with(store, checkpoint)
     if predictions is not None:
         files = [name.removesuffix(".json") for name in predictions.entries]
         predicted = run_job(
@@ -205,7 +205,7 @@ def reproduce(
                 checkpoint=trained,
                 splits=[name for name in files if not name.endswith(".mirrored")],
                 mirrored=[name.removesuffix(".mirrored") for name in files if name.endswith(".mirrored")],
-                **_means(_record(store, predictions.digest)),
+                **_means(first_record(store, predictions.digest)),
             ),
         )
         remade.append(Remade("test_predictions", predictions.digest, predicted, "predicted"))
@@ -222,7 +222,7 @@ def reproduce(
 
 def _remake_raw(store: Store, fresh: Store, raw: Manifest, folder: Path, say: Progress) -> tuple[str, str]:
     """A drawn corpus is drawn again; any other export is what the store kept of it."""
-    location = str(_record(store, raw.digest).get("location", ""))
+    location = str(first_record(store, raw.digest).get("location", ""))
     if not location.startswith(PHANTOM):
         _copy(store, fresh, raw, say)
         return raw.digest, "copied"
@@ -235,7 +235,7 @@ def _remake_raw(store: Store, fresh: Store, raw: Manifest, folder: Path, say: Pr
 def _remake_splits(store: Store, fresh: Store, raw: Manifest, splits: Manifest, say: Progress) -> str:
     from dentsight_pipeline.data.normalise import normalise_export
 
-    config = _record(store, splits.digest).get("config") or {}
+    config = first_record(store, splits.digest).get("config") or {}
     made = normalise_export(fresh, raw, source=config.get("source"), drop=config.get("drop") or (), progress=say)
     return made.digest
 
@@ -254,7 +254,7 @@ def _evaluate(fresh: Store, subset: Manifest, predictions: Manifest, recorded: M
     return evaluate_predictions(fresh, subset, predictions, resamples=resamples, seed=seed, progress=say)
 
 
-def _made_with(store: Store, checkpoint: Manifest) -> tuple[Manifest | None, Manifest | None]:
+def made_with(store: Store, checkpoint: Manifest) -> tuple[Manifest | None, Manifest | None]:
     """The predictions and the evaluation of a checkpoint on its own data, as far as the store has them."""
     subset = next(iter(_subset_of(checkpoint)))
     predictions = evaluation = None
@@ -326,7 +326,7 @@ def _asset(manifest: Manifest) -> str:
     return names.get(manifest.kind, manifest.kind.replace("-", "_"))
 
 
-def _record(store: Store, digest: str) -> dict[str, Any]:
+def first_record(store: Store, digest: str) -> dict[str, Any]:
     """The record of the work that made a product, or an empty one."""
     return next(iter(store.records(digest)), None) or next((dict(e.record) for e in logs.read(store).of(digest)), {})
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.export import write_model_folder
@@ -43,6 +43,7 @@ from dentsight_pipeline.training.predict import (
 
 SYNTHETIC_IMAGES = 8
 SYNTHETIC_SEED = 0
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 FALLBACK_CANVAS = (640, 640)
 """What D-FINE's published weights take, for folders without an image processor's configuration."""
 LEAST_ABOVE_PRIOR = 1.5
@@ -143,8 +144,8 @@ def rescue(
         images: Folder of the ground truth's images.
 
     Returns:
-        JSON-able: `head`, `replaced` (the layer that scored), `method` in words, `out`, and with a ground truth
-        `before` and `after` (`ap`, `ap50`, `max_score` each), else both None.
+        JSON-able: `head`, `replaced` (the layer that scored), `method` and `note` in words, `out`, and with a
+        ground truth `before` and `after` (`ap`, `ap50`, `max_score` each), else both None.
 
     Raises:
         ConfigurationError: An unsupervised head, a folder that exists, or a ground truth without images.
@@ -164,16 +165,18 @@ def rescue(
         raise ConfigurationError("AP before and after needs both a ground truth and the folder of its images.")
 
     if head:
-        rescued, method = _first_layers(model, head + 1), f"decoder ends after layer {head}"
+        rescued, method, note = _first_layers(model, head + 1), f"decoder ends after layer {head}", None
     else:
         rescued, method = _head_copied(model, head, last), f"class head of layer {head} copied over layer {last}"
+        note = "A copied head raises the scores, but AP fell where it was measured: compare before and after."
     write_model_folder(out, rescued, folder / "preprocessor_config.json")
 
     before = after = None
     if ground_truth is not None and images is not None:
         before = average_precision(folder, ground_truth, images)
         after = average_precision(out, ground_truth, images)
-    return {"head": head, "replaced": last, "method": method, "out": str(out), "before": before, "after": after}
+    facts = {"head": head, "replaced": last, "method": method, "note": note, "out": str(out)}
+    return {**facts, "before": before, "after": after}
 
 
 def _first_layers(model: Any, layers: int) -> Any:
@@ -229,6 +232,20 @@ def average_precision(checkpoint: Path, ground_truth: Mapping[str, Any], images:
         ]
     scored = coco_statistics(ground_truth, results)
     return {"ap": scored.ap, "ap50": scored.ap50, "max_score": float(np.mean(maxima)) if maxima else None}
+
+
+def read_images(folder: Path) -> list[NDArray[np.uint8]]:
+    """All JPEG and PNG images directly in a folder, by name, as [height, width] gray values.
+
+    Raises:
+        DataError: There is no folder, no image in it, or one that cannot be decoded.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(
+            f"There is no image ({', '.join(IMAGE_SUFFIXES)}) in {folder}. Give the folder that the X-rays lie in."
+        )
+    return [letterbox.read_grayscale(str(path)) for path in paths]
 
 
 def phantom_xrays(count: int, seed: int, width: int = 1280) -> list[NDArray[np.uint8]]:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForObjectDetection, DFineForObjectDetection
 
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training.export import write_model_folder
 from dentsight_pipeline.training.heads import (
     audit_heads,
     average_precision,
     phantom_xrays,
+    read_images,
     rescue,
     rescue_heads,
 )
@@ -142,6 +143,21 @@ def test_no_image_at_all_is_refused(healthy: Path) -> None:
         audit_heads(healthy, [])
 
 
+def test_a_folder_of_images_is_read_by_name(tmp_path: Path) -> None:
+    """`--images` takes a folder as it comes, with a README in it; the order must not depend on the file system."""
+    for name, level in (("b.PNG", 20), ("a.jpg", 10), ("c.jpeg", 30)):
+        encoded = cv2.imencode(name[1:].lower(), np.full((8, 12), level, dtype=np.uint8))[1]
+        (tmp_path / name).write_bytes(encoded.tobytes())
+    (tmp_path / "README.txt").write_text("not an image")
+
+    images = read_images(tmp_path)
+
+    assert [round(float(image.mean()), -1) for image in images] == [10, 20, 30]
+    assert {image.shape for image in images} == {(8, 12)}
+    with pytest.raises(DataError, match="There is no image"):
+        read_images(tmp_path / "absent")
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     """The message must say what a checkpoint looks like."""
     with pytest.raises(ConfigurationError, match="holds no model"):
@@ -249,6 +265,7 @@ def test_the_first_head_is_copied_because_one_layer_cannot_be_built(collapsed: P
     before, after = load_file(collapsed / "model.safetensors"), load_file(tmp_path / "rescued" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert report["method"] == "class head of layer 0 copied over layer 3"
+    assert "AP fell" in report["note"]
     assert changed <= {name for name in before if ".class_embed.3." in name or ".lqe_layers.3." in name}
     assert torch.equal(after["model.decoder.class_embed.3.weight"], before["model.decoder.class_embed.0.weight"])
 

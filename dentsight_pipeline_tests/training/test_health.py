@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from dentsight_pipeline.errors import HeadCollapseError
+from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.health import (
     HeadHealthMonitor,
     prior_probability,
@@ -22,6 +23,8 @@ from dentsight_pipeline.training.health import (
     supervised_layers,
     unwrap,
 )
+from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline_tests.training.conftest import CLASSES
 from dentsight_pipeline_tests.training.planted_collapse import (
     TOY_CLASSES,
     collapsed_run,
@@ -234,6 +237,18 @@ class TestWatching:
         assert result["training"]["matches"] > 0
         assert result["log_only"]["head_gradient_norm"] > 0
         assert unwrap(wrapped) is wrapped.module
+
+    def test_the_products_own_model_is_watched_through_its_criterion(self, tiny_recipe: Recipe) -> None:
+        """The trainer wraps transformers' loss; a wrapper that hid the matching would switch the first rule off."""
+        model = models.build(tiny_recipe, CLASSES)
+        target = {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.3, 0.2, 0.2]] * 2)}
+        monitor = monitor_of(model, num_labels=len(CLASSES))
+
+        with monitor.watch(model):
+            model(pixel_values=torch.zeros(1, 3, 64, 96), labels=[target])
+
+        run = monitor.state_dict()["whole_run"]
+        assert (run["steps"], run["matches"], run["denoising_matches"]) == (1, 2, 0)
 
     def test_batches_without_any_box_are_taken(self) -> None:
         """True negatives stay in the corpus, so that a whole batch can be without ground truth."""

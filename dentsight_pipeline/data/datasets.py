@@ -19,7 +19,7 @@ PHANTOM = "phantom"
 """The location that stands for a phantom corpus, drawn on demand: `phantom:IMAGES:SEED`."""
 
 DEMO_KEY = "phantom-v1"
-DEMO_LOCATION = f"{PHANTOM}:300:7"
+DEMO_LOCATION = f"{PHANTOM}:400:7"
 """What the demo's key means: enough images to learn from within minutes on two cores."""
 
 

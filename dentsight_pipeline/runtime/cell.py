@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
-from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION, recall_dataset
+from dentsight_pipeline.data.datasets import DEMO_KEY, recall_dataset
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Workspace, find_home
 
@@ -113,7 +113,7 @@ def _partition_of(instance: dg.DagsterInstance, dataset: str) -> Iterator[None]:
 def _dataset_of(request: CellRequest) -> tuple[str, str]:
     """The dataset key and the export's location that a request means."""
     if not request.dataset and not request.export:
-        return DEMO_KEY, DEMO_LOCATION
+        return DEMO_KEY, ""  # what the key means already, else the demo's corpus
     if not request.dataset:
         raise ConfigurationError(
             f"{request.export} needs a dataset key of its own: add --dataset KEY, e.g. --dataset opg-reporting-v8."

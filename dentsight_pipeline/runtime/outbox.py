@@ -139,15 +139,15 @@ class TrackedRun:
         """
         try:
             while self._waiting:
+                self._join_metrics()
                 operation = self._waiting[0]
-                count = self._gather(operation)
                 try:
                     self._send(operation)
                 except Exception as error:
                     if getattr(error, "error_code", None) not in _FINAL:
                         raise
                     self._refused(operation, error)
-                del self._waiting[:count]
+                del self._waiting[0]
         except Exception as error:  # an outage: everything is kept and tried again
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self.problems.append(f"{type(error).__name__}: {str(error)[:300]}")
@@ -166,20 +166,17 @@ class TrackedRun:
             with _path(self._outbox, self.identity.key).open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(operation) + "\n")
 
-    def _gather(self, operation: Operation) -> int:
-        """Join the metrics at the front of the queue into one batch; returns how many operations it stands for."""
-        count = 1
-        if operation["do"] == "metrics":
-            items = list(operation["items"])
-            while count < len(self._waiting) and self._waiting[count]["do"] == "metrics":
-                if len(items) + len(self._waiting[count]["items"]) > BATCH:
-                    break
-                items += self._waiting[count]["items"]
-                count += 1
-            operation = self._waiting[0] = {"do": "metrics", "items": items}
-            del self._waiting[1:count]
-            count = 1
-        return count
+    def _join_metrics(self) -> None:
+        """Make one batch of the metrics at the front of the queue."""
+        items: list[Any] = []
+        count = 0
+        for operation in self._waiting:
+            if operation["do"] != "metrics" or (items and len(items) + len(operation["items"]) > BATCH):
+                break
+            items += operation["items"]
+            count += 1
+        if count > 1:
+            self._waiting[:count] = [{"do": "metrics", "items": items}]
 
     def _send(self, operation: Operation) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param

@@ -170,8 +170,8 @@ class Servers:
 
     def add_dataset(self, dataset: str) -> None:
         """Add a dataset key to the grid."""
-        query = """mutation($r: RepositorySelector!, $k: String!) {
-            addDynamicPartition(repositorySelector: $r, partitionsDefName: "dataset", partitionKey: $k) { __typename } }"""
+        query = """mutation($r: RepositorySelector!, $k: String!) { addDynamicPartition(
+            repositorySelector: $r, partitionsDefName: "dataset", partitionKey: $k) { __typename } }"""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__"}
         made = self.ask(query, r=selector, k=dataset)["addDynamicPartition"]["__typename"]
         assert made == "AddDynamicPartitionSuccess", made

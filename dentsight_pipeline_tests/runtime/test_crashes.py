@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 
 STEPS = 24
 DATASET = "tiny-v1"
-SERVERS = {"dagster dev", "code server", "webserver", "daemon"}
+TRAINING_PARTS: tuple[Part, ...] = ("worker", "guard", "trainer")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def mlflow_run(home: Home, partition: str, training: str) -> Any:
 
 def assert_nothing_is_left(servers: Servers, home: Home) -> None:
     """No slot is held, no GPU is locked, no process is left but the servers."""
-    deadline = time.monotonic() + 40
+    deadline, left = time.monotonic() + 40, []
     while time.monotonic() < deadline:
-        left = [part for part in ("worker", "guard", "trainer") if servers.find(part)]  # type: ignore[arg-type]
+        left = [part for part in TRAINING_PARTS if servers.find(part)]
         if not left and not servers.slots_held():
             break
         time.sleep(0.5)

@@ -9,6 +9,7 @@ import dagster as dg
 from dentsight_pipeline.assets import metadata
 from dentsight_pipeline.assets.data import condition_subset, normalized_splits, raw_export
 from dentsight_pipeline.assets.partitions import cells, datasets
+from dentsight_pipeline.assets.release import released_model
 from dentsight_pipeline.assets.teeth import tooth_checkpoint, tooth_subset
 from dentsight_pipeline.assets.training import trained_checkpoint
 from dentsight_pipeline.data import checks
@@ -58,6 +59,25 @@ def _head_check(checkpoint: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     return head_is_healthy
 
 
+def _lineage_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The asset check of a product's lineage."""
+
+    @dg.asset_check(asset=asset, partitions_def=cells)
+    def lineage_is_intact(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
+        """Manifests, records, log, verdicts and tags fit down to the raw export, and the product's own bytes hash.
+
+        The bytes of the data below are not hashed again here: the training that has just run read every one of them
+        verified. `dentsight audit` hashes everything.
+        """
+        from dentsight_pipeline.runtime.lookup import check_lineage
+
+        name, partition = asset.key.to_user_string(), str(context.partition_key)
+        made = workspace.latest(context, name, partition)
+        return metadata.lineage_result(check_lineage(workspace, context.instance, made.digest, partition))
+
+    return lineage_is_intact
+
+
 asset_checks = [
     _data_check(raw_export, checks.no_identifiers_left),
     _data_check(normalized_splits, checks.test_split_is_clean),
@@ -69,4 +89,6 @@ asset_checks = [
     _class_counts_check(tooth_subset),
     _head_check(trained_checkpoint),
     _head_check(tooth_checkpoint),
+    _lineage_check(trained_checkpoint),
+    _lineage_check(released_model),
 ]

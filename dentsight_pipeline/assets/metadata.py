@@ -13,6 +13,7 @@ from dentsight_pipeline.store.manifest import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.data.checks import Outcome
+    from dentsight_pipeline.lineage.verify import AuditResult
     from dentsight_pipeline.release.verdict import Verdict
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
@@ -68,8 +69,19 @@ def of_splits(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
     }
 
 
-def of_checkpoint(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
-    """Recipe, size, health and the way to the MLflow run."""
+def of_checkpoint(workspace: Workspace, manifest: "Manifest", reports: Path | None = None) -> dict[str, Value]:
+    """Recipe, size and health, and the way to data, MLflow run, report and audit.
+
+    Args:
+        workspace: Where the store is.
+        manifest: The checkpoint.
+        reports: Folder that the cell's report is written to.
+    """
+    from dentsight_pipeline.lineage.verify import audit
+
+    audited = audit(workspace.store, manifest.digest, bytes_of="top")
+    data = [item for item in audited.chain if item.kind not in ("object", "record") and item.digest != manifest.digest]
+    report = {"report": dg.MetadataValue.path(str(reports / "report.html"))} if reports else {}
     facts = manifest.facts
     record = _record(workspace.store, manifest)
     recipe = read_json(workspace.store, manifest, "recipe.json")
@@ -81,9 +93,12 @@ def of_checkpoint(workspace: Workspace, manifest: "Manifest") -> dict[str, Value
         "variant": dg.MetadataValue.bool(bool(facts.get("variant"))),
         "parameters": facts["parameters"],
         "best_step": facts["best_step"],
-        "head": "healthy" if facts["healthy"] else "COLLAPSED: ranking-only",
+        "head": {True: "healthy", False: "COLLAPSED: ranking-only"}.get(facts["healthy"], "not judged"),
         "head_layers": table([_flat(layer) for layer in health.get("layers", [])]),
         "cost": table([{"what": key, "value": value} for key, value in record.get("cost", {}).items()]),
+        "data": table([{"product": item.name, "digest": item.digest} for item in data]),
+        "audit": dg.MetadataValue.md(_audit_text(audited)),
+        **report,
         **_mlflow(record),
     }
 
@@ -188,6 +203,20 @@ def health_result(store: "Store", checkpoint: "Manifest") -> dg.AssetCheckResult
     )
 
 
+def lineage_result(audited: "AuditResult") -> dg.AssetCheckResult:
+    """An audit as a check: red when anything was changed, is missing or does not fit."""
+    return dg.AssetCheckResult(
+        passed=audited.intact,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="Intact down to the raw export." if audited.intact else audited.findings[0],
+        metadata={
+            "audit": dg.MetadataValue.md(_audit_text(audited)),
+            "log_head": audited.log_head or "none",
+            "release_head": audited.release_head or "none",
+        },
+    )
+
+
 def gate_results(verdict: "Verdict", specs: Sequence[str]) -> list[dg.AssetCheckResult]:
     """Each gate as a check result: ERROR for hard gates, WARN for soft ones."""
     rows = {check.gate_id: check for check in verdict.checks()}
@@ -276,6 +305,12 @@ def _tooth_sample(store: "Store", manifest: "Manifest") -> str:
     subset = store.get_manifest(manifest.inputs["condition_subset"])
     picture = draw_boxes(store.get_bytes(subset.entries[richest["file_name"]].sha256), boxes)
     return f"![test image with teeth and findings](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
+
+
+def _audit_text(audited: "AuditResult") -> str:
+    """Result, findings and notes of an audit, and the command that hashes everything."""
+    lines = ["**INTACT**" if audited.intact else "**NOT INTACT**", *(f"- {finding}" for finding in audited.findings)]
+    return "\n".join([*lines, *(f"- {note}" for note in audited.notes), "", f"`dentsight audit {audited.digest}`"])
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def trained_checkpoint(
         inputs=inputs,
         config={"recipe": recipe.digest, "allow_head_collapse": config.allow_head_collapse},
         make=fit,
-        describe=lambda made: metadata.of_checkpoint(workspace, made),
+        describe=lambda made: metadata.of_checkpoint(workspace, made, workspace.report_folder(dataset, name)),
     )
 
 

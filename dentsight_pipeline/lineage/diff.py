@@ -1,4 +1,4 @@
-"""What differs between two checkpoints: data, recipe, code, and metrics, with paired intervals where they can be had."""
+"""What differs between two checkpoints: data, recipe, code, and metrics, with paired intervals where possible."""
 
 from __future__ import annotations
 

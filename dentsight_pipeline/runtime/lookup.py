@@ -10,13 +10,17 @@ from typing import Any
 import dagster as dg
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.lineage import log as logs
 from dentsight_pipeline.lineage import reference, verify
-from dentsight_pipeline.lineage.events import Event
+from dentsight_pipeline.lineage.events import POINTER_TAG, Event
+from dentsight_pipeline.lineage.fit import KIND_OF_ASSET
+from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.registry import MODEL
 
 KEYS_FOLDER = "keys"
 _EVENTS_OF_AN_ASSET = 10_000
+_ASSETS = (*KIND_OF_ASSET, "released_model", "champion_metrics", "tooth_findings")
 
 
 class MlflowRegistry:
@@ -52,29 +56,51 @@ class MlflowRegistry:
         return dict(found.tags)
 
 
-def materialisations(instance: dg.DagsterInstance, assets: Iterable[str]) -> list[Event]:
-    """Every materialisation of these assets that Dagster still has, of every partition."""
+def materialisations(
+    instance: dg.DagsterInstance, assets: Iterable[str], partitions: Iterable[str] | None = None
+) -> list[Event]:
+    """The materialisations of these assets that Dagster still has.
+
+    Args:
+        instance: Dagster.
+        assets: Names of assets.
+        partitions: Only these, and the single events that their tags point at; None for all.
+    """
+    wanted = None if partitions is None else sorted(set(partitions))
+    events = [event for asset in sorted(set(assets)) for event in _events(instance, asset, asset_partitions=wanted)]
+    if wanted is not None:
+        known = {event.storage_id for event in events}
+        pointed: dict[str, set[int]] = {}
+        for event in events:
+            for key, value in event.tags.items():
+                if key.startswith(POINTER_TAG) and value.isdigit() and int(value) not in known:
+                    pointed.setdefault(key.removeprefix(POINTER_TAG), set()).add(int(value))
+        for asset, ids in pointed.items():
+            events += _events(instance, asset, storage_ids=sorted(ids))
+    return events
+
+
+def _events(instance: dg.DagsterInstance, asset: str, **only: Any) -> list[Event]:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), **only), limit=_EVENTS_OF_AN_ASSET
+    ).records
     events = []
-    for asset in sorted(set(assets)):
-        found = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset)), limit=_EVENTS_OF_AN_ASSET
-        ).records
-        for record in found:
-            materialization = record.asset_materialization
-            if materialization is None:
-                continue
-            tags = dict(materialization.tags or {})
-            events.append(
-                Event(
-                    asset=asset,
-                    partition=materialization.partition,
-                    run_id=record.run_id,
-                    storage_id=record.storage_id,
-                    data_version=tags.get("dagster/data_version"),
-                    tags=tags,
-                    metadata={name: value.value for name, value in materialization.metadata.items()},
-                )
+    for record in records:
+        materialization = record.asset_materialization
+        if materialization is None:
+            continue
+        tags = dict(materialization.tags or {})
+        events.append(
+            Event(
+                asset=asset,
+                partition=materialization.partition,
+                run_id=record.run_id,
+                storage_id=record.storage_id,
+                data_version=tags.get("dagster/data_version"),
+                tags=tags,
+                metadata={name: value.value for name, value in materialization.metadata.items()},
             )
+        )
     return events
 
 
@@ -124,6 +150,32 @@ def audit_reference(
         progress=progress,
     )
     return found, result
+
+
+def check_lineage(
+    workspace: Workspace, instance: dg.DagsterInstance, digest: str, partition: str
+) -> verify.AuditResult:
+    """The audit that follows every training and release: everything but the bytes of the data below.
+
+    Args:
+        workspace: Has the store and the key.
+        instance: Dagster; asked for the partitions alone that the chain was made for.
+        digest: The product.
+        partition: The partition that it was materialised for just now.
+    """
+    partitions = {partition}
+    products = walk(workspace.store, digest).products
+    for entry in logs.read(workspace.store).entries:
+        if entry.product in products and entry.record.get("partition"):
+            partitions.add(str(entry.record["partition"]))
+    partitions |= {key.split("|")[0] for key in partitions}
+    return verify.audit(
+        workspace.store,
+        digest,
+        bytes_of="top",
+        public_key=public_key(workspace),
+        events=materialisations(instance, _ASSETS, partitions),
+    )
 
 
 def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> dict[str, Any]:
@@ -190,12 +242,10 @@ def roll_back(workspace: Workspace, by: str, reason: str) -> dict[str, Any]:
 
 def events_of() -> list[Event]:
     """All materialisations of this project's Dagster; none where it has no Dagster."""
-    from dentsight_pipeline.lineage.fit import KIND_OF_ASSET
     from dentsight_pipeline.runtime.cell import open_instance
 
     try:
         with open_instance() as instance:
-            known: list[Any] = [key.to_user_string() for key in instance.get_asset_keys()]
-            return materialisations(instance, [asset for asset in known if asset in {*KIND_OF_ASSET, "released_model"}])
+            return materialisations(instance, _ASSETS)
     except ConfigurationError:  # a store alone, without the home that it was made in
         return []

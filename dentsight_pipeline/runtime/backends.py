@@ -77,7 +77,8 @@ class LocalBackend(dg.ConfigurableResource):
             ]
         command = [
             *(sys.executable, "-m", "dentsight_pipeline.runtime.guard", "--parent", str(os.getpid())),
-            *("--locks", str(locks), "--slots", str(self.gpus), "--grace", str(self.grace_seconds), "--", *trainer),
+            *("--locks", str(locks), "--slots", str(self.gpus), "--grace", str(self.grace_seconds)),
+            *("--alone", str(workdir / "attempt.lock"), "--", *trainer),
         ]
         with (
             dg.open_pipes_session(

@@ -1,11 +1,13 @@
 """A small process between a Dagster step and its trainer: it dies with its parent and holds one GPU.
 
-    python -m dentsight_pipeline.runtime.guard --locks FOLDER --slots N --grace SECONDS -- COMMAND …
+    python -m dentsight_pipeline.runtime.guard --locks FOLDER --slots N --grace SECONDS --alone FILE -- COMMAND …
 
 - **Dies with its parent.** When the step's worker is killed, the kernel signals the guard, and the guard ends the
   trainer; when the guard itself is killed with SIGKILL, the kernel kills the trainer (`PR_SET_PDEATHSIG`, prctl(2)).
 - **Holds one GPU.** An `flock` on `gpu-<n>.lock` is taken before the trainer starts. The kernel gives it back at
   whatever end, so a crash leaves nothing to clean. Waiting for a busy GPU is said, not silent.
+- **Works alone.** A second `flock`, on a file of the job's own, keeps two attempts at one job apart where there is more
+  than one GPU: the trainer of a killed attempt may still be writing its last checkpoint.
 - **Escalates.** SIGINT or SIGTERM reaches the trainer's whole process group as SIGINT; what still lives after the grace
   period is killed.
 
@@ -80,14 +82,36 @@ def take_gpu(locks: Path, slots: int, wait_seconds: float = 1.0) -> tuple[int, I
         time.sleep(wait_seconds)
 
 
-def run_guarded(command: list[str], locks: Path, slots: int, grace_seconds: float) -> int:
+def wait_alone(path: Path, wait_seconds: float = 0.5) -> IO[str]:
+    """Wait until no other attempt holds the file, and lock it; the lock lives as long as the returned file is open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("a+")
+    told = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if not told:
+                sys.stderr.write(f"waiting for another attempt at the same work: {path}\n")
+                sys.stderr.flush()
+                told = True
+            time.sleep(wait_seconds)
+
+
+def run_guarded(command: list[str], locks: Path, slots: int, grace_seconds: float, alone: Path | None = None) -> int:
     """Run a command as the guard; returns its exit status, or 130 after a cancel."""
-    stopping: list[float] = []
-    signal.signal(signal.SIGINT, lambda *_: stopping.append(time.monotonic()))
-    signal.signal(signal.SIGTERM, lambda *_: stopping.append(time.monotonic()))
+
+    def give_up(*_: object) -> None:
+        raise SystemExit(INTERRUPTED)
+
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, give_up)  # nothing runs yet: whoever waits for a GPU stops waiting
+    mine = None if alone is None else wait_alone(alone)
     slot, lock = take_gpu(locks, slots)
-    if stopping:
-        return INTERRUPTED
+    stopping: list[float] = []
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda *_: stopping.append(time.monotonic()))
     environment = dict(os.environ)
     if slots > 1 and "CUDA_VISIBLE_DEVICES" not in environment:
         environment["CUDA_VISIBLE_DEVICES"] = str(slot)
@@ -114,6 +138,8 @@ def run_guarded(command: list[str], locks: Path, slots: int, grace_seconds: floa
             _signal_group(child.pid, signal.SIGKILL)
     _signal_group(child.pid, signal.SIGKILL)  # loaders and torchrun workers that outlived it
     lock.close()
+    if mine is not None:
+        mine.close()
     return INTERRUPTED if asked else (status if status >= 0 else 128 - status)
 
 
@@ -131,11 +157,12 @@ def main() -> int:
     parser.add_argument("--locks", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--grace", type=float, default=20.0)
+    parser.add_argument("--alone", type=Path, default=None)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     die_with_parent(given.parent, signal.SIGTERM)
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
-    return run_guarded(command, given.locks, given.slots, given.grace)
+    return run_guarded(command, given.locks, given.slots, given.grace, given.alone)
 
 
 if __name__ == "__main__":

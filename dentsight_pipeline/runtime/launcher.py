@@ -141,7 +141,7 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
             return pid if identity_of(pid, run_id) == recorded else None
         # The process that launched it was killed before it could write the tag (a retried run carries the tag of its
         # predecessor): the worker's command line names its run.
-        return next(iter(workers_of(run_id)), None)
+        return next(iter(workers(run_id)), None)
 
     def _kill_when_stubborn(self, pid: int, run_id: str) -> None:
         deadline = time.monotonic() + KILL_AFTER_SECONDS
@@ -181,13 +181,14 @@ def identity_of(pid: int, run_id: str) -> dict[str, Any] | None:
         return None
 
 
-def workers_of(run_id: str) -> list[int]:
-    """Pids of living workers whose command line names the run."""
+def workers(run_id: str = "") -> list[int]:
+    """Pids of living run workers of this user, of one run or of all runs."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+    for process in psutil.process_iter(["pid", "cmdline", "status", "uids"]):
         command = process.info["cmdline"] or []
         is_worker = "execute_run" in command and any(run_id in part for part in command)
-        if is_worker and process.info["status"] != psutil.STATUS_ZOMBIE:
+        mine = process.info["uids"] is not None and process.info["uids"].real == os.getuid()
+        if is_worker and mine and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process.info["pid"])
     return found
 

@@ -19,8 +19,12 @@ LOCALHOST = "127.0.0.1"
 """Neither interface has a login, so neither ever listens on anything but this."""
 
 
+RESTARTS, RESTARTS_WITHIN_SECONDS = 5, 600.0
+"""A server that dies is started again; one that dies this often within that time has a reason that stays."""
+
+
 def serve(dagster_port: int, mlflow_port: int) -> None:
-    """Start both interfaces, print their addresses, and keep them until Ctrl-C.
+    """Start both interfaces, print their addresses, and keep them until Ctrl-C; one that dies is started again.
 
     Args:
         dagster_port: Wanted port of Dagster; the next free one is taken when it is in use.
@@ -28,7 +32,7 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
 
     Raises:
         ConfigurationError: There is no `dagster.yaml` here or above.
-        DentsightError: One of the two did not come up, or ended.
+        DentsightError: One of the two did not come up, or dies again and again.
     """
     home = find_home()
     for name in ("dagster.yaml", "workspace.yaml"):
@@ -53,12 +57,10 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     started: dict[str, subprocess.Popen[bytes]] = {}
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C, `kill`, a terminal that is closed
         signal.signal(ending, signal.default_int_handler)
+    deaths: dict[str, list[float]] = {name: [] for name in commands}
     try:
         for name, command in commands.items():
-            with (logs / f"{name.lower()}.log").open("ab") as log:
-                started[name] = subprocess.Popen(
-                    command, stdout=log, stderr=log, env=environment(home), start_new_session=True
-                )
+            started[name] = _start(name, command, home, logs)
         for name, address in addresses.items():
             _wait_for(name, address, started[name], logs)
             sys.stdout.write(f"{name}: {address}\n")
@@ -67,14 +69,42 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         while True:
             for name, process in started.items():
                 if process.poll() is not None:
-                    raise DentsightError(
-                        f"{name} ended with status {process.returncode}; see {logs / (name.lower() + '.log')}."
-                    )
+                    _note_death(name, process, deaths[name], logs)
+                    stop({name: process})  # what it started must not keep the port
+                    started[name] = _start(name, commands[name], home, logs)
             time.sleep(0.5)
     except KeyboardInterrupt:
         sys.stderr.write("Stopping …\n")
     finally:
         stop(started)
+        _tell_what_goes_on()
+
+
+def _start(name: str, command: list[str], home: Path, logs: Path) -> subprocess.Popen[bytes]:
+    with (logs / f"{name.lower()}.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment(home), start_new_session=True)
+
+
+def _note_death(name: str, process: subprocess.Popen[bytes], deaths: list[float], logs: Path) -> None:
+    """Say that a server is started again, or give up on it."""
+    now = time.monotonic()
+    deaths[:] = [*(moment for moment in deaths if now - moment < RESTARTS_WITHIN_SECONDS), now]
+    log = logs / f"{name.lower()}.log"
+    if len(deaths) > RESTARTS:
+        raise DentsightError(f"{name} ended with status {process.returncode} for the {len(deaths)}th time; see {log}.")
+    sys.stderr.write(f"{name} ended with status {process.returncode} and is started again; see {log}.\n")
+    sys.stderr.flush()
+
+
+def _tell_what_goes_on() -> None:
+    """Runs have processes of their own: say so where somebody believes that all has ended."""
+    from dentsight_pipeline.runtime.launcher import workers
+
+    going_on = len(workers())
+    if going_on:
+        sys.stderr.write(
+            f"{going_on} run(s) go on by themselves; the next `dentsight ui` shows them. To end one, cancel it there.\n"
+        )
 
 
 def environment(home: Path) -> dict[str, str]:

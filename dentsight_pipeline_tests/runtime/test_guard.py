@@ -22,10 +22,14 @@ def start_guard(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes
     """Starts a guard around a Python program; everything still alive at the end is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(program: str, *, grace: float = 1.0, parent: int | None = None) -> subprocess.Popen[bytes]:
+    def start(
+        program: str, *, grace: float = 1.0, parent: int | None = None, slots: int = 1, alone: str = ""
+    ) -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, "-m", "dentsight_pipeline.runtime.guard", "--parent", str(parent or os.getpid())),
-            *("--locks", str(tmp_path / "locks"), "--grace", str(grace), "--", sys.executable, "-c", program),
+            *("--locks", str(tmp_path / "locks"), "--grace", str(grace), "--slots", str(slots)),
+            *(("--alone", str(tmp_path / alone)) if alone else ()),
+            *("--", sys.executable, "-c", program),
         ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
@@ -178,3 +182,37 @@ def test_a_guard_whose_parent_has_gone_does_not_start_the_trainer(
     assert guard.wait(30) != 0
     assert guard.stdout is not None
     assert guard.stdout.read() == b""
+
+
+def test_a_cancel_ends_the_wait_for_a_gpu(start_guard: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """A run cancelled in the queue must not hold on until the GPU is free, hours later."""
+    first = start_guard(STUBBORN)
+    child_of(first)
+    second = start_guard("print('up', flush=True)")
+    assert second.stderr is not None
+    second.stderr.readline()
+
+    second.send_signal(signal.SIGTERM)
+
+    assert second.wait(10) == 130
+    assert second.stdout is not None
+    assert second.stdout.read() == b""
+
+
+def test_two_attempts_at_one_job_never_run_together_although_a_gpu_is_free(
+    start_guard: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    """With two GPUs the retry of a killed run would find one, while its predecessor still writes a checkpoint."""
+    first = start_guard("print('up', flush=True); import time; time.sleep(60)", slots=2, alone="job.lock")
+    child = child_of(first)
+    second = start_guard("print('up', flush=True)", slots=2, alone="job.lock")
+    other = start_guard("print('up', flush=True)", slots=2, alone="other.lock")
+    assert second.stderr is not None
+    told = second.stderr.readline().decode()
+    other_status, waited = other.wait(30), second.poll() is None
+    child.kill()
+
+    assert "another attempt at the same work" in told
+    assert other_status == 0
+    assert waited
+    assert second.wait(30) == 0

@@ -6,6 +6,7 @@ Exit status: 0 done whatever the verdict, 2 refused input with one line naming f
 """
 
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ def main() -> None:
     """Run the command line; a deliberate error becomes one line on stderr and exit status 2."""
     # Dagster marks interfaces that this project uses as preview or beta: news for its authors, not for its users.
     warnings.filterwarnings("ignore", message=r"(?s).*currently in (preview|beta)")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a command as Ctrl-C does
     try:
         app()
     except DentsightError as error:
@@ -470,9 +472,16 @@ def _difference_text(facts: Mapping[str, Any]) -> str:
 def _heads_text(facts: Mapping[str, Any]) -> str:
     columns = [name for name in facts["layers"][0] if not isinstance(facts["layers"][0][name], list | dict)]
     ratio = _number(facts["ratio_last_to_first"])
-    return "\n".join(
-        [_table(facts["layers"], columns), f"last/first ratio {ratio}. {facts['verdict']}", *facts.get("notes", [])]
-    )
+    lines = [_table(facts["layers"], columns), f"last/first ratio {ratio}. {facts['verdict']}", *facts.get("notes", [])]
+    if rescued := facts.get("rescued"):
+        lines.append(f"Rescued into {rescued['out']}: {rescued['method']}")
+        lines += [
+            f"AP50 {when} the rescue: {_number(rescued[when]['ap50'])}, mean highest score "
+            f"{_number(rescued[when]['max_score'])}"
+            for when in ("before", "after")
+            if rescued[when]
+        ]
+    return "\n".join(lines)
 
 
 def _doctor_text(findings: list[dict[str, Any]]) -> str:

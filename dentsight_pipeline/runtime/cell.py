@@ -4,9 +4,11 @@ The same two jobs run that the Dagster UI, the schedules and the sensors launch;
 a terminal sees what they do.
 """
 
+import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,6 +142,9 @@ def _execute(
     Returns:
         Digest, reuse and paths by asset.
     """
+    from dentsight_pipeline.runtime.launcher import WORKER_TAG, identity_of
+
+    run_id = str(uuid.uuid4())
     result = job.execute_in_process(
         instance=instance,
         partition_key=partition,
@@ -148,6 +153,10 @@ def _execute(
             "loggers": {"terminal": {"config": {"assets": assets}}},
         },
         raise_on_error=False,
+        run_id=run_id,
+        # Run monitoring of a daemon that looks on must see that this process is the run's worker, and a run that ends
+        # with its terminal is taken up again by the same command, not by the daemon.
+        tags={WORKER_TAG: json.dumps(identity_of(os.getpid(), run_id)), "dagster/max_retries": "0"},
     )
     if not result.success:
         raise _cause(result)

@@ -295,6 +295,23 @@ def test_a_refused_file_is_named_by_its_hash_and_not_by_its_stem(finished_cell: 
     assert leaks == []
 
 
+def test_a_running_cell_is_not_taken_for_dead_by_run_monitoring(
+    finished_cell: FinishedCell, instance: dg.DagsterInstance
+) -> None:
+    """`dentsight run` works in its own process: without saying so, a daemon beside it failed its run after 10 s."""
+    import os
+
+    from dentsight_pipeline.runtime.launcher import WORKER_TAG
+
+    for run in instance.get_runs():
+        if run.job_name == "experiment":
+            worker = json.loads(run.tags[WORKER_TAG])
+
+            assert worker["run"] == run.run_id
+            assert worker["pid"] != os.getpid()
+            assert run.tags["dagster/max_retries"] == "0"
+
+
 def test_the_phantom_spec_of_the_tests_is_small() -> None:
     """The suite's time limit rests on it."""
     assert int(TINY.split(":")[1]) <= 60

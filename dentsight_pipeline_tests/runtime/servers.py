@@ -28,6 +28,7 @@ _SIGNS: dict[Part, tuple[str, ...]] = {
     "guard": ("dentsight_pipeline.runtime.guard",),
     "trainer": ("dentsight_pipeline.training",),
 }
+SERVER_PARTS: tuple[Part, ...] = ("webserver", "daemon", "code server")
 LOCATION = "dentsight_pipeline"
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 TINY_TRAINING = {"evaluate_every_steps": "8", "validation_images": "4", "num_queries": "30", "num_denoising": "10"}
@@ -116,21 +117,20 @@ class Servers:
         wait_until_gone(victims)
 
     def revive(self) -> None:
-        """Start the servers again when they are not all there."""
-        if self.process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-        if self.process is None or self.process.poll() is not None or not self.find("code server"):
+        """Start the servers again when they are not all there, as `dentsight ui` or systemd does."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not self.find("code server"):
+            time.sleep(0.5)  # `dagster dev` replaces its code server by itself
+        if not all(self.find(part) for part in SERVER_PARTS):
             self._end_servers()
             self.start()
 
     def _end_servers(self) -> None:
         """Whoever restarts a service makes sure that its old parts are gone; trainings are no parts of it."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
-        for part in ("webserver", "daemon", "code server"):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for part in SERVER_PARTS:
             for process in self.find(part):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

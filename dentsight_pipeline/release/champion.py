@@ -5,11 +5,13 @@ The store keeps who is champion; the MLflow registry shows the same as the alias
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import ReleaseError
+from dentsight_pipeline.lineage import log
 from dentsight_pipeline.store.manifest import read_json
 
 if TYPE_CHECKING:
@@ -83,7 +85,25 @@ def _change(store: Store, change: ChampionChange) -> ChampionChange:
     before = store.read_ref(CHAMPION_REF)
     changes = [*(before["changes"] if before else []), asdict(change)]
     store.write_ref(CHAMPION_REF, {"changes": changes}, expected=before)
+    _log(store, [ChampionChange(**item) for item in changes])
     return change
+
+
+def logged_history(reading: log.LogReading) -> list[ChampionChange]:
+    """Every promotion and rollback that the log tells of, oldest first."""
+    told = [entry.record for entry in reading.entries if entry.record.get("action") in ("promote", "rollback")]
+    return [ChampionChange(record["release"], record["by"], record["reason"], record["action"]) for record in told]
+
+
+def _log(store: Store, changes: list[ChampionChange]) -> None:
+    """Write into the log what it lacks: the reference could be set back, the log cannot be cut unseen.
+
+    More than the newest change is lacking only after a process was killed between the two.
+    """
+    for number in range(len(logged_history(log.read(store))), len(changes)):
+        change = changes[number]
+        concerned = change.release or next(before.release for before in changes[number - 1 :: -1] if before.release)
+        log.append(store, concerned, {**asdict(change), "started": time.time()})
 
 
 def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: int = 1000) -> dict[str, Any] | None:

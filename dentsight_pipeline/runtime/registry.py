@@ -60,7 +60,7 @@ def show_champion(tracking: Tracking, release: str | None) -> str | None:
         client.delete_registered_model_alias(MODEL, CHAMPION)
         return None
     versions = client.search_model_versions(f"name = '{MODEL}'")
-    version = next((item.version for item in versions if item.tags.get(DIGEST_TAG) == release), None)
+    version = next((str(item.version) for item in versions if item.tags.get(DIGEST_TAG) == release), None)
     if version is not None:
         client.set_registered_model_alias(MODEL, CHAMPION, version)
     return version

@@ -1,0 +1,165 @@
+"""`dentsight audit`, `diff`, `promote` and `rollback` as a person calls them; with a real MLflow registry."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dentsight_pipeline import cli
+from dentsight_pipeline.errors import ReleaseError
+from dentsight_pipeline.lineage.reference import resolve
+from dentsight_pipeline.release import champion
+from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime.lookup import MlflowRegistry
+from dentsight_pipeline.runtime.registry import MODEL, register_release
+from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
+
+
+def at_home(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the chain's folder the project's home."""
+    for name in ("DENTSIGHT_STORE", "DENTSIGHT_WORKSPACE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DENTSIGHT_HOME", str(chain.root))
+
+
+def called(*arguments: str) -> Result:
+    """A `dentsight` command in this process."""
+    return CliRunner().invoke(cli.app, list(arguments))
+
+
+def said(*arguments: str, exit_code: int = 0) -> dict[str, Any]:
+    """What a command prints with `--json`."""
+    result = called(*arguments, "--json")
+    assert result.exit_code == exit_code, result.output
+    return json.loads(result.stdout)
+
+
+def test_audit_says_intact_and_names_every_manifest_and_object(
+    intact_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are a contract; the key to verify the release with is found in the workspace."""
+    at_home(intact_chain, monkeypatch)
+
+    facts = said("audit", intact_chain.digests["released_model"][:12], "--export", str(intact_chain.export))
+
+    assert facts["intact"] is True
+    assert facts["findings"] == []
+    assert {"kind", "digest", "path"} <= set(facts["chain"][0])
+    assert {item["kind"] for item in facts["chain"]} >= {"release", "raw-export", "object"}
+    assert all(Path(item["path"]).is_file() for item in facts["chain"])
+
+
+def test_audit_exits_5_and_says_the_first_broken_link(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts look at the status, people at the sentence."""
+    at_home(chain, monkeypatch)
+    flip(chain.object_file("trained_checkpoint", "model/model.safetensors"))
+
+    facts = said("audit", chain.digests["trained_checkpoint"], exit_code=5)
+    text = called("audit", chain.digests["trained_checkpoint"])
+
+    assert facts["intact"] is False
+    assert "NOT INTACT. First broken link:" in text.stdout
+    assert re.search(r"- model/model\.safetensors of the checkpoint \w+ .*was changed", text.stdout)
+
+
+def test_audit_of_a_folder_with_swapped_weights_exits_5(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is intact; what the person holds is not."""
+    at_home(chain, monkeypatch)
+    folder = chain.materialised("trained_checkpoint", tmp_path / "download")
+    (folder / "model" / "model.safetensors").write_bytes(b"another model")
+
+    facts = said("audit", str(folder), exit_code=5)
+
+    assert facts["findings"][0].startswith(f"model/model.safetensors in {folder} is not the one of the checkpoint")
+
+
+def test_audit_refuses_what_it_does_not_know(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit status 2 and not 5: nothing is known to be wrong."""
+    at_home(chain, monkeypatch)
+
+    result = called("audit", "f" * 64)
+
+    assert "Check the digest, and the store" in str(result.exception)
+
+
+def test_diff_of_a_checkpoint_with_itself_has_no_difference(
+    intact_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every key of the contract."""
+    at_home(intact_chain, monkeypatch)
+    digest = intact_chain.digests["trained_checkpoint"]
+
+    facts = said("diff", digest, digest[:10], "--resamples", "4")
+
+    assert facts["same"] is True
+    assert facts["data"]["same"] is True
+    assert (facts["recipe"], facts["packages"]) == ({}, {})
+    assert facts["metrics"]["paired"] is True
+    assert {row["delta"] for row in facts["metrics"]["rows"]} <= {0.0, None}
+
+
+def test_a_release_is_promoted_and_rolled_back_and_mlflow_shows_it(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store decides, the registry mirrors: the alias `champion` moves with both."""
+    at_home(chain, monkeypatch)
+    workspace = Workspace()
+    tracking = Tracking(workspace=workspace)
+    first, second = (chain.manifest(name) for name in ("earlier_release", "released_model"))
+    for release in (first, second):
+        register_release(tracking, chain.store, release)
+    why = ("--by", "A. Person", "--reason", "better on caries")
+
+    promoted = said("promote", first.digest[:12], *why)
+    newer = said("promote", f"{MODEL}@challenger", *why)
+    shown = resolve(chain.store, f"{MODEL}@champion", MlflowRegistry(tracking))
+    back = said("rollback", *why)
+    none = said("rollback", *why)
+
+    assert (promoted["champion"], promoted["before"], promoted["registry_version"]) == (first.digest, None, "1")
+    assert (newer["champion"], newer["before"], newer["registry_version"]) == (second.digest, first.digest, "2")
+    assert (shown.digest, shown.findings) == (second.digest, ())
+    assert (back["champion"], back["registry_version"]) == (first.digest, "1")
+    assert none["champion"] is None
+    assert MlflowRegistry(tracking).version_tags(None, alias="champion") is None
+    assert [change.action for change in champion.history(chain.store)] == ["promote", "promote", "rollback", "rollback"]
+    assert [record["by"] for record in chain.store.records(first.digest) if record.get("action") == "promote"] == [
+        "A. Person"
+    ]
+
+
+def test_only_an_intact_release_can_be_promoted(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint never passed a gate; a damaged release is not what passed."""
+    at_home(chain, monkeypatch)
+    why = ("--by", "A. Person", "--reason", "because")
+
+    checkpoint = called("promote", chain.digests["trained_checkpoint"], *why)
+    flip(chain.object_file("released_model", "model/model.safetensors"))
+    damaged = called("promote", chain.digests["released_model"], *why)
+
+    assert isinstance(checkpoint.exception, ReleaseError)
+    assert "Only a release can be champion" in str(checkpoint.exception)
+    assert isinstance(damaged.exception, ReleaseError)
+    assert "cannot be promoted: model/model.safetensors of the release" in str(damaged.exception)
+    assert champion.current(chain.store) is None
+
+
+def test_a_champion_taken_back_without_a_trace_is_found(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference can be set back by hand; the log still tells who decided what."""
+    at_home(chain, monkeypatch)
+    for asset in ("earlier_release", "released_model"):
+        champion.promote(chain.store, chain.manifest(asset), "A. Person", "better")
+    assert said("audit", chain.digests["released_model"])["intact"] is True
+    value = chain.store.read_ref(champion.CHAMPION_REF)
+    chain.store.write_ref(champion.CHAMPION_REF, {"changes": (value or {})["changes"][:1]})
+
+    facts = said("audit", chain.digests["released_model"], exit_code=5)
+
+    assert facts["findings"] == [
+        "The history of champions was edited: it tells of 1 changes otherwise than the log's 2."
+    ]

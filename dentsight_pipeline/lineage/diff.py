@@ -231,7 +231,8 @@ def _metrics(
         if predictions is None or evaluation is None
     ]
     if lacking:
-        return {"paired": False, "reason": f"The {' and the '.join(lacking)} was not evaluated.", "rows": []}
+        verb = "were" if len(lacking) > 1 else "was"
+        return {"paired": False, "reason": f"The {' and the '.join(lacking)} {verb} not evaluated.", "rows": []}
     predictions_a, predictions_b = (predictions for predictions, _ in made if predictions is not None)
     documents = [read_json(store, evaluation, "evaluation.json") for _, evaluation in made if evaluation is not None]
     rows = _side_by_side(*documents)

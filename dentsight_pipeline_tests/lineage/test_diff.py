@@ -1,0 +1,152 @@
+"""What differs between two checkpoints is counted by what it says, not by ids that every export numbers anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data.ingest import ingest_export
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.lineage.diff import diff
+from dentsight_pipeline.store.manifest import Manifest, build, read_json
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder
+from dentsight_pipeline_tests.lineage.chain_builder import (
+    Chain,
+    checkpoint_of,
+    evaluation_of,
+    predictions_of,
+    recorded,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return open_store(tmp_path / "store")
+
+
+def subset_of(store: Store, builder: ExportBuilder) -> Manifest:
+    """The condition subset of an export."""
+    return select_conditions(store, normalise_export(store, ingest_export(builder.write(), store)))
+
+
+def first_version(root: Path) -> ExportBuilder:
+    """Two training images, one for validation, one for testing."""
+    builder = ExportBuilder(root)
+    builder.image("train", {"caries": [[5, 5, 10, 10], [30, 5, 10, 10]], "crown": [[45, 20, 10, 10]]}, stem="one")
+    builder.image("train", {"caries": [[8, 8, 9, 9]]}, stem="two")
+    builder.image("valid", {"crown": [[6, 6, 10, 10]]}, stem="three")
+    builder.image("test", {"caries": [[7, 7, 10, 10]]}, stem="four")
+    return builder
+
+
+def test_labels_and_images_are_counted_by_class(store: Store, tmp_path: Path) -> None:
+    """One box moved, one renamed, one removed, one added; one image gone, one new, one in another split."""
+    before = first_version(tmp_path / "v8")
+    after = ExportBuilder(tmp_path / "v9")
+    changed = {"caries": [[6.0, 5, 10, 10], [45.0, 20, 10, 10], [20.0, 30, 8, 8]]}
+    after.image("train", changed, stem="one")
+    after.seed = 2
+    after.image("test", {"crown": [[6, 6, 10, 10]]}, stem="three")
+    after.image("test", {"caries": [[7, 7, 10, 10]]}, stem="four")
+    after.image("valid", {"crown": [[1, 1, 5, 5], [9, 9, 8, 8]]}, stem="five")
+    first, second = (checkpoint_of(store, subset_of(store, builder), 1) for builder in (before, after))
+    for checkpoint in (first, second):
+        recorded(store, "trained_checkpoint", checkpoint)
+
+    found = diff(store, first.digest, second.digest).data
+
+    assert found["same"] is False
+    assert found["images"] == {"added": 1, "removed": 1, "moved": {"valid → test": 1}}
+    nothing = dict.fromkeys(("added", "removed", "moved", "renamed", "with_added_images", "with_removed_images"), 0)
+    assert found["labels"]["caries"] == {
+        **nothing, "moved": 1, "removed": 1, "added": 1, "with_removed_images": 1, "renamed_to": {},
+    }  # fmt: skip
+    assert found["labels"]["crown"] == {
+        **nothing, "renamed": 1, "with_added_images": 2, "renamed_to": {"caries": 1},
+    }  # fmt: skip
+
+
+def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path: Path) -> None:
+    """Nothing that is equal, everything that is not."""
+    subset = subset_of(store, first_version(tmp_path / "v8"))
+    first, second = checkpoint_of(store, subset, 1), checkpoint_of(store, subset, 2, learning_rate="0.5")
+    recorded(store, "trained_checkpoint", first, packages={"torch": "2.1", "numpy": "2.0"})
+    dirty = {"commit": "c0ffee", "dirty": True}
+    recorded(store, "trained_checkpoint", second, packages={"torch": "2.2", "numpy": "2.0"}, code=dirty)
+
+    found = diff(store, first.digest, second.digest)
+
+    assert found.recipe == {"learning_rate": (0.001, 0.5), "seed": (1, 2)}
+    assert found.packages == {"torch": ("2.1", "2.2")}
+    assert found.code["same"] is False
+    assert found.data["same"] is True
+    assert (
+        found.metrics["reason"]
+        == f"The checkpoint {first.digest[:12]} and the checkpoint {second.digest[:12]} were not evaluated."
+    )
+
+
+def evaluated(store: Store, subset: Manifest, seed: int, shift_px: float) -> Manifest:
+    """A checkpoint with predictions and an evaluation."""
+    checkpoint = checkpoint_of(store, subset, seed)
+    predictions = predictions_of(store, subset, checkpoint, shift_px)
+    for asset, made in (
+        ("trained_checkpoint", checkpoint),
+        ("test_predictions", predictions),
+        ("class_metrics", evaluation_of(store, subset, predictions)),
+    ):
+        recorded(store, asset, made)
+    return checkpoint
+
+
+def rows_of(found: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by class and metric."""
+    return {(row["class"], row["metric"]): row for row in found.metrics["rows"]}
+
+
+def test_metrics_on_the_same_ground_truth_are_paired(intact_chain: Chain, tmp_path: Path) -> None:
+    """The difference is B − A: the better one second gives a positive difference."""
+    chain = intact_chain.copied(tmp_path / "chain")
+    store, subset = chain.store, chain.manifest("condition_subset")
+    worse, better = evaluated(store, subset, 21, 2.5), evaluated(store, subset, 22, 0.0)
+
+    found = diff(store, worse.digest, better.digest, resamples=20)
+
+    row = rows_of(found)["caries", "ap"]
+    assert found.metrics["paired"] is True
+    assert row["b"] > row["a"]
+    assert row["delta"] == pytest.approx(row["b"] - row["a"])
+
+
+def test_metrics_on_other_ground_truth_are_shown_but_never_subtracted(store: Store, tmp_path: Path) -> None:
+    """A difference between two test sets is not a difference between two models."""
+    before, after = first_version(tmp_path / "v8"), first_version(tmp_path / "v9")
+    after.annotation("test", 0, "crown", [40, 20, 10, 10])
+    first, second = (evaluated(store, subset_of(store, builder), 1, 0.5) for builder in (before, after))
+
+    found = diff(store, first.digest, second.digest)
+
+    assert found.metrics["paired"] is False
+    assert "different test images or labels" in found.metrics["reason"]
+    assert all(row["delta"] is None for row in found.metrics["rows"])
+
+
+def test_checkpoints_of_different_stages_are_not_compared(store: Store, tmp_path: Path) -> None:
+    """Teeth and conditions have no metric in common."""
+    subset = subset_of(store, first_version(tmp_path / "v8"))
+    teeth = build(store, "tooth-subset", dict(subset.entries), subset.inputs, subset.facts)
+    store.put_manifest(teeth)
+    first = checkpoint_of(store, subset, 1)
+    second = build(store, "checkpoint", dict(first.entries), {"tooth_subset": teeth.digest}, first.facts)
+    for checkpoint in (first, second):
+        store.put_manifest(checkpoint)
+
+    with pytest.raises(ConfigurationError, match="they find different things"):
+        diff(store, first.digest, second.digest)
+    assert read_json(store, first, "recipe.json")["name"] == "smoke"

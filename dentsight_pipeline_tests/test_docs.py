@@ -1,0 +1,93 @@
+"""The documentation names what exists: a command, asset, gate or error that nobody described is found here."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dentsight_pipeline import errors
+from dentsight_pipeline.cli import app
+from dentsight_pipeline.definitions import defs
+from dentsight_pipeline.release.gates import load_policy, policy_names
+
+
+def commands() -> list[str]:
+    """Every command of the command line, with its group."""
+    plain = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    grouped = [
+        f"{group.typer_instance.info.name} {command.name or command.callback.__name__}"
+        for group in app.registered_groups
+        if group.typer_instance
+        for command in group.typer_instance.registered_commands
+        if command.callback
+    ]
+    return plain + grouped
+
+
+def text_of(folder: Path) -> str:
+    """README and all chapters."""
+    return "\n".join(
+        path.read_text("utf-8") for path in [folder / "README.md", *sorted((folder / "docs").glob("*.md"))]
+    )
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_readme_names_every_command(project_root: Path, command: str) -> None:
+    """A command that the README does not name does not exist for a new user."""
+    assert f"dentsight {command}" in (project_root / "README.md").read_text("utf-8")
+
+
+def test_the_chapters_name_every_asset_and_check(project_root: Path) -> None:
+    """An auditor looks up what an asset promises."""
+    graph = defs.resolve_asset_graph()
+    gates = {gate.id for name in policy_names() for gate in load_policy(name).gates}
+    names = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    checks = {key.name for key in graph.asset_check_keys} - gates
+    text = text_of(project_root)
+
+    assert sorted(name for name in names | checks if name not in text) == []
+
+
+def test_the_chapters_name_every_job_schedule_and_sensor(project_root: Path) -> None:
+    """What runs by itself must be known before it is turned on."""
+    repository = defs.get_repository_def()
+    names = {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    names |= {item.name for item in (*repository.schedule_defs, *repository.sensor_defs)}
+    text = text_of(project_root)
+
+    assert sorted(name for name in names if name not in text) == []
+
+
+def test_the_chapters_name_every_error(project_root: Path) -> None:
+    """A user who meets an error searches for its name."""
+    names = {
+        name
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.DentsightError) and kind.__module__ == errors.__name__
+    }
+    text = text_of(project_root)
+
+    assert sorted(name for name in names if name not in text) == []
+
+
+def test_links_between_documents_lead_somewhere(project_root: Path) -> None:
+    """A dead link in the README is the first thing a new user meets."""
+    dead = []
+    for path in [project_root / "README.md", project_root / "CONTRIBUTING.md", *(project_root / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
+            if "://" not in target and not (path.parent / target).exists():
+                dead.append(f"{path.name}: {target}")
+
+    assert dead == []
+
+
+def test_every_asset_has_a_group(project_root: Path) -> None:
+    """An asset without a group falls into `default`, where nobody looks."""
+    graph = defs.resolve_asset_graph()
+
+    assert [key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).group_name == "default"] == []
+    assert isinstance(defs, dg.Definitions)

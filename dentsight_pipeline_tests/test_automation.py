@@ -500,6 +500,21 @@ def test_a_webhook_that_fails_is_noted_without_its_address(
     assert TOKEN not in json.dumps(noted)
 
 
+def test_the_webhook_can_come_from_a_file(
+    workspace: Workspace, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers mount secrets as files; one that is missing is noted, and nothing fails."""
+    monkeypatch.delenv("DENTSIGHT_WEBHOOK", raising=False)
+    monkeypatch.setenv("DENTSIGHT_WEBHOOK_FILE", str(tmp_path / "webhook"))
+    missing = Notifier(workspace=workspace).send("run_failed", "first", {})
+    (tmp_path / "webhook").write_text(f"{web.url}/hook?token={TOKEN}\n")
+    there = Notifier(workspace=workspace).send("run_failed", "second", {})
+
+    assert (missing, there) == (False, True)
+    assert [posted["text"] for posted in web.received] == ["second"]
+    assert "cannot be read" in told(workspace)[0]["webhook_problem"]
+
+
 def report(instance: dg.DagsterInstance, verdict: str, *, reused: bool = False) -> None:
     """A release report appears."""
     instance.report_runless_asset_event(

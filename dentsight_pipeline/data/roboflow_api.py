@@ -38,6 +38,8 @@ Progress = Callable[[str, int, int], None]
 
 API_URL = "https://api.roboflow.com"
 KEY_VARIABLE, URL_VARIABLE = "ROBOFLOW_API_KEY", "ROBOFLOW_API_URL"
+KEY_FILE_VARIABLE = "ROBOFLOW_API_KEY_FILE"
+"""Names a file with the key, as secrets are mounted in containers; the variable with the key itself goes first."""
 
 _RECEIVED_CHUNK = 2**15  # what a cut connection can lose
 _READ_CHUNK = 2**20
@@ -97,6 +99,33 @@ def parse_location(location: str) -> tuple[str, str, int]:
     return parts[0], parts[1], int(parts[2])
 
 
+def read_key(variables: Mapping[str, str]) -> SecretStr | None:
+    """The API key from the environment or from the file that it names; None when neither is set.
+
+    Args:
+        variables: The environment.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is empty.
+    """
+    if key := variables.get(KEY_VARIABLE, "").strip():
+        return SecretStr(key)
+    named = variables.get(KEY_FILE_VARIABLE, "").strip()
+    if not named:
+        return None
+    try:
+        key = Path(named).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(
+            f"The Roboflow API key cannot be read from {named} ({KEY_FILE_VARIABLE}): {why}. Name a readable file that "
+            "holds the key alone."
+        ) from error
+    if not key:
+        raise ConfigurationError(f"{named} ({KEY_FILE_VARIABLE}) is empty. It must hold the Roboflow API key alone.")
+    return SecretStr(key)
+
+
 @dataclass(frozen=True)
 class RoboflowClient:
     """Talks to Roboflow with one API key.
@@ -131,23 +160,24 @@ class RoboflowClient:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **options: Any) -> RoboflowClient:
-        """Make a client from `ROBOFLOW_API_KEY` and, where it is set, `ROBOFLOW_API_URL`.
+        """Make a client from `ROBOFLOW_API_KEY` or `ROBOFLOW_API_KEY_FILE`, and `ROBOFLOW_API_URL` where it is set.
 
         Args:
             environment: The variables, by default the process's.
             options: Further fields of the client.
 
         Raises:
-            ConfigurationError: There is no key.
+            ConfigurationError: There is no key, or its file cannot be read.
         """
         variables = os.environ if environment is None else environment
-        key = variables.get(KEY_VARIABLE, "").strip()
-        if not key:
+        key = read_key(variables)
+        if key is None:
             raise ConfigurationError(
-                f"Roboflow needs an API key: set the environment variable {KEY_VARIABLE} "
-                "(app.roboflow.com, Settings, API Keys), or export the version there and give the zip with --export."
+                f"Roboflow needs an API key: set the environment variable {KEY_VARIABLE}, or {KEY_FILE_VARIABLE} to a "
+                "file that holds it (app.roboflow.com, Settings, API Keys), or export the version there and give the "
+                "zip with --export."
             )
-        return cls(SecretStr(key), variables.get(URL_VARIABLE) or API_URL, **options)
+        return cls(key, variables.get(URL_VARIABLE) or API_URL, **options)
 
     def list_versions(self, workspace: str, project: str) -> list[RoboflowVersion]:
         """All versions of a project, the oldest first.

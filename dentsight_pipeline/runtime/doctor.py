@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ FREE_MEMORY_GB = 3.0
 INSTANCE_FILES = ("dagster.yaml", "workspace.yaml")
 
 
-def examine(workspace: Workspace) -> list[dict[str, Any]]:
+def examine(workspace: Workspace, only: Collection[str] = ()) -> list[dict[str, Any]]:
     """Every check of this machine and workspace.
 
     Args:
         workspace: The workspace in use.
+        only: Names of the checks wanted; all when empty.
 
     Returns:
         Items `{"check", "ok", "found", "remedy"}`, in the order in which a person would mend them. A check that
@@ -39,13 +40,18 @@ def examine(workspace: Workspace) -> list[dict[str, Any]]:
         ("memory", _memory),
         ("gpu", _gpu),
         ("dagster home", _dagster_home),
+        ("crash recovery", _crash_recovery),
         ("pool gpu", _pool),
         ("store", lambda: _store(workspace)),
         ("mlflow", lambda: _mlflow(workspace)),
+        ("mlflow outbox", lambda: _outbox(workspace)),
         ("roboflow key", _roboflow),
+        ("signing key", lambda: _signing_key(workspace)),
     ]
     findings = []
     for name, check in checks:
+        if only and name not in only:
+            continue
         try:
             ok, found, remedy = check()
         except Exception as error:  # whatever breaks a check is its finding
@@ -164,6 +170,62 @@ def _mlflow(workspace: Workspace) -> tuple[bool, str, str]:
     return True, tracking.tracking_uri, ""
 
 
+def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
+    waiting = Tracking(workspace=workspace).waiting()
+    return (
+        not waiting,
+        f"{len(waiting)} runs wait" if waiting else "empty",
+        "MLflow was away when these runs ended. They are delivered by the sensor late_tracking, while `dentsight ui` "
+        "runs, or by the next run; if they stay, look at what MLflow says to `dentsight doctor`.",
+    )
+
+
+def _crash_recovery() -> tuple[bool, str, str]:
+    from dentsight_pipeline.runtime.cell import open_instance
+
+    with open_instance() as instance:
+        parts = {
+            "a launcher that notices a dead worker": instance.run_launcher.supports_check_run_worker_health,
+            "run_monitoring": instance.run_monitoring_enabled,
+            "run_retries": instance.run_retries_enabled and instance.run_retries_max_retries > 0,
+        }
+    missing = [name for name, there in parts.items() if not there]
+    return (
+        not missing,
+        "missing: " + ", ".join(missing) if missing else "run launcher, run monitoring and run retries are on",
+        "Without it a run that a crash cut short stays STARTED for ever. Take the run_launcher, run_monitoring and "
+        "run_retries of the dagster.yaml that `dentsight workspace init` writes into an empty folder.",
+    )
+
+
 def _roboflow() -> tuple[bool, str, str]:
-    given = "ROBOFLOW_API_KEY" in os.environ or "ROBOFLOW_API_KEY_FILE" in os.environ
-    return True, "given" if given else "not given; only needed to fetch from Roboflow's API", ""
+    from dentsight_pipeline.data import roboflow_api
+
+    try:
+        key = roboflow_api.read_key(os.environ)
+    except ConfigurationError as error:
+        return False, str(error), f"Correct {roboflow_api.KEY_FILE_VARIABLE}, or unset it."
+    if key is None:
+        return True, "not given; only needed to fetch from Roboflow's API", ""
+    if os.environ.get(roboflow_api.KEY_VARIABLE, "").strip():
+        return True, "given by the environment", ""
+    return _private(Path(os.environ[roboflow_api.KEY_FILE_VARIABLE]), "given by a file")
+
+
+def _signing_key(workspace: Workspace) -> tuple[bool, str, str]:
+    from dentsight_pipeline.release.statement import PRIVATE_KEY
+
+    path = workspace.folder / "keys" / PRIVATE_KEY
+    if not path.exists():
+        return True, "none yet; the first release makes one", ""
+    return _private(path, "there")
+
+
+def _private(path: Path, found: str) -> tuple[bool, str, str]:
+    """Whether a secret's file is its owner's alone."""
+    open_to_others = path.stat().st_mode & 0o077
+    return (
+        not open_to_others,
+        f"{found}, but others may read {path}" if open_to_others else f"{found}, {path}",
+        f"Run: chmod 600 {path}",
+    )

@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
@@ -14,7 +15,7 @@ from dentsight_pipeline.resources import Workspace
 
 Event = Literal["gate_verdict", "run_failed", "champion_stale", "head_collapse"]
 
-WEBHOOK_VARIABLE = "DENTSIGHT_WEBHOOK"
+WEBHOOK_VARIABLE, WEBHOOK_FILE_VARIABLE = "DENTSIGHT_WEBHOOK", "DENTSIGHT_WEBHOOK_FILE"
 
 
 class Notifier(dg.ConfigurableResource):
@@ -26,7 +27,8 @@ class Notifier(dg.ConfigurableResource):
     workspace: Workspace
     """Its `notifications.jsonl` gets every event."""
     webhook: str = ""
-    """URL that takes a JSON body; `DENTSIGHT_WEBHOOK` when empty. It may hold a token, so it is never logged."""
+    """URL that takes a JSON body; when empty, `DENTSIGHT_WEBHOOK` or the content of the file that
+    `DENTSIGHT_WEBHOOK_FILE` names. It may hold a token, so it is never logged, and best not written into code."""
     timeout_seconds: float = 10.0
     """How long the webhook may take to answer."""
 
@@ -52,7 +54,10 @@ class Notifier(dg.ConfigurableResource):
         return problem is None
 
     def _post(self, message: Mapping[str, Any]) -> str | None:
-        url = self.webhook or os.environ.get(WEBHOOK_VARIABLE, "")
+        try:
+            url = self.webhook or _webhook_of(os.environ)
+        except OSError as error:
+            return f"the file named by {WEBHOOK_FILE_VARIABLE} cannot be read: {error.strerror}"
         if not url:
             return None
         body = json.dumps(message, default=str).encode()
@@ -64,3 +69,11 @@ class Notifier(dg.ConfigurableResource):
         except (OSError, ValueError) as error:
             return f"the webhook could not be reached: {type(error).__name__}"
         return None
+
+
+def _webhook_of(variables: Mapping[str, str]) -> str:
+    """The webhook's address from the environment, or from the file that it names; empty when neither is set."""
+    if url := variables.get(WEBHOOK_VARIABLE, "").strip():
+        return url
+    named = variables.get(WEBHOOK_FILE_VARIABLE, "").strip()
+    return Path(named).read_text(encoding="utf-8").strip() if named else ""

@@ -443,6 +443,27 @@ def test_the_environment_gives_key_and_address_or_a_clear_line(base_url: str) ->
         RoboflowClient.from_environment({})
 
 
+def test_the_key_can_come_from_a_file_and_the_variable_goes_first(base_url: str, tmp_path: Path) -> None:
+    """Containers mount secrets as files; and whoever sets the variable by hand means it."""
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+    environment = {"ROBOFLOW_API_KEY_FILE": str(path), "ROBOFLOW_API_URL": base_url}
+
+    assert len(RoboflowClient.from_environment(environment).list_versions("team", "opg")) == 2
+    with pytest.raises(ConfigurationError, match="refuses the API key"):
+        RoboflowClient.from_environment({**environment, "ROBOFLOW_API_KEY": "other"}).list_versions("team", "opg")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_a_key_file_that_cannot_be_meant_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    """An empty key would be told as a wrong one, and looked for at Roboflow."""
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+
+    with pytest.raises(ConfigurationError, match="ROBOFLOW_API_KEY_FILE"):
+        RoboflowClient.from_environment({"ROBOFLOW_API_KEY_FILE": str(tmp_path / "key")})
+
+
 def test_the_key_is_never_sent_unencrypted_to_another_machine() -> None:
     """It stands in the URL: every proxy on the way would read it."""
     with pytest.raises(ConfigurationError, match="would travel unencrypted"):

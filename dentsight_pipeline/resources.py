@@ -235,6 +235,8 @@ class Tracking(dg.ConfigurableResource):
                 tracked.end("FAILED")
                 raise
             tracked.end("FINISHED")
+        if tracked.delivered:
+            self.deliver()
 
     def links(self, run: "TrackedRun") -> dict[str, str]:
         """`mlflow_run` and `mlflow_url` for a product's record; empty while MLflow does not know the run."""
@@ -249,8 +251,8 @@ class Tracking(dg.ConfigurableResource):
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
     def waiting(self) -> list[str]:
-        """Ended runs that MLflow does not know everything of."""
-        return outbox.ended(self.outbox_folder)
+        """Keys of ended runs that this MLflow does not know everything of."""
+        return [run.key for run in outbox.ended(self.outbox_folder) if run.uri == self.tracking_uri]
 
     def deliver(self) -> tuple[int, int]:
         """Send what waits of runs that have ended.

@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Tracking, Workspace, find_home
+from dentsight_pipeline.runtime import outbox
 
 LEAST = {"python": "3.11", "transformers": "5.18", "dagster": "1.13", "mlflow": "3.10"}
 FREE_DISK_GB = 5.0
@@ -171,12 +172,21 @@ def _mlflow(workspace: Workspace) -> tuple[bool, str, str]:
 
 
 def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
-    waiting = Tracking(workspace=workspace).waiting()
+    tracking = Tracking(workspace=workspace)
+    servers = {run.key: run.uri for run in outbox.ended(tracking.outbox_folder)}
+    others = sorted({uri for uri in servers.values() if uri != tracking.tracking_uri})
     return (
-        not waiting,
-        f"{len(waiting)} runs wait" if waiting else "empty",
-        "MLflow was away when these runs ended. They are delivered by the sensor late_tracking, while `dentsight ui` "
-        "runs, or by the next run; if they stay, look at what MLflow says to `dentsight doctor`.",
+        not servers,
+        f"{len(servers)} runs wait" + (f", for {', '.join(others)} among others" if others else "")
+        if servers
+        else "empty",
+        "MLflow was away when these runs ended. The sensor late_tracking delivers them while `dentsight ui` runs, or "
+        "the next run does"
+        + (
+            f"; for {others[0]} set MLFLOW_TRACKING_URI to it, or remove its files from {tracking.outbox_folder}."
+            if others
+            else "."
+        ),
     )
 
 

@@ -24,7 +24,7 @@ KEY_TAG = "dentsight.tracking_key"
 RETRY_SECONDS = 15.0
 """Pause between two tries while training goes on."""
 PATIENCE_SECONDS = 20.0
-"""How long the end of a run is tried before it is left to the outbox."""
+"""How long the end of a run is tried before it is left to the outbox, where the server was there at all."""
 BATCH = 500
 
 _FINAL = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE"}
@@ -126,7 +126,7 @@ class TrackedRun:
             Whether MLflow knows everything; else it is in the outbox.
         """
         self._tell({"do": "end", "status": status, "time": int(time.time() * 1000)})
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + (PATIENCE_SECONDS if self.run_id is not None else 0)
         while not self.deliver() and time.monotonic() < deadline:
             time.sleep(1)
         return self.delivered
@@ -266,13 +266,13 @@ def read(outbox: Path, key: str) -> tuple[Identity, list[Operation]] | None:
     return Identity(**header), operations
 
 
-def ended(outbox: Path) -> list[str]:
-    """Keys of the runs in the outbox that have ended: nobody else will deliver them."""
+def ended(outbox: Path) -> list[Identity]:
+    """The runs in the outbox that have ended: nobody but `Tracking.deliver` will send what waits of them."""
     found = []
     for path in sorted(outbox.glob("*.jsonl")):
         content = read(outbox, path.stem)
         if content and any(operation["do"] == "end" for operation in content[1]):
-            found.append(path.stem)
+            found.append(content[0])
     return found
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from dentsight_pipeline_tests.assets.conftest import Home, new_home
+from dentsight_pipeline_tests.assets.conftest import Home
+from dentsight_pipeline_tests.runtime.conftest import DATASET
 from dentsight_pipeline_tests.runtime.servers import (
     Part,
     Servers,
     events_of,
-    running,
     trainings_of,
     wait_for_step,
 )
@@ -25,28 +24,7 @@ from dentsight_pipeline_tests.runtime.servers import (
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
 
 STEPS = 24
-DATASET = "tiny-v1"
 TRAINING_PARTS: tuple[Part, ...] = ("worker", "guard", "trainer")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A prepared home."""
-    return new_home(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(scope="module")
-def servers(home: Home) -> Iterator[Servers]:
-    """Running servers, and a dataset to train on."""
-    with running(home) as started:
-        started.add_dataset(DATASET)
-        made = started.launch(
-            "data",
-            {"dagster/partition": DATASET},
-            {"ops": {"raw_export": {"config": {"export": "phantom:24:3"}}}},
-        )
-        assert started.wait(made)[-1]["status"] == "SUCCESS", started.log_end()
-        yield started
 
 
 def mlflow_run(home: Home, partition: str, training: str) -> Any:
@@ -60,7 +38,7 @@ def mlflow_run(home: Home, partition: str, training: str) -> Any:
     return client, found[0]
 
 
-def assert_nothing_is_left(servers: Servers, home: Home) -> None:
+def assert_nothing_is_left(servers: Servers, server_home: Home) -> None:
     """No slot is held, no GPU is locked, no process is left but the servers."""
     deadline, left = time.monotonic() + 40, []
     while time.monotonic() < deadline:
@@ -68,7 +46,7 @@ def assert_nothing_is_left(servers: Servers, home: Home) -> None:
         if not left and not servers.slots_held():
             break
         time.sleep(0.5)
-    with (home.folder / "workspace" / "locks" / "gpu-0.lock").open("a") as lock:
+    with (server_home.folder / "workspace" / "locks" / "gpu-0.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     assert left == []
@@ -107,32 +85,34 @@ def failures_told(home: Home) -> list[str]:
         ("webserver", False, 1),
     ],
 )
-def test_a_training_outlives_kill_9_of(servers: Servers, home: Home, part: Part, resumes: bool, runs: int) -> None:
+def test_a_training_outlives_kill_9_of(
+    servers: Servers, server_home: Home, part: Part, resumes: bool, runs: int
+) -> None:
     """Nobody is there at night: whatever dies, the morning finds a finished training.
 
     A killed server leaves the training alone; a killed trainer is taken up again within its run; a killed worker is
     noticed by run monitoring and its run is retried. None of it may start the training anew.
     """
-    before = trainings_of(home)
+    before = trainings_of(server_home)
     run_id = servers.train(DATASET, max_steps=str(STEPS), seed=str(sum(part.encode())))
-    training = wait_for_step(home, before, 9)
+    training = wait_for_step(server_home, before, 9)
 
     servers.kill(part)
     servers.revive()
     group = servers.wait(run_id)
 
     assert [run["status"] for run in group] == ["FAILURE"] * (runs - 1) + ["SUCCESS"]
-    assert_nothing_is_left(servers, home)
-    assert_trained_once_and_whole(home, training, resumed=resumes)
-    assert failures_told(home) == []
+    assert_nothing_is_left(servers, server_home)
+    assert_trained_once_and_whole(server_home, training, resumed=resumes)
+    assert failures_told(server_home) == []
 
 
-def test_an_experiment_outlives_a_power_cut(servers: Servers, home: Home) -> None:
+def test_an_experiment_outlives_a_power_cut(servers: Servers, server_home: Home) -> None:
     """Everything dies at the same moment: after the restart the whole chain is finished, from a resumed training."""
-    before = trainings_of(home)
+    before = trainings_of(server_home)
     whole = ("trained_checkpoint", "test_predictions", "class_metrics", "release_report", "released_model")
     run_id = servers.train(DATASET, assets=whole, max_steps=str(STEPS), seed="1")
-    training = wait_for_step(home, before, 9)
+    training = wait_for_step(server_home, before, 9)
 
     servers.kill_everything()
     left = servers.family()
@@ -141,16 +121,16 @@ def test_an_experiment_outlives_a_power_cut(servers: Servers, home: Home) -> Non
 
     assert left == []
     assert [run["status"] for run in group] == ["FAILURE", "SUCCESS"]
-    assert_nothing_is_left(servers, home)
-    assert_trained_once_and_whole(home, training, resumed=True)
-    assert Path(home.folder / "workspace" / "reports" / DATASET / "smoke" / "report.html").is_file()
+    assert_nothing_is_left(servers, server_home)
+    assert_trained_once_and_whole(server_home, training, resumed=True)
+    assert Path(server_home.folder / "workspace" / "reports" / DATASET / "smoke" / "report.html").is_file()
 
 
-def test_a_cancelled_run_ends_and_its_training_with_it(servers: Servers, home: Home) -> None:
+def test_a_cancelled_run_ends_and_its_training_with_it(servers: Servers, server_home: Home) -> None:
     """A run cancelled in the UI after the servers were restarted: the default launcher cannot find its worker then."""
-    before = trainings_of(home)
+    before = trainings_of(server_home)
     run_id = servers.train(DATASET, max_steps="2000", seed="2")
-    training = wait_for_step(home, before, 3)
+    training = wait_for_step(server_home, before, 3)
     servers.kill("code server")
     servers.kill("daemon")
     servers.revive()
@@ -159,5 +139,5 @@ def test_a_cancelled_run_ends_and_its_training_with_it(servers: Servers, home: H
     group = servers.wait(run_id, seconds=90)
 
     assert [run["status"] for run in group] == ["CANCELED"]
-    assert_nothing_is_left(servers, home)
-    assert mlflow_run(home, DATASET, training)[1].info.status == "KILLED"
+    assert_nothing_is_left(servers, server_home)
+    assert mlflow_run(server_home, DATASET, training)[1].info.status == "KILLED"

@@ -265,6 +265,23 @@ def test_a_product_whose_run_was_created_late_gets_a_record_that_names_it(
     assert [file.path for file in files] == ["checkpoint/model/config.json"]
 
 
+def test_what_waits_for_another_server_is_left_to_it(tracking: Tracking, tracked: Tracking, line: Line) -> None:
+    """Told to the wrong server, a run would exist where nobody looks for it, and be gone where they do."""
+    elsewhere = Tracking(workspace=tracked.workspace, uri="http://127.0.0.1:9")
+    line.down = True
+    with elsewhere.run("elsewhere", params={}, tags={}):
+        pass
+    line.down = False
+    delivered = tracking.deliver()
+    waiting = elsewhere.waiting()
+    for path in tracking.outbox_folder.glob("*.jsonl"):
+        path.unlink()
+
+    assert delivered == (0, 0)
+    assert len(waiting) == 1
+    assert runs_named(tracked, "elsewhere") == []
+
+
 def test_a_run_that_somebody_is_writing_is_not_delivered_by_others(tracking: Tracking, line: Line) -> None:
     """Two senders of one queue would tell half of it twice and in the wrong order."""
     line.down = True

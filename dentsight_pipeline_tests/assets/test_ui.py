@@ -11,11 +11,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import psutil
 import pytest
 
 from dentsight_pipeline.runtime.ui import free_port
@@ -138,6 +140,8 @@ def test_the_graph_page_shows_every_asset(served: Served, tmp_path: Path) -> Non
     expanded = ",".join(f"global@global:{group}" for group in GROUPS)
     page = f"{served.dagster}/asset-groups/?expanded={expanded}"
     wanted = ("raw_export", "condition_subset", "trained_checkpoint", "release_report", "released_model")
+    source = ""
+    source = ""
     for _ in range(5):  # on a busy machine the page's time can be over before its data has come
         source = in_browser(page, "--window-size=2400,900", "--dump-dom")
         if all(asset in source for asset in wanted):
@@ -173,3 +177,17 @@ def test_mlflow_shows_the_runs_of_the_cell(served: Served) -> None:
     assert {"train", "evaluate"} <= {
         tag["value"] for run in runs for tag in run["data"]["tags"] if tag["key"] == "dentsight.stage"
     }
+
+
+def test_nothing_listens_on_anything_but_localhost(served: Served) -> None:
+    """Neither interface has a login: on any other address, everyone in the clinic's network could start runs."""
+    addresses = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("DENTSIGHT_HOME") == str(served.home.folder):
+                listening = [item for item in process.net_connections("inet") if item.status == psutil.CONN_LISTEN]
+                addresses |= {(item.laddr.ip, item.laddr.port) for item in listening}
+    wanted = {int(address.rpartition(":")[2]) for address in (served.dagster, served.mlflow)}
+
+    assert wanted <= {port for _, port in addresses}
+    assert {ip for ip, _ in addresses} == {"127.0.0.1"}

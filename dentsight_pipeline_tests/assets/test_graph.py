@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,8 @@ def test_each_gate_is_an_asset_check_and_a_missed_one_does_not_fail_the_run(
     record = next(iter(records.values())).last_check_execution_record
     assert record is not None
     assert record.event is not None
-    evaluation = record.event.dagster_event.event_specific_data  # type: ignore[union-attr]
+    assert record.event.dagster_event is not None
+    evaluation = record.event.dagster_event.asset_check_evaluation_data
 
     assert all(run.status == dg.DagsterRunStatus.SUCCESS for run in runs)
     assert evaluation.passed is False
@@ -241,8 +243,6 @@ def test_a_refused_export_leaves_no_partition_and_no_manifest(finished_cell: Fin
     state = finished_cell.home.folder / "workspace" / "dagster"
     here = Path.cwd()
     try:
-        import os
-
         os.chdir(finished_cell.home.folder)
         with dg.DagsterInstance.from_ref(
             InstanceRef.from_dir(str(state), config_dir=str(finished_cell.home.folder))
@@ -299,8 +299,6 @@ def test_a_running_cell_is_not_taken_for_dead_by_run_monitoring(
     finished_cell: FinishedCell, instance: dg.DagsterInstance
 ) -> None:
     """`dentsight run` works in its own process: without saying so, a daemon beside it failed its run after 10 s."""
-    import os
-
     from dentsight_pipeline.runtime.launcher import WORKER_TAG
 
     for run in instance.get_runs():

@@ -43,3 +43,14 @@ def test_a_missing_manifest_stops_the_walk_there_and_nowhere_else(chain: Chain) 
     assert list(walked.broken) == [chain.digests["normalized_splits"]]
     assert chain.digests["condition_subset"] in walked.products
     assert chain.digests["raw_export"] not in walked.named
+
+
+def test_a_release_reaches_its_products_also_when_its_report_is_gone(chain: Chain) -> None:
+    """The release names all of them itself, so that a lost report does not hide what else was changed."""
+    chain.manifest_file("release_report").unlink()
+
+    walked = walk(chain.store, chain.digests["released_model"])
+
+    assert list(walked.broken) == [chain.digests["release_report"]]
+    assert chain.digests["trained_checkpoint"] in walked.products
+    assert chain.digests["raw_export"] in walked.products

@@ -245,7 +245,9 @@ class _Terminal(logging.Handler):
         event = meta.get("dagster_event")
         text = meta.get("orig_message") or record.getMessage()
         if event is None:
-            if record.levelno >= logging.INFO and not text.startswith(("[pipes]", "Dependencies for step")):
+            if record.levelno >= logging.INFO and not text.startswith(
+                ("[pipes]", "Dependencies for step", "Skipping step")
+            ):
                 self._say(f"      {text}")
         elif event.event_type_value == "STEP_START" and event.step_key in self._assets:
             self._say(f"[{self._assets.index(event.step_key) + 1}/{len(self._assets)}] {event.step_key}")

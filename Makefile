@@ -30,11 +30,15 @@ demo: .venv/.ready
 ui: .venv/.ready
 	@$(BIN)/dentsight ui
 
+# One thread for each of two test processes: OpenMP threads that wait for each other by spinning make both crawl.
+test: export OMP_NUM_THREADS = 1
+test test-slow: export OMP_WAIT_POLICY = PASSIVE
+
 test: .venv/.ready-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup --durations=15
 
 test-slow: .venv/.ready-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations=10
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
 RESTARTS = 2
 """How often a job whose process was killed from outside is taken up again within its run."""
+GPUS_VARIABLE, GPUS_PER_TRAINING_VARIABLE = "DENTSIGHT_GPUS", "DENTSIGHT_GPUS_PER_TRAINING"
 CANCELLED = 130
 """Exit status of the guard after a cancel."""
 
@@ -29,12 +30,30 @@ CANCELLED = 130
 class LocalBackend(dg.ConfigurableResource):
     """Runs jobs on this machine, one GPU a job, each in its own process through Dagster Pipes."""
 
-    gpus: int = 1
-    """GPU slots of this machine; 1 also without a GPU, so that two trainings never share its cores."""
-    processes_per_job: int = 1
-    """Training processes of one job; more than one goes through torchrun."""
+    gpus: int = 0
+    """GPUs of this machine; `DENTSIGHT_GPUS`, else 1, when 0. 1 also without a GPU, so that two trainings never share
+    its cores."""
+    gpus_per_training: int = 0
+    """GPUs of one training, which goes through torchrun when they are more than one; `DENTSIGHT_GPUS_PER_TRAINING`,
+    else all of them, when 0. As many trainings as fit run at once, where the pool `gpu` allows it."""
     grace_seconds: float = 20.0
     """How long a cancelled job may take to end by itself before it is killed."""
+
+    @property
+    def count(self) -> int:
+        """GPUs in use."""
+        return self.gpus or _number(GPUS_VARIABLE, 1)
+
+    @property
+    def width(self) -> int:
+        """GPUs of one training."""
+        wanted = self.gpus_per_training or _number(GPUS_PER_TRAINING_VARIABLE, self.count)
+        if wanted > self.count:
+            raise errors.ConfigurationError(
+                f"One training is to use {wanted} GPUs ({GPUS_PER_TRAINING_VARIABLE}), but there are {self.count} "
+                f"({GPUS_VARIABLE}). The nearest legal value is {self.count}."
+            )
+        return wanted
 
     def run(
         self,
@@ -70,15 +89,17 @@ class LocalBackend(dg.ConfigurableResource):
         job_file = workdir / "job.json"
         job_file.write_text(json.dumps(dict(job), indent=1, sort_keys=True))
         trainer = [sys.executable, "-m", "dentsight_pipeline.training", verb, str(job_file)]
-        if verb == "fit" and self.processes_per_job > 1:
+        width = self.width
+        slots = max(1, self.count // width)
+        if verb == "fit" and width > 1:
             trainer = [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
-                *(f"--nproc-per-node={self.processes_per_job}", "-m", *trainer[2:]),
+                *(f"--nproc-per-node={width}", "-m", *trainer[2:]),
             ]
         command = [
             *(sys.executable, "-m", "dentsight_pipeline.runtime.guard", "--parent", str(os.getpid())),
-            *("--locks", str(locks), "--slots", str(self.gpus), "--grace", str(self.grace_seconds)),
-            *("--alone", str(workdir / "attempt.lock"), "--", *trainer),
+            *("--locks", str(locks), "--slots", str(slots), "--width", str(width)),
+            *("--grace", str(self.grace_seconds), "--alone", str(workdir / "attempt.lock"), "--", *trainer),
         ]
         with (
             dg.open_pipes_session(
@@ -112,6 +133,14 @@ class LocalBackend(dg.ConfigurableResource):
             if process.poll() is None:
                 process.kill()
             raise
+
+
+def _number(variable: str, default: int) -> int:
+    """A whole number of at least 1 from the environment."""
+    given = os.environ.get(variable, "").strip() or str(default)
+    if not given.isdecimal() or int(given) < 1:
+        raise errors.ConfigurationError(f"{variable} is {given!r}. It must be a number of GPUs; the least is 1.")
+    return int(given)
 
 
 def _was_killed(status: int) -> bool:

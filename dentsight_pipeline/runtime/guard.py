@@ -1,6 +1,6 @@
 """A small process between a Dagster step and its trainer: it dies with its parent and holds one GPU.
 
-    python -m dentsight_pipeline.runtime.guard --locks FOLDER --slots N --grace SECONDS --alone FILE -- COMMAND …
+    python -m dentsight_pipeline.runtime.guard --locks FOLDER --slots N --width N --alone FILE --grace S -- COMMAND
 
 - **Dies with its parent.** When the step's worker is killed, the kernel signals the guard, and the guard ends the
   trainer; when the guard itself is killed with SIGKILL, the kernel kills the trainer (`PR_SET_PDEATHSIG`, prctl(2)).
@@ -99,8 +99,19 @@ def wait_alone(path: Path, wait_seconds: float = 0.5) -> IO[str]:
             time.sleep(wait_seconds)
 
 
-def run_guarded(command: list[str], locks: Path, slots: int, grace_seconds: float, alone: Path | None = None) -> int:
-    """Run a command as the guard; returns its exit status, or 130 after a cancel."""
+def run_guarded(
+    command: list[str], locks: Path, slots: int, grace_seconds: float, alone: Path | None = None, width: int = 1
+) -> int:
+    """Run a command as the guard; returns its exit status, or 130 after a cancel.
+
+    Args:
+        command: The trainer.
+        locks: Folder of the GPU locks.
+        slots: Jobs that may run at once.
+        grace_seconds: From asking the trainer to end to killing it.
+        alone: Lock file of this very job, or None.
+        width: GPUs of one slot; slot 1 of width 2 sees GPUs 2 and 3.
+    """
 
     def give_up(*_: object) -> None:
         raise SystemExit(INTERRUPTED)
@@ -114,7 +125,7 @@ def run_guarded(command: list[str], locks: Path, slots: int, grace_seconds: floa
         signal.signal(ending, lambda *_: stopping.append(time.monotonic()))
     environment = dict(os.environ)
     if slots > 1 and "CUDA_VISIBLE_DEVICES" not in environment:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(slot * width + number) for number in range(width))
     me = os.getpid()
     child = subprocess.Popen(
         command,
@@ -156,13 +167,14 @@ def main() -> int:
     parser.add_argument("--parent", type=int, default=os.getppid())
     parser.add_argument("--locks", type=Path, required=True)
     parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--width", type=int, default=1)
     parser.add_argument("--grace", type=float, default=20.0)
     parser.add_argument("--alone", type=Path, default=None)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     die_with_parent(given.parent, signal.SIGTERM)
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
-    return run_guarded(command, given.locks, given.slots, given.grace, given.alone)
+    return run_guarded(command, given.locks, given.slots, given.grace, given.alone, given.width)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Training and prediction jobs inside an MLflow run: job file out, events in, artifacts and links at the end."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,7 @@ def run_tracked(
         run.metrics({f"cost/{key}": value for key, value in _numbers(result["record"].get("cost", {})).items()})
         if verb == "fit":
             run.artifacts(product.digest, "checkpoint")
+            shutil.rmtree(workdir / "model", ignore_errors=True)  # its bytes are in the store
         return product.digest, {**result["record"], **tracking.links(run)}
 
 

@@ -23,11 +23,11 @@ def start_guard(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        program: str, *, grace: float = 1.0, parent: int | None = None, slots: int = 1, alone: str = ""
+        program: str, *, grace: float = 1.0, parent: int | None = None, slots: int = 1, width: int = 1, alone: str = ""
     ) -> subprocess.Popen[bytes]:
         command = [
             *(sys.executable, "-m", "dentsight_pipeline.runtime.guard", "--parent", str(parent or os.getpid())),
-            *("--locks", str(tmp_path / "locks"), "--grace", str(grace), "--slots", str(slots)),
+            *("--locks", str(tmp_path / "locks"), "--grace", str(grace), "--slots", str(slots), "--width", str(width)),
             *(("--alone", str(tmp_path / alone)) if alone else ()),
             *("--", sys.executable, "-c", program),
         ]
@@ -216,3 +216,19 @@ def test_two_attempts_at_one_job_never_run_together_although_a_gpu_is_free(
     assert other_status == 0
     assert waited
     assert second.wait(30) == 0
+
+
+def test_two_jobs_of_two_gpus_each_see_gpus_of_their_own(
+    start_guard: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four GPUs, two trainings: with overlapping devices both would run out of memory."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    program = "import os, time; print(f'up\\n{os.environ[\"CUDA_VISIBLE_DEVICES\"]}', flush=True); time.sleep(60)"
+    seen = []
+    for _ in range(2):
+        guard = start_guard(program, slots=2, width=2)
+        child_of(guard)
+        assert guard.stdout is not None
+        seen.append(guard.stdout.readline().decode().strip())
+
+    assert sorted(seen) == ["0,1", "2,3"]

@@ -35,7 +35,7 @@ test: export OMP_NUM_THREADS = 1
 test test-slow: export OMP_WAIT_POLICY = PASSIVE
 
 test: .venv/.ready-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadgroup --durations=15
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --durations=15
 
 test-slow: .venv/.ready-dev
 	$(BIN)/python -m pytest -m slow --durations=10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -64,7 +65,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(finished_cell: FinishedCell) -> Iterator[Served]:
     """`dentsight ui` in the finished cell's home, stopped as a person stops it: with Ctrl-C."""
-    ports = free_port(3600), free_port(5600)
+    ports = free_port(3600 + os.getpid() % 900), free_port(5600 + os.getpid() % 900)  # others may start servers too
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "dentsight_pipeline.cli", "ui"),

@@ -62,6 +62,16 @@ def test_the_chapters_name_every_job_schedule_and_sensor(project_root: Path) -> 
     assert sorted(name for name in names if name not in text) == []
 
 
+def test_the_operations_chapter_names_every_setting(project_root: Path) -> None:
+    """A variable that only the code knows is set by nobody, or found by accident."""
+    sources = "\n".join(path.read_text("utf-8") for path in (project_root / "dentsight_pipeline").rglob("*.py"))
+    names = set(re.findall(r"\"((?:DENTSIGHT|ROBOFLOW)_[A-Z_]+[A-Z])\"", sources))
+    chapter = (project_root / "docs" / "operations.md").read_text("utf-8")
+
+    assert len(names) > 10
+    assert sorted(name for name in names if f"`{name}`" not in chapter) == []
+
+
 def test_the_chapters_name_every_error(project_root: Path) -> None:
     """A user who meets an error searches for its name."""
     names = {

@@ -44,6 +44,7 @@ def die_with_parent(parent: int, how: signal.Signals) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(how), 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), how)
+        os._exit(128 + how)  # whoever blocks or handles the signal ends all the same
 
 
 def take_gpu(locks: Path, slots: int, wait_seconds: float = 1.0) -> tuple[int, IO[str]]:
@@ -172,6 +173,9 @@ def main() -> int:
     parser.add_argument("--alone", type=Path, default=None)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
+    # A blocked or ignored signal is inherited: without this a cancel, or the parent's death, could pass unnoticed.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent(given.parent, signal.SIGTERM)
     command = given.command[1:] if given.command[:1] == ["--"] else given.command
     return run_guarded(command, given.locks, given.slots, given.grace, given.alone, given.width)

@@ -177,7 +177,11 @@ def test_a_guard_whose_parent_has_gone_does_not_start_the_trainer(
     start_guard: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     """The parent may die before the guard asks the kernel to be told: that race must not leave an orphan."""
-    guard = start_guard("print('up', flush=True)", parent=1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a mask is inherited by what is started
+    try:
+        guard = start_guard("print('up', flush=True)", parent=1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     assert guard.wait(30) != 0
     assert guard.stdout is not None

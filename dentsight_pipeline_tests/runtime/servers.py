@@ -178,8 +178,10 @@ class Servers:
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run as the UI's button does."""
-        query = "mutation($r: String!) { terminateRun(runId: $r) { __typename } }"
-        assert self.ask(query, r=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+        query = """mutation($r: String!) { terminateRun(runId: $r)
+            { __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
+        made = self.ask(query, r=run_id)["terminateRun"]
+        assert made["__typename"] == "TerminateRunSuccess", made
 
     def train(self, dataset: str, *, assets: tuple[str, ...] = ("trained_checkpoint",), **overrides: str) -> str:
         """Launch an experiment with a tiny training; returns the run's id."""

@@ -77,25 +77,22 @@ def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspac
 )
 def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
-    from dentsight_pipeline.data.normalise import normalise_export
-
     raw = workspace.latest(context, "raw_export", context.partition_key)
     choice = recall_dataset(workspace.store, context.partition_key)
     source, drop = (choice.source, choice.drop) if choice else (None, ())
+
+    def normalise() -> Made:
+        from dentsight_pipeline.data.normalise import normalise_export
+
+        progress = throttled(context.log.info)
+        return Made(normalise_export(workspace.store, raw, source=source, drop=drop, progress=progress).digest)
+
     return materialize_step(
         context,
         workspace,
         inputs={"raw_export": raw},
         config={"source": source, "drop": list(drop)},
-        make=lambda: Made(
-            normalise_export(
-                workspace.store,
-                raw,
-                source=source,
-                drop=drop,
-                progress=throttled(context.log.info),
-            ).digest
-        ),
+        make=normalise,
         describe=lambda made: metadata.of_splits(workspace, made),
     )
 

@@ -33,13 +33,13 @@ def class_metrics(
     context: dg.AssetExecutionContext, config: EvaluationConfig, workspace: Workspace, tracking: Tracking
 ) -> dg.MaterializeResult:
     """Each condition's AP, operating points and intervals, with thresholds chosen on valid and reported on test."""
-    from dentsight_pipeline.evaluation.product import evaluate_predictions
-
     dataset, recipe = cell_of(context)
     predictions = workspace.latest(context, "test_predictions", str(context.partition_key))
     subset = workspace.store.get_manifest(predictions.inputs["condition_subset"])
 
     def evaluate() -> Made:
+        from dentsight_pipeline.evaluation.product import evaluate_predictions
+
         with tracking.run(
             f"evaluate {dataset} × {recipe}",
             params={"resamples": config.resamples, "seed": config.seed},

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.coco import SPLITS
 from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
     Raises:
         DataError: The export is refused; the message names file, record and remedy.
     """
+    from dentsight_pipeline.data.ingest import ingest_export  # its packages are not needed to recall finished work
+
     location = acquisition.location
     common: dict[str, Any] = {
         "label_source": acquisition.source,

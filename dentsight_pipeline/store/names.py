@@ -63,6 +63,9 @@ def is_ref(name: str) -> bool:
     return True
 
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 def check_entry_paths(paths: Iterable[str]) -> None:
     """Refuse paths that would leave their folder, or that no folder could hold together.
 
@@ -91,9 +94,7 @@ def _path_problem(path: object) -> str | None:
         return "it is absolute"
     if "\\" in path or ":" in path:
         return "it holds a backslash or a colon"
-    if any(
-        ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000 for character in path
-    ):
+    if _CONTROL.search(path):
         return "it holds a control character"
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):

@@ -102,6 +102,16 @@ def test_another_process_with_the_same_pid_is_not_the_worker(
     assert status(instance, run) == WorkerStatus.FAILED
 
 
+def test_two_processes_never_have_the_same_identity(process: subprocess.Popen[bytes]) -> None:
+    """Pid numbers come round again within hours on a busy machine; the start time does not."""
+    mine, theirs = identity_of(psutil.Process().pid, RUN), identity_of(process.pid, RUN)
+    assert mine is not None
+    assert theirs is not None
+
+    assert mine["started"] < theirs["started"]
+    assert identity_of(process.pid, RUN) == theirs
+
+
 def test_a_worker_whose_launcher_was_killed_before_it_wrote_the_tag_is_found(
     instance: dg.DagsterInstance, process: subprocess.Popen[bytes]
 ) -> None:

@@ -109,15 +109,20 @@ def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -
 def condition_subset(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
     """The splits narrowed to the 13 conditions that stage 2 is to find; every image stays."""
     from dentsight_pipeline.data import checks
-    from dentsight_pipeline.data.subset import select_conditions
 
     splits = workspace.latest(context, "normalized_splits", context.partition_key)
     checks.require(workspace.store, splits)
+
+    def select() -> Made:
+        from dentsight_pipeline.data.subset import select_conditions
+
+        return Made(select_conditions(workspace.store, splits, progress=throttled(context.log.info)).digest)
+
     return materialize_step(
         context,
         workspace,
         inputs={"normalized_splits": splits},
         config={},
-        make=lambda: Made(select_conditions(workspace.store, splits, progress=throttled(context.log.info)).digest),
+        make=select,
         describe=lambda made: metadata.of_splits(workspace, made),
     )

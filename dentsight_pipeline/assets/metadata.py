@@ -194,11 +194,14 @@ def health_result(store: "Store", checkpoint: "Manifest") -> dg.AssetCheckResult
     health = read_json(store, checkpoint, "health.json")
     healthy = health.get("healthy")
     ratio = health.get("ratio_last_to_first")
-    state = {True: "healthy", False: "collapsed: AP is ranking-only, nothing may be released"}.get(healthy, "unknown")
+    state = {
+        True: "The head is healthy",
+        False: "The head collapsed: AP is ranking-only, nothing may be released",
+    }.get(healthy, "The head's health was not judged (training was too short for it), so nothing may be released")
     return dg.AssetCheckResult(
         passed=healthy is True,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"The head is {state}" + ("" if ratio is None else f" (last/first layer score ratio {ratio:.3f})."),
+        description=state + ("." if ratio is None else f"; last/first layer score ratio {ratio:.3f}."),
         metadata={"rules": table([_flat(rule) for rule in health.get("rules", [])])},
     )
 

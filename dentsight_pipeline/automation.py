@@ -18,6 +18,7 @@ from dentsight_pipeline.assets import champion, data, evaluation, release, teeth
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime.failure import cause_of
 from dentsight_pipeline.runtime.notify import Notifier
 
 RETRAIN_CRON_VARIABLE = "DENTSIGHT_RETRAIN_CRON"
@@ -213,10 +214,8 @@ def failed_run(context: dg.RunFailureSensorContext, notifier: Notifier, tracking
         return
     messages = []
     for event in context.get_step_failure_events():
-        info = event.step_failure_data.error
-        while info is not None and info.cause is not None:
-            info = info.cause
-        messages.append(f"{event.step_key}: {info.message.strip() if info else 'no message'}")
+        error = event.step_failure_data.error
+        messages.append(f"{event.step_key}: {cause_of(error).message.strip() if error else 'no message'}")
     text = redact("; ".join(messages) or context.failure_event.message or "no message")
     collapsed = "HeadCollapseError" in text
     notifier.send(

@@ -454,9 +454,10 @@ def test_a_failed_run_is_told_to_the_webhook_and_to_the_file(
 def test_a_collapsed_head_is_told_as_such(
     instance: dg.DagsterInstance, notifier: Notifier, workspace: Workspace, web: Web
 ) -> None:
-    """It is the one failure that a look at the loss curve does not show."""
+    """It is the one failure that a look at the loss curve does not show; whatever lies behind it."""
     error = errors.HeadCollapseError.__new__(errors.HeadCollapseError)
     Exception.__init__(error, "The head collapsed at step 125.")
+    error.__cause__ = RuntimeError("a library's own words")
     tell_failure(error, instance, notifier, workspace)
 
     assert web.received[0]["event"] == "head_collapse"

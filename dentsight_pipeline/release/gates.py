@@ -305,7 +305,7 @@ def judge(
     Raises:
         ConfigurationError: When an override names no gate of the policy, or two name the same one.
     """
-    by_gate = _overrides_by_gate(tuple(overrides), policy)
+    by_gate = overrides_by_gate(tuple(overrides), policy)
     population, population_problem = _gated_population(evaluation)
     head, head_row = _judge_head(policy, health)
     rows = []
@@ -371,7 +371,12 @@ def _assemble(
     )
 
 
-def _overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[str, Override]:
+def overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[str, Override]:
+    """The overrides by the gate that each is for.
+
+    Raises:
+        ConfigurationError: When one names no gate of the policy, or two name the same one.
+    """
     by_gate: dict[str, Override] = {}
     for override in overrides:
         if override.gate not in policy.gate_ids:

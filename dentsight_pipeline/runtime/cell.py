@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TextIO
 
 import dagster as dg
@@ -23,6 +24,7 @@ from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_data
 from dentsight_pipeline.data.datasets import DEMO_KEY, recall_dataset
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Workspace, find_home
+from dentsight_pipeline.runtime.failure import cause_of, is_deliberate, words_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
     from dentsight_pipeline.training import recipe as recipes
 
     recipes.named(request.recipe).override(request.overrides)  # refuses nonsense before anything starts
+    policy = _policy_of(request)
     from dentsight_pipeline.definitions import defs
 
     with open_instance() as instance, _partition_of(instance, dataset):
@@ -74,7 +77,7 @@ def run_cell(request: CellRequest) -> dict[str, Any]:
         }
         sys.stderr.write(f"Cell {dataset} × {request.recipe}\n")
         training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
-        report_config = {"policy": request.policy, "overrides": request.gate_overrides}
+        report_config = {"policy": policy, "overrides": request.gate_overrides}
         cell = cell_key(dataset, request.recipe)
         steps: list[tuple[str, str, dict[str, dict[str, Any]]]] = [
             ("data", dataset, {"raw_export": data_config}),
@@ -113,6 +116,20 @@ def _partition_of(instance: dg.DagsterInstance, dataset: str) -> Iterator[None]:
         if is_new and recall_dataset(Workspace().store, dataset) is None:
             instance.delete_dynamic_partition("dataset", dataset)
         raise
+
+
+def _policy_of(request: CellRequest) -> str:
+    """The policy as the jobs find it: a name, or an absolute path. What they would refuse is refused before a training.
+
+    Raises:
+        ConfigurationError: There is no such policy, it could decide nothing, or an override names none of its gates.
+    """
+    from dentsight_pipeline.release import gates
+    from dentsight_pipeline.release.product import overrides_of
+
+    policy = gates.load_policy(request.policy)
+    gates.overrides_by_gate(overrides_of(request.gate_overrides), policy)
+    return request.policy if request.policy in gates.policy_names() else str(Path(request.policy).absolute())
 
 
 def _dataset_of(request: CellRequest) -> tuple[str, str]:
@@ -178,22 +195,17 @@ def _cause(result: dg.ExecuteInProcessResult) -> Exception:
             data = event.step_failure_data
             if data.error_source is not None and data.user_failure_data is not None:
                 return DentsightError(data.user_failure_data.description or "")
-            info = data.error
-            while info is not None and info.cause is not None:
-                info = info.cause
-            if info is not None:
-                return _refusal_or_crash(event.step_key or "?", info, result.run_id)
+            if data.error is not None:
+                return _refusal_or_crash(event.step_key or "?", cause_of(data.error), result.run_id)
     return DentsightError(f"Run {result.run_id} failed before its first step; see its log in the Dagster UI.")
 
 
 def _refusal_or_crash(step: str, info: Any, run_id: str) -> Exception:
-    from dentsight_pipeline import errors
-
-    message = info.message.strip()
-    name, _, text = message.partition(": ")
-    if isinstance(getattr(errors, name.rsplit(".", 1)[-1], None), type):
-        return DentsightError(text)
-    return RuntimeError(f"{step} failed: {message}\n{''.join(info.stack)}\nThe whole log is in Dagster run {run_id}.")
+    if is_deliberate(info):
+        return DentsightError(words_of(info))
+    return RuntimeError(
+        f"{step} failed: {words_of(info)}\n{''.join(info.stack)}\nThe whole log is in Dagster run {run_id}."
+    )
 
 
 @contextmanager

@@ -8,8 +8,8 @@
   whatever end, so a crash leaves nothing to clean. Waiting for a busy GPU is said, not silent.
 - **Works alone.** A second `flock`, on a file of the job's own, keeps two attempts at one job apart where there is more
   than one GPU: the trainer of a killed attempt may still be writing its last checkpoint.
-- **Escalates.** SIGINT or SIGTERM reaches the trainer's whole process group as SIGINT; what still lives after the grace
-  period is killed.
+- **Escalates.** SIGINT or SIGTERM reaches the trainer as SIGTERM, on which a training writes a checkpoint and ends; its
+  loaders it still needs for that. What still lives of its process group after the grace period is killed.
 
 Standard library only: it starts in a few milliseconds and works where nothing else is installed.
 """
@@ -143,21 +143,21 @@ def run_guarded(
             pass
         if stopping and not asked:
             asked = True
-            _signal_group(child.pid, signal.SIGINT)
+            child.terminate()
         if asked and not killed and time.monotonic() - stopping[0] > grace_seconds:
             killed = True
             sys.stderr.write(f"the trainer did not stop within {grace_seconds:.0f} s and was killed\n")
-            _signal_group(child.pid, signal.SIGKILL)
-    _signal_group(child.pid, signal.SIGKILL)  # loaders and torchrun workers that outlived it
+            _kill_group(child.pid)
+    _kill_group(child.pid)  # loaders and torchrun workers that outlived it
     lock.close()
     if mine is not None:
         mine.close()
     return INTERRUPTED if asked else (status if status >= 0 else 128 - status)
 
 
-def _signal_group(leader: int, how: signal.Signals) -> None:
+def _kill_group(leader: int) -> None:
     try:
-        os.killpg(leader, how)
+        os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         return
 

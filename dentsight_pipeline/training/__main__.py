@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = jobs.load(jobs.FitJob if verb == "fit" else jobs.PredictJob, path)
         workdir = job.workdir
+        (workdir / "error.json").unlink(missing_ok=True)  # of an attempt that was stopped while this one waited
         with Reporter(workdir if first else None, echo=sys.stderr if first else None) as reporter:
             _run(job, reporter)
     except Exception as error:

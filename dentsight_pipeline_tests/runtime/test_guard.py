@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-STUBBORN = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
+STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
 
 
 @pytest.fixture
@@ -144,20 +144,45 @@ def test_the_trainer_dies_when_the_step_worker_is_killed(tmp_path: Path) -> None
     assert all(gone(process) for process in family)
 
 
-def test_a_cancel_reaches_the_trainer_as_sigint(start_guard: Callable[..., subprocess.Popen[bytes]]) -> None:
-    """A trainer that is asked politely can still write its last checkpoint."""
+@pytest.mark.parametrize("cancel", [signal.SIGTERM, signal.SIGINT])
+def test_a_cancel_reaches_the_trainer_as_the_signal_that_it_saves_on(
+    start_guard: Callable[..., subprocess.Popen[bytes]], cancel: signal.Signals
+) -> None:
+    """SIGINT would break a training off in the middle of a step, and its last minute would be lost."""
     program = (
-        "import time\nprint('up', flush=True)\n"
-        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('saved', flush=True)"
+        "import signal, time\n"
+        "def save(*_):\n    print('saved', flush=True)\n    raise SystemExit(2)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('up', flush=True)\ntime.sleep(60)"
     )
     guard = start_guard(program, grace=20)
     child_of(guard)
 
-    guard.send_signal(signal.SIGTERM)
+    guard.send_signal(cancel)
 
     assert guard.stdout is not None
     assert guard.stdout.readline() == b"saved\n"
     assert guard.wait(30) == 130
+
+
+def test_a_cancel_leaves_the_loaders_of_the_trainer_alone(
+    start_guard: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    """A training whose loader died of the signal fails in the middle of a step, instead of saving after it."""
+    program = (
+        "import signal, subprocess, sys, time\n"
+        "loader = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "def save(*_):\n    time.sleep(0.5)\n    print(loader.poll(), flush=True)\n    raise SystemExit(2)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    guard = start_guard(program, grace=20)
+    loader = child_of(guard).children()[0]
+
+    guard.send_signal(signal.SIGTERM)
+
+    assert guard.stdout is not None
+    assert guard.stdout.readline() == b"None\n"
+    assert guard.wait(30) == 130
+    assert gone(loader)
 
 
 def test_a_trainer_that_ignores_a_cancel_is_killed_after_the_grace_period(

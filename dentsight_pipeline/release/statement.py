@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from dentsight_pipeline.errors import ReleaseError, SignatureError
 
 if TYPE_CHECKING:
@@ -64,30 +66,53 @@ def generate_key(folder: Path) -> KeyPair:
         if path.exists():
             raise ReleaseError(f"{path} exists; a signing key is never overwritten. Use it, or name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    private = key.private_bytes(
+    private = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    for path, data, mode in ((pair.private, private, 0o600), (pair.public, public, 0o644)):
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
+    _write_whole(pair.private, private, 0o600)
+    _write_whole(pair.public, _public_part(private), 0o644)
     return pair
 
 
 def key_pair(folder: Path) -> KeyPair:
-    """The key of a folder; made when there is none.
+    """The key of a folder; made when there is none, by one of all who ask at the same moment.
+
+    A public half that is missing is derived from the private one, as after a crash between the two.
 
     Raises:
-        ReleaseError: When only one half is there.
+        ReleaseError: When the private half alone is missing.
     """
     pair = KeyPair(folder / PRIVATE_KEY, folder / PUBLIC_KEY)
-    there = [path.is_file() for path in (pair.private, pair.public)]
-    if all(there):
-        return pair
-    if any(there):
-        raise ReleaseError(f"{folder} holds only one of {PRIVATE_KEY} and {PUBLIC_KEY}. Restore the other one.")
-    return generate_key(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".release-key.lock"):
+        if pair.private.is_file():
+            if not pair.public.is_file():
+                _write_whole(pair.public, _public_part(pair.private.read_bytes()), 0o644)
+            return pair
+        if pair.public.is_file():
+            raise ReleaseError(f"{folder} holds {PUBLIC_KEY}, but not {PRIVATE_KEY}. Restore the private key.")
+        return generate_key(folder)
+
+
+def _public_part(private: bytes) -> bytes:
+    """The public key, as PEM, of a private one."""
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_pem_private_key(private, password=None)
+    except (ValueError, TypeError) as error:
+        raise ReleaseError(f"{PRIVATE_KEY} is no unencrypted private key in PEM form: {error}. Restore it.") from error
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def _write_whole(path: Path, data: bytes, mode: int) -> None:
+    """Writes a new file that is there whole or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def build_statement(

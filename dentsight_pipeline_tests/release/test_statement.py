@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +180,45 @@ def test_half_a_key_is_refused(tmp_path):
     """Making a new pair beside a lost half would orphan what the old one signed."""
     statement.generate_key(tmp_path).private.unlink()
 
-    with pytest.raises(ReleaseError, match="only one of"):
+    with pytest.raises(ReleaseError, match="Restore the private key"):
         statement.key_pair(tmp_path)
+
+
+def test_a_public_half_that_a_crash_left_out_is_derived(tmp_path):
+    """The private half alone decides; the first release after the crash must not fail for ever."""
+    made = statement.generate_key(tmp_path)
+    published = made.public.read_bytes()
+    made.public.unlink()
+
+    assert statement.key_pair(tmp_path).public.read_bytes() == published
+
+
+def test_first_releases_at_the_same_moment_sign_with_one_key(tmp_path):
+    """Two runs of a fresh workspace end together: none may fail, and the halves must belong together."""
+    program = (
+        "import sys, pathlib\nfrom dentsight_pipeline.release import statement\n"
+        "import cryptography.hazmat.primitives.asymmetric.ec\n"
+        "print('ready', flush=True); input()\n"
+        "print(statement.key_pair(pathlib.Path(sys.argv[1])).private.read_bytes().hex())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "keys")]
+    signers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for signer in signers:
+        assert signer.stdout is not None
+        assert signer.stdout.readline() == "ready\n"
+    for signer in signers:
+        assert signer.stdin is not None
+        signer.stdin.write("\n")
+        signer.stdin.flush()
+    found = [signer.communicate(timeout=60) for signer in signers]
+    pair = statement.key_pair(tmp_path / "keys")
+
+    assert [error for _, error in found] == [""] * 4
+    assert {key for key, _ in found} == {pair.private.read_bytes().hex() + "\n"}
+    assert statement._public_part(pair.private.read_bytes()) == pair.public.read_bytes()
 
 
 def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):

@@ -52,6 +52,7 @@ def release_report(
 ) -> dg.MaterializeResult:
     """Verdict, gates, per-class table and evidence in one HTML file, with the same facts as JSON and a model card."""
     from dentsight_pipeline.release import champion, product
+    from dentsight_pipeline.release.overview import write_overview
 
     store = workspace.store
     evaluation = workspace.latest(context, "class_metrics", str(context.partition_key))
@@ -67,7 +68,9 @@ def release_report(
         )
 
     def show(manifest: "Manifest") -> dict[str, Any]:
-        path = product.show(store, manifest, workspace.report_folder(dataset, recipe))
+        folder = workspace.report_folder(dataset, recipe)
+        path = product.show(store, manifest, folder)
+        write_overview(folder.parent.parent)
         return metadata.of_report(product.verdict_of(store, manifest), path)
 
     result = materialize_step(

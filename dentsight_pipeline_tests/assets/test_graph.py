@@ -63,6 +63,9 @@ def test_run_prints_json_alone_with_the_keys_of_the_contract(finished_cell: Fini
     assert {"dataset_digest", "checkpoint_digest", "verdict", "report", "cached"} <= set(said)
     assert said["verdict"] in {"PASS", "FAIL", "INCONCLUSIVE"}
     assert Path(said["report"]).is_file()
+    assert "report.html" in (finished_cell.home.folder / "workspace" / "reports" / "index.html").read_text(
+        encoding="utf-8"
+    )
     assert said["cached"] == []
 
 

@@ -1,0 +1,257 @@
+"""Does it learn? Three experiments on two CPU cores; their figures are in docs/log.md.
+
+    python benchmarks/learning.py overfit --out DIR            # 16 phantom images, learnt by heart
+    python benchmarks/learning.py recipes --out DIR            # v1's and v3's ways, and v1's on the pre-5.18 loss
+    python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
+
+`recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
+from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 512×288
+pixels, batches of 4, and 8 times the rate that the recipe has at that batch (v3's goes with the square root of the
+batch). The planted loss lives with the tests, outside the package. A killed experiment resumes with the same --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
+
+from dentsight_pipeline.data.ingest import ingest_export
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.phantom import write_phantom_export
+from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.errors import HeadCollapseError
+from dentsight_pipeline.evaluation.evaluate import evaluate
+from dentsight_pipeline.store.manifest import Manifest, read_json
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline.training import loop
+from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.job import FitJob, PredictJob
+from dentsight_pipeline.training.predict import run_predict
+from dentsight_pipeline.training.recipe import Recipe, Scalar
+from dentsight_pipeline.training.reporting import Reporter
+from dentsight_pipeline_tests.training.planted_collapse import plant
+
+SCALE = 16.0
+"""Both learning rates are multiplied by this: 450 steps then add up to what v1's 6,970 steps on v8 do, about 0.18."""
+CANVAS: dict[str, Scalar] = {"image_width": 448, "image_height": 256}
+TINY: dict[str, Scalar] = {
+    **CANVAS,
+    "architecture": "tiny",
+    "pixel_std": 0.2,
+    "num_queries": 100,
+    "num_denoising": 50,
+    "precision": "fp32",
+    "epochs": None,
+    "batch_size": 4,
+    "micro_batch_size": None,
+    "eval_batch_size": 8,
+    "validation_images": 64,
+    "early_stopping_evaluations": None,
+}
+
+
+def main() -> None:
+    """Runs one of the experiments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=["overfit", "recipes", "real"])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the store and of everything that is trained")
+    parser.add_argument("--export", type=Path, help="the real Roboflow export")
+    parser.add_argument("--steps", type=int, help="optimiser steps of each run")
+    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--images", type=int, default=1000, help="phantom images of each corpus of `recipes`")
+    parser.add_argument("--seed", type=int, default=42)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    store = open_store(given.out / "store")
+    {"overfit": overfit, "recipes": compare_recipes, "real": learn_real}[given.experiment](given, store)
+
+
+# ---- the experiments -------------------------------------------------------------------------------------------------
+
+
+def overfit(given: argparse.Namespace, store: Store) -> None:
+    """16 images by heart: the highest score and the mAP on the very images that were trained on."""
+    subset = select_conditions(store, phantom(store, images=23, seed=3))  # 16 of them are for training
+    steps = given.steps or 900
+    values = {**CANVAS, "seed": given.seed, "max_steps": steps, "augment_flip": 0.0, "evaluate_every_steps": steps}
+    trained = train("overfit", given, store, subset, recipes.named("smoke").override(values))
+    measure("overfit", given, store, subset, trained, on="train", resamples=0)
+
+
+def compare_recipes(given: argparse.Namespace, store: Store) -> None:
+    """v1's way and v3's way on the fixed loss, then v1's on the loss of transformers before 5.18."""
+    steps = given.steps or 450
+    teeth = select_teeth(store, phantom(store, given.images, seed=21))
+    every = max(1, steps // 4)
+    start = recipes.named("smoke").override(
+        {**TINY, "stage": 1, "seed": given.seed, "max_steps": given.pretraining_steps, "evaluate_every_steps": 300}
+    )
+    weights = {"weights": f"checkpoint:{train('pretraining', given, store, teeth, start)}"}
+    subset = select_conditions(store, phantom(store, given.images, seed=22))
+    length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": every, "seed": given.seed}
+    v1 = scaled("v1", {**length, **weights})
+    v3 = scaled("v3", {**length, **weights, "warmup_steps": 50, "ema_warmup_steps": 100.0})
+    for name, recipe, planted in (("v1", v1, False), ("v3", v3, False), ("v1 on the pre-5.18 loss", v1, True)):
+        if planted:
+            show_abort(name, given, store, subset, recipe)
+        trained = train(name, given, store, subset, recipe, planted=planted)
+        measure(name, given, store, subset, trained, on="test", resamples=1000)
+
+
+def learn_real(given: argparse.Namespace, store: Store) -> None:
+    """A short run on real X-rays against the same model untrained, both on the clean validation images."""
+    if given.export is None:
+        raise SystemExit("`real` needs --export: the folder of a Roboflow export.")
+    subset = select_conditions(store, normalise_export(store, ingest_export(given.export, store)))
+    steps = given.steps or 700
+    short: dict[str, Scalar] = {**CANVAS, "seed": given.seed, "validation_images": None}
+    for name, values in (
+        ("untrained", {**short, "max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-8}),
+        ("trained", {**short, "max_steps": steps, "evaluate_every_steps": max(1, steps // 4)}),
+    ):
+        trained = train(name, given, store, subset, recipes.named("smoke").override(values))
+        measure(name, given, store, subset, trained, on="valid", resamples=1000)
+
+
+# ---- their parts -----------------------------------------------------------------------------------------------------
+
+
+def phantom(store: Store, images: int, seed: int) -> Manifest:
+    """The normalised splits of a phantom corpus."""
+    with tempfile.TemporaryDirectory() as folder:
+        export = Path(folder) / "export"
+        write_phantom_export(export, images, seed)
+        return normalise_export(store, ingest_export(export, store))
+
+
+def scaled(name: str, values: dict[str, Scalar]) -> Recipe:
+    """A named recipe on the tiny model, at the rate it has at TINY's batch, times SCALE."""
+    recipe = recipes.named(name)
+    rate = recipe.learning_rate * (int(TINY["batch_size"] or 1) / recipe.batch_size) ** 0.5 * SCALE
+    return recipe.override({**TINY, "learning_rate": rate, **values})
+
+
+def job_of(name: str, given: argparse.Namespace, store: Store, subset: Manifest, recipe: Recipe) -> FitJob:
+    """A job in a folder of its own, and one image cache for all."""
+    planted = "pre-5.18" in name
+    return FitJob(
+        store_uri=store.uri,
+        subset=subset.digest,
+        recipe=recipe.model_dump(),
+        workdir=given.out / f"{name.replace(' ', '-')}-{recipe.digest[:8]}",
+        cache_dir=given.out / "cache",
+        allow_head_collapse="to see what the planted loss does" if planted else None,
+    )
+
+
+def show_abort(name: str, given: argparse.Namespace, store: Store, subset: Manifest, recipe: Recipe) -> None:
+    """The planted loss without the override: training must stop by itself."""
+    job = job_of(name, given, store, subset, recipe)
+    job = job.model_copy(update={"allow_head_collapse": None, "workdir": job.workdir.with_name("aborted")})
+    try:
+        fit_planted(job, recipe, store, subset)
+    except HeadCollapseError as error:
+        show(name, aborted=str(error))
+    else:
+        raise SystemExit("The planted loss was not noticed.")
+
+
+def fit_planted(job: FitJob, recipe: Recipe, store: Store, subset: Manifest) -> str:
+    """As `loop.run_fit`, with the loss of transformers before 5.18."""
+    accelerator = loop._accelerator(job, recipe)
+    with Reporter(job.workdir, echo=sys.stderr) as reporter:
+        weights = loop._weights(job, recipe, store)
+        training = loop.Training(job, recipe, store, subset, accelerator, reporter, weights)
+        plant(training.raw_model)
+        return training.run()
+
+
+def train(
+    name: str, given: argparse.Namespace, store: Store, subset: Manifest, recipe: Recipe, *, planted: bool = False
+) -> str:
+    """Digest of the trained checkpoint; prints its head health and cost."""
+    job = job_of(name, given, store, subset, recipe)
+    job.workdir.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    if planted:
+        digest = fit_planted(job, recipe, store, subset)
+    else:
+        with Reporter(job.workdir, echo=sys.stderr) as reporter:
+            digest = loop.run_fit(job, reporter)
+    health = read_json(store, store.get_manifest(digest), "health.json")
+    show(
+        name,
+        checkpoint=digest,
+        seconds=time.perf_counter() - began,
+        threads=torch.get_num_threads(),
+        healthy=health["healthy"],
+        ratio_last_to_first=health["ratio_last_to_first"],
+        rules_tripped=[rule["rule"] for rule in health["rules"] if rule["tripped"]],
+        overrides=recipe.overrides,
+    )
+    return digest
+
+
+def measure(
+    name: str,
+    given: argparse.Namespace,
+    store: Store,
+    subset: Manifest,
+    checkpoint: str,
+    *,
+    on: str,
+    resamples: int,
+) -> None:
+    """Predicts and evaluates one split; prints macro figures, scores and a row for each class."""
+    splits = list(dict.fromkeys(["valid", on]))
+    workdir = given.out / "predictions" / checkpoint[:12]
+    job = PredictJob(
+        store_uri=store.uri, workdir=workdir, checkpoint=checkpoint, subset=subset.digest, splits=splits, batch_size=8
+    )
+    with Reporter(workdir) as reporter:
+        predictions = store.get_manifest(run_predict(job, reporter))
+    truth, found = (read_json(store, manifest, f"{on}.json") for manifest in (subset, predictions))
+    valid = None
+    if on == "test":
+        valid = (read_json(store, subset, "valid.json"), read_json(store, predictions, "valid.json"))
+    evaluation = evaluate(truth, found, thresholds_from=valid, resamples=resamples)
+    document = evaluation.document
+    highest: dict[int, float] = {}
+    for record in found:
+        highest[record["image_id"]] = max(record["score"], highest.get(record["image_id"], 0.0))
+    show(name, split=on, **highest_scores(list(highest.values())), calibration=document["calibration"].get("all"))
+    for population, table in document["populations"].items():
+        show(name, population=population, images=table["images"], groups=table["groups"], macro=table["macro"])
+        if population == document["gated_population"]:
+            for row in table["per_class"]:
+                print(f"    {row['class']:<28}{row['n_gt']:>6}  AP50 {_three(row['ap50'])}  AP {_three(row['ap'])}")
+    (given.out / f"{name.replace(' ', '-')}.json").write_text(json.dumps(document, indent=1))
+
+
+def highest_scores(scores: Sequence[float]) -> dict[str, float]:
+    """The highest score of each image, summed up."""
+    return {"max_score": float(np.max(scores)), "median_of_image_maxima": float(np.median(scores))}
+
+
+def show(name: str, **values: Any) -> None:
+    """One line of JSON."""
+    print(json.dumps({"run": name, **values}), flush=True)
+
+
+def _three(value: float | None) -> str:
+    return "   – " if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

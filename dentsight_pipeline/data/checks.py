@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.data.coco import SPLITS
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 EDGE_TOLERANCE_PX = 1e-6
 SHIFTED = 1.5
 """A class whose share of all annotations changed by more than this factor is strongly shifted."""
@@ -39,7 +40,7 @@ class Outcome:
     summary: str
     """One sentence."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """A table; at most fifty rows of evidence."""
+    """A table, with the same columns in every row; at most fifty rows of evidence."""
 
 
 def test_split_is_clean(store: Store, manifest: Manifest) -> Outcome:
@@ -48,7 +49,7 @@ def test_split_is_clean(store: Store, manifest: Manifest) -> Outcome:
     Not blocking: published splits stay as they are, and gates decide on the clean part.
     """
     leakage = manifest.facts["leakage"]
-    rows = [{"split": split, **row} for split, row in leakage.items() if split != "pairs"]
+    rows = [{"split": split, **leakage[split]} for split in SPLITS if split in leakage]
     shared = sum(row["shared_with_any"] for row in rows)
     told = "; ".join(
         f"{row['shared_with_any']} of {row['images']} {row['split']} images ({row['shared_with_train']} with train)"
@@ -76,8 +77,9 @@ def labels_are_known(store: Store, manifest: Manifest) -> Outcome:
         return Outcome("labels_are_known", False, True, summary, rows)
     rows = []
     for name, row in labels.items():
+        counts = {split: row["annotations"].get(split, 0) for split in _names(manifest)}
         classes = ", ".join(row["classes"]) or "dropped"
-        rows.append({"raw name": name, "classes": classes, "loose": row["loose"], **row["annotations"]})
+        rows.append({"raw name": name, "classes": classes, "loose": row["loose"], **counts})
     return Outcome("labels_are_known", True, True, f"All {len(labels)} raw names are mapped or dropped.", rows)
 
 
@@ -85,26 +87,31 @@ def boxes_are_valid(store: Store, manifest: Manifest) -> Outcome:
     """Every box is finite, has an area and lies in its image; every id is unique and at least 1."""
     problems: list[dict[str, Any]] = []
     boxes = 0
-    ids: Counter[int] = Counter()
+    seen: set[int] = set()
     for split, coco in _splits(store, manifest):
         sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
         for annotation in coco["annotations"]:
             boxes += 1
-            ids[annotation["id"]] += 1
-            problem = _box_problem(annotation, sizes)
+            twice = "id is used before" if annotation["id"] in seen else None
+            seen.add(annotation["id"])
+            problem = _box_problem(annotation, sizes) or twice
             if problem:
                 problems.append({"split": split, "annotation": annotation["id"], "problem": problem})
-    problems += [{"annotation": number, "problem": "id is used twice"} for number, n in ids.items() if n > 1]
     summary = f"{boxes} boxes, {len(problems)} problems."
     return Outcome("boxes_are_valid", not problems, True, summary, problems[:_SHOWN])
 
 
 def teeth_are_plausible(store: Store, manifest: Manifest) -> Outcome:
     """Tooth numbers fit where they are: flagged for a person, never mended."""
-    flags = manifest.facts["flags"]
-    rows = [{"flag": flag, "images": n} for flag, n in flags.items()]
-    summary = f"{sum(flags.values())} flags on images with implausible teeth." if flags else "No implausible teeth."
-    return Outcome("teeth_are_plausible", not flags, False, summary, rows)
+    rows = [
+        {"split": split, "image": image["file_name"], "flags": ", ".join(image["flags"])}
+        for split, coco in _splits(store, manifest)
+        for image in coco["images"]
+        if image["flags"]
+    ]
+    told = ", ".join(f"{flag} {n}" for flag, n in manifest.facts["flags"].items())
+    summary = f"{len(rows)} images with implausible teeth: {told}." if rows else "No implausible teeth."
+    return Outcome("teeth_are_plausible", not rows, False, summary, rows[:_SHOWN])
 
 
 def no_identifiers_left(store: Store, manifest: Manifest) -> Outcome:
@@ -208,7 +215,12 @@ def _stem_and_number(key: str) -> tuple[str, int] | None:
 def _splits(store: Store, manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
     from dentsight_pipeline.store.manifest import read_json
 
-    return [(split, read_json(store, manifest, f"{split}.json")) for split in manifest.facts["splits"]]
+    return [(split, read_json(store, manifest, f"{split}.json")) for split in _names(manifest)]
+
+
+def _names(manifest: Manifest) -> list[str]:
+    """Its splits in published order; facts are kept in alphabetical order."""
+    return [split for split in SPLITS if split in manifest.facts["splits"]]
 
 
 def _box_problem(annotation: Mapping[str, Any], sizes: Mapping[int, tuple[int, int]]) -> str | None:

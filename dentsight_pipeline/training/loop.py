@@ -132,11 +132,14 @@ class Training:
         self.train = read_split(self.store, self.subset, "train", recipe.stage)
         has_valid = "valid.json" in self.subset.entries
         valid = read_split(self.store, self.subset, "valid", recipe.stage) if has_valid else None
-        self.valid = valid.spread(recipe.validation_images) if valid is not None and valid.images else None
+        chosen = None if valid is None else valid.spread(recipe.validation_images)
+        self.valid = chosen if chosen is not None and any(map(len, chosen.labels)) else None
         self.sampler = EpochSampler(self.train.labels, len(self.train.classes), recipe)
         self.total_steps = self.sampler.total_steps
         if self.valid is None:
-            self.reporter.message("There is no validation split: the last weights are published, not the best ones.")
+            self.reporter.message(
+                "There is no validation image with an annotation: the last weights are published, not the best ones."
+            )
         with self.accelerator.main_process_first():  # the others find the cache built
             self._train_images = self._cached(self.train, "cache train")
             self._valid_images = None if self.valid is None else self._cached(self.valid, "cache valid")

@@ -61,12 +61,17 @@ class EpochSampler:
         recipe: Sampler, batch size and seed.
 
     Raises:
-        DataError: There is no image.
+        DataError: There is no image, or none with an annotation.
     """
 
     def __init__(self, labels: Sequence[NDArray[np.int64]], classes: int, recipe: Recipe) -> None:
         if not labels:
             raise DataError("The training split has no images. Give a dataset whose train split has some.")
+        if not any(len(of_image) for of_image in labels):
+            raise DataError(
+                f"None of the {len(labels)} training images has an annotation, so there is nothing to learn. "
+                "Give a dataset whose train split is annotated."
+            )
         self._recipe, self._images = recipe, len(labels)
         self._weights = np.full(len(labels), 1 / len(labels))
         images = len(labels)

@@ -328,13 +328,21 @@ def test_training_ends_early_when_validation_does_not_improve(
     assert "no better valid/map_50 in 2 evaluations" in messages(tmp_path / "work")
 
 
-def test_without_a_validation_split_the_last_weights_are_published(store: Store, tiny_recipe: Recipe, tmp_path: Path):
-    """Some exports have no valid folder; that is said, not guessed around."""
-    found = run(fit_job(store, make_subset(store, {"train": 6}), tiny_recipe, tmp_path / "work"))
+@pytest.mark.parametrize("counts", [{"train": 6}, {"train": 6, "valid": 2}], ids=["no split", "no annotation"])
+def test_without_annotated_validation_images_the_last_weights_are_published(
+    store: Store, tiny_recipe: Recipe, tmp_path: Path, counts: dict[str, int]
+):
+    """Some exports have no valid folder, or none of its images is annotated; that is said, not guessed around."""
+
+    def unannotated(split: str, coco: dict[str, Any]) -> None:
+        if split == "valid":
+            coco["annotations"] = []
+
+    found = run(fit_job(store, make_subset(store, counts, change=unannotated), tiny_recipe, tmp_path / "work"))
 
     assert found.facts["best_step"] == 8
     assert found.facts["validation"] == {}
-    assert "no validation split" in messages(tmp_path / "work")
+    assert "no validation image with an annotation" in messages(tmp_path / "work")
 
 
 def test_training_goes_on_from_a_checkpoint_of_the_store(

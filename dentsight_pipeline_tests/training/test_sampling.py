@@ -137,3 +137,9 @@ def test_an_empty_training_split_is_refused():
     """There is nothing to draw."""
     with pytest.raises(DataError, match="no images"):
         sampling.EpochSampler([], 3, recipe())
+
+
+def test_a_training_split_without_any_annotation_is_refused():
+    """It would train for hours towards a model that has seen no finding."""
+    with pytest.raises(DataError, match="None of the 2 training images has an annotation"):
+        sampling.EpochSampler([np.array([], dtype=np.int64)] * 2, 3, recipe())

@@ -48,7 +48,7 @@ def tooth_subset(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
 @dg.asset(
     group_name="teeth",
     kinds={"pytorch", "huggingface"},
-    code_version="1",
+    code_version="2",
     owners=["team:dentsight"],
     partitions_def=cells,
     deps=[tooth_subset],

@@ -26,7 +26,7 @@ class RecipeConfig(dg.Config):
 @dg.asset(
     group_name="training",
     kinds={"pytorch", "huggingface"},
-    code_version="1",
+    code_version="2",
     owners=["team:dentsight"],
     partitions_def=cells,
     deps=["condition_subset"],

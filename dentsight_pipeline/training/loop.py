@@ -364,11 +364,12 @@ class Training:
         return broadcast_object_list(shared)[0] if processes > 1 else shared[0]
 
     def _assess(self, model: nn.Module) -> None:
-        """A head-health reading; a collapse is kept until every process knows."""
-        split, images = self.train, self._train_images
-        if self.valid is not None and self._valid_images is not None:
-            split, images = self.valid, self._valid_images
-        batches = validation.health_batches(split, images, self.recipe, self.device)
+        """A head-health reading; a collapse is kept until every process knows.
+
+        It is taken on training images: a head that learned scores gives them there, while low scores on unseen images
+        can also mean that the model learned by heart, which is for AP and recall on those images to tell.
+        """
+        batches = validation.health_batches(self.train, self._train_images, self.recipe, self.device)
         reading = self.monitor.assess(self.step, model, batches)
         self.reporter.health(self.step, reading)
         try:

@@ -314,6 +314,23 @@ def test_a_collapsed_head_aborts_training(store: Store, subset, tiny_recipe, tmp
     assert allowed.facts["allow_head_collapse"] == "a comparison"
 
 
+def test_head_health_does_not_depend_on_the_validation_images(store: Store, tiny_recipe: Recipe, tmp_path: Path):
+    """A model that learned few images by heart scores low on unseen ones; its head is in order all the same."""
+
+    def mislabel(split: str, coco: dict[str, Any]) -> None:
+        for annotation in coco["annotations"] if split == "valid" else ():
+            annotation["category_id"] = annotation["category_id"] % len(coco["categories"]) + 1
+
+    plain, mislabelled = (make_subset(store, {"train": 12, "valid": 5}, change=change) for change in (None, mislabel))
+    once = tiny_recipe.override({"evaluate_every_steps": tiny_recipe.max_steps})
+
+    jobs = [fit_job(store, subset, once, tmp_path / subset.digest) for subset in (plain, mislabelled)]
+
+    readings = [manifests.read_json(store, run(job), "health.json")["reading"] for job in jobs]
+    assert readings[0]["matched_class_accuracy"] is not None
+    assert readings[0] == readings[1]
+
+
 def test_training_ends_early_when_validation_does_not_improve(
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -40,7 +40,7 @@ class ReportConfig(dg.Config):
 @dg.asset(
     group_name="release",
     kinds={"html", "json"},
-    code_version="1",
+    code_version="2",
     owners=["team:dentsight"],
     automation_condition=on_new_content(),
     partitions_def=cells,

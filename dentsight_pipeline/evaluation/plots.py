@@ -100,6 +100,53 @@ class Picture:
     caption: str
 
 
+def class_intervals(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, float]) -> Picture | None:
+    """AP and AP50 of every class with their intervals, the weakest class first, and the floors of AP.
+
+    Args:
+        rows: `per_class` rows of one population; `_low` and `_high` may be missing.
+        floors: class → floor of its AP, for the classes that have a gate.
+    """
+    drawn = sorted((row for row in rows if _is_number(row.get("ap"))), key=lambda row: (row["ap"], row["class"]))
+    if not drawn:
+        return None
+    with _drawing("class-intervals"):
+        height = 0.75 + 0.24 * len(drawn)
+        figure = Figure(figsize=(_WIDTH_IN, height))
+        for place, (key, words) in enumerate((("ap", "AP"), ("ap50", "AP50"))):
+            axes = figure.add_axes((0.17 + 0.42 * place, 0.42 / height, 0.39, 1 - 0.72 / height))
+            for at, row in enumerate(drawn):
+                low, value, high = (row.get(name) for name in (f"{key}_low", key, f"{key}_high"))
+                if _is_number(low) and _is_number(high):
+                    axes.plot(_floats([low, high]), [at, at], color=_ROLES["blue"], linewidth=3, alpha=0.45)
+                if _is_number(value):
+                    axes.plot(_floats([value]), [at], "o", color=_ROLES["blue"], markersize=4.5)
+                if key == "ap" and row["class"] in floors:
+                    floor = floors[row["class"]]
+                    axes.plot([floor, floor], [at - 0.36, at + 0.36], color=_ROLES["red"], linewidth=1.8)
+            axes.set_yticks(np.arange(len(drawn)), [row["class"] if place == 0 else "" for row in drawn])
+            axes.set(xlim=(-0.01, 1.01), ylim=(len(drawn) - 0.4, -0.6))
+            axes.set_xlabel(words)
+        _legend(figure, [("90 % interval", "blue", "-"), ("floor of the gate", "red", "-")])
+    alt = "AP and AP50 of each class, the weakest first. " + _listed(
+        (
+            row["class"],
+            f"AP {_short(row['ap'])} from {_short(row.get('ap_low'))} to {_short(row.get('ap_high'))}"
+            + (f", floor {_short(floors[row['class']])}" if row["class"] in floors else "")
+            + f", AP50 {_short(row.get('ap50'))}",
+        )
+        for row in drawn
+    )
+    return _picture(
+        "class-intervals",
+        "Weakest class first",
+        figure,
+        alt,
+        "A dot without a bar has no interval: too few sources. Red: the least AP that the class's gate asks for; the "
+        "whole bar must lie on or right of it.",
+    )
+
+
 def precision_recall_curves(curves: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Picture | None:
     """Precision against recall at IoU .50, one panel a class.
 
@@ -235,7 +282,7 @@ def score_histograms(matches: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -
         figure,
         alt,
         "Matched boxes should lie to the right of unmatched ones. Where the two lie on top of each other, the score "
-        "says nothing. Counts on a logarithmic scale.",
+        "says nothing. All test images; counts on a logarithmic scale.",
     )
 
 
@@ -667,10 +714,12 @@ def _thinned(n: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, _MOST_POINTS)).round().astype(int))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
 def _short(value: Any) -> str:
-    if not isinstance(value, int | float) or not np.isfinite(value):
-        return "–"
-    return f"{value:.2f}"
+    return f"{value:.2f}" if _is_number(value) else "–"
 
 
 def _median(found: pd.DataFrame, name: str, hit: bool) -> str:

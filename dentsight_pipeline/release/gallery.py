@@ -23,17 +23,21 @@ _JPEG_QUALITY = 80
 _MOST_PIXELS = 60_000_000
 _COLOURS = {"right": "#2fbf8f", "wrong": "#ff9f1c", "missed": "#ff5fa2"}
 """Fixed, not the page's: they lie on a dark X-ray in either scheme. The dashes tell them apart without colour."""
-_KIND_WORDS = {
+KIND_WORDS = {
     "class": "wrong class",
     "localisation": "badly placed",
     "duplicate": "found twice",
     "background": "nothing there",
 }
+UNREADABLE = (OSError, ValueError, KeyError, Image.DecompressionBombError)
+"""What a picture that is missing, broken or too large raises."""
+_MOST_NUMBERED = 12
+"""Numbers of each kind on one picture: more would hide the teeth. The other boxes are drawn without one."""
 
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box in pixels of the picture as shown; what is wrong or missed carries a number that leads to its words."""
+    """A box in pixels of the picture as shown; most of what is wrong or missed has a number that leads to its words."""
 
     x: float
     y: float
@@ -129,7 +133,7 @@ def worst_cases(
             break
         try:
             picture = _picture(images(image_id))
-        except (OSError, ValueError, KeyError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             problems.append(f"Image {image_id} could not be shown ({type(error).__name__}).")
             continue
         examples.append(_example(image, picture, found, missed, wrong, names))
@@ -146,13 +150,27 @@ def _threshold(value: float | None) -> float:
     return float(value) if isinstance(value, int | float) and not math.isnan(value) else math.inf
 
 
-def _picture(data: bytes) -> tuple[int, int, str]:
-    """The image as a JPEG of at most 960 px width: (width, height, base64)."""
+def decode_grey(data: bytes, draft_px: int | None = None) -> Image.Image:
+    """An X-ray's bytes as a grey image.
+
+    Args:
+        data: JPEG or PNG.
+        draft_px: A JPEG may be decoded smaller, but not under this width; None = full size.
+
+    Raises:
+        OSError, ValueError, Image.DecompressionBombError: Bytes that are no such image, or too many pixels.
+    """
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width}×{image.height} pixels are more than {_MOST_PIXELS}")
-        image.draft("L", (_WIDTH_PX, _WIDTH_PX))
-        grey = image.convert("L")
+        if draft_px is not None:
+            image.draft("L", (draft_px, draft_px))
+        return image.convert("L")
+
+
+def _picture(data: bytes) -> tuple[int, int, str]:
+    """The image as a JPEG of at most 960 px width: (width, height, base64)."""
+    grey = decode_grey(data, draft_px=_WIDTH_PX)
     if grey.width > _WIDTH_PX:
         grey = grey.resize((_WIDTH_PX, max(1, round(grey.height * _WIDTH_PX / grey.width))), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -176,8 +194,9 @@ def _example(
 
     def add(kind: str, box_xywh_px: Sequence[float], words: str) -> None:
         x, y, w, h = (round(float(value) * scale, 1) for value in box_xywh_px)
-        number = None if kind == "right" else 1 + sum(map(len, numbered.values()))
-        if number is not None:
+        number = None
+        if kind != "right" and len(numbered[kind]) < _MOST_NUMBERED:
+            number = 1 + sum(map(len, numbered.values()))
             numbered[kind].append(f"{number} {words}")
         dash = {"right": "none", "wrong": _dashes(font, 0.5, 0.3), "missed": _dashes(font, 0.14, 0.22)}[kind]
         text_x = min(max(0.0, x), max(0.0, width - 0.62 * font * len(str(number))))
@@ -193,10 +212,15 @@ def _example(
         add("missed", annotation["bbox"], names[annotation["category_id"]])
     for row in rows:
         if row["kind"] != "tp":
-            why = _KIND_WORDS.get(row["kind"], row["kind"])
+            why = KIND_WORDS.get(row["kind"], row["kind"])
             add("wrong", (row["x"], row["y"], row["w"], row["h"]), f"{row['class']} {row['score']:.2f} ({why})")
+    counts = {"right": len(hits), "wrong": wrong, "missed": len(missed)}
     caption = f"Image {image['id']}: {len(hits)} right, {wrong} wrong, {len(missed)} missed."
-    lists = tuple({"title": kind.capitalize(), "text": " · ".join(words)} for kind, words in numbered.items() if words)
+    lists = tuple(
+        {"title": kind.capitalize(), "text": " · ".join(words) + _and_more(counts[kind] - len(words))}
+        for kind, words in numbered.items()
+        if words
+    )
     listed = "; ".join(f"{part['title']}: {part['text']}" for part in lists)
     return Example(
         image_id=int(image["id"]),
@@ -204,11 +228,15 @@ def _example(
         height=height,
         jpeg_base64=encoded,
         boxes=tuple(boxes),
-        counts={"right": len(hits), "wrong": wrong, "missed": len(missed)},
+        counts=counts,
         caption=caption,
         lists=lists,
         alt=f"X-ray with boxes. {caption} {listed}",
     )
+
+
+def _and_more(n: int) -> str:
+    return f" · and {n} more without a number" if n > 0 else ""
 
 
 def _dashes(font: float, line: float, gap: float) -> str:

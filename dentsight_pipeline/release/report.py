@@ -22,6 +22,7 @@ from markupsafe import Markup
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import plots
 from dentsight_pipeline.release.gallery import Example, worst_cases
+from dentsight_pipeline.release.mistakes import ClassMistakes, mistakes_by_class
 from dentsight_pipeline.release.model_card import model_card
 from dentsight_pipeline.release.verdict import (
     BLOCKING_OUTCOMES,
@@ -54,6 +55,7 @@ _SECTIONS = (
     ("curves", "Curves"),
     ("errors", "Errors"),
     ("trust", "Scores, sides, empty mouths"),
+    ("mistakes", "Mistakes by class"),
     ("gallery", "Worst cases"),
     ("champion", "Champion"),
     ("why", "Why these gates"),
@@ -139,11 +141,12 @@ def build_report(inputs: ReportInputs, out: Path) -> ReportPaths:
     evaluation = read_evaluation(inputs.evaluation_folder)
     _check_they_belong_together(inputs, evaluation)
     gallery, problems = _gallery(inputs, evaluation)
+    mistakes = _mistakes(inputs, evaluation)
     facts = report_facts(inputs, evaluation, gallery, problems)
     out.mkdir(parents=True, exist_ok=True)
     paths = ReportPaths(out / "report.html", out / "report.json", out / "model_card.md")
     paths.json.write_text(json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    paths.html.write_text(_page(inputs, facts, evaluation, gallery), "utf-8")
+    paths.html.write_text(_page(inputs, facts, evaluation, gallery, mistakes), "utf-8")
     paths.model_card.write_text(model_card(facts), "utf-8")
     return paths
 
@@ -296,11 +299,30 @@ def _gallery(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> tuple[list[
     return worst_cases(pd.read_parquet(path), inputs.ground_truth, thresholds, inputs.images)
 
 
+def _mistakes(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> list[ClassMistakes]:
+    """The mistakes on the images that the gates read, as the error figures count them."""
+    path = inputs.evaluation_folder / "matches.parquet"
+    if inputs.images is None or inputs.ground_truth is None or not path.is_file():
+        return []
+    import pandas as pd
+
+    images = inputs.ground_truth["images"]
+    read = {image["id"] for image in images if inputs.verdict.population != "clean" or image.get("clean")}
+    matches = pd.read_parquet(path)
+    return mistakes_by_class(
+        matches[matches["image_id"].isin(read)], inputs.ground_truth, evaluation["classes"], inputs.images
+    )
+
+
 # ── The page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _page(
-    inputs: ReportInputs, facts: Mapping[str, Any], evaluation: Mapping[str, Any], gallery: Sequence[Example]
+    inputs: ReportInputs,
+    facts: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    gallery: Sequence[Example],
+    mistakes: Sequence[ClassMistakes],
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dentsight_pipeline.release", "templates"),
@@ -315,7 +337,7 @@ def _page(
     pictures = _pictures(inputs, evaluation)
     champion_rows = [row for row in verdict["rows"] if row["tier"] == "champion" and row["outcome"] != "NOT APPLICABLE"]
     cost_rows = _flat(facts["cost"] or {})
-    shown = {"gallery": bool(gallery), "cost": bool(cost_rows)}
+    shown = {"gallery": bool(gallery or facts["gallery_problems"]), "mistakes": bool(mistakes), "cost": bool(cost_rows)}
     return environment.get_template("report.html.j2").render(
         css=Markup(_css()),
         f=facts,
@@ -336,6 +358,7 @@ def _page(
         health_override=(inputs.health or {}).get("override"),
         tier2_tables=_tier2_tables(evaluation),
         gallery=gallery,
+        mistakes=mistakes,
         champion_rows=champion_rows,
         champion_text=_champion_text(inputs),
         cost_rows=cost_rows,
@@ -709,7 +732,9 @@ def _pictures(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> dict[str, 
     confusion = evaluation.get("confusion") or {}
     overall = ((evaluation.get("calibration") or {}).get("classes") or {}).get("all") or {}
     matches = inputs.evaluation_folder / "matches.parquet"
+    floors = {row.condition: row.floor for row in inputs.verdict.rows if row.metric == "ap" and row.floor is not None}
     drawn: dict[str, plots.Picture | None] = {
+        "intervals": plots.class_intervals(rows, floors),
         "sizes": plots.ap_by_size(rows),
         "pr": plots.precision_recall_curves(curves, rows),
         "thresholds": plots.threshold_curves(curves, rows),

@@ -15,6 +15,9 @@ EVIL = "</svg><script>alert(1)</script>\"onload='x' $\\frac{1}{0}$"
 
 def _rows(names: list[str]) -> list[dict[str, object]]:
     figures = {
+        "ap": 0.4,
+        "ap_low": 0.3,
+        "ap_high": None,
         "ap50": 0.5,
         "best_f1": 0.6,
         "threshold_best_f1": 0.4,
@@ -38,6 +41,7 @@ def _all(names: list[str]) -> list[plots.Picture | None]:
     bins = [{"low": i / 15, "high": (i + 1) / 15, "n": i, "mean_score": i / 15, "precision": 0.5} for i in range(15)]
     pooled = {"sensitivity": [0.2, 0.4], "low": [0.1, None], "high": [0.3, None]}
     return [
+        plots.class_intervals(_rows(names), {names[0]: 0.3}),
         plots.precision_recall_curves(_curves(names), _rows(names)),
         plots.threshold_curves(_curves(names), _rows(names)),
         plots.score_histograms(matches, _rows(names)),
@@ -93,6 +97,7 @@ def test_ids_of_two_figures_never_meet():
 
 def test_without_data_there_is_no_figure():
     """An empty frame would look like a result."""
+    assert plots.class_intervals([{"class": "caries", "ap": None}], {"caries": 0.3}) is None
     assert plots.precision_recall_curves({}, _rows(["caries"])) is None
     assert plots.threshold_curves({"caries": {"score": []}}, _rows(["caries"])) is None
     assert plots.score_histograms(pd.DataFrame({"class": [], "score": [], "kind": []}), _rows(["caries"])) is None
@@ -103,6 +108,25 @@ def test_without_data_there_is_no_figure():
     assert plots.ap_by_size([{"class": "caries", "ap_small": None}]) is None
     assert plots.froc_curve({}) is None
     assert plots.layer_scores([{"layer": 0, "mean_max_score": None}]) is None
+
+
+def test_the_weakest_class_comes_first_with_its_interval_and_floor():
+    """Which class is wrong is the first question; a class without ground truth has no place in the order."""
+    rows = [
+        {"class": "crown", "ap": 0.6, "ap_low": 0.5, "ap_high": 0.7, "ap50": 0.9},
+        {"class": "caries", "ap": 0.04, "ap_low": 0.03, "ap_high": 0.05, "ap50": 0.2},
+        {"class": "bridge", "ap": None, "ap50": None},
+    ]
+
+    picture = plots.class_intervals(rows, {"caries": 0.3})
+
+    assert picture is not None
+    assert picture.alt.endswith(
+        "caries: AP 0.04 from 0.03 to 0.05, floor 0.30, AP50 0.20; crown: AP 0.60 from 0.50 to 0.70, AP50 0.90."
+    )
+    labels = "".join(ET.fromstring(picture.svg).itertext())  # our own output
+    assert labels.index("caries") < labels.index("crown")
+    assert "bridge" not in labels
 
 
 def test_every_text_colour_is_readable_on_its_paper():

@@ -15,12 +15,13 @@ from typing import Any
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
-from dentsight_pipeline.release import gates, report
+from dentsight_pipeline.release import gallery, gates, report
 from dentsight_pipeline.release.verdict import Override
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
@@ -327,8 +328,40 @@ def test_the_gallery_shows_the_worst_images_with_missed_and_wrong_boxes(plain):
 
     assert len(counts) == 6
     assert [wrong + missed for _, wrong, missed in counts] == sorted((w + m for _, w, m in counts), reverse=True)
-    shown = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html)
+    shown = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html.partition('<section id="gallery">')[2])
     assert Image.open(io.BytesIO(base64.b64decode(shown[0]))).size == (400, 200)
+
+
+def test_a_crowded_picture_numbers_the_surest_and_says_how_many_more(plain):
+    """Sixty numbers on one X-ray hide the teeth; the boxes themselves all stay."""
+    truth, image = plain[0].ground_truth, 1
+    found = pd.DataFrame(
+        [{"image_id": image, "class": "caries", "score": 0.9 - i / 100, "x": 5.0 * i, "y": 5.0, "w": 9.0, "h": 9.0,
+          "matched_at_50": np.nan, "iou": 0.0, "kind": "background", "above_threshold": True} for i in range(30)]
+    )  # fmt: skip
+
+    examples, _ = gallery.worst_cases(found, truth, {"caries": 0.5}, _picture, most=1)
+
+    wrong = next(part["text"] for part in examples[0].lists if part["title"] == "Wrong")
+    drawn = [box for box in examples[0].boxes if box.words.startswith("caries 0.")]
+    assert len(drawn) == 30
+    assert [box.words[7:11] for box in drawn if box.number] == [f"{0.9 - i / 100:.2f}" for i in range(12)]
+    assert wrong.endswith("and 18 more without a number")
+
+
+def test_the_cuttings_count_what_the_error_figure_counts(plain):
+    """Both are on the images that the gates read; two numbers for one thing would cost the reader's trust."""
+    given, paths = plain
+    html = paths.html.read_text("utf-8")
+    shown = re.findall(r'<h3>([\w-]+) <span class="muted small">(\d+) wrong, (\d+) missed<', html)
+    errors = report.read_evaluation(given.evaluation_folder)["errors"]
+
+    assert {name: (int(wrong), int(missed)) for name, wrong, missed in shown} == {
+        name: (sum(counts.values()) - counts["missed"], counts["missed"])
+        for name, counts in errors.items()
+        if any(counts.values())
+    }
+    assert sum(sum(counts.values()) for counts in errors.values()) > 0
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_and_said_so(inputs, tmp_path):
@@ -339,6 +372,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out_and_said_so(inputs, tmp_pat
 
     assert facts["gallery"] == []
     assert facts["gallery_problems"][0].startswith("Image ")
+    assert facts["gallery_problems"][0] in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_labels_names_and_reasons_cannot_inject_html(hostile):
@@ -443,6 +477,7 @@ def test_a_bare_evaluation_still_gives_a_report(inputs, tmp_path):
     assert "Unknown corpus." in html
     assert "Not measured." in html
     assert 'id="gallery"' not in html
+    assert 'id="mistakes"' not in html
 
 
 def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):

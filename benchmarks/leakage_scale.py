@@ -42,7 +42,7 @@ def make_fingerprints(count: int, seed: int) -> tuple[list[leakage.Fingerprint],
 
 def all_pairs(fingerprints: list[leakage.Fingerprint], block: int = 2000) -> set[tuple[int, int]]:
     """The baseline: every pair under the four transforms."""
-    vectors = leakage._unit_vectors(fingerprints)
+    vectors = leakage._unit_vectors(np.stack([item.coefficients() for item in fingerprints]))
     found: set[tuple[int, int]] = set()
     for start in range(0, len(vectors), block):
         rows = vectors[start : start + block]

@@ -7,12 +7,13 @@ x to the right and y down from its top left corner. Label names and class orders
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
 import numpy as np
+
+from dentsight_pipeline.data.records import Records
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """The published splits, in the order in which ids are given."""
@@ -129,6 +130,8 @@ class ExportSplit:
     Attributes:
         name: `train`, `valid` or `test`.
         file: The annotation file (COCO) or label folder (YOLO), relative to the export, for messages.
+        annotations: On disk, in the order of the export; found by the id of their image.
+        label_counts: Annotations of each raw label name that has any.
         unlisted_files: Images that lie there but are not listed.
     """
 
@@ -136,7 +139,8 @@ class ExportSplit:
     file: str
     categories: list[ExportCategory]
     images: list[ExportImage]
-    annotations: list[ExportAnnotation]
+    annotations: Records[ExportAnnotation]
+    label_counts: Mapping[str, int]
     unlisted_files: int = 0
 
 
@@ -161,23 +165,6 @@ class Export:
     def category_names(self) -> list[str]:
         """All category names, in the order of first appearance."""
         return list(dict.fromkeys(category.name for split in self.splits for category in split.categories))
-
-
-def annotations_by_image(annotations: Iterable[CocoAnnotation]) -> dict[int, list[CocoAnnotation]]:
-    """Annotations of each image id; images without any are absent."""
-    grouped: dict[int, list[CocoAnnotation]] = defaultdict(list)
-    for annotation in annotations:
-        grouped[annotation["image_id"]].append(annotation)
-    return dict(grouped)
-
-
-def class_counts(split: CocoSplit) -> dict[str, int]:
-    """Annotations of each class, zero included, in category order."""
-    names = {category["id"]: category["name"] for category in split["categories"]}
-    counts = dict.fromkeys(names.values(), 0)
-    for annotation in split["annotations"]:
-        counts[names[annotation["category_id"]]] += 1
-    return counts
 
 
 def clip_xywh(box: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:

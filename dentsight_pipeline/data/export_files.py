@@ -1,7 +1,7 @@
-"""Where an export's files lie: a folder, a zip, or a prefix or zip on S3, all read through one small interface.
+"""Where an export's files lie: a folder or a zip, here or fetched from S3, read through one small interface.
 
 Add a new place here. Everything hostile about an archive is refused when it is opened, before any byte of it is used.
-What the files mean belongs in `export_reader.py`.
+What the files mean belongs in `export_reader.py`, how they come from a bucket in `s3_export.py`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import re
 import stat
 import tempfile
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.blobs import BLOCK_BYTES
+from dentsight_pipeline.store.local import file_blocks
 
 MAX_ENTRIES = 2_000_000
 MAX_FILE_BYTES = 4 * 2**30
@@ -31,23 +32,31 @@ _JUNK = ("__MACOSX/", ".git/")
 _JUNK_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
-class ExportFiles(Protocol):
-    """Read-only files of one export; paths are relative to its root and `/`-separated."""
+class ExportFiles(ABC):
+    """Read-only files of one export; paths are relative to its root and `/`-separated. Safe with several threads."""
 
     name: str
     """What the user gave, for messages."""
 
+    @abstractmethod
     def paths(self) -> list[str]:
         """All files, sorted, without what operating systems leave behind."""
-        ...
 
-    def read(self, path: str) -> bytes:
-        """The bytes of one file; safe to call from several threads.
+    @abstractmethod
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of one file, in order, piece by piece.
 
         Raises:
             DataError: The file is missing or cannot be read.
         """
-        ...
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            DataError: The file is missing or cannot be read.
+        """
+        return b"".join(self.blocks(path))
 
 
 def refuse_unsafe_path(path: str, where: str) -> None:
@@ -77,11 +86,11 @@ def is_junk(path: str) -> bool:
     return PurePosixPath(path).name in _JUNK_NAMES or any(part in f"/{path}" for part in (f"/{junk}" for junk in _JUNK))
 
 
-class FolderFiles:
+class FolderFiles(ExportFiles):
     """An export in a folder."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.name = root, str(root)
+    def __init__(self, root: Path, name: str | None = None) -> None:
+        self.root, self.name = root, name or str(root)
         found = []
         for folder, _, names in os.walk(root):
             relative = Path(folder).relative_to(root).as_posix()
@@ -93,15 +102,15 @@ class FolderFiles:
         """All files below the folder when it was opened, sorted."""
         return list(self._paths)
 
-    def read(self, path: str) -> bytes:
-        """The bytes of one file."""
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of one file, piece by piece."""
         try:
-            return (self.root / path).read_bytes()
+            yield from file_blocks(self.root / path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}). Restore it, or export again.") from error
 
 
-class ZipFiles:
+class ZipFiles(ExportFiles):
     """An export in a zip, checked as a whole when it is opened.
 
     Raises:
@@ -160,68 +169,34 @@ class ZipFiles:
         """All files of the archive, sorted."""
         return sorted(self._entries)
 
-    def read(self, path: str) -> bytes:
-        """The bytes of one entry, never more than its header said, with its checksum verified."""
+    def blocks(self, path: str) -> Iterator[bytes]:
+        """The bytes of one entry, never more than its header said, with its checksum verified at the end."""
         info = self._entries.get(path)
         if info is None:
             raise DataError(f"{self.name}, entry {path!r}: it is missing. Download the archive again.")
+        size = 0
         try:
             with self._zip.open(info) as stream:
-                data = stream.read(info.file_size + 1)
+                while block := stream.read(BLOCK_BYTES):
+                    size += len(block)
+                    if size > info.file_size:
+                        break
+                    yield block
         except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
             raise DataError(f"{self.name}, entry {path!r}: damaged ({error}). Download the archive again.") from error
         except Exception as error:
             if type(error).__module__ in ("zlib", "lzma", "_lzma", "bz2"):
                 raise DataError(f"{self.name}, entry {path!r}: damaged ({error}). Download it again.") from error
             raise
-        if len(data) != info.file_size:
+        if size != info.file_size:
             raise self._bomb(f"entry {path!r} does not have the {info.file_size} bytes that its header says")
-        return data
 
     def close(self) -> None:
         """Closes the archive."""
         self._zip.close()
 
 
-class S3Files:
-    """An export below an S3 prefix, listed once, each file fetched when it is read.
-
-    Args:
-        uri: `s3://bucket/prefix`.
-        client: A boto3 S3 client; by default one from the usual AWS settings.
-    """
-
-    def __init__(self, uri: str, client: Any = None) -> None:
-        parts = urlsplit(uri)
-        self.name, self._bucket, self._prefix = uri, parts.netloc, parts.path.strip("/")
-        self._client = client or s3_client()
-        self._keys: dict[str, str] = {}
-        start = f"{self._prefix}/" if self._prefix else ""
-        try:
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start):
-                for item in page.get("Contents", ()):
-                    path = item["Key"][len(start) :]
-                    if path and not path.endswith("/") and not is_junk(path):
-                        refuse_unsafe_path(path, f"{uri}, key {item['Key']!r}")
-                        self._keys[path] = item["Key"]
-        except Exception as error:
-            raise _s3_error(uri, error) from error
-
-    def paths(self) -> list[str]:
-        """All keys below the prefix, relative to it, sorted."""
-        return sorted(self._keys)
-
-    def read(self, path: str) -> bytes:
-        """The bytes of one object."""
-        if path not in self._keys:
-            raise DataError(f"{self.name}/{path}: there is no such object.")
-        try:
-            return self._client.get_object(Bucket=self._bucket, Key=self._keys[path])["Body"].read()
-        except Exception as error:
-            raise _s3_error(f"{self.name}/{path}", error) from error
-
-
-class _Below:
+class _Below(ExportFiles):
     """The files below an export's single top folder."""
 
     def __init__(self, files: ExportFiles, top: str) -> None:
@@ -230,21 +205,8 @@ class _Below:
     def paths(self) -> list[str]:
         return [path[len(self._top) :] for path in self._files.paths() if path.startswith(self._top)]
 
-    def read(self, path: str) -> bytes:
-        return self._files.read(self._top + path)
-
-
-def s3_client() -> Any:
-    """A boto3 S3 client from the usual AWS settings (environment, profile, instance)."""
-    import boto3
-
-    return boto3.client("s3")
-
-
-def _s3_error(what: str, error: Exception) -> DataError:
-    if isinstance(error, DataError):
-        return error
-    return DataError(f"{what}: S3 refused ({error}). Check the bucket's name, the prefix and your AWS credentials.")
+    def blocks(self, path: str) -> Iterator[bytes]:
+        return self._files.blocks(self._top + path)
 
 
 def without_top_folder(files: ExportFiles, marks: tuple[str, ...]) -> ExportFiles:
@@ -269,39 +231,30 @@ def open_export(source: str | Path) -> Iterator[ExportFiles]:
         DataError: It does not exist, is empty, or is no archive that may be read.
     """
     if str(source).startswith("s3://"):
-        with _open_s3(str(source)) as files:
-            yield _nonempty(files)
+        from dentsight_pipeline.data.s3_export import fetch_s3_export
+
+        with (
+            tempfile.TemporaryDirectory(prefix="dentsight-export-") as folder,
+            _open(fetch_s3_export(str(source), Path(folder)), str(source)) as files,
+        ):
+            yield files
         return
-    path = Path(source)
+    with _open(Path(source), str(source)) as files:
+        yield files
+
+
+@contextmanager
+def _open(path: Path, name: str) -> Iterator[ExportFiles]:
     if path.is_dir():
-        yield _nonempty(FolderFiles(path))
+        yield _nonempty(FolderFiles(path, name))
     elif path.is_file():
-        archive = ZipFiles(path)
+        archive = ZipFiles(path, name)
         try:
             yield _nonempty(archive)
         finally:
             archive.close()
     else:
-        raise DataError(f"{source}: no such folder or zip. Give the folder or the zip that Roboflow exported.")
-
-
-@contextmanager
-def _open_s3(uri: str) -> Iterator[ExportFiles]:
-    if not uri.endswith(".zip"):
-        yield S3Files(uri)
-        return
-    parts = urlsplit(uri)
-    with tempfile.TemporaryDirectory(prefix="dentsight-export-") as folder:
-        file = Path(folder) / "export.zip"
-        try:
-            s3_client().download_file(parts.netloc, parts.path.lstrip("/"), str(file))
-        except Exception as error:
-            raise _s3_error(uri, error) from error
-        archive = ZipFiles(file, uri)
-        try:
-            yield archive
-        finally:
-            archive.close()
+        raise DataError(f"{name}: no such folder or zip. Give the folder or the zip that Roboflow exported.")
 
 
 def _nonempty(files: ExportFiles) -> ExportFiles:

@@ -25,6 +25,8 @@ from dentsight_pipeline.data.coco import (
     ExportSplit,
 )
 from dentsight_pipeline.data.export_files import ExportFiles, refuse_unsafe_path, without_top_folder
+from dentsight_pipeline.data.json_stream import JsonStream
+from dentsight_pipeline.data.records import KeySet, Records, to_text
 from dentsight_pipeline.errors import AnnotationError, DataError
 
 COCO_FILE = "_annotations.coco.json"
@@ -127,11 +129,12 @@ def _read_coco(
     infos: list[dict[str, str]] = []
     roots: set[str] = set()
     root_is_used = False
-    for split, folder in folders.items():  # one document at a time: parsed, they are many times their size
+    for split, folder in folders.items():
         file = f"{folder}/{COCO_FILE}"
         document = _document(files, file)
-        root_is_used |= any(item.get("category_id") == 0 for item in _objects(document["annotations"]))
-        splits.append(_CocoSplitReader(file, split, folder, document, known, refusals).read())
+        reader = _CocoSplitReader(file, split, folder, document, known, refusals)
+        splits.append(reader.read())
+        root_is_used |= reader.root_is_used
         info = document.get("info")
         infos.append({str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {})
         named = (item.get("name") for item in _objects(document.get("licenses")))
@@ -167,9 +170,12 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
+    """One annotation file; `images` and `annotations`, which are long, as unread records in the file's order."""
     remedy = "Download the export again."
+    stream = JsonStream(files.blocks(file))
     try:
-        document = json.loads(files.read(file).decode("utf-8-sig"))
+        document = dict(_members(stream)) if stream.peek() == "{" else stream.value()
+        stream.end()
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: not UTF-8 text (byte {error.start}). {remedy}") from error
     except json.JSONDecodeError as error:
@@ -181,14 +187,39 @@ def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {remedy}")
     for key in ("images", "annotations", "categories"):
-        if not isinstance(document.get(key), list):
+        if not isinstance(document.get(key), (list, Records)):
             found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
     return document
 
 
+def _members(stream: JsonStream) -> Iterator[tuple[str, Any]]:
+    for key in stream.members():
+        if key in ("images", "annotations") and stream.peek() == "[":
+            records: Records[Any] = Records()
+            for item, text in stream.items():
+                records.append(item, text)
+            yield key, records
+        else:
+            yield key, stream.value()
+
+
+def _annotation_records() -> Records[ExportAnnotation]:
+    """No annotations yet."""
+
+    def encode(a: ExportAnnotation) -> str:
+        return to_text([a.id, a.image_id, a.label, a.bbox, a.polygons, a.notes, a.relative])
+
+    def decode(text: str) -> ExportAnnotation:
+        number, image, label, box, polygons, notes, relative = json.loads(text)
+        rings = tuple(map(tuple, polygons))
+        return ExportAnnotation(number, image, label, box and tuple(box), rings, tuple(notes), relative)
+
+    return Records(key=lambda annotation: annotation.image_id, encode=encode, decode=decode)
+
+
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _number(value: Any) -> float | None:
@@ -199,7 +230,11 @@ def _number(value: Any) -> float | None:
 
 
 class _CocoSplitReader:
-    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant; consumes its annotations."""
+    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant.
+
+    Attributes:
+        root_is_used: Some annotation names category 0; known when the annotations are read.
+    """
 
     def __init__(
         self,
@@ -212,6 +247,7 @@ class _CocoSplitReader:
     ) -> None:
         self.file, self.split, self.folder, self.document = file, split, folder, document
         self.known, self.refusals = known, refusals
+        self.root_is_used = False
 
     def refuse(self, record: str, problem: str, remedy: str = _EXPORT_AGAIN) -> None:
         self.refusals.add(AnnotationError(self.file, record, problem, remedy))
@@ -220,7 +256,7 @@ class _CocoSplitReader:
         categories = self.categories()
         images = self.images()
         names = {category.id: category.name for category in categories}
-        annotations = self.annotations({image.id for image in images}, names)
+        annotations, counts = self.annotations({image.id for image in images}, names)
         listed = {image.path for image in images}
         unlisted = sum(
             path.startswith(f"{self.folder}/")
@@ -228,7 +264,7 @@ class _CocoSplitReader:
             and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
             for path in self.known
         )
-        return ExportSplit(self.split, self.file, categories, images, annotations, unlisted)
+        return ExportSplit(self.split, self.file, categories, images, annotations, counts, unlisted)
 
     def categories(self) -> list[ExportCategory]:
         found: dict[int, ExportCategory] = {}
@@ -281,20 +317,20 @@ class _CocoSplitReader:
         path = f"{self.folder}/{PurePosixPath(name).as_posix()}"
         return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in self.known)
 
-    def annotations(self, image_ids: set[int], names: Mapping[int, str]) -> list[ExportAnnotation]:
-        found: list[ExportAnnotation] = []
-        seen: set[int] = set()
-        items = self.document["annotations"]
-        items.reverse()
-        for position in range(len(items)):  # each item is let go as it is read
-            annotation = self.annotation(position, items.pop(), image_ids, names)
+    def annotations(
+        self, image_ids: set[int], names: Mapping[int, str]
+    ) -> tuple[Records[ExportAnnotation], Counter[str]]:
+        found, counts, ids = _annotation_records(), Counter[str](), KeySet()
+        for position, item in enumerate(self.document["annotations"]):
+            self.root_is_used |= isinstance(item, dict) and item.get("category_id") == 0
+            annotation = self.annotation(position, item, image_ids, names)
             if annotation is None:
                 continue
-            if annotation.id in seen:
+            if not ids.add(annotation.id):
                 annotation = _noted(annotation, "duplicate_annotation_id")
-            seen.add(annotation.id)
+            counts[annotation.label] += 1
             found.append(annotation)
-        return found
+        return found, counts
 
     def annotation(
         self, position: int, item: Any, image_ids: set[int], names: Mapping[int, str]
@@ -439,47 +475,48 @@ def _yolo_split(
         refusals.add(DataError(f"{twice}.*: two images share one label file. Rename one of them."))
     names = {category.id: category.name for category in categories}
     images: list[ExportImage] = []
-    annotations: list[ExportAnnotation] = []
+    annotations = _annotation_records()
+
+    def add_annotations(label_file: str, image: int) -> None:
+        for box, polygons, label in _yolo_annotations(label_file, _text(files, label_file), names, refusals):
+            annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
+            counts[label] += 1
+
+    counts: Counter[str] = Counter()
     for number, path in enumerate(image_paths):
         images.append(ExportImage(number, path, stem_of(path), 0, 0))
         label_file = labels.pop(_without_suffix(path)[len(images_folder) :], None)
         if label_file is not None:
-            lines = _text(files, label_file).splitlines()
-            annotations += _yolo_annotations(label_file, lines, number, len(annotations), names, refusals)
+            add_annotations(label_file, number)
     for number, (_, label_file) in enumerate(sorted(labels.items()), start=len(images)):
-        lines = _text(files, label_file).splitlines()
         images.append(ExportImage(number, label_file, stem_of(label_file), 0, 0, exists=False))
-        annotations += _yolo_annotations(label_file, lines, number, len(annotations), names, refusals)
-    return ExportSplit(split, f"{folder}/labels", categories, images, annotations)
+        add_annotations(label_file, number)
+    return ExportSplit(split, f"{folder}/labels", categories, images, annotations, counts)
 
 
 def _without_suffix(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _yolo_annotations(
-    file: str, lines: Sequence[str], image_id: int, first_id: int, names: Mapping[int, str], refusals: Refusals
-) -> list[ExportAnnotation]:
+_YoloLine = tuple[tuple[float, float, float, float] | None, tuple[tuple[float, ...], ...], str]
+"""Box, polygons and label."""
+
+
+def _yolo_annotations(file: str, text: str, names: Mapping[int, str], refusals: Refusals) -> Iterator[_YoloLine]:
     """The boxes (class, centre x, centre y, width, height) and polygons (class, x, y, x, y …) of one label file.
 
     All coordinates are fractions of the image's width and height.
     """
-    found: list[ExportAnnotation] = []
-    for position, line in enumerate(lines, start=1):
+    for position, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            box, polygons, label = _yolo_line(line, names)
+            yield _yolo_line(line, names)
         except ValueError as error:
             refusals.add(AnnotationError(file, f"line {position}", str(error), _EXPORT_AGAIN))
-            continue
-        found.append(ExportAnnotation(first_id + len(found), image_id, label, box, polygons, relative=True))
-    return found
 
 
-def _yolo_line(
-    line: str, names: Mapping[int, str]
-) -> tuple[tuple[float, float, float, float] | None, tuple[tuple[float, ...], ...], str]:
+def _yolo_line(line: str, names: Mapping[int, str]) -> _YoloLine:
     words = line.split()
     if not re.fullmatch(r"\d+", words[0]) or int(words[0]) not in names:
         raise ValueError(f"its class {words[0]!r} is not one of the {len(names)} in {YOLO_FILE}")

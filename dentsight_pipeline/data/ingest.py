@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,13 @@ from dentsight_pipeline.data.export_files import ExportFiles, open_export
 from dentsight_pipeline.data.export_reader import Refusals, missing_split, read_export
 from dentsight_pipeline.data.identity import corpus, source_identity
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray, turn_point
+from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.ontology import LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
+from dentsight_pipeline.data.records import RecordMap, Records, json_blocks, to_text
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
+from dentsight_pipeline.store.local import file_blocks
+from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -81,28 +84,42 @@ class StoredImage:
         """The image's name in manifests and COCO files."""
         return f"images/{self.sha256}.{self.extension}"
 
+    @classmethod
+    def from_json(cls, text: str) -> StoredImage:
+        """Read back the JSON of `asdict`."""
+        record = json.loads(text)
+        return cls(**{**record, "coded_size": tuple(record["coded_size"])})
+
+
+def stored_images() -> RecordMap[StoredImage]:
+    """No images yet, to be found by the sha256 of their originals."""
+    return RecordMap(encode=lambda image: to_text(asdict(image)), decode=StoredImage.from_json)
+
 
 @dataclass(slots=True)
 class RawDocument:
     """A raw export's content, before or after it was stored.
 
     Attributes:
-        annotations: The content of `annotations.json`.
-        originals: One for each distinct original file.
+        annotations: The content of `annotations.json`; images and annotations of its splits are `Records`.
+        originals: Each distinct original file by its sha256.
         files: Other files that were read: name (none when it could hold a stem), sha256, size.
         repairs: What had to be mended, one by one.
         facts: The facts of the manifest.
     """
 
     annotations: dict[str, Any]
-    originals: list[StoredImage]
+    originals: RecordMap[StoredImage]
     files: list[dict[str, Any]]
-    repairs: list[dict[str, Any]]
+    repairs: Records[dict[str, Any]]
     facts: dict[str, Any]
 
-    def fingerprints(self) -> dict[str, str]:
+    def fingerprints(self) -> RecordMap[str]:
         """Stored sha256 → fingerprint."""
-        return {image.sha256: image.fingerprint for image in self.originals}
+        codes: RecordMap[str] = RecordMap()
+        for image in self.originals.values():
+            codes[image.sha256] = image.fingerprint
+        return codes
 
 
 def ingest_export(
@@ -152,6 +169,7 @@ def ingest_export(
             workers=workers,
             progress=progress,
         )
+    del files  # its list of names is long
     manifest = _build(store, raw)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
@@ -201,12 +219,11 @@ def read_raw(
     refuse_unknown_labels(export, choice.mapping, drop, refusals)
 
     other_files = hashed.seen()
-    paths = list(dict.fromkeys(image.path for split in export.splits for image in split.images if image.exists))
+    paths = [image.path for split in export.splits for image in split.images if image.exists]
     images = _store_images(below, paths, store, known, refusals, workers, progress)
     group_of = _stem_groups(export, images)
-    repairs: list[dict[str, Any]] = []
+    repairs: Records[dict[str, Any]] = Records()
     splits = [_raw_split(split, images, group_of, repairs, refusals) for split in export.splits]
-    originals = sorted({image.original_sha256: image for image in images.values()}.values(), key=_by_original)
     facts_identity = source_identity(export, identity)
     document = {"schema": "dentsight-raw-export/1", "layout": export.layout, "splits": splits}
     facts = {
@@ -225,7 +242,7 @@ def read_raw(
         "repairs": dict(sorted(Counter(repair["kind"] for repair in repairs).items())),
         "privacy": _privacy_facts(export, images),
     }
-    return RawDocument(document, originals, other_files, repairs, facts)
+    return RawDocument(document, images.originals, other_files, repairs, facts)
 
 
 def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collection[str], refusals: Refusals) -> None:
@@ -239,7 +256,9 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
         if name not in export.category_names():
             names = ", ".join(map(repr, export.category_names()[:70]))
             raise ConfigurationError(f"--drop {name!r}: the export has no such label. It has {names}.")
-    counts = Counter(annotation.label for split in export.splits for annotation in split.annotations)
+    counts: Counter[str] = Counter()
+    for split in export.splits:
+        counts.update(split.label_counts)
     seen: set[str] = set()
     for split in export.splits:
         for category in split.categories:
@@ -259,14 +278,10 @@ def _fingerprinted_source(export: Export) -> dict[str, str]:
     return {"source": choice.source, "chosen_by": choice.chosen_by, "evidence": choice.evidence}
 
 
-def _by_original(image: StoredImage) -> str:
-    return image.original_sha256
-
-
 # Images --------------------------------------------------------------------------------------------------------------
 
 
-class _HashedFiles:
+class _HashedFiles(ExportFiles):
     """Files that remember the sha256 and size of what was read of them."""
 
     def __init__(self, files: ExportFiles) -> None:
@@ -276,11 +291,18 @@ class _HashedFiles:
     def paths(self) -> list[str]:
         return self._files.paths()
 
-    def read(self, path: str) -> bytes:
-        data = self._files.read(path)
-        if not path.lower().endswith((".jpg", ".jpeg", ".png")):
-            self._seen[path] = (sha256(data).hexdigest(), len(data))
-        return data
+    def blocks(self, path: str) -> Iterator[bytes]:
+        if path.lower().endswith((".jpg", ".jpeg", ".png")):
+            return self._files.blocks(path)
+        return self._hashed(path)
+
+    def _hashed(self, path: str) -> Iterator[bytes]:
+        digest, size = sha256(), 0
+        for block in self._files.blocks(path):
+            digest.update(block)
+            size += len(block)
+            yield block
+        self._seen[path] = (digest.hexdigest(), size)
 
     def seen(self) -> list[dict[str, Any]]:
         """The files read so far that are no images; a label file's name holds a stem, so it stays unnamed."""
@@ -291,6 +313,27 @@ class _HashedFiles:
         return sorted(files, key=lambda file: (file["name"] or "~", file["sha256"]))
 
 
+class _StoredImages:
+    """What became of an export's images, by their paths in it; images that were refused are absent."""
+
+    def __init__(self) -> None:
+        self.originals = stored_images()
+        self._original_of: dict[str, bytes] = {}
+        self._last: tuple[str, StoredImage] | None = None
+
+    def add(self, path: str, image: StoredImage) -> None:
+        self.originals[image.original_sha256] = image
+        self._original_of[path] = bytes.fromhex(image.original_sha256)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._original_of
+
+    def __getitem__(self, path: str) -> StoredImage:
+        if self._last is None or self._last[0] != path:  # annotations of one image mostly stand together
+            self._last = path, self.originals[self._original_of[path].hex()]
+        return self._last[1]
+
+
 def _store_images(
     files: ExportFiles,
     paths: list[str],
@@ -299,9 +342,7 @@ def _store_images(
     refusals: Refusals,
     workers: int,
     progress: Progress | None,
-) -> dict[str, StoredImage]:
-    """Path → what became of it; images that were refused are absent."""
-
+) -> _StoredImages:
     def work(path: str) -> StoredImage | DataError:
         try:
             return _store_image(files.read(path), store, known)
@@ -310,19 +351,14 @@ def _store_images(
         except DataError as error:
             return error
 
-    stored: dict[str, StoredImage] = {}
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            for done, (path, result) in enumerate(zip(paths, pool.map(work, paths), strict=True), start=1):
-                if isinstance(result, StoredImage):
-                    stored[path] = result
-                else:
-                    refusals.add(result)
-                if progress and (done % 50 == 0 or done == len(paths)):
-                    progress("images", done, len(paths))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    stored = _StoredImages()
+    for done, (path, result) in enumerate(zip(paths, map_in_threads(work, paths, workers), strict=True), start=1):
+        if isinstance(result, StoredImage):
+            stored.add(path, result)
+        else:
+            refusals.add(result)
+        if progress and (done % 50 == 0 or done == len(paths)):
+            progress("images", done, len(paths))
     return stored
 
 
@@ -350,25 +386,30 @@ def _store_image(data: bytes, store: Store | None, known: Callable[[str], Stored
     )
 
 
-def _stem_groups(export: Export, images: Mapping[str, StoredImage]) -> dict[str, str]:
+def _stem_groups(export: Export, images: _StoredImages) -> dict[str, str]:
     """Stem → the smallest stored digest among the images that carry it."""
     groups: dict[str, str] = {}
     for split in export.splits:
         for image in split.images:
-            if stored := images.get(image.path):
-                groups[image.stem] = min(groups.get(image.stem, stored.sha256), stored.sha256)
+            if image.path in images:
+                digest = images[image.path].sha256
+                groups[image.stem] = min(groups.get(image.stem, digest), digest)
     return groups
 
 
-def _privacy_facts(export: Export, images: Mapping[str, StoredImage]) -> dict[str, Any]:
+def _privacy_facts(export: Export, images: _StoredImages) -> dict[str, Any]:
     removed: Counter[str] = Counter()
-    for image in images.values():
-        removed.update(image.removed.keys())
-    kinds = Counter(stem_kind(image.stem) for split in export.splits for image in split.images)
+    kinds: Counter[str] = Counter()
+    with_metadata = 0
+    for image in (image for split in export.splits for image in split.images):
+        kinds[stem_kind(image.stem)] += 1
+        if image.path in images:
+            removed.update(images[image.path].removed.keys())
+            with_metadata += bool(images[image.path].removed)
     return {
         "names_replaced": sum(kinds.values()),
         "stem_kinds": dict(sorted(kinds.items())),
-        "images_with_metadata": sum(bool(image.removed) for image in images.values()),
+        "images_with_metadata": with_metadata,
         "metadata_removed": dict(sorted(removed.items())),
     }
 
@@ -378,22 +419,25 @@ def _privacy_facts(export: Export, images: Mapping[str, StoredImage]) -> dict[st
 
 def _raw_split(
     split: ExportSplit,
-    stored: Mapping[str, StoredImage],
+    stored: _StoredImages,
     group_of: Mapping[str, str],
-    repairs: list[dict[str, Any]],
+    repairs: Records[dict[str, Any]],
     refusals: Refusals,
 ) -> dict[str, Any]:
-    """One split of `annotations.json`, boxes in pixels of the stored image. Consumes the export's annotations."""
+    """One split of `annotations.json`, boxes in pixels of the stored image."""
     reader = _RawSplit(split, stored, repairs, refusals)
-    images = [reader.image(image, group_of) for image in split.images if reader.usable(image)]
-    by_id = {image.id: image for image in split.images if image.path in stored}
-    annotations = []
-    split.annotations.reverse()
-    while split.annotations:  # each record is let go as it is turned into the next form
-        annotation = split.annotations.pop()
+    images: Records[dict[str, Any]] = Records()
+    by_id: dict[int, ExportImage] = {}
+    for image in split.images:
+        if reader.usable(image):
+            images.append(reader.image(image, group_of))
+            by_id[image.id] = image
+    annotations: Records[dict[str, Any]] = raw_annotations()
+    for annotation in split.annotations:
         if annotation.image_id in by_id:
             record = reader.annotation(annotation, by_id[annotation.image_id])
-            annotations += [record] if record is not None else []
+            if record is not None:
+                annotations.append(record)
     return {
         "name": split.name,
         "file": split.file,
@@ -403,17 +447,18 @@ def _raw_split(
     }
 
 
+def raw_annotations(annotations: Iterable[dict[str, Any]] = ()) -> Records[dict[str, Any]]:
+    """Annotations of a raw split, to be found by the id of their image."""
+    return Records(annotations, key=lambda annotation: annotation["image_id"])
+
+
 @dataclass(slots=True)
 class _RawSplit:
     split: ExportSplit
-    stored: Mapping[str, StoredImage]
-    repairs: list[dict[str, Any]]
+    stored: _StoredImages
+    repairs: Records[dict[str, Any]]
     refusals: Refusals
     turned: dict[int, tuple[tuple[int, int], int]] = field(default_factory=dict)
-    counts: Counter[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = Counter(annotation.image_id for annotation in self.split.annotations)
 
     def repair(self, kind: str, image: int, detail: str, annotation: int | None = None) -> None:
         record = {"kind": kind, "split": self.split.name, "export_image_id": image, "detail": detail}
@@ -422,12 +467,12 @@ class _RawSplit:
     def usable(self, image: ExportImage) -> bool:
         """Whether the image has its file and the size that is listed; notes or refuses it where not."""
         if not image.exists:
-            lost = self.counts[image.id]
+            lost = len(self.split.annotations.of(image.id))
             self.repair("image_without_file", image.id, f"listed, but its file is missing; {lost} annotations dropped")
             return False
-        found = self.stored.get(image.path)
-        if found is None:  # refused while it was read
+        if image.path not in self.stored:  # refused while it was read
             return False
+        found = self.stored[image.path]
         listed, shown = (image.width, image.height), (found.width, found.height)
         if 0 in listed:
             if self.split.file.endswith(".json"):
@@ -541,34 +586,27 @@ def _extent(values: Sequence[float]) -> _Box:
 def _build(store: Store, raw: RawDocument) -> Manifest:
     from dentsight_pipeline.store.manifest import Entry, build
 
-    files: dict[str, Any] = {image.path: Entry(image.sha256, image.size) for image in raw.originals}
-    files["annotations.json"] = to_json(raw.annotations)
-    files["repairs.json"] = to_json(raw.repairs)
-    files["originals.json"] = to_json({"files": raw.files, "images": [_original_record(i) for i in raw.originals]})
+    documents = {
+        "annotations.json": raw.annotations,
+        "repairs.json": raw.repairs,
+        "originals.json": {"files": raw.files, "images": _original_records(raw.originals)},
+    }
+    files: dict[str, Any] = {path: store.put_blocks(json_blocks(value)) for path, value in documents.items()}
+    files |= {image.path: Entry(image.sha256, image.size) for image in raw.originals.values()}
     return build(store, KIND, files, {}, raw.facts)
 
 
-def to_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON with sorted keys, so that equal content has equal bytes."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+def _original_records(originals: RecordMap[StoredImage]) -> Records[dict[str, Any]]:
+    """The originals without their fingerprints, which depend on the decoder."""
+    records: Records[dict[str, Any]] = Records()
+    for image in originals.values():
+        record = asdict(image)
+        del record["fingerprint"]
+        records.append(record)
+    return records
 
 
-def _original_record(image: StoredImage) -> dict[str, Any]:
-    return {
-        "original_sha256": image.original_sha256,
-        "original_size": image.original_size,
-        "sha256": image.sha256,
-        "size": image.size,
-        "extension": image.extension,
-        "width": image.width,
-        "height": image.height,
-        "orientation": image.orientation,
-        "coded_size": list(image.coded_size),
-        "removed": dict(image.removed),
-    }
-
-
-def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> dict[str, str]:
+def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> Mapping[str, str]:
     """Stored sha256 → fingerprint of every image of a raw export.
 
     They were made at ingestion and are kept beside the manifest, not in it: another version of the decoder may round
@@ -582,24 +620,35 @@ def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = Non
     Raises:
         IntegrityError: An image is missing or was changed.
     """
-    from dentsight_pipeline.store.manifest import read_json
-
     codes = _recalled_fingerprints(store, raw.digest)
-    images = {i["sha256"]: (i["width"], i["height"]) for i in read_json(store, raw, "originals.json")["images"]}
-    lacking = sorted(images.keys() - codes.keys())
+    lacking = {
+        image["sha256"]: (image["width"], image["height"])
+        for image in _original_images(store, raw)
+        if image["sha256"] not in codes
+    }
     if not lacking:
         return codes
 
-    def make(digest: str) -> str:
-        return _fingerprint(store.get_bytes(digest), images[digest])
+    def make(item: tuple[str, tuple[int, int]]) -> tuple[str, str]:
+        digest, size = item
+        return digest, _fingerprint(store.get_bytes(digest), size)
 
-    with ThreadPoolExecutor(4) as pool:
-        for done, (digest, code) in enumerate(zip(lacking, pool.map(make, lacking), strict=True), start=1):
-            codes[digest] = code
-            if progress and (done % 50 == 0 or done == len(lacking)):
-                progress("fingerprints", done, len(lacking))
+    for done, (digest, code) in enumerate(map_in_threads(make, sorted(lacking.items()), 4), start=1):
+        codes[digest] = code
+        if progress and (done % 50 == 0 or done == len(lacking)):
+            progress("fingerprints", done, len(lacking))
     _remember_fingerprints(store, raw.digest, codes)
     return codes
+
+
+def _original_images(store: Store, raw: Manifest) -> Iterator[dict[str, Any]]:
+    """The images of `originals.json`, one by one."""
+    stream = open_json(store, raw, "originals.json")
+    for key in stream.members():
+        if key == "images":
+            yield from (image for image, _ in stream.items())
+        else:
+            stream.value()
 
 
 def _fingerprint(data: bytes, size: tuple[int, int]) -> str:
@@ -616,19 +665,23 @@ def _fingerprint_version() -> str:
     return sha256(leakage.fingerprint(pattern).to_json().encode()).hexdigest()[:16]
 
 
-def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:
+def _recalled_fingerprints(store: Store, raw_digest: str) -> RecordMap[str]:
+    codes: RecordMap[str] = RecordMap()
     ref = store.read_ref(f"{FINGERPRINTS}/{raw_digest}")
     if ref is None or ref.get("version") != _fingerprint_version():
-        return {}
+        return codes
     try:
-        return json.loads(store.get_bytes(ref["codes"]))
+        stream = JsonStream(file_blocks(store.local_path(ref["codes"])))
     except DataError:  # lost or damaged: they are made again
-        return {}
+        return codes
+    for digest in stream.members():
+        codes[digest] = stream.value()
+    return codes
 
 
-def _remember_fingerprints(store: Store, raw_digest: str, codes: Mapping[str, str]) -> None:
+def _remember_fingerprints(store: Store, raw_digest: str, codes: RecordMap[str]) -> None:
     name = f"{FINGERPRINTS}/{raw_digest}"
-    value = {"version": _fingerprint_version(), "codes": store.put_bytes(to_json(codes))}
+    value = {"version": _fingerprint_version(), "codes": store.put_blocks(json_blocks(codes)).sha256}
     if store.read_ref(name) != value:
         store.write_ref(name, value)
 
@@ -642,24 +695,21 @@ class _KnownOriginals:
         self._digests: list[str] = (
             list(self._ref.get("manifests", ())) if self._ref.get("code_version") == CODE_VERSION else []
         )
-        self._images: dict[str, StoredImage] = {}
+        self._images = stored_images()
         for digest in self._digests:
             self._load(digest)
 
     def _load(self, digest: str) -> None:
-        from dentsight_pipeline.store.manifest import read_json
-
+        codes = _recalled_fingerprints(self._store, digest)
         try:
-            manifest = self._store.get_manifest(digest)
-            records = read_json(self._store, manifest, "originals.json")["images"]
+            for record in _original_images(self._store, self._store.get_manifest(digest)):
+                if record["original_sha256"] not in self._images and record["sha256"] in codes:
+                    image = StoredImage(
+                        **{**record, "coded_size": tuple(record["coded_size"])}, fingerprint=codes[record["sha256"]]
+                    )
+                    self._images[image.original_sha256] = image
         except DataError:  # collected or damaged since: its images are simply worked on again
             return
-        codes = _recalled_fingerprints(self._store, digest)
-        for record in records:
-            if record["original_sha256"] not in self._images and record["sha256"] in codes:
-                self._images[record["original_sha256"]] = StoredImage(
-                    **{**record, "coded_size": tuple(record["coded_size"])}, fingerprint=codes[record["sha256"]]
-                )
 
     def find(self, original_sha256: str) -> StoredImage | None:
         return self._images.get(original_sha256)
@@ -669,6 +719,36 @@ class _KnownOriginals:
             return
         manifests = [digest, *self._digests][:_KNOWN_MANIFESTS]
         self._store.write_ref(KNOWN_ORIGINALS, {"code_version": CODE_VERSION, "manifests": manifests})
+
+
+def open_json(store: Store, manifest: Manifest, path: str) -> JsonStream:
+    """One JSON file of a manifest, verified, to be read piece by piece.
+
+    Raises:
+        DataError: The manifest has no such file.
+        IntegrityError: The object is missing or was changed.
+    """
+    return JsonStream(file_blocks(store.local_path(manifest.entry(path).sha256)))
+
+
+def read_raw_annotations(store: Store, raw: Manifest) -> dict[str, Any]:
+    """The content of a raw export's `annotations.json`, images and annotations as `Records`."""
+    stream = open_json(store, raw, "annotations.json")
+    document: dict[str, Any] = {}
+    for key in stream.members():
+        document[key] = [_read_raw_split(stream) for _ in stream.elements()] if key == "splits" else stream.value()
+    return document
+
+
+def _read_raw_split(stream: JsonStream) -> dict[str, Any]:
+    split: dict[str, Any] = {"images": Records(), "annotations": raw_annotations()}
+    for key in stream.members():
+        if key in ("images", "annotations"):
+            for record, text in stream.items():
+                split[key].append(record, text)
+        else:
+            split[key] = stream.value()
+    return split
 
 
 def iter_sources(raw: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Iterable[leakage.SourceItem]:

@@ -98,7 +98,7 @@ def _report(
         "labels": [row for row in result.labels if row["raw_name"] not in unknown],
         "loose_classes": facts["loose_classes"],
         "repairs": facts["repairs"],
-        "repair_list": result.repairs,
+        "repair_list": list(result.repairs),
         "dropped": {name: count for name, count in facts["dropped"].items() if name not in unknown},
         "leakage": facts["leakage"],
         "distinct_sources": facts["sources"],

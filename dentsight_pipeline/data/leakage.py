@@ -35,10 +35,12 @@ two degrees gives another picture: a copy augmented like that is found by its na
 from __future__ import annotations
 
 import base64
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +72,8 @@ _SHORTEST_DECODED_SIDE = 128  # pixels kept by the reduced decoding: twice the g
 _BANDS = 128  # independent hash tables
 _BAND_BITS = 20  # bits that must agree in one of them
 _DIFFERING_BITS = 14  # of the other 44 that may differ: 5 do at the threshold, 22 by chance
+_BANDS_AT_ONCE = 16  # tables whose keys are made in one pass over the fingerprints
+_IMAGES_AT_ONCE = 2048  # fingerprints that are floats at a time: 575 bytes become 2,300
 _WINDOW = 24  # neighbours that an image is compared with inside one bucket of one table
 
 
@@ -191,13 +195,13 @@ def compare(first: Fingerprint, second: Fingerprint) -> Match:
     """Compare two images under the four transforms; a blank one resembles nothing (similarity 0)."""
     if first.is_blank or second.is_blank:
         return Match("identity", 0.0)
-    vectors = _unit_vectors([first, second])
+    vectors = _unit_vectors(np.stack([first.coefficients(), second.coefficients()]))
     by_transform = _similarities(vectors[:1], vectors[1:])[:, 0]
     best = int(by_transform.argmax())
     return Match(TRANSFORMS[best], float(by_transform[best]))
 
 
-def group_by_source(items: Sequence[SourceItem]) -> list[str]:
+def group_by_source(items: Iterable[SourceItem]) -> list[str]:
     """Give every image the name of its source: the smallest digest among the images that share it.
 
     Two images share a source when they have the same bytes, the same stem of a kind that proves it, or the same pixels
@@ -206,28 +210,35 @@ def group_by_source(items: Sequence[SourceItem]) -> list[str]:
 
     Pixels are compared through `pixel_pairs`, in time that grows with the number of images, not of pairs.
 
+    Args:
+        items: Read once; of each image about 1 kB stays in memory until all are grouped.
+
     Returns:
         One digest for each item, in the items' order.
     """
-    if not items:
-        return []
-    first_index: dict[tuple[str, str], int] = {}
-    edges: list[tuple[int, int]] = []
-    for index, item in enumerate(items):
-        keys = [("digest", item.digest)]
+    digests: list[str] = []
+    named = array("q")  # index pairs, flat
+    first_of_digest: dict[str, int] = {}
+    first_of_stem: dict[str, int] = {}
+
+    def noted(item: SourceItem) -> Fingerprint:
+        index = len(digests)
+        digests.append(item.digest)
+        named.extend((first_of_digest.setdefault(item.digest, index), index))
         if item.stem_group is not None and item.stem_kind in STEM_KINDS_THAT_PROVE:
-            keys.append(("stem", item.stem_group))
-        edges += [(first_index.setdefault(key, index), index) for key in keys]
-    named = np.array(edges, dtype=np.int64).reshape(-1, 2)
-    by_pixels = pixel_pairs([item.fingerprint or Fingerprint("") for item in items])
-    labels = _components(len(items), np.concatenate([named, by_pixels])).tolist()
+            named.extend((first_of_stem.setdefault(item.stem_group, index), index))
+        return item.fingerprint or Fingerprint("")
+
+    by_pixels = pixel_pairs(map(noted, items))
+    edges = np.concatenate([_index_pairs(named), by_pixels])
     smallest: dict[int, str] = {}
-    for item, label in zip(items, labels, strict=True):
-        smallest[label] = min(item.digest, smallest.get(label, item.digest))
+    labels = _components(len(digests), edges)
+    for digest, label in zip(digests, labels, strict=True):
+        smallest[label] = min(digest, smallest.get(label, digest))
     return [smallest[label] for label in labels]
 
 
-def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
+def pixel_pairs(fingerprints: Iterable[Fingerprint]) -> NDArray[np.int64]:
     """Find pairs that connect the images with the same pixels under one of the four transforms.
 
     Candidates come from 128 hash tables. The key of a table is 20 signs of random projections (Charikar, "Similarity
@@ -242,31 +253,44 @@ def pixel_pairs(fingerprints: Sequence[Fingerprint]) -> NDArray[np.int64]:
         Index pairs, int64, shape [pairs, 2], first < second: enough to connect all images of a source, not all pairs
         of them (a thousand copies of one image are half a million pairs, and a few thousand tell the same).
     """
-    codes: dict[str, int] = {}
-    chains: list[tuple[int, int]] = []
+    first: dict[bytes, int] = {}
+    chains, where, joined = array("q"), array("q"), bytearray()
     for index, item in enumerate(fingerprints):
-        if not item.is_blank and (first := codes.setdefault(item.code, index)) != index:
-            chains.append((first, index))
-    where = np.fromiter(codes.values(), dtype=np.int64, count=len(codes))
-    pairs = [np.array(chains, dtype=np.int64).reshape(-1, 2)]
+        if item.is_blank:
+            continue
+        coefficients = item.coefficients().tobytes()
+        same = first.setdefault(sha256(coefficients).digest(), index)
+        if same == index:
+            where.append(index)
+            joined += coefficients
+        else:
+            chains.extend((same, index))
+    first.clear()
+    pairs = [_index_pairs(chains)]
     if len(where) > 1:
-        vectors = _unit_vectors([fingerprints[i] for i in where])
-        pairs.append(where[_connecting(vectors)])
+        codes = np.frombuffer(joined, dtype=np.int8).reshape(len(where), -1)
+        pairs.append(np.asarray(where)[_connecting(codes)])
     return np.sort(np.concatenate(pairs), axis=1)
 
 
-def clean_flags(items: Sequence[SourceItem], groups: Sequence[str]) -> list[bool]:
+def _index_pairs(flat: array[int]) -> NDArray[np.int64]:
+    """Index pairs that follow each other, shape [pairs, 2]."""
+    return np.asarray(flat, dtype=np.int64).reshape(-1, 2)
+
+
+def clean_flags(items: Iterable[SourceItem], groups: Sequence[str]) -> list[bool]:
     """Say for every image whether it shares no source with any *other* split.
 
     Args:
         items: The images of all splits.
         groups: Their sources, from `group_by_source`.
     """
-    splits_of = _splits_by_group(items, groups)
-    return [splits_of[group] == {item.split} for item, group in zip(items, groups, strict=True)]
+    splits = [item.split for item in items]
+    images = _images_by_split(splits, groups)
+    return [not _others(images, group, split) for split, group in zip(splits, groups, strict=True)]
 
 
-def leakage_table(items: Sequence[SourceItem], groups: Sequence[str]) -> dict[str, dict[str, int]]:
+def leakage_table(items: Iterable[SourceItem], groups: Sequence[str]) -> dict[str, dict[str, int]]:
     """Count what the splits share.
 
     Returns:
@@ -274,42 +298,45 @@ def leakage_table(items: Sequence[SourceItem], groups: Sequence[str]) -> dict[st
         `clean`, all in images; and the row `pairs`: the pairs of images with one source by pair of splits, e.g.
         `{"test-train": 27, "train-train": 140}` (names in alphabetical order).
     """
-    splits_of = _splits_by_group(items, groups)
+    splits = [item.split for item in items]
+    images = _images_by_split(splits, groups)
     table: dict[str, dict[str, int]] = {
         split: {"images": 0, "shared_with_train": 0, "shared_with_any": 0, "clean": 0}
-        for split in sorted({item.split for item in items} - {"train"})
+        for split in sorted(images.keys() - {"train"})
     }
-    members: dict[str, Counter[str]] = defaultdict(Counter)
-    for item, group in zip(items, groups, strict=True):
-        members[group][item.split] += 1
-        if item.split == "train":
+    for split, group in zip(splits, groups, strict=True):
+        if split == "train":
             continue
-        row, shares = table[item.split], splits_of[group] != {item.split}
+        row, others = table[split], _others(images, group, split)
         row["images"] += 1
-        row["shared_with_train"] += "train" in splits_of[group]
-        row["shared_with_any"] += shares
-        row["clean"] += not shares
-    table["pairs"] = _count_pairs(members)
+        row["shared_with_train"] += "train" in others
+        row["shared_with_any"] += bool(others)
+        row["clean"] += not others
+    table["pairs"] = _count_pairs(images)
     return table
 
 
-def _count_pairs(members: dict[str, Counter[str]]) -> dict[str, int]:
+def _images_by_split(splits: Iterable[str], groups: Iterable[str]) -> dict[str, Counter[str]]:
+    """For each split, its images of each source."""
+    images: dict[str, Counter[str]] = defaultdict(Counter)
+    for split, group in zip(splits, groups, strict=True):
+        images[split][group] += 1
+    return images
+
+
+def _others(images: Mapping[str, Counter[str]], group: str, split: str) -> list[str]:
+    """The other splits that have images of a source."""
+    return [other for other, counts in images.items() if other != split and group in counts]
+
+
+def _count_pairs(images: Mapping[str, Counter[str]]) -> dict[str, int]:
     """Pairs of images with one source, by their two splits."""
     pairs: Counter[str] = Counter()
-    for counts in members.values():
-        names = sorted(counts)
-        for position, first in enumerate(names):
-            pairs[f"{first}-{first}"] += counts[first] * (counts[first] - 1) // 2
-            for second in names[position + 1 :]:
-                pairs[f"{first}-{second}"] += counts[first] * counts[second]
+    for first, counts in images.items():
+        pairs[f"{first}-{first}"] = sum(count * (count - 1) // 2 for count in counts.values())
+        for second in (split for split in images if split > first):
+            pairs[f"{first}-{second}"] = sum(count * images[second][group] for group, count in counts.items())
     return {name: count for name, count in sorted(pairs.items()) if count}
-
-
-def _splits_by_group(items: Sequence[SourceItem], groups: Sequence[str]) -> dict[str, set[str]]:
-    splits_of: dict[str, set[str]] = defaultdict(set)
-    for item, group in zip(items, groups, strict=True):
-        splits_of[group].add(item.split)
-    return splits_of
 
 
 def _decode_reduced(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -361,11 +388,9 @@ def _parities() -> NDArray[np.int64]:
 _SIGNS = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=np.float32)
 
 
-def _unit_vectors(fingerprints: Sequence[Fingerprint]) -> NDArray[np.float32]:
-    """Coefficients of non-blank fingerprints as unit vectors, shape [n, 575], sorted by parity class."""
-    joined = b"".join(base64.b64decode(item.code) for item in fingerprints)
-    vectors = np.frombuffer(joined, dtype=np.int8).reshape(len(fingerprints), -1).astype(np.float32)
-    vectors = vectors[:, np.argsort(_parities(), kind="stable")]
+def _unit_vectors(codes: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Coefficients of non-blank fingerprints, shape [n, 575], as unit vectors sorted by parity class."""
+    vectors = codes.astype(np.float32)[:, np.argsort(_parities(), kind="stable")]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -382,7 +407,7 @@ def _similarities(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
     return _SIGNS @ partial
 
 
-def _keys(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.uint64]]:
+def _keys(codes: NDArray[np.int8]) -> Iterator[NDArray[np.uint64]]:
     """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket."""
     generator = np.random.default_rng(20240601)  # fixed: the same corpus always gives the same candidates
     classes = _class_slices()
@@ -391,23 +416,31 @@ def _keys(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.uint64]]:
     masks = [
         np.bitwise_or.reduce(np.where(signs[class_of_bit] < 0, bit_values, np.uint64(0))) for signs in _SIGNS
     ]  # the bits that each transform changes
-    for _ in range(_BANDS):
-        bits = np.empty((len(vectors), 64), dtype=bool)
-        for number, part in enumerate(classes):
-            projection = generator.standard_normal((part.stop - part.start, 16), dtype=np.float32)
-            with threadpool_limits(1, "blas"):  # products this small only spin on several threads
-                bits[:, number::4] = (vectors[:, part] @ projection) > 0
-        keys = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
-        yield np.min([keys ^ mask for mask in masks], axis=0)
+    for _ in range(0, _BANDS, _BANDS_AT_ONCE):
+        projections = [
+            [generator.standard_normal((part.stop - part.start, 16), dtype=np.float32) for part in classes]
+            for _ in range(_BANDS_AT_ONCE)
+        ]
+        keys = np.empty((_BANDS_AT_ONCE, len(codes)), dtype=np.uint64)
+        with threadpool_limits(1, "blas"):  # products this small only spin on several threads
+            for start in range(0, len(codes), _IMAGES_AT_ONCE):
+                vectors = _unit_vectors(codes[start : start + _IMAGES_AT_ONCE])
+                bits = np.empty((len(vectors), 64), dtype=bool)
+                for table, by_class in zip(keys, projections, strict=True):
+                    for number, (part, projection) in enumerate(zip(classes, by_class, strict=True)):
+                        bits[:, number::4] = (vectors[:, part] @ projection) > 0
+                    signs = np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
+                    table[start : start + len(vectors)] = np.min([signs ^ mask for mask in masks], axis=0)
+        yield from keys
 
 
-def _candidates(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
+def _candidates(codes: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
     """For each table, the pairs worth verifying, in blocks of shape [pairs, 2]."""
-    for keys in _keys(vectors):
+    for keys in _keys(codes):
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         buckets = ordered >> np.uint64(64 - _BAND_BITS)
-        for distance in range(1, min(_WINDOW, len(vectors) - 1) + 1):
+        for distance in range(1, min(_WINDOW, len(codes) - 1) + 1):
             together = np.flatnonzero(buckets[distance:] == buckets[:-distance])
             if not len(together):
                 break  # no bucket holds more than `distance` images
@@ -416,23 +449,24 @@ def _candidates(vectors: NDArray[np.float32]) -> Iterator[NDArray[np.int64]]:
             yield np.stack([order[together], order[together + distance]], axis=1)
 
 
-def _connecting(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+def _connecting(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     """The candidates that really are alike, without those that join what is joined already; shape [pairs, 2]."""
-    source = np.arange(len(vectors))
+    source = np.arange(len(codes))
     pairs = np.empty((0, 2), dtype=np.int64)
-    for block in _candidates(vectors):
+    for block in _candidates(codes):
         block = block[source[block[:, 0]] != source[block[:, 1]]]
-        alike = [part[_are_alike(vectors, part)] for part in np.array_split(block, len(block) // 8192 + 1)]
+        alike = [part[_are_alike(codes, part)] for part in np.array_split(block, len(block) // _IMAGES_AT_ONCE + 1)]
         new = np.concatenate(alike)
         if len(new):
             pairs = np.concatenate([pairs, new])
-            source = _components(len(vectors), pairs)
+            source = _components(len(codes), pairs)
     return pairs
 
 
-def _are_alike(vectors: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _are_alike(codes: NDArray[np.int8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which pairs of images have the same pixels under one of the transforms."""
-    return _similarities(vectors[pairs[:, 0]], vectors[pairs[:, 1]]).max(axis=0) >= SAME_SOURCE_SIMILARITY
+    first, second = (_unit_vectors(codes[column]) for column in pairs.T)
+    return _similarities(first, second).max(axis=0) >= SAME_SOURCE_SIMILARITY
 
 
 def _components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int32]:

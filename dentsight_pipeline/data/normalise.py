@@ -6,8 +6,8 @@ Every repair is counted and listed one by one; whatever would need a guess is re
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import ChainMap, Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,18 @@ from dentsight_pipeline.data.coco import (
     SPLITS,
     CocoAnnotation,
     CocoImage,
-    CocoSplit,
-    annotations_by_image,
-    class_counts,
     clip_xywh,
 )
-from dentsight_pipeline.data.ingest import OUTSIDE_PX, Progress, fingerprints_of, iter_sources, to_json
+from dentsight_pipeline.data.ingest import (
+    OUTSIDE_PX,
+    Progress,
+    fingerprints_of,
+    iter_sources,
+    raw_annotations,
+    read_raw_annotations,
+)
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
+from dentsight_pipeline.data.records import Records, json_blocks
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,15 +48,16 @@ class NormalisedDocument:
     """The normalised splits, before or after they were stored.
 
     Attributes:
-        splits: Split → COCO content, categories 1–45.
+        splits: Split → COCO content, categories 1–45; `images` and `annotations` are `Records`, the latter to be
+            found by their image's id.
         repairs: Everything that was mended, in ingestion and here, one by one.
         labels: What each raw name became: `raw_name`, `classes`, `loose`, `reason`, and annotations by split.
         agreement: Rows of the annotator-agreement table of same-source pairs.
         facts: The facts of the manifest.
     """
 
-    splits: dict[str, CocoSplit]
-    repairs: list[dict[str, Any]]
+    splits: dict[str, dict[str, Any]]
+    repairs: Records[dict[str, Any]]
     labels: list[dict[str, Any]]
     agreement: list[dict[str, Any]]
     facts: dict[str, Any]
@@ -82,10 +88,10 @@ def normalise_export(
         AnnotationError: A box that lies wholly outside its image.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
-    from dentsight_pipeline.store.manifest import Entry, build, read_json
+    from dentsight_pipeline.store.manifest import build, read_json
 
     document = normalise_document(
-        read_json(store, raw, "annotations.json"),
+        read_raw_annotations(store, raw),
         fingerprints_of(store, raw, progress),
         read_json(store, raw, "repairs.json"),
         raw.facts,
@@ -93,15 +99,15 @@ def normalise_export(
         drop=drop,
         progress=progress,
     )
-    listed = {image["file_name"] for split in document.splits.values() for image in split["images"]}
-    files: dict[str, Any] = {path: raw.entries[path] for path in sorted(listed)}
-    while document.splits:  # one split at a time as text, then let go
-        name, split = document.splits.popitem()
-        data = to_json(split)
-        files[f"{name}.json"] = Entry(store.put_bytes(data), len(data))
-    files["repairs.json"] = to_json(document.repairs)
-    files["labels.json"] = to_json(document.labels)
-    files["agreement.json"] = to_json(document.agreement)
+    documents: dict[str, Any] = {f"{name}.json": split for name, split in document.splits.items()}
+    documents |= {
+        "repairs.json": document.repairs,
+        "labels.json": document.labels,
+        "agreement.json": document.agreement,
+    }
+    files: dict[str, Any] = {path: store.put_blocks(json_blocks(value)) for path, value in documents.items()}
+    for split in document.splits.values():
+        files |= {image["file_name"]: raw.entries[image["file_name"]] for image in split["images"]}
     manifest = build(store, KIND, files, {"raw_export": raw.digest}, document.facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
@@ -111,7 +117,7 @@ def normalise_export(
 def normalise_document(
     raw: Mapping[str, Any],
     fingerprints: Mapping[str, str],
-    repairs: Sequence[Mapping[str, Any]],
+    repairs: Iterable[Mapping[str, Any]],
     facts: Mapping[str, Any],
     *,
     source: str | None = None,
@@ -121,7 +127,7 @@ def normalise_document(
     """The normalisation itself, on content instead of stored files.
 
     Args:
-        raw: The content of `annotations.json`; its annotations are consumed, so that both forms never stand in full.
+        raw: The content of `annotations.json`, its images and annotations as lists or as `Records`.
         fingerprints: Stored sha256 → fingerprint.
         repairs: What ingestion mended.
         facts: The raw export's facts.
@@ -133,26 +139,25 @@ def normalise_document(
     choice = _choice(facts, source)
     mapper = _Mapper(choice.mapping, drop, raw)
     report("sources", 0, 1)
-    items = list(iter_sources(raw, fingerprints))
-    groups = leakage.group_by_source(items)
-    clean = leakage.clean_flags(items, groups)
+    groups = leakage.group_by_source(iter_sources(raw, fingerprints))
+    clean = leakage.clean_flags(iter_sources(raw, fingerprints), groups)
     report("sources", 1, 1)
 
     keys = _Keys()
     sources = iter(zip(groups, clean, strict=True))
-    all_repairs = [dict(repair) for repair in repairs]
-    splits: dict[str, CocoSplit] = {}
+    all_repairs: Records[dict[str, Any]] = Records(dict(repair) for repair in repairs)
+    splits: dict[str, dict[str, Any]] = {}
     for number, split in enumerate(raw["splits"]):
         report("normalise", number, len(raw["splits"]))
         normaliser = _SplitNormaliser(split, mapper, keys, all_repairs)
         splits[split["name"]] = normaliser.run(sources)
     report("normalise", len(raw["splits"]), len(raw["splits"]))
 
-    images = [image for split in splits.values() for image in split["images"]]
-    by_image = annotations_by_image(a for split in splits.values() for a in split["annotations"])
-    rows = agreement.agreement_table(images, by_image, CLASSES, fingerprints)
+    sizes = Counter(groups)
+    together = [i for split in splits.values() for i in split["images"] if sizes[i["source_group"]] > 1]
+    by_image = ChainMap(*(split["annotations"].by_key() for split in splits.values()))
+    rows = agreement.agreement_table(together, by_image, CLASSES, fingerprints)
     labels = mapper.table()
-    loose = sorted({a["category_id"] for split in splits.values() for a in split["annotations"] if a["loose"]})
     result_facts = {
         "corpus": facts["corpus"],
         "source": facts["source"],
@@ -165,36 +170,50 @@ def normalise_document(
             "digest": choice.mapping.digest,
             "drop": sorted(drop),
         },
-        "loose_classes": [CLASSES[category - 1] for category in loose],
+        "loose_classes": [CLASSES[category - 1] for category in sorted(keys.loose)],
         "dropped": {row["raw_name"]: sum(row["annotations"].values()) for row in labels if not row["classes"]},
         "composites": sum(sum(row["annotations"].values()) for row in labels if len(row["classes"]) > 1),
         "repairs": dict(sorted(Counter(repair["kind"] for repair in all_repairs).items())),
         "boxes_under_2_px": keys.tiny,
         "splits": split_facts(splits),
-        "leakage": leakage.leakage_table(items, groups),
-        "sources": len(set(groups)),
+        "leakage": leakage.leakage_table(iter_sources(raw, fingerprints), groups),
+        "sources": len(sizes),
         "partial_annotation": {
             name: sum(image["partial_annotation"] for image in split["images"]) for name, split in splits.items()
         },
-        "flags": dict(sorted(Counter(flag.split(":")[0] for image in images for flag in image["flags"]).items())),
+        "flags": dict(sorted(_flags(splits).items())),
     }
     return NormalisedDocument(splits, all_repairs, labels, rows, result_facts)
 
 
-def split_facts(splits: Mapping[str, CocoSplit]) -> dict[str, dict[str, Any]]:
+def _flags(splits: Mapping[str, Mapping[str, Any]]) -> Counter[str]:
+    """How many images have each kind of flag."""
+    return Counter(flag.split(":")[0] for split in splits.values() for i in split["images"] for flag in i["flags"])
+
+
+def split_facts(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each split holds: images, clean images, annotations, and annotations of each class, zeros included."""
-    return {
-        name: {
-            "images": len(split["images"]),
-            "clean_images": sum(image["clean"] for image in split["images"]),
-            "images_without_annotations": len(
-                {image["id"] for image in split["images"]} - {a["image_id"] for a in split["annotations"]}
-            ),
+    facts: dict[str, dict[str, Any]] = {}
+    for name, split in splits.items():
+        names = {category["id"]: category["name"] for category in split["categories"]}
+        counts = dict.fromkeys(names.values(), 0)
+        annotated: set[int] = set()
+        for annotation in split["annotations"]:
+            counts[names[annotation["category_id"]]] += 1
+            annotated.add(annotation["image_id"])
+        images = clean = empty = 0
+        for image in split["images"]:
+            images += 1
+            clean += image["clean"]
+            empty += image["id"] not in annotated
+        facts[name] = {
+            "images": images,
+            "clean_images": clean,
+            "images_without_annotations": empty,
             "annotations": len(split["annotations"]),
-            "class_counts": class_counts(split),
+            "class_counts": counts,
         }
-        for name, split in splits.items()
-    }
+    return facts
 
 
 def _choice(facts: Mapping[str, Any], source: str | None) -> SourceChoice:
@@ -205,10 +224,11 @@ def _choice(facts: Mapping[str, Any], source: str | None) -> SourceChoice:
 
 
 class _Keys:
-    """New ids, dense from 1 over all splits."""
+    """New ids, dense from 1 over all splits, and what is counted beside them."""
 
     def __init__(self) -> None:
         self.image = self.annotation = self.tiny = 0
+        self.loose: set[int] = set()
 
     def next_image(self) -> int:
         self.image += 1
@@ -272,19 +292,18 @@ class _Mapper:
 class _SplitNormaliser:
     """Maps, repairs and re-keys one split."""
 
-    def __init__(self, raw: Mapping[str, Any], mapper: _Mapper, keys: _Keys, repairs: list[dict[str, Any]]) -> None:
+    def __init__(self, raw: Mapping[str, Any], mapper: _Mapper, keys: _Keys, repairs: Records[dict[str, Any]]) -> None:
         self.raw, self.mapper, self.keys, self.repairs = raw, mapper, keys, repairs
 
-    def run(self, sources: Any) -> CocoSplit:
-        by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-        for annotation in self.raw["annotations"]:
-            by_image[annotation["image_id"]].append(annotation)
-        self.raw["annotations"].clear()
-        split: CocoSplit = {"images": [], "annotations": [], "categories": categories()}
+    def run(self, sources: Iterator[tuple[str, bool]]) -> dict[str, Any]:
+        raw = self.raw["annotations"]
+        raw_by_image = raw if isinstance(raw, Records) else raw_annotations(raw)
+        images: Records[CocoImage] = Records()
+        all_annotations: Records[CocoAnnotation] = Records(key=lambda annotation: annotation["image_id"])
         for raw_image in self.raw["images"]:
             group, clean = next(sources)
             image_id = self.keys.next_image()
-            annotations = self._annotations(raw_image, image_id, by_image.pop(raw_image["id"], []))
+            annotations = self._annotations(raw_image, image_id, raw_by_image.of(raw_image["id"]))
             teeth = [a for a in annotations if a["category_id"] <= len(TEETH)]
             image: CocoImage = {
                 "id": image_id,
@@ -299,9 +318,10 @@ class _SplitNormaliser:
             }
             named_boxes = [(CLASSES[tooth["category_id"] - 1], tooth["bbox"]) for tooth in teeth]
             image["flags"] = fdi.tooth_flags(image["width"], image["height"], named_boxes) if teeth else []
-            split["images"].append(image)
-            split["annotations"] += annotations
-        return split
+            images.append(image)
+            for annotation in annotations:
+                all_annotations.append(annotation)
+        return {"images": images, "annotations": all_annotations, "categories": categories()}
 
     def _repair(self, kind: str, image: Mapping[str, Any], annotation: Mapping[str, Any], detail: str) -> None:
         self.repairs.append(
@@ -350,6 +370,8 @@ class _SplitNormaliser:
                     "loose": self.mapper.loose[label],
                 }
                 self.keys.tiny += min(box[2], box[3]) < TINY_PX
+                if record["loose"]:
+                    self.keys.loose.add(category)
                 by_class[category].append(record)
                 kept.append(record)
         return kept

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from dentsight_pipeline.data.export_files import is_junk, refuse_unsafe_path, s3_client
+from dentsight_pipeline.data.export_files import is_junk, refuse_unsafe_path
 from dentsight_pipeline.data.roboflow_api import is_whole_zip
 from dentsight_pipeline.errors import ConfigurationError, DataError
 
@@ -60,9 +60,12 @@ def fetch_s3_export(uri: str, folder: Path, progress: Progress | None = None, *,
         DataError: Nothing is there, S3 refuses, a key is no plain relative path, or an object arrives damaged.
     """
     bucket, prefix = _parse(uri)
-    s3 = client or s3_client()
+    if client is None:
+        import boto3
+
+        client = boto3.client("s3")
     is_zip = prefix.endswith(".zip")
-    listed = _list(s3, uri, bucket, prefix, is_zip)
+    listed = _list(client, uri, bucket, prefix, is_zip)
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{Path(prefix).stem or bucket}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     target = folder / (f"{name}.zip" if is_zip else name)
@@ -75,7 +78,7 @@ def fetch_s3_export(uri: str, folder: Path, progress: Progress | None = None, *,
         partial = folder / f"{name}.partial"
         if target.is_dir() and not partial.exists():
             target.replace(partial)  # an earlier state of the folder: what is unchanged need not be fetched again
-        _fetch_all(s3, bucket, listed, partial, progress or (lambda stage, done, total: None))
+        _fetch_all(client, bucket, listed, partial, progress or (lambda stage, done, total: None))
         if is_zip and not is_whole_zip(partial / listed[0].path, lambda stage, done, total: None):
             shutil.rmtree(partial)
             raise DataError(f"{uri} is not a whole zip file. Upload the export again.")

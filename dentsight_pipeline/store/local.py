@@ -236,11 +236,18 @@ def hash_file(path: Path) -> tuple[str, int]:
         return hasher.hexdigest(), file.tell()
 
 
-def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file, and return the sha256 (hex) and size of exactly the bytes that were copied."""
+def file_blocks(path: Path) -> Iterator[bytes]:
+    """A file's bytes, in order, piece by piece."""
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def write_and_hash(blocks: Iterable[bytes], file: Path) -> tuple[str, int]:
+    """Fill a file, and return the sha256 (hex) and size of exactly the bytes that were written."""
     hasher, size = hashlib.sha256(), 0
-    with source.open("rb", buffering=0) as reading, target.open("wb", buffering=0) as writing:
-        while block := reading.read(BLOCK_BYTES):
+    with file.open("wb", buffering=0) as writing:
+        for block in blocks:
             hasher.update(block)
             size += len(block)
             view = memoryview(block)

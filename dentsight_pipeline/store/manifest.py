@@ -10,22 +10,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.names import check_digest, check_entry_paths, check_kind
+from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 SCHEMA = "dentsight-manifest/1"
 
@@ -70,7 +68,7 @@ class Manifest:
         facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
         object.__setattr__(self, "facts", canonical.loads(facts))
         object.__setattr__(self, "inputs", dict(sorted(self.inputs.items())))
-        object.__setattr__(self, "entries", dict(sorted(self.entries.items())))
+        object.__setattr__(self, "entries", dict(sorted(self.entries.items(), key=_utf_16)))
         object.__setattr__(self, "_bytes", self._canonical())
         object.__setattr__(self, "_digest", sha256(self.to_bytes()).hexdigest())
 
@@ -95,14 +93,15 @@ class Manifest:
         return self.__dict__["_bytes"]
 
     def _canonical(self) -> bytes:
-        document = {
-            "schema": SCHEMA,
-            "kind": self.kind,
-            "entries": {path: {"sha256": e.sha256, "size": e.size} for path, e in self.entries.items()},
-            "inputs": self.inputs,
-            "facts": self.facts,
-        }
-        return canonical.dumps(document, f"A {self.kind} manifest")
+        what = f"A {self.kind} manifest"
+        rest = {"facts": self.facts, "inputs": self.inputs, "kind": self.kind, "schema": SCHEMA}
+        document = BytesIO()
+        document.write(b'{"entries":{')
+        for number, (path, entry) in enumerate(self.entries.items()):  # one by one: there can be very many
+            member = canonical.dumps({path: {"sha256": entry.sha256, "size": entry.size}}, what)[1:-1]
+            document.write(b"," * (number > 0) + member)
+        document.write(b"}," + canonical.dumps(rest, what)[1:])
+        return document.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -138,6 +137,11 @@ class Manifest:
         return self.entries[path]
 
 
+def _utf_16(item: tuple[str, Entry]) -> bytes:
+    """RFC 8785 sorts keys by their UTF-16 form."""
+    return item[0].encode("utf-16be")
+
+
 def build(
     store: Store,
     kind: str,
@@ -164,15 +168,15 @@ def build(
     check_entry_paths(files)
     Manifest(kind, {}, inputs, facts)  # refuses bad facts before any byte is written
 
-    def stored(item: tuple[str, Path | bytes | Entry]) -> tuple[str, Entry]:
+    def stored(item: tuple[str, Any]) -> tuple[str, Entry]:
         path, content = item
-        if isinstance(content, Entry):
-            return path, content
         if isinstance(content, bytes):
             return path, Entry(store.put_bytes(content), len(content))
         return path, store.put_file_entry(content)
 
-    return Manifest(kind, dict(_in_threads(stored, files.items(), workers)), inputs, facts)
+    entries = {path: content for path, content in files.items() if isinstance(content, Entry)}
+    entries |= map_in_threads(stored, (item for item in files.items() if item[0] not in entries), workers)
+    return Manifest(kind, entries, inputs, facts)
 
 
 def read_bytes(store: Store, manifest: Manifest, path: str) -> bytes:
@@ -227,8 +231,9 @@ def materialise(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         base = folder.resolve()
-        wanted = [(path, entry) for path, entry in manifest.entries.items() if path.startswith(prefix)]
-        _in_threads(lambda item: _materialise_one(store, item[1], base, item[0], link), wanted, workers)
+        wanted = ((path, entry) for path, entry in manifest.entries.items() if path.startswith(prefix))
+        for _ in map_in_threads(lambda item: _materialise_one(store, item[1], base, item[0], link), wanted, workers):
+            pass
     except OSError as error:
         raise StorageError(
             f"Cannot write {error.filename or folder}: {error.strerror}. Free or choose a folder."
@@ -266,7 +271,7 @@ def missing(store: Store, manifest: Manifest, *, workers: int = 16) -> list[str]
         stat = store.stat(entry.sha256)
         return stat is None or stat.size != entry.size
 
-    gone = _in_threads(lacks, manifest.entries.values(), workers)
+    gone = map_in_threads(lacks, manifest.entries.values(), workers)
     return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
 
 
@@ -293,15 +298,5 @@ def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple
             return IntegrityError(what, entry.sha256, entry.sha256, "Make the product again.")
         return None
 
-    faults = _in_threads(fault, manifest.entries.items(), workers)
+    faults = map_in_threads(fault, manifest.entries.items(), workers)
     return [(path, found) for path, found in zip(manifest.entries, faults, strict=True) if found is not None]
-
-
-def _in_threads(function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> list[_Result]:
-    """The results in the order of the items; after the first error nothing new is begun."""
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            return list(pool.map(function, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -13,9 +13,10 @@ Whatever is read is hashed before it is returned: nothing wrong is ever read as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError, RefConflictError, StorageError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES, Blobs, Stat
-from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, copy_and_hash, hash_file
+from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, file_blocks, hash_file, write_and_hash
 from dentsight_pipeline.store.manifest import Entry, Manifest, missing
 from dentsight_pipeline.store.names import (
     check_digest,
@@ -129,15 +130,35 @@ class Store:
             raise StorageError(f"Cannot read {path}: {error.strerror or error}. Check that it exists.") from error
         if self.blobs.touch(object_key(digest), size):
             return Entry(digest, size)
+        return self._put_written(file_blocks(path), str(path))
+
+    def put_blocks(self, blocks: Iterable[bytes]) -> Entry:
+        """Keep bytes that are made piece by piece, without ever holding all of many.
+
+        Raises:
+            StorageError: The store refused; nothing half-written stays behind.
+        """
+        head = bytearray()
+        remaining = iter(blocks)
+        for block in remaining:
+            head += block
+            if len(head) > IN_MEMORY_BYTES:
+                break
+        else:
+            return Entry(self.put_bytes(bytes(head)), len(head))
+        return self._put_written(chain([bytes(head)], remaining), "an object")
+
+    def _put_written(self, blocks: Iterable[bytes], what: str) -> Entry:
         with self.blobs.temporary() as file:
             try:
-                digest, size = copy_and_hash(path, file)
+                digest, size = write_and_hash(blocks, file)
             except OSError as error:
                 raise StorageError(
-                    f"Cannot store {path}: {error.strerror or error}. Nothing half-written was kept; "
+                    f"Cannot store {what}: {error.strerror or error}. Nothing half-written was kept; "
                     "free some space (`dentsight gc --apply`), then run again."
                 ) from error
-            self.blobs.adopt(file, object_key(digest))
+            if not self.blobs.touch(object_key(digest), size):
+                self.blobs.adopt(file, object_key(digest))
         return Entry(digest, size)
 
     def get_bytes(self, digest: str) -> bytes:

@@ -118,9 +118,9 @@ def test_ingesting_an_unchanged_export_again_writes_nothing(
     first = ingest_export(root, store)
     before = _files(tmp_path / "store")
     reads: list[str] = []
-    original_read = ingest._HashedFiles.read
+    original_blocks = ingest._HashedFiles.blocks
     monkeypatch.setattr(
-        ingest._HashedFiles, "read", lambda self, path: (reads.append(path), original_read(self, path))[1]
+        ingest._HashedFiles, "blocks", lambda self, path: (reads.append(path), original_blocks(self, path))[1]
     )
     monkeypatch.setattr(ingest, "clean", lambda data: pytest.fail("an image was worked on again"))
     monkeypatch.setattr(store.blobs, "write", lambda *_: pytest.fail("something was written"))
@@ -427,7 +427,7 @@ def test_an_export_on_s3_is_the_same_as_the_folder(tmp_path: Path, store: Store,
     }
 
     assert len(digests) == 1
-    with pytest.raises(DataError, match="s3://exports/v9: empty"):
+    with pytest.raises(DataError, match="There is nothing at s3://exports/v9"):
         ingest_export("s3://exports/v9", store)
     with pytest.raises(DataError, match=r"S3 refused .*Check the bucket's name"):
         ingest_export("s3://nowhere/v8", store)

@@ -266,7 +266,7 @@ def test_the_most_alike_pairs_of_different_patients_stay_apart(real_items: list[
 def test_the_tables_find_what_comparing_every_pair_finds(real_items: list[SourceItem]) -> None:
     """The candidate search may only save time: on real images it must lose none of the 792 pairs' connections."""
     prints = [entry.fingerprint or Fingerprint("") for entry in real_items[:400]]
-    vectors = leakage._unit_vectors(prints)
+    vectors = leakage._unit_vectors(np.stack([entry.coefficients() for entry in prints]))
     exhaustive = {
         (i, j)
         for i in range(len(prints) - 1)

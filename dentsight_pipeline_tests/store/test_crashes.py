@@ -333,13 +333,13 @@ def test_a_source_that_changes_while_it_is_stored_is_kept_as_it_was_read(
     """The file is hashed, then copied: if it changed between, the copy's own hash must be its name."""
     source = tmp_path / "source"
     source.write_bytes(b"a" * LARGE)
-    copy = objects.copy_and_hash
+    read = objects.file_blocks
 
-    def change_then_copy(path: Path, target: Path) -> tuple[str, int]:
+    def change_then_read(path: Path) -> Iterator[bytes]:
         path.write_bytes(b"b" * LARGE)
-        return copy(path, target)
+        return read(path)
 
-    monkeypatch.setattr(objects, "copy_and_hash", change_then_copy)
+    monkeypatch.setattr(objects, "file_blocks", change_then_read)
 
     assert disk.store.put_file(source) == sha256(b"b" * LARGE).hexdigest()
     assert disk.store.blobs.stat(object_key(sha256(b"a" * LARGE).hexdigest())) is None

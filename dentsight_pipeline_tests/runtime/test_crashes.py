@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,10 @@ def test_an_experiment_outlives_a_power_cut(servers: Servers, server_home: Home)
 
 
 def test_a_cancelled_run_ends_and_its_training_with_it(servers: Servers, server_home: Home) -> None:
-    """A run cancelled in the UI after the servers were restarted: the default launcher cannot find its worker then."""
+    """A run cancelled in the UI after the servers were restarted: the default launcher cannot find its worker then.
+
+    The training saves what it has, so that launching it again goes on from there.
+    """
     before = trainings_of(server_home)
     run_id = servers.train(DATASET, max_steps="2000", seed="2")
     training = wait_for_step(server_home, before, 3)
@@ -141,3 +145,7 @@ def test_a_cancelled_run_ends_and_its_training_with_it(servers: Servers, server_
     assert [run["status"] for run in group] == ["CANCELED"]
     assert_nothing_is_left(servers, server_home)
     assert mlflow_run(server_home, DATASET, training)[1].info.status == "KILLED"
+    last_words = json.loads(
+        (server_home.folder / "workspace" / "scratch" / "fit" / training / "error.json").read_text()
+    )
+    assert re.search(r"asked to stop and did at step \d+ of 2000; its state is kept", last_words["message"])

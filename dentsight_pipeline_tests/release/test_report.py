@@ -497,14 +497,16 @@ def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
 
 @pytest.mark.parametrize("width_px", [1280, 500])
 def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
-    """Tables cut off at the right edge were the first thing wrong with the page."""
+    """Tables cut off at the right edge were the first thing wrong with the page; on a telephone, figures too small."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("needs chromium")
     probe = (
         "<script>addEventListener('load', () => { const wide = [...document.querySelectorAll('.scroll')]"
-        ".filter(e => e.scrollWidth > e.clientWidth + 1).length; document.title = "
-        "`${document.documentElement.scrollWidth}/${innerWidth}/${wide}`; })</script></body>"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1).length; "
+        "const tiny = [...document.querySelectorAll('.drawing svg')]"
+        ".filter(e => e.clientWidth < Math.min(640, parseFloat(e.style.getPropertyValue('--natural')) - 1)).length;"
+        "document.title = `${document.documentElement.scrollWidth}/${innerWidth}/${wide}/${tiny}`; })</script></body>"
     )
     html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", plain[1].html.read_text("utf-8"))
     page = tmp_path / "page.html"
@@ -516,9 +518,10 @@ def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
 
-    title = re.search(r"<title>(\d+)/(\d+)/(\d+)</title>", done.stdout)
+    title = re.search(r"<title>(\d+)/(\d+)/(\d+)/(\d+)</title>", done.stdout)
     assert title is not None
-    scroll_width, inner_width, wide_tables = map(int, title.groups())
+    scroll_width, inner_width, wide_tables, tiny_drawings = map(int, title.groups())
     assert scroll_width <= inner_width
+    assert tiny_drawings == 0
     if width_px >= 1280:
         assert wide_tables == 0

@@ -8,7 +8,9 @@ Exit status: 0 done whatever the verdict, 2 refused input with one line naming f
 import json
 import signal
 import sys
+import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,15 +71,19 @@ def phantom(
 
 @app.command()
 def inspect(
-    export: Annotated[Path, typer.Argument(help="An export: folder or zip.")],
+    export: Annotated[str, typer.Argument(help="Folder, zip, s3://… or roboflow:workspace/project/version.")],
     source: Annotated[str | None, typer.Option(help="Label mapping; default: by fingerprint.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what ingestion would do with an export, without doing it."""
+    from dentsight_pipeline.data.acquire import fetch
     from dentsight_pipeline.data.inspect import inspect_export, summary_lines
 
-    facts = inspect_export(export, source=source, drop=tuple(drop or ()), progress=_staged_progress())
+    progress = _staged_progress()
+    with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:  # a remote export is not kept
+        path, _ = fetch(_absolute(export), Path(scratch), progress)
+        facts = inspect_export(path, source=source, drop=tuple(drop or ()), progress=progress)
     _show(facts, as_json, lambda: "\n".join(summary_lines(facts)))
 
 
@@ -534,7 +540,11 @@ def _fields(pairs: list[str], option: str) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise ConfigurationError(f"{option} {pair!r} has no value. Write it as {option} name=value.")
-    return {name.strip(): value.strip() for name, value in (pair.split("=", 1) for pair in pairs)}
+    named = [(name.strip(), value.strip()) for name, value in (pair.split("=", 1) for pair in pairs)]
+    for name, times in Counter(name for name, _ in named).items():
+        if times > 1:
+            raise ConfigurationError(f"{option} {name}=… is given {times} times. Keep the one that you mean.")
+    return dict(named)
 
 
 def _json_file(path: Path) -> Any:

@@ -122,19 +122,37 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
             return ingest_export(drawn, store, **common).digest
         finally:
             shutil.rmtree(drawn, ignore_errors=True)
+    if not location.startswith((ROBOFLOW, S3)) and not Path(location).exists():
+        if acquisition.registered and not acquisition.asked:
+            return acquisition.registered
+        raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
+    path, identity = fetch(location, scratch, progress)
+    return ingest_export(path, store, identity=identity, **common).digest
+
+
+def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, Any] | None]:
+    """Bring an export to this machine.
+
+    Args:
+        location: A path, `s3://…` or `roboflow:workspace/project/version`.
+        scratch: A folder for downloads; a cut download goes on there.
+        progress: Called with stage, done, total.
+
+    Returns:
+        Its folder or zip, and what is known about its source (from Roboflow), or None.
+
+    Raises:
+        ConfigurationError: The address is malformed, or a key is missing or refused.
+        DataError: Nothing is there, or what arrives is damaged.
+    """
     if location.startswith(ROBOFLOW):
         from dentsight_pipeline.data.roboflow_api import RoboflowClient, parse_location
 
         workspace, project, version = parse_location(location)
-        client = RoboflowClient.from_environment()
-        fetched = client.download(workspace, project, version, scratch, progress=progress)
-        return ingest_export(fetched.path, store, identity=fetched.identity, **common).digest
+        fetched = RoboflowClient.from_environment().download(workspace, project, version, scratch, progress=progress)
+        return fetched.path, fetched.identity
     if location.startswith(S3):
         from dentsight_pipeline.data.s3_export import fetch_s3_export
 
-        return ingest_export(fetch_s3_export(location, scratch / "s3", progress), store, **common).digest
-    if not Path(location).exists():
-        if acquisition.registered and not acquisition.asked:
-            return acquisition.registered
-        raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
-    return ingest_export(location, store, **common).digest
+        return fetch_s3_export(location, scratch / "s3", progress), None
+    return Path(location), None

@@ -1,0 +1,66 @@
+"""What the command line itself decides: where an export may lie, and which options are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from typer.testing import CliRunner
+
+from dentsight_pipeline.cli import app
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline_tests.data.export_builder import whole_export
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of moto's HTTP server with an empty bucket `exports`, found through the usual AWS settings."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"ENDPOINT_URL": f"http://{host}:{port}", "DEFAULT_REGION": "us-east-1"}
+    for name, value in {**settings, "ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="exports")
+    yield client
+    server.stop()
+
+
+def test_an_export_is_inspected_wherever_it_can_be_run_from(tmp_path: Path, bucket: Any) -> None:
+    """Whoever is told to inspect before a run must be able to: a path type would turn `s3://` into `s3:/`."""
+    zipped = whole_export(tmp_path / "export").zipped(tmp_path / "export.zip")
+    bucket.upload_file(str(zipped), "exports", "opg/v8.zip")
+
+    here = CliRunner().invoke(app, ["inspect", str(zipped), "--json"])
+    there = CliRunner().invoke(app, ["inspect", "s3://exports/opg/v8.zip", "--json"])
+
+    assert there.exit_code == here.exit_code == 0, there.output
+    assert json.loads(there.stdout) == json.loads(here.stdout)
+    assert json.loads(there.stdout)["splits"]["train"]["images"] == 3
+
+
+def test_inspecting_a_roboflow_version_asks_for_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is understood as an address, not looked for as a folder."""
+    monkeypatch.delenv("ROBOFLOW_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    result = CliRunner().invoke(app, ["inspect", "roboflow:clinic/opg/8"])
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert "ROBOFLOW_API_KEY" in str(result.exception)
+
+
+def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The last one would win in silence, and the recipe's identity with it."""
+    monkeypatch.chdir(tmp_path)  # no workspace: nothing starts if it is not refused
+
+    result = CliRunner().invoke(app, ["run", "--set", "seed=1", "--set", "seed = 2"])
+
+    assert isinstance(result.exception, ConfigurationError)
+    assert "--set seed=… is given 2 times" in str(result.exception)

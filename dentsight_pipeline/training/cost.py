@@ -1,4 +1,4 @@
-"""The cost card: what a training took, in images a second, hours, memory and, where a price is known, money.
+"""The cost card: what a training took, in images a second, hours, memory and, where they are known, energy and money.
 
 Times are sums over all attempts of the training, the lost ends of killed ones excepted.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "opencv-python-headless", "safetensors", "hotcoco")
+_MILLIJOULES_PER_KWH = 3.6e9
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Cost:
     """Training images seen, by all processes together."""
     attempts: int = 0
     """Times that the training was started."""
+    gpu_energy_kwh: float | None = None
+    """Energy of the GPUs; None where one attempt could not read it."""
 
     @contextmanager
     def measure(self, field: str) -> Iterator[None]:
@@ -74,7 +77,8 @@ class Cost:
         minutes = self.wall_s / 60
         money = "" if price is None else f", {price:.2f} {currency}"
         rate = "" if self.images_per_s is None else f", {self.images_per_s:.1f} images/s"
-        return f"{hardware()['device']} (~{minutes:.1f} min wall-clock{money}{rate})"
+        energy = "" if self.gpu_energy_kwh is None else f", {self.gpu_energy_kwh:.3f} kWh of GPU"
+        return f"{hardware()['device']} (~{minutes:.1f} min wall-clock{money}{rate}{energy})"
 
 
 def peak_memory_mib() -> float:
@@ -86,6 +90,27 @@ def peak_memory_mib() -> float:
 def peak_gpu_memory_mib() -> float | None:
     """Most memory that torch has held on the GPU so far; None without one."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+
+
+def gpu_energy_kwh() -> float | None:
+    """What this process's GPUs have used since their driver was loaded, whoever used them; None where nothing tells.
+
+    NVML's counter in millijoules (Volta and newer), with the optional package `nvidia-ml-py`. GPUs are found by UUID,
+    because NVML does not heed CUDA_VISIBLE_DEVICES.
+    """
+    if not torch.cuda.is_available():
+        return None
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports] - optional
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        uuids = [torch.cuda.get_device_properties(gpu).uuid for gpu in range(torch.cuda.device_count())]
+        gpus = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}") for uuid in uuids]
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) for gpu in gpus) / _MILLIJOULES_PER_KWH
+    except pynvml.NVMLError:
+        return None
 
 
 def hardware() -> dict[str, Any]:

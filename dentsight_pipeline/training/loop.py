@@ -38,7 +38,7 @@ from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import cache, checkpointing, export, optim, validation
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.cost import Cost, hardware, package_versions
+from dentsight_pipeline.training.cost import Cost, gpu_energy_kwh, hardware, package_versions
 from dentsight_pipeline.training.dataset import Batch, Split, TrainingSamples, collate, read_split
 from dentsight_pipeline.training.health import HeadHealthMonitor
 from dentsight_pipeline.training.job import FitJob, write_json, write_result
@@ -117,7 +117,7 @@ class Training:
         self.history: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
         self.best: dict[str, Any] = {"step": None, "value": None, "evaluations_since": 0}
         self._best_weights: dict[str, torch.Tensor] | None = None
-        self._started = time.perf_counter()
+        self._started, self._energy_at_start = time.perf_counter(), gpu_energy_kwh()
         self._read_data()
         self._build()
         self.checkpoints = checkpointing.CheckpointFolder(job.workdir / "checkpoints")
@@ -199,6 +199,8 @@ class Training:
         self.monitor.load_state_dict(state["health"])
         self.cost = Cost(**{**state["cost"], "attempts": state["cost"]["attempts"] + 1})
         self._started -= self.cost.wall_s
+        energy, start = self.cost.gpu_energy_kwh, self._energy_at_start
+        self._energy_at_start = None if energy is None or start is None else start - energy
         self._last_checkpoint = (time.monotonic(), found.place, self.best["step"])
         own = found.random_state(self.accelerator.process_index)
         if own is not None:
@@ -437,8 +439,14 @@ class Training:
                 self._write_checkpoint(random_states)
         self.accelerator.wait_for_everyone()
 
-    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+    def _read_meters(self) -> None:
+        """Brings time and energy of all attempts up to now."""
         self.cost.wall_s = time.perf_counter() - self._started
+        energy, start = gpu_energy_kwh(), self._energy_at_start
+        self.cost.gpu_energy_kwh = None if energy is None or start is None else energy - start
+
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+        self._read_meters()
         tensors = {
             "model": checkpointing.model_tensors(self.raw_model),
             "optimizer": checkpointing.optimizer_tensors(self.optimizer),
@@ -485,7 +493,7 @@ class Training:
         files["health.json"] = _json(health)
         product = manifests.build(self.store, "checkpoint", files, self._inputs(), self._facts(health))
         digest = self.store.put_manifest(product)
-        self.cost.wall_s = time.perf_counter() - self._started
+        self._read_meters()
         card = self.cost.card(self.job.price_per_hour, self.job.currency)
         record = {"cost": card, "hardware": hardware(), "packages": package_versions(), "finished": time.time()}
         write_json(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
 import os
@@ -212,6 +214,30 @@ def _run_until(job: FitJob, last: int) -> None:
 
     with Stopping(job.workdir) as reporter:
         loop.run_fit(job, reporter)
+
+
+@pytest.mark.parametrize(("first", "total"), [([10.0, 10.5], 0.75), ([None, None], None)], ids=["known", "unknown"])
+def test_energy_is_summed_over_attempts_and_unknown_when_one_is(
+    store: Store,
+    subset: Manifest,
+    tiny_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: list[float | None],
+    total: float | None,
+):
+    """The counter runs on between attempts, for whoever uses the GPU; half a sum would pass for the whole."""
+    job = fit_job(store, subset, tiny_recipe, tmp_path / "work", checkpoint_interval_s=0)
+    for start, later in (first, [100.0, 100.25]):
+        readings = itertools.chain([start], itertools.repeat(later))
+        monkeypatch.setattr(loop, "gpu_energy_kwh", functools.partial(next, readings))
+        if start != 100.0:
+            with pytest.raises(TrainingError, match="asked to stop"):
+                _run_until(job, 6)
+    run(job)
+
+    card = json.loads((job.workdir / "result.json").read_text())["record"]["cost"]
+    assert card["gpu_energy_kwh"] == (None if total is None else pytest.approx(total))
 
 
 def test_a_working_folder_of_another_training_is_refused(store: Store, subset, tiny_recipe: Recipe, tmp_path: Path):

@@ -293,7 +293,7 @@ def promote(
     from dentsight_pipeline.runtime.lookup import promote_reference
 
     facts = promote_reference(_workspace(), ref, by, reason)
-    _show(facts, as_json, lambda: f"Champion: release {facts['champion']} (before: {facts['before'] or 'none'})")
+    _show(facts, as_json, lambda: _champion_text(facts))
 
 
 @app.command()
@@ -306,7 +306,7 @@ def rollback(
     from dentsight_pipeline.runtime.lookup import roll_back
 
     facts = roll_back(_workspace(), by, reason)
-    _show(facts, as_json, lambda: f"Champion: {facts['champion'] or 'none'} (before: release {facts['before']})")
+    _show(facts, as_json, lambda: _champion_text(facts))
 
 
 @app.command()
@@ -386,10 +386,17 @@ def _run_text(facts: Mapping[str, Any]) -> str:
 
 
 def _evaluation_text(facts: Mapping[str, Any], out: Path) -> str:
+    """The images that gates read: all of them flatter where a source is shared with another split."""
+    read = facts["clean"] or facts
+    images = f"the {read['images']} clean of {facts['images']} images" if facts["clean"] else f"{read['images']} images"
+    chosen = "valid" if facts["thresholds_from"] == "valid" else "these images themselves, which flatters"
     return "\n".join(
         [
-            _table(facts["per_class"], ["class", "n_gt", "ap", "ap_low", "ap_high", "ap50", "ar100", "best_f1"]),
-            f"macro AP50 {_number(facts['macro_ap50'])}, macro AP {_number(facts['macro_ap'])}; everything is in {out}",
+            _table(read["per_class"], ["class", "n_gt", "ap", "ap_low", "ap_high", "ap50", "ar100", "best_f1"]),
+            f"macro AP50 {_number(read['macro_ap50'])}, macro AP {_number(read['macro_ap'])} on {images}; "
+            f"{read['present']} of {read['of']} classes present; thresholds chosen on {chosen}",
+            *(f"note: {note}" for note in facts["notes"]),
+            f"everything is in {out}",
         ]
     )
 
@@ -473,6 +480,16 @@ def _difference_text(facts: Mapping[str, Any]) -> str:
         lines.append(_table(metrics["rows"], ["class", "metric", "a", "b", "delta", "low", "high"]))
     lines.append("Intervals of B − A are paired (90 %)." if metrics["paired"] else f"Not paired: {metrics['reason']}")
     return "\n".join(lines)
+
+
+def _champion_text(facts: Mapping[str, Any]) -> str:
+    text = f"Champion: release {facts['champion'] or 'none'} (before: {facts['before'] or 'none'})"
+    if not facts["registry_problem"]:
+        return text
+    return (
+        f"{text}\nMLflow could not be told ({facts['registry_problem']}). It will be: by the sensor late_tracking while "
+        "`dentsight ui` runs, or with the next release, promotion or rollback."
+    )
 
 
 def _heads_text(facts: Mapping[str, Any]) -> str:

@@ -64,3 +64,22 @@ def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, t
 
     assert isinstance(result.exception, ConfigurationError)
     assert "--set seed=… is given 2 times" in str(result.exception)
+
+
+def test_evaluate_prints_the_figures_that_gates_read_and_on_which_images(tmp_path: Path) -> None:
+    """An image that shares its source with training flatters; its figures must not be what is quoted from a terminal."""
+    box = {"category_id": 1, "bbox": [10, 10, 20, 20]}
+    truth = {
+        "images": [{"id": i, "width": 99, "height": 99, "clean": i == 1, "source_group": str(i)} for i in (1, 2, 3)],
+        "categories": [{"id": 1, "name": "caries"}],
+        "annotations": [{"id": i, "image_id": i, "area": 400, "iscrowd": 0, **box} for i in (1, 2, 3)],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(truth), "utf-8")
+    (tmp_path / "dt.json").write_text(json.dumps([{"image_id": i, "score": 0.9, **box} for i in (2, 3)]), "utf-8")
+    files = ["--ground-truth", str(tmp_path / "gt.json"), "--detections", str(tmp_path / "dt.json")]
+
+    result = CliRunner().invoke(app, ["evaluate", *files, "--out", str(tmp_path / "out"), "--resamples", "0"])
+
+    assert result.exit_code == 0, result.output
+    assert "macro AP50 0.0000, macro AP 0.0000 on the 1 clean of 3 images; 1 of 1 classes present" in result.stdout
+    assert "thresholds chosen on these images themselves, which flatters" in result.stdout

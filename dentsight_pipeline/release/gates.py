@@ -212,7 +212,7 @@ def _floor_problems(gate: Gate, where: str) -> Iterable[str]:
 
 def _nearest(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else f", known are {', '.join(known)}"
+    return f" (did you mean {close[0]!r}?)" if close else f" (known are {', '.join(known)})"
 
 
 def policy_names() -> list[str]:
@@ -241,7 +241,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
             raise ConfigurationError(f"Policy file {name} cannot be read: {error}.") from error
     else:
         raise ConfigurationError(
-            f"There is no policy {name!r}{_nearest(name, policy_names())} "
+            f"There is no policy {name!r}{_nearest(name, policy_names())}. "
             f"Give one of {', '.join(policy_names())}, or the path of a policy file."
         )
     return parse_policy(text, name)
@@ -382,7 +382,7 @@ def overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[s
         if override.gate not in policy.gate_ids:
             raise ConfigurationError(
                 f"The override by {override.name} names gate {override.gate!r}, which policy {policy.name!r} does not "
-                f"have{_nearest(override.gate, list(policy.gate_ids))}"
+                f"have{_nearest(override.gate, list(policy.gate_ids))}."
             )
         if override.gate in by_gate:
             raise ConfigurationError(f"Gate {override.gate!r} is overridden twice; record one decision for each gate.")

@@ -67,7 +67,7 @@ def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_evaluate_prints_the_figures_that_gates_read_and_on_which_images(tmp_path: Path) -> None:
-    """An image that shares its source with training flatters; its figures must not be what is quoted from a terminal."""
+    """Images that share a source with training flatter; what is quoted from a terminal must not rest on them."""
     box = {"category_id": 1, "bbox": [10, 10, 20, 20]}
     truth = {
         "images": [{"id": i, "width": 99, "height": 99, "clean": i == 1, "source_group": str(i)} for i in (1, 2, 3)],

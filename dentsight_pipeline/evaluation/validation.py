@@ -178,7 +178,10 @@ def read_ground_truth(
             notes.append(f"{without_area} annotations without area: computed as width × height.")
         if without_crowd:
             notes.append(f"{without_crowd} annotations without iscrowd: taken as 0.")
-    remedy = "Add area = width × height and iscrowd = 0 where that is true, or have them filled in (--fill-missing, fill_missing=True)."
+    remedy = (
+        "Add area = width × height and iscrowd = 0 where that is true, or have them filled in (--fill-missing, "
+        "fill_missing=True)."
+    )
     areas = _numbers(annotations, "area", "annotations", source, remedy)
     for row in np.flatnonzero(areas < 0)[:1]:
         _refuse(source, "annotations", row, f"area is {areas[row]}", "Give the area in square pixels.", annotations)

@@ -18,6 +18,7 @@ from dentsight_pipeline.assets import champion, data, evaluation, release, teeth
 from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_dataset_key
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime import registry
 from dentsight_pipeline.runtime.failure import cause_of
 from dentsight_pipeline.runtime.notify import Notifier
 
@@ -258,11 +259,15 @@ def gate_verdict(context: dg.SensorEvaluationContext, notifier: Notifier) -> dg.
 
 @dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
 def late_tracking(tracking: Tracking) -> dg.SkipReason:
-    """Sends MLflow what it could not be told while it was away."""
-    if not tracking.waiting():
-        return dg.SkipReason("MLflow knows everything.")
-    delivered, left = tracking.deliver()
-    return dg.SkipReason(f"{delivered} runs delivered to MLflow, {'more wait' if left else 'none waits'}.")
+    """Sends MLflow what it could not be told while it was away: runs, and who is champion."""
+    told = []
+    if tracking.waiting():
+        delivered, left = tracking.deliver()
+        told.append(f"{delivered} runs delivered to MLflow, {'more wait' if left else 'none waits'}.")
+    if registry.is_behind(tracking):
+        problem = registry.show(tracking).problem
+        told.append(f"MLflow's registry {f'cannot be told yet: {problem}' if problem else 'was brought up to date'}.")
+    return dg.SkipReason(" ".join(told) or "MLflow knows everything.")
 
 
 @dg.sensor(minimum_interval_seconds=900, default_status=dg.DefaultSensorStatus.RUNNING)

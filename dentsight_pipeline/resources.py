@@ -7,6 +7,7 @@ module, and keep heavy packages out of its imports: the code location loads it o
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 EXPERIMENT = "dentsight"
+_SQLITE = "sqlite:///"
 
 StepContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
@@ -145,7 +147,29 @@ class Tracking(dg.ConfigurableResource):
     @cached_property
     def tracking_uri(self) -> str:
         """The tracking URI in use."""
-        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.database}"
+        return self.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{self.database}"
+
+    @property
+    def address(self) -> str:
+        """The tracking URI as it may be shown and kept: without the password of a database."""
+        return re.sub(r"(?<=://)([^/@]*?):[^/]*@", r"\1:***@", self.tracking_uri)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether somebody else runs an MLflow server there; else it is a database."""
+        return self.tracking_uri.startswith("http")
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifacts and the lock of a database lie: beside a SQLite file, else in the workspace."""
+        if self.tracking_uri.startswith(_SQLITE):
+            return Path(self.tracking_uri.removeprefix(_SQLITE)).parent
+        return self.workspace.folder / "mlflow"
+
+    @property
+    def artifacts(self) -> str:
+        """The artifacts of a database, as a URI; a server has a place of its own."""
+        return (self.folder / "artifacts").as_uri()
 
     @property
     def database(self) -> Path:
@@ -157,7 +181,8 @@ class Tracking(dg.ConfigurableResource):
         """A client on a database that exists and is ready.
 
         Several processes that create one SQLite database at the same moment break it for good (measured on
-        MLflow 3.17), so creation happens once, under a lock, and in WAL mode.
+        MLflow 3.17), so creation happens once, under a lock, and in WAL mode. MLflow would put the artifacts of a
+        database into the folder that a command happens to start in.
         """
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -166,16 +191,16 @@ class Tracking(dg.ConfigurableResource):
 
         for chatty in ("mlflow", "alembic"):  # they announce every table they create on stderr
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        if not self.tracking_uri.startswith("sqlite:///"):
+        if self.is_server:
             return MlflowClient(tracking_uri=self.tracking_uri)
-        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
-        database.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{database}.lock"):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / "database.lock"):
             client = MlflowClient(tracking_uri=self.tracking_uri)
             if client.get_experiment_by_name(EXPERIMENT) is None:
-                with contextlib.closing(sqlite3.connect(database)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                client.create_experiment(EXPERIMENT, artifact_location=(database.parent / "artifacts").as_uri())
+                if self.tracking_uri.startswith(_SQLITE):
+                    with contextlib.closing(sqlite3.connect(self.tracking_uri.removeprefix(_SQLITE))) as connection:
+                        connection.execute("PRAGMA journal_mode=WAL")
+                client.create_experiment(EXPERIMENT, artifact_location=self.artifacts)
         return client
 
     @cached_property
@@ -205,9 +230,9 @@ class Tracking(dg.ConfigurableResource):
                 MLflow run instead of leaving a torso behind.
         """
         create = {"name": name, "tags": {key: str(value) for key, value in tags.items()}, "time": _now_ms()}
-        known = outbox.recall(resume, self.tracking_uri) if resume is not None else None
+        known = outbox.recall(resume, self.address) if resume is not None else None
         identity = known or outbox.Identity(
-            uuid.uuid4().hex, self.tracking_uri, remembered_in=str(resume) if resume is not None else None
+            uuid.uuid4().hex, self.address, remembered_in=str(resume) if resume is not None else None
         )
         with outbox.owned(self.outbox_folder, identity.key, wait=True):
             if known is None:
@@ -247,12 +272,12 @@ class Tracking(dg.ConfigurableResource):
 
     def url(self, run_id: str, experiment_id: str | None = None) -> str:
         """Where a person opens the run: on the server, or on the UI that `make ui` starts."""
-        base = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+        base = self.address if self.is_server else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{experiment_id or self.experiment_id}/runs/{run_id}"
 
     def waiting(self) -> list[str]:
         """Keys of ended runs that this MLflow does not know everything of."""
-        return [run.key for run in outbox.ended(self.outbox_folder) if run.uri == self.tracking_uri]
+        return [run.key for run in outbox.ended(self.outbox_folder) if run.uri == self.address]
 
     def deliver(self) -> tuple[int, int]:
         """Send what waits of runs that have ended.

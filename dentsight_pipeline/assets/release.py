@@ -12,7 +12,7 @@ from dentsight_pipeline.assets.partitions import cell_of, cells
 from dentsight_pipeline.assets.step import Made, chained_assets, digest_of, materialize_step
 from dentsight_pipeline.release.gates import load_policy, policy_names
 from dentsight_pipeline.resources import Tracking, Workspace
-from dentsight_pipeline.runtime.registry import register_release
+from dentsight_pipeline.runtime import registry
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -116,7 +116,14 @@ def released_model(
 
     def release() -> Made:
         manifest = product.publish_release(workspace.store, report, workspace.folder / "keys")
-        return Made(manifest.digest, register_release(tracking, workspace.store, manifest))
+        shown = registry.show(tracking)
+        if shown.problem:
+            context.log.warning(
+                f"MLflow's registry is told of this release later, since it does not answer: {shown.problem}"
+            )
+        return Made(
+            manifest.digest, {"registry": {"name": registry.MODEL, "version": shown.versions.get(manifest.digest)}}
+        )
 
     yield materialize_step(
         context,

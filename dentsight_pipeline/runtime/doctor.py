@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Tracking, Workspace, find_home
-from dentsight_pipeline.runtime import outbox
+from dentsight_pipeline.runtime import outbox, registry
 
 LEAST = {"python": "3.11", "transformers": "5.18", "dagster": "1.13", "mlflow": "3.10"}
 FREE_DISK_GB = 5.0
@@ -86,7 +86,7 @@ def initialise(home: Path) -> dict[str, Any]:
     workspace.folder.mkdir(exist_ok=True)
     tracking = Tracking(workspace=workspace)
     tracking.client.search_experiments()
-    return {"home": str(home), "written": written, "store": workspace.store.uri, "mlflow": tracking.tracking_uri}
+    return {"home": str(home), "written": written, "store": workspace.store.uri, "mlflow": tracking.address}
 
 
 def _python() -> tuple[bool, str, str]:
@@ -168,20 +168,23 @@ def _store(workspace: Workspace) -> tuple[bool, str, str]:
 def _mlflow(workspace: Workspace) -> tuple[bool, str, str]:
     tracking = Tracking(workspace=workspace)
     tracking.client.search_experiments(max_results=1)
-    return True, tracking.tracking_uri, ""
+    return True, tracking.address, ""
 
 
 def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
     tracking = Tracking(workspace=workspace)
     servers = {run.key: run.uri for run in outbox.ended(tracking.outbox_folder)}
-    others = sorted({uri for uri in servers.values() if uri != tracking.tracking_uri})
+    others = sorted({uri for uri in servers.values() if uri != tracking.address})
+    waiting = [f"{len(servers)} runs wait" + (f", for {', '.join(others)} among others" if others else "")]
+    waiting = [
+        *(waiting if servers else []),
+        *(["releases or the champion wait"] if registry.is_behind(tracking) else []),
+    ]
     return (
-        not servers,
-        f"{len(servers)} runs wait" + (f", for {', '.join(others)} among others" if others else "")
-        if servers
-        else "empty",
-        "MLflow was away when these runs ended. The sensor late_tracking delivers them while `dentsight ui` runs, or "
-        "the next run does"
+        not waiting,
+        "; ".join(waiting) or "empty",
+        "MLflow was away, or is a new one. The sensor late_tracking delivers what waits while `dentsight ui` runs, or "
+        "the next run or release does"
         + (
             f"; for {others[0]} set MLFLOW_TRACKING_URI to it, or remove its files from {tracking.outbox_folder}."
             if others

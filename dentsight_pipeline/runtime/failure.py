@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from dentsight_pipeline import errors
 
 if TYPE_CHECKING:
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
 
 def is_deliberate(info: "SerializableErrorInfo") -> bool:

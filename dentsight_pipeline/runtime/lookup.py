@@ -3,9 +3,10 @@
 Nothing is judged here.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,7 +17,12 @@ from dentsight_pipeline.lineage.events import POINTER_TAG, Event
 from dentsight_pipeline.lineage.fit import KIND_OF_ASSET
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime import registry
 from dentsight_pipeline.runtime.registry import MODEL
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.release.champion import ChampionChange
+    from dentsight_pipeline.store.manifest import Manifest
 
 KEYS_FOLDER = "keys"
 _EVENTS_OF_AN_ASSET = 10_000
@@ -31,29 +37,39 @@ class MlflowRegistry:
 
     def run_tags(self, run_id: str) -> Mapping[str, str] | None:
         """The tags of a run, or None when there is no such run."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with self._asked():
             return dict(self._tracking.client.get_run(run_id).data.tags)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+        return None
 
     def version_tags(self, name: str | None, *, version: str = "", alias: str = "") -> Mapping[str, str] | None:
         """The tags of a registered model's version, by number or alias; None when there is none."""
-        from mlflow.exceptions import MlflowException
-
-        client, model = self._tracking.client, name or MODEL
-        try:
+        model = name or MODEL
+        with self._asked():
+            client = self._tracking.client
             found = (
                 client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
             )
+            return dict(found.tags)
+        return None
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Leave the block when MLflow has no such thing.
+
+        Raises:
+            ConfigurationError: MLflow does not answer.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-        return dict(found.tags)
+                return
+            raise ConfigurationError(
+                f"MLflow ({self._tracking.address}) does not answer: {str(error)[:300]} Start it, or give a digest, "
+                "`champion` or `release`, which need no MLflow."
+            ) from error
 
 
 def materialisations(
@@ -185,14 +201,14 @@ def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> d
     everything that it says about its chain are as they were.
 
     Returns:
-        `champion`, `before` (digests), `by`, `reason`, `registry_version`.
+        `champion`, `before` (digests), `by`, `reason`, `registry_version`, and `registry_problem` (None, or why MLflow
+        is told later).
 
     Raises:
         ReleaseError: No release, not intact, champion already, or nobody says who and why.
     """
     from dentsight_pipeline.errors import ReleaseError
     from dentsight_pipeline.release import champion
-    from dentsight_pipeline.runtime.registry import show_champion
 
     store, tracking = workspace.store, Tracking(workspace=workspace)
     found = reference.resolve(store, ref, MlflowRegistry(tracking))
@@ -205,38 +221,36 @@ def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> d
             raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")
     before = champion.current(store)
     change = champion.promote(store, release, by, reason)
-    version = show_champion(tracking, change.release)
-    return {
-        "champion": change.release,
-        "before": before.digest if before else None,
-        "by": by,
-        "reason": reason,
-        "registry_version": version,
-    }
+    return _changed(tracking, change, before)
 
 
 def roll_back(workspace: Workspace, by: str, reason: str) -> dict[str, Any]:
     """Give the title back to the champion before, in the store and in MLflow's registry.
 
     Returns:
-        `champion` (digest, or None), `before`, `by`, `reason`, `registry_version`.
+        As `promote_reference`; `champion` may be None.
 
     Raises:
         ReleaseError: There is no champion, or nobody says who and why.
     """
     from dentsight_pipeline.release import champion
-    from dentsight_pipeline.runtime.registry import show_champion
 
     store = workspace.store
     before = champion.current(store)
     change = champion.rollback(store, by, reason)
-    version = show_champion(Tracking(workspace=workspace), change.release)
+    return _changed(Tracking(workspace=workspace), change, before)
+
+
+def _changed(tracking: Tracking, change: "ChampionChange", before: "Manifest | None") -> dict[str, Any]:
+    """What a person is told of a promotion or rollback, which MLflow is shown here as well."""
+    shown = registry.show(tracking)
     return {
         "champion": change.release,
         "before": before.digest if before else None,
-        "by": by,
-        "reason": reason,
-        "registry_version": version,
+        "by": change.by,
+        "reason": change.reason,
+        "registry_version": shown.versions.get(change.release or ""),
+        "registry_problem": shown.problem,
     }
 
 

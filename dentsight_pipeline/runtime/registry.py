@@ -1,42 +1,128 @@
-"""The MLflow model registry as a mirror of what the store decided: versions, and the aliases of models in use."""
+"""The MLflow model registry as a mirror of what the store decided: versions, and the aliases of models in use.
 
+The store never waits for the mirror. What the registry shows is made from the store each time, so that nothing has to
+be queued: an MLflow that was away, was restored, or is a new one gets whatever it lacks.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from dentsight_pipeline.resources import Tracking
+from dentsight_pipeline.runtime import outbox
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 MODEL = "dentsight-stage2-conditions"
 CHAMPION, CHALLENGER = "champion", "challenger"
 DIGEST_TAG = "dentsight.release_digest"
+SHOWN_FILE = "registry.json"
+"""In the outbox: which state of the store was shown last, and to which MLflow."""
 
 
-def register_release(tracking: Tracking, store: "Store", release: "Manifest") -> dict[str, Any]:
-    """Register a release as a model version and make it the challenger.
+@dataclass(frozen=True)
+class Shown:
+    """What the registry shows now."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version number by the digest of its release."""
+    problem: str | None = None
+    """Why MLflow could not be told; None when it shows everything."""
+
+
+def show(tracking: Tracking) -> Shown:
+    """Make the registry show the store's releases and champion. An MLflow that is away raises nothing.
+
+    Every release is a version; the newest one has the alias `challenger`, the model in use `champion`. Doing it twice
+    changes nothing.
 
     Args:
-        tracking: MLflow.
-        store: Where the release is.
-        release: Its manifest.
-
-    Returns:
-        `registry`: name and version.
+        tracking: MLflow, and the workspace with the store.
     """
+    with FileLock(tracking.outbox_folder / "registry.lock"):
+        state = _state(tracking)
+        try:
+            versions = _mirror(tracking.client, tracking.workspace.store, state)
+        except Exception as error:  # whatever it is: the store has decided, and the mirror is made again later
+            return Shown(problem=f"{type(error).__name__}: {str(error)[:300]}")
+        outbox.write_lines(tracking.outbox_folder / SHOWN_FILE, [state])
+        return Shown(versions)
+
+
+def is_behind(tracking: Tracking) -> bool:
+    """Whether this MLflow's registry was not shown the store's present releases and champion. Asks the store alone."""
+    state = _state(tracking)
+    if state["release"] is None:
+        return False
+    try:
+        return json.loads((tracking.outbox_folder / SHOWN_FILE).read_text("utf-8")) != state
+    except (OSError, ValueError):
+        return True
+
+
+def _state(tracking: Tracking) -> dict[str, str | None]:
+    from dentsight_pipeline.release import champion, statement
+
+    store = tracking.workspace.store
+    newest, changes = statement.head(store), champion.history(store)
+    return {
+        "mlflow": tracking.address,
+        "release": newest.digest if newest else None,
+        "champion": changes[-1].release if changes else None,
+    }
+
+
+def _mirror(client: "MlflowClient", store: "Store", state: dict[str, Any]) -> dict[str, str]:
+    """Add the versions that are missing, oldest first, and set the aliases; gives versions by digest."""
+    if state["release"] is None:
+        return {}
+    _create_model(client)
+    versions = {
+        item.tags[DIGEST_TAG]: str(item.version)
+        for item in client.search_model_versions(f"name = '{MODEL}'")
+        if DIGEST_TAG in item.tags
+    }
+    missing = [release for release in _releases(store, state["release"]) if release.digest not in versions]
+    for release in reversed(missing):
+        versions[release.digest] = _add_version(client, store, release)
+    client.set_registered_model_alias(MODEL, CHALLENGER, versions[state["release"]])
+    if state["champion"] in versions:
+        client.set_registered_model_alias(MODEL, CHAMPION, versions[state["champion"]])
+    else:
+        client.delete_registered_model_alias(MODEL, CHAMPION)
+    return versions
+
+
+def _releases(store: "Store", newest: str | None) -> Iterator["Manifest"]:
+    """The chain of releases, newest first."""
+    while newest is not None:
+        release = store.get_manifest(newest)
+        yield release
+        newest = release.facts["previous"]
+
+
+def _create_model(client: "MlflowClient") -> None:
     from mlflow.exceptions import MlflowException
 
-    client = tracking.client
     try:
         client.create_registered_model(MODEL, description="Conditions on panoramic X-rays. Not a medical device.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    run_id = _training_run(store, release)
+
+
+def _add_version(client: "MlflowClient", store: "Store", release: "Manifest") -> str:
     version = client.create_model_version(
         MODEL,
         source=f"{store.uri}#{release.digest}",
-        run_id=run_id,
+        run_id=_training_run(store, release),
         tags={
             DIGEST_TAG: release.digest,
             "dentsight.never_for_xrays": str(release.facts["never_for_xrays"]).lower(),
@@ -44,26 +130,7 @@ def register_release(tracking: Tracking, store: "Store", release: "Manifest") ->
             **{f"dentsight.{name}": digest for name, digest in release.facts["chain"].items()},
         },
     )
-    client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
-    return {"registry": {"name": MODEL, "version": str(version.version)}}
-
-
-def show_champion(tracking: Tracking, release: str | None) -> str | None:
-    """Point the alias `champion` at the version of a release; returns that version.
-
-    Args:
-        tracking: MLflow.
-        release: Digest of the champion, or None when there is none.
-    """
-    client = tracking.client
-    if release is None:
-        client.delete_registered_model_alias(MODEL, CHAMPION)
-        return None
-    versions = client.search_model_versions(f"name = '{MODEL}'")
-    version = next((str(item.version) for item in versions if item.tags.get(DIGEST_TAG) == release), None)
-    if version is not None:
-        client.set_registered_model_alias(MODEL, CHAMPION, version)
-    return version
+    return str(version.version)
 
 
 def _training_run(store: "Store", release: "Manifest") -> str | None:

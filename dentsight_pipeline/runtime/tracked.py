@@ -96,7 +96,7 @@ def run_tracked(
         context.log.info(
             f"MLflow run: {links['mlflow_url']}"
             if links
-            else f"MLflow does not answer ({tracking.tracking_uri}); work goes on, and it is told afterwards."
+            else f"MLflow does not answer ({tracking.address}); work goes on, and it is told afterwards."
         )
         subset = inputs["condition_subset"] if "condition_subset" in inputs else inputs["tooth_subset"]
         run.dataset(_dataset_name(context), subset.digest)

@@ -46,12 +46,12 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
     commands = {"Dagster": dagster_command(dagster_port)}
     addresses = {"Dagster": f"http://{LOCALHOST}:{dagster_port}"}
     tracking = Tracking(workspace=workspace)
-    if tracking.tracking_uri.startswith("sqlite:///"):
+    if not tracking.is_server:
         tracking.client.search_experiments()  # creates the database once, before two servers race for it
         commands["MLflow"] = mlflow_command(mlflow_port, tracking)
         addresses["MLflow"] = f"http://{LOCALHOST}:{mlflow_port}"
     else:
-        sys.stderr.write(f"MLflow runs elsewhere: {tracking.tracking_uri}\n")
+        sys.stderr.write(f"MLflow runs elsewhere: {tracking.address}\n")
     logs = workspace.folder / "logs"
     logs.mkdir(exist_ok=True)
     started: dict[str, subprocess.Popen[bytes]] = {}
@@ -108,11 +108,12 @@ def _tell_what_goes_on() -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment in which servers find this project's Dagster instance, and MLflow starts no job workers."""
+    """The environment in which servers find this project's Dagster instance and database; MLflow starts no jobs."""
     return {
         **os.environ,
         "DAGSTER_HOME": os.environ.get("DAGSTER_HOME") or str(home),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": Tracking(workspace=Workspace()).tracking_uri,
     }
 
 
@@ -122,11 +123,10 @@ def dagster_command(port: int) -> list[str]:
 
 
 def mlflow_command(port: int, tracking: Tracking) -> list[str]:
-    """The command that starts MLflow on the workspace's database."""
-    artifacts = (tracking.database.parent / "artifacts").as_uri()
+    """The command that starts MLflow on the database that `environment` names, where no list of processes shows it."""
     return [
         *(sys.executable, "-m", "mlflow", "server", "--host", LOCALHOST, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", tracking.tracking_uri, "--default-artifact-root", artifacts),
+        *("--default-artifact-root", tracking.artifacts),
     ]
 
 

@@ -5,16 +5,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
-from dentsight_pipeline import cli
-from dentsight_pipeline.errors import ReleaseError
+from dentsight_pipeline import automation, cli
+from dentsight_pipeline.errors import ConfigurationError, ReleaseError
 from dentsight_pipeline.lineage.reference import resolve
 from dentsight_pipeline.release import champion
 from dentsight_pipeline.resources import Tracking, Workspace
+from dentsight_pipeline.runtime import registry
 from dentsight_pipeline.runtime.lookup import MlflowRegistry
-from dentsight_pipeline.runtime.registry import MODEL, register_release
+from dentsight_pipeline.runtime.registry import MODEL
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
 
@@ -111,8 +113,7 @@ def test_a_release_is_promoted_and_rolled_back_and_mlflow_shows_it(
     workspace = Workspace()
     tracking = Tracking(workspace=workspace)
     first, second = (chain.manifest(name) for name in ("earlier_release", "released_model"))
-    for release in (first, second):
-        register_release(tracking, chain.store, release)
+    registry.show(tracking)
     why = ("--by", "A. Person", "--reason", "better on caries")
 
     promoted = said("promote", first.digest[:12], *why)
@@ -131,6 +132,73 @@ def test_a_release_is_promoted_and_rolled_back_and_mlflow_shows_it(
     assert [record["by"] for record in chain.store.records(first.digest) if record.get("action") == "promote"] == [
         "A. Person"
     ]
+
+
+def test_a_promotion_stands_while_mlflow_is_down_and_is_shown_afterwards(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has decided: an error would read as if nothing had happened, and a second try would be refused."""
+    at_home(chain, monkeypatch)
+    digest = chain.digests["released_model"]
+    why = ("--by", "A. Person", "--reason", "better on caries")
+    monkeypatch.setattr(Tracking, "client", property(lambda _: (_ for _ in ()).throw(ConnectionError("away"))))
+
+    promoted = called("promote", digest, *why)
+    behind = registry.is_behind(Tracking(workspace=Workspace()))
+    monkeypatch.undo()
+    at_home(chain, monkeypatch)
+    tracking = Tracking(workspace=Workspace())
+    with dg.build_sensor_context(resources={"tracking": tracking}) as context:
+        told = automation.late_tracking(context)
+        again = automation.late_tracking(context)
+    shown = resolve(chain.store, f"{MODEL}@champion", MlflowRegistry(tracking))
+
+    assert promoted.exit_code == 0
+    assert f"Champion: release {digest}" in promoted.stdout
+    assert "MLflow could not be told (ConnectionError: away)" in promoted.stdout
+    assert behind
+    assert "brought up to date" in str(told)
+    assert "MLflow knows everything" in str(again)
+    assert (shown.digest, shown.findings) == (digest, ())
+
+
+def test_a_new_mlflow_is_shown_every_release_and_the_champion_once(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moving MLflow to another database leaves the old registry behind; the store still knows everything."""
+    at_home(chain, monkeypatch)
+    first, second = (chain.digests[name] for name in ("earlier_release", "released_model"))
+    said("promote", first, "--by", "A. Person", "--reason", "the first")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}")
+    tracking = Tracking(workspace=Workspace())
+    behind = registry.is_behind(tracking)
+    shown, again = registry.show(tracking), registry.show(tracking)
+    aliases = {
+        alias: resolve(chain.store, f"{MODEL}@{alias}", MlflowRegistry(tracking)).digest
+        for alias in ("champion", "challenger")
+    }
+
+    assert behind
+    assert not registry.is_behind(tracking)
+    assert (shown.versions, shown.problem) == ({first: "1", second: "2"}, None)
+    assert again == shown
+    assert aliases == {"champion": first, "challenger": second}
+
+
+def test_an_mlflow_that_is_down_is_a_refusal_that_names_what_needs_none(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An auditor's digest does not depend on a server; and a traceback says nothing to an auditor."""
+    at_home(chain, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    alias = called("audit", f"{MODEL}@champion")
+    digest = called("audit", chain.digests["released_model"])
+
+    assert isinstance(alias.exception, ConfigurationError)
+    assert "MLflow (http://somebody:***@127.0.0.1:9) does not answer" in str(alias.exception)
+    assert digest.exit_code == 0
 
 
 def test_only_an_intact_release_can_be_promoted(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

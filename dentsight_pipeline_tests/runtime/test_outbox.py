@@ -282,6 +282,34 @@ def test_what_waits_for_another_server_is_left_to_it(tracking: Tracking, tracked
     assert runs_named(tracked, "elsewhere") == []
 
 
+def test_the_password_of_an_mlflow_address_is_kept_nowhere(tmp_path: Path) -> None:
+    """Outbox and scratch folders are copied with backups, and the doctor's lines into tickets."""
+    tracking = Tracking(workspace=Workspace(root=str(tmp_path)), uri="http://somebody:secret@127.0.0.1:9")
+    resume = tmp_path / "mlflow_run.json"
+    with tracking.run("away", params={}, tags={}, resume=resume):
+        pass
+    written = [path.read_text() for path in (resume, *tracking.outbox_folder.glob("*.jsonl"))]
+
+    assert len(written) == 2
+    assert all("http://somebody:***@127.0.0.1:9" in text and "secret" not in text for text in written)
+    assert len(tracking.waiting()) == 1
+    assert "secret" not in tracking.url("run", "1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql+psycopg2://u:p@db:5432/mlflow", "postgresql+psycopg2://u:***@db:5432/mlflow"),
+        ("postgresql://u@db/mlflow", "postgresql://u@db/mlflow"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////home/a:b@c/mlflow.db", "sqlite:////home/a:b@c/mlflow.db"),
+    ],
+)
+def test_an_address_is_shown_whole_but_for_its_password(uri: str, shown: str) -> None:
+    """It says which server is meant; masked too much, two servers would look the same."""
+    assert Tracking(workspace=Workspace(), uri=uri).address == shown
+
+
 def test_a_run_that_somebody_is_writing_is_not_delivered_by_others(tracking: Tracking, line: Line) -> None:
     """Two senders of one queue would tell half of it twice and in the wrong order."""
     line.down = True

@@ -118,3 +118,15 @@ def test_every_server_is_told_to_listen_on_localhost_only() -> None:
 
     assert dagster[dagster.index("-h") + 1] == "127.0.0.1"
     assert mlflow[mlflow.index("--host") + 1] == "127.0.0.1"
+
+
+def test_the_password_of_a_database_is_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every user of a machine sees the command lines of its processes."""
+    from dentsight_pipeline.resources import Tracking, Workspace
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://u:secret@db/mlflow")
+    tracking = Tracking(workspace=Workspace())
+
+    assert not tracking.is_server
+    assert "secret" not in " ".join(ui.mlflow_command(5000, tracking))
+    assert ui.environment(tmp_path)["MLFLOW_BACKEND_STORE_URI"] == tracking.tracking_uri

@@ -23,7 +23,7 @@ class EvaluationConfig(dg.Config):
 @dg.asset(
     group_name="evaluation",
     kinds={"python", "parquet"},
-    code_version="1",
+    code_version="2",
     owners=["team:dentsight"],
     automation_condition=on_new_content(),
     partitions_def=cells,

@@ -130,9 +130,9 @@ def interval(
         sample: Its draws.
         units: Source groups that carry information about it, e.g. those with ground truth of the class.
         at: Index of the statistic within the draws' leading axes.
-        bounds: The statistic's range. When no resample differs from the point and the point is one of these bounds,
-            the other end is the exact binomial bound for `units` of `units` (1 − α/2 one-sided): a perfect score on
-            few sources must not look certain.
+        bounds: The statistic's range. When the point is one of these bounds, the other end is at least as far away
+            as the exact binomial bound for `units` of `units` (1 − α/2 one-sided): a perfect score on few sources
+            must not look certain.
         alpha: Two-sided error.
 
     Returns:
@@ -149,8 +149,16 @@ def interval(
         return Interval(point, note=f"no interval: defined in only {len(values)} resamples")
     apart = values - point
     same = np.abs(apart) <= _ROUNDING
+    exact = _at_a_bound(point, units, bounds, alpha)
+    note = (
+        "" if exact is None else f"at the end of its range: at least the exact binomial bound for {units} source groups"
+    )
     if same.all():
-        return _degenerate(point, units, bounds, alpha)
+        if exact is not None:
+            return Interval(point, *exact, note)
+        if bounds is None:  # a difference that is always 0
+            return Interval(point, point, point, "every resample gives the same value")
+        return Interval(point, note="no interval: every resample gives the same value")
     # Ties between resamples and the point count half, or a discrete statistic would look biased.
     share = (np.count_nonzero((apart < 0) & ~same) + 0.5 * np.count_nonzero(same)) / len(values)
     bias = norm.ppf(np.clip(share, 0.5 / len(values), 1 - 0.5 / len(values)))
@@ -160,8 +168,10 @@ def interval(
         shift = bias + z
         scale = max(1 - acceleration * shift, 1e-6)
         levels.append(norm.cdf(bias + shift / scale))
-    low, high = np.quantile(values, levels)
-    return Interval(point, float(low), float(high))
+    low, high = (float(end) for end in np.quantile(values, levels))
+    if exact is not None:
+        low, high = min(low, exact[0]), max(high, exact[1])
+    return Interval(point, low, high, note)
 
 
 def units_with(counts: np.ndarray, weights: Weights) -> int:
@@ -171,7 +181,7 @@ def units_with(counts: np.ndarray, weights: Weights) -> int:
 
 def needed_images(measured: Interval, n_images: int, half_width: float = 0.05) -> int | None:
     """About how many images a half-width of `half_width` would take, if the width falls with √n; None if unknown."""
-    if measured.low is None or measured.high is None:
+    if measured.low is None or measured.high is None or measured.low == measured.high:
         return None
     return int(np.ceil(n_images * ((measured.high - measured.low) / 2 / half_width) ** 2))
 
@@ -186,15 +196,14 @@ def _acceleration(jackknife: np.ndarray) -> float:
     return float((apart**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
 
 
-def _degenerate(point: float, units: int, bounds: tuple[float, float] | None, alpha: float) -> Interval:
-    """No resample differs: [point, point] would claim certainty, except for a difference that is always 0."""
+def _at_a_bound(
+    point: float, units: int, bounds: tuple[float, float] | None, alpha: float
+) -> tuple[float, float] | None:
+    """The exact binomial interval when the point is one of its bounds, where hardly any resample differs; else None."""
     if bounds is None:
-        return Interval(point, point, point, "every resample gives the same value")
-    slack = 1 - (alpha / 2) ** (1 / units)
-    note = f"every resample gives the same value: exact binomial bound for {units} source groups"
-    span = bounds[1] - bounds[0]
-    if abs(point - bounds[1]) <= _ROUNDING:
-        return Interval(point, bounds[1] - slack * span, bounds[1], note)
-    if abs(point - bounds[0]) <= _ROUNDING:
-        return Interval(point, bounds[0], bounds[0] + slack * span, note)
-    return Interval(point, note="no interval: every resample gives the same value")
+        return None
+    low, high = bounds
+    reach = (1 - (alpha / 2) ** (1 / units)) * (high - low)
+    if abs(point - high) <= _ROUNDING:
+        return high - reach, high
+    return (low, low + reach) if abs(point - low) <= _ROUNDING else None

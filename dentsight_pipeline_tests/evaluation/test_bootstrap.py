@@ -180,6 +180,16 @@ def test_a_perfect_score_on_few_sources_does_not_look_certain() -> None:
     assert measured.high == 1.0
 
 
+@pytest.mark.parametrize(("point", "low", "high"), [(1.0, 0.05 ** (1 / 10), 1.0), (0.0, 0.0, 1 - 0.05 ** (1 / 10))])
+def test_a_few_resamples_that_differ_do_not_make_the_end_of_the_range_certain(point, low, high) -> None:
+    """With 4 of 100 resamples elsewhere BCa alone says [1, 1], less than when none is: a hard gate would pass on it."""
+    resampled = np.where(np.arange(100) < 4, 0.9 * point + 0.05, point)
+
+    measured = interval(Draws(np.array([point]), resampled, np.full(10, point)), 10)
+
+    assert (measured.low, measured.high) == (pytest.approx(low), pytest.approx(high))
+
+
 def test_a_zero_on_many_sources_still_fails_a_floor() -> None:
     """A model that never finds the class must be able to FAIL, not only to be inconclusive."""
     measured = interval(Draws(np.array([0.0]), np.zeros(100), np.zeros(60)), 60)
@@ -201,3 +211,4 @@ def test_needed_images_grow_with_the_square_of_the_width() -> None:
 
     assert bootstrap.needed_images(measured, 100) == 400
     assert bootstrap.needed_images(bootstrap.Interval(0.5), 100) is None
+    assert bootstrap.needed_images(bootstrap.Interval(0.0, 0.0, 0.0), 100) is None

@@ -301,13 +301,17 @@ def _tooth_sample(store: "Store", manifest: "Manifest") -> str:
     images = read_json(store, manifest, "findings.json")["images"]
     richest = max(images, key=lambda image: (len(image["findings"]), len(image["teeth"])))
     boxes = [(tooth["fdi"], tooth["bbox_xywh_px"]) for tooth in richest["teeth"]]
-    boxes += [
-        (f"{finding['class']} {'+'.join(finding['teeth']) or '(no tooth)'}", finding["bbox_xywh_px"])
-        for finding in richest["findings"]
-    ]
+    boxes += [(f"{finding['class']} {_place(finding)}", finding["bbox_xywh_px"]) for finding in richest["findings"]]
     subset = store.get_manifest(manifest.inputs["condition_subset"])
     picture = draw_boxes(store.get_bytes(subset.entries[richest["file_name"]].sha256), boxes)
     return f"![test image with teeth and findings](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
+
+
+def _place(finding: Mapping[str, Any]) -> str:
+    """Its teeth; of an absent tooth the number that its neighbours leave, said to be inferred."""
+    if finding["teeth"]:
+        return "+".join(finding["teeth"])
+    return "(no tooth)" if finding["inferred_tooth"] is None else f"({finding['inferred_tooth']} inferred)"
 
 
 def _audit_text(audited: "AuditResult") -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from dentsight_pipeline.evaluation import bootstrap, matching, operating_points
 from dentsight_pipeline.evaluation.matching import iou_of_pairs
 from dentsight_pipeline.evaluation.operating_points import ThresholdCounts
+from dentsight_pipeline.evaluation.tooth_gaps import ABSENT, infer_absent
 from dentsight_pipeline.evaluation.tooth_join import ToothFinding, join_teeth
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 
@@ -138,7 +139,9 @@ def findings_by_tooth(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> 
     Returns:
         `findings`, best first: `id` (from 1), `class`, `score`, `bbox_xywh_px`, `teeth` (FDI; several for a bridge),
         `assigned`, and how it was assigned: `rule` and `fit` (see `ToothFinding.score`). What fits no tooth stays,
-        with `assigned` false. `teeth`, in FDI order: `fdi`, `score`, `bbox_xywh_px` and `findings` (`id` and `class`).
+        with `assigned` false; `inferred_tooth` is then the number that a missing tooth or an implant must have by its
+        neighbours (see `tooth_gaps.py`), else None. `teeth`, in FDI order: `fdi`, `score`, `bbox_xywh_px` and
+        `findings` (`id` and `class`).
     """
     ordered = sorted(conditions, key=lambda c: -(c.score or 0.0))
     findings: list[Row] = []
@@ -155,10 +158,14 @@ def findings_by_tooth(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> 
                 "assigned": joined.assigned,
                 "rule": joined.rule,
                 "fit": joined.score if joined.assigned else None,
+                "inferred_tooth": None,
             }
         )
         for tooth in joined.teeth:
             having.setdefault(tooth, []).append({"id": number, "class": condition.name})
+    absent = [finding for finding in findings if finding["class"] in ABSENT and not finding["assigned"]]
+    for finding, number in zip(absent, _inferred(teeth, absent), strict=True):
+        finding["inferred_tooth"] = number
     rows = [
         {"fdi": t.name, "score": t.score, "bbox_xywh_px": list(t.bbox_xywh_px), "findings": having.get(i, [])}
         for i, t in enumerate(teeth)
@@ -170,7 +177,8 @@ def measure(mouths: Sequence[Mouth], classes: Sequence[str], *, resamples: int =
     """How well teeth are found and numbered, and how often the right tooth gets the right condition.
 
     A finding by tooth is a pair of tooth number and condition; two lesions of one kind on one tooth are one pair.
-    The ground truth's pairs come from the same join of annotated conditions and annotated teeth.
+    The ground truth's pairs come from the same join of annotated conditions and annotated teeth. Inferred numbers of
+    absent teeth are no pairs: no annotation says what they are.
 
     Args:
         mouths: Images whose teeth are annotated; others cannot be judged.
@@ -287,6 +295,14 @@ class _Pairs:
 
     def of_classes(self, wanted: set[str]) -> set[tuple[str, str]]:
         return {pair for pair in self.assigned if pair[0] in wanted}
+
+
+def _inferred(teeth: Sequence[Marked], absent: Sequence[Row]) -> list[str | None]:
+    return infer_absent(
+        np.array([finding["bbox_xywh_px"] for finding in absent]),
+        np.array([t.bbox_xywh_px for t in teeth]),
+        [t.name for t in teeth],
+    )
 
 
 def _joined(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> list[ToothFinding]:

@@ -122,6 +122,7 @@ def publish_tooth_findings(
             "teeth": sum(len(image["teeth"]) for image in images),
             "findings": sum(len(image["findings"]) for image in images),
             "unassigned_findings": sum(not f["assigned"] for image in images for f in image["findings"]),
+            "inferred_teeth": sum(f["inferred_tooth"] is not None for image in images for f in image["findings"]),
             "tooth_threshold": plain(tooth_threshold),
             "classes_without_threshold": [name for name in classes if thresholds["conditions"].get(name) is None],
             "heads_healthy": _heads_healthy(store, chain),

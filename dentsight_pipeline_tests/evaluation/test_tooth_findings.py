@@ -134,6 +134,18 @@ class TestFindings:
             (["16"], True, 1.0),
         ]
 
+    def test_the_number_of_an_absent_tooth_is_said_to_be_inferred(self) -> None:
+        """It was not found, so it is on no tooth's list; a caries in the same gap is no absent tooth."""
+        teeth = [tooth("16"), tooth("14")]
+
+        answer = findings_by_tooth(teeth, [on("15", "missing", score=0.9), on("15", "caries", score=0.8)])
+
+        assert [(f["teeth"], f["assigned"], f["inferred_tooth"]) for f in answer["findings"]] == [
+            ([], False, "15"),
+            ([], False, None),
+        ]
+        assert [t["findings"] for t in answer["teeth"]] == [[], []]
+
     def test_a_bridge_is_one_finding_on_several_teeth(self) -> None:
         """Three findings for one bridge would be read as three bridges."""
         bridge = Marked("bridge", (100.0, 200.0, 190.0, 50.0), 0.9)

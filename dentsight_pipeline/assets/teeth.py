@@ -90,7 +90,7 @@ def tooth_checkpoint(
 @dg.asset(
     group_name="teeth",
     kinds={"pytorch", "json"},
-    code_version="1",
+    code_version="2",
     owners=["team:dentsight"],
     partitions_def=cells,
     deps=["condition_subset", test_predictions, class_metrics, tooth_subset, tooth_checkpoint],

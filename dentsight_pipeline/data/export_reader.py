@@ -26,7 +26,7 @@ from dentsight_pipeline.data.coco import (
 )
 from dentsight_pipeline.data.export_files import ExportFiles, refuse_unsafe_path, without_top_folder
 from dentsight_pipeline.data.json_stream import JsonStream
-from dentsight_pipeline.data.records import KeySet, Records, to_text
+from dentsight_pipeline.data.records import IdSet, Records, from_text, to_text
 from dentsight_pipeline.errors import AnnotationError, DataError
 
 COCO_FILE = "_annotations.coco.json"
@@ -211,7 +211,7 @@ def _annotation_records() -> Records[ExportAnnotation]:
         return to_text([a.id, a.image_id, a.label, a.bbox, a.polygons, a.notes, a.relative])
 
     def decode(text: str) -> ExportAnnotation:
-        number, image, label, box, polygons, notes, relative = json.loads(text)
+        number, image, label, box, polygons, notes, relative = from_text(text)
         rings = tuple(map(tuple, polygons))
         return ExportAnnotation(number, image, label, box and tuple(box), rings, tuple(notes), relative)
 
@@ -320,7 +320,7 @@ class _CocoSplitReader:
     def annotations(
         self, image_ids: set[int], names: Mapping[int, str]
     ) -> tuple[Records[ExportAnnotation], Counter[str]]:
-        found, counts, ids = _annotation_records(), Counter[str](), KeySet()
+        found, counts, ids = _annotation_records(), Counter[str](), IdSet()
         for position, item in enumerate(self.document["annotations"]):
             self.root_is_used |= isinstance(item, dict) and item.get("category_id") == 0
             annotation = self.annotation(position, item, image_ids, names)

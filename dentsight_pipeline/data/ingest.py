@@ -7,7 +7,6 @@ repaired is decided in `normalise.py`.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_g
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.ontology import LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.records import RecordMap, Records, json_blocks, to_text
+from dentsight_pipeline.data.records import RecordMap, Records, from_text, json_blocks, to_text
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
 from dentsight_pipeline.store.local import file_blocks
 from dentsight_pipeline.store.threads import map_in_threads
@@ -87,7 +86,7 @@ class StoredImage:
     @classmethod
     def from_json(cls, text: str) -> StoredImage:
         """Read back the JSON of `asdict`."""
-        record = json.loads(text)
+        record = from_text(text)
         return cls(**{**record, "coded_size": tuple(record["coded_size"])})
 
 

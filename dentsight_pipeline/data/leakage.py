@@ -35,12 +35,14 @@ two degrees gives another picture: a copy augmented like that is found by its na
 from __future__ import annotations
 
 import base64
+import mmap
+import tempfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Literal
 
@@ -211,31 +213,39 @@ def group_by_source(items: Iterable[SourceItem]) -> list[str]:
     Pixels are compared through `pixel_pairs`, in time that grows with the number of images, not of pairs.
 
     Args:
-        items: Read once; of each image about 1 kB stays in memory until all are grouped.
+        items: Read once.
 
     Returns:
         One digest for each item, in the items' order.
     """
-    digests: list[str] = []
-    named = array("q")  # index pairs, flat
-    first_of_digest: dict[str, int] = {}
-    first_of_stem: dict[str, int] = {}
+    digests, stems = bytearray(), bytearray()  # 64 hex digits for each item
 
     def noted(item: SourceItem) -> Fingerprint:
-        index = len(digests)
-        digests.append(item.digest)
-        named.extend((first_of_digest.setdefault(item.digest, index), index))
-        if item.stem_group is not None and item.stem_kind in STEM_KINDS_THAT_PROVE:
-            named.extend((first_of_stem.setdefault(item.stem_group, index), index))
+        proves = item.stem_group is not None and item.stem_kind in STEM_KINDS_THAT_PROVE
+        stem = f"stem {item.stem_group}" if proves else f"image {len(digests)}"
+        digests.extend(item.digest.encode())
+        stems.extend(sha256(stem.encode()).hexdigest().encode())
         return item.fingerprint or Fingerprint("")
 
     by_pixels = pixel_pairs(map(noted, items))
-    edges = np.concatenate([_index_pairs(named), by_pixels])
-    smallest: dict[int, str] = {}
-    labels = _components(len(digests), edges)
-    for digest, label in zip(digests, labels, strict=True):
-        smallest[label] = min(digest, smallest.get(label, digest))
-    return [smallest[label] for label in labels]
+    names, rank, by_digest = _equal(digests)
+    _, _, by_stem = _equal(stems)
+    source = _components(len(rank), np.concatenate([by_digest, by_stem, by_pixels]))
+    smallest = np.full(len(rank), len(rank))
+    np.minimum.at(smallest, source, rank)
+    name_of = {number: bytes(names[first]).decode() for number, first in enumerate(smallest) if first < len(rank)}
+    return [name_of[number] for number in source]
+
+
+def _equal(keys: bytearray) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+    """Finds equal keys of 64 characters.
+
+    Returns:
+        The distinct keys in order, the position of each item's key among them, and the index pairs, shape [items, 2],
+        that connect each item to the first with its key.
+    """
+    distinct, first, position = np.unique(np.frombuffer(keys, dtype="S64"), return_index=True, return_inverse=True)
+    return distinct, position, np.stack([first[position], np.arange(len(position))], axis=1)
 
 
 def pixel_pairs(fingerprints: Iterable[Fingerprint]) -> NDArray[np.int64]:
@@ -254,23 +264,40 @@ def pixel_pairs(fingerprints: Iterable[Fingerprint]) -> NDArray[np.int64]:
         of them (a thousand copies of one image are half a million pairs, and a few thousand tell the same).
     """
     first: dict[bytes, int] = {}
-    chains, where, joined = array("q"), array("q"), bytearray()
-    for index, item in enumerate(fingerprints):
-        if item.is_blank:
-            continue
-        coefficients = item.coefficients().tobytes()
-        same = first.setdefault(sha256(coefficients).digest(), index)
-        if same == index:
-            where.append(index)
-            joined += coefficients
-        else:
-            chains.extend((same, index))
-    first.clear()
-    pairs = [_index_pairs(chains)]
-    if len(where) > 1:
-        codes = np.frombuffer(joined, dtype=np.int8).reshape(len(where), -1)
-        pairs.append(np.asarray(where)[_connecting(codes)])
+    chains, where = array("q"), array("q")
+    with tempfile.TemporaryFile(prefix="dentsight-fingerprints-") as file:
+        for index, item in enumerate(fingerprints):
+            if item.is_blank:
+                continue
+            coefficients = item.coefficients().tobytes()
+            same = first.setdefault(blake2b(coefficients, digest_size=16).digest(), index)
+            if same == index:
+                where.append(index)
+                file.write(coefficients)
+            else:
+                chains.extend((same, index))
+        first.clear()
+        file.flush()
+        pairs = [_index_pairs(chains)]
+        if len(where) > 1:
+            pairs.append(np.asarray(where)[_connecting(_Codes(file.fileno()))])
     return np.sort(np.concatenate(pairs), axis=1)
+
+
+class _Codes:
+    """The coefficients of many fingerprints in a file, int8, shape [n, 575]; read as unit vectors, a few at a time."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._map = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        self._rows = np.frombuffer(self._map, dtype=np.int8).reshape(-1, _FREQUENCIES**2 - 1)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        vectors = _unit_vectors(self._rows[rows])
+        self._map.madvise(mmap.MADV_DONTNEED)  # the file's cache is the system's, not this process's
+        return vectors
 
 
 def _index_pairs(flat: array[int]) -> NDArray[np.int64]:
@@ -407,7 +434,7 @@ def _similarities(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
     return _SIGNS @ partial
 
 
-def _keys(codes: NDArray[np.int8]) -> Iterator[NDArray[np.uint64]]:
+def _keys(codes: _Codes) -> Iterator[NDArray[np.uint64]]:
     """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket."""
     generator = np.random.default_rng(20240601)  # fixed: the same corpus always gives the same candidates
     classes = _class_slices()
@@ -424,7 +451,7 @@ def _keys(codes: NDArray[np.int8]) -> Iterator[NDArray[np.uint64]]:
         keys = np.empty((_BANDS_AT_ONCE, len(codes)), dtype=np.uint64)
         with threadpool_limits(1, "blas"):  # products this small only spin on several threads
             for start in range(0, len(codes), _IMAGES_AT_ONCE):
-                vectors = _unit_vectors(codes[start : start + _IMAGES_AT_ONCE])
+                vectors = codes[start : start + _IMAGES_AT_ONCE]
                 bits = np.empty((len(vectors), 64), dtype=bool)
                 for table, by_class in zip(keys, projections, strict=True):
                     for number, (part, projection) in enumerate(zip(classes, by_class, strict=True)):
@@ -434,7 +461,7 @@ def _keys(codes: NDArray[np.int8]) -> Iterator[NDArray[np.uint64]]:
         yield from keys
 
 
-def _candidates(codes: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
+def _candidates(codes: _Codes) -> Iterator[NDArray[np.int64]]:
     """For each table, the pairs worth verifying, in blocks of shape [pairs, 2]."""
     for keys in _keys(codes):
         order = np.argsort(keys, kind="stable")
@@ -449,7 +476,7 @@ def _candidates(codes: NDArray[np.int8]) -> Iterator[NDArray[np.int64]]:
             yield np.stack([order[together], order[together + distance]], axis=1)
 
 
-def _connecting(codes: NDArray[np.int8]) -> NDArray[np.int64]:
+def _connecting(codes: _Codes) -> NDArray[np.int64]:
     """The candidates that really are alike, without those that join what is joined already; shape [pairs, 2]."""
     source = np.arange(len(codes))
     pairs = np.empty((0, 2), dtype=np.int64)
@@ -463,10 +490,9 @@ def _connecting(codes: NDArray[np.int8]) -> NDArray[np.int64]:
     return pairs
 
 
-def _are_alike(codes: NDArray[np.int8], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _are_alike(codes: _Codes, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which pairs of images have the same pixels under one of the transforms."""
-    first, second = (_unit_vectors(codes[column]) for column in pairs.T)
-    return _similarities(first, second).max(axis=0) >= SAME_SOURCE_SIMILARITY
+    return _similarities(codes[pairs[:, 0]], codes[pairs[:, 1]]).max(axis=0) >= SAME_SOURCE_SIMILARITY
 
 
 def _components(count: int, edges: NDArray[np.int64]) -> NDArray[np.int32]:

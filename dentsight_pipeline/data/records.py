@@ -16,8 +16,11 @@ from typing import Any, Generic, TypeVar, overload
 
 _Record = TypeVar("_Record")
 
-_CACHE_KIB = 512
+_LIST_CACHE_KIB = 256
+_MAP_CACHE_KIB = 2048
+"""SQLite's cache of one table; a map is filled in no order, and touches a page for each record."""
 _BLOCK_CHARACTERS = 1 << 16
+_ROWS_AT_ONCE = 256
 
 
 def to_text(value: Any) -> str:
@@ -25,7 +28,13 @@ def to_text(value: Any) -> str:
     return _encode(value)
 
 
+def from_text(text: str) -> Any:
+    """The value that `to_text` wrote, or any other JSON without white space around it."""
+    return _decode(text)[0]
+
+
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_decode = json.JSONDecoder().raw_decode
 
 
 def to_json(value: Any) -> bytes:
@@ -69,9 +78,9 @@ def _joined(start: str, members: Iterable[Iterable[str]], end: str) -> Iterator[
     yield end
 
 
-def _database(table: str) -> sqlite3.Connection:
+def _database(table: str, cache_kib: int = _LIST_CACHE_KIB) -> sqlite3.Connection:
     database = sqlite3.connect("", check_same_thread=False)  # "": private, on disk when large
-    for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{_CACHE_KIB}"):
+    for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{cache_kib}"):
         database.execute(f"PRAGMA {setting}")
     database.execute(f"CREATE TABLE {table}")
     return database
@@ -84,7 +93,7 @@ class Records(Sequence[_Record], Generic[_Record]):
         records: The first ones.
         key: What `of` finds a record by, e.g. the id of its image; whole numbers below 2^63 or text.
         encode: Record → text; `to_text` by default. Only that text can be written by `json_blocks`.
-        decode: The inverse; `json.loads` by default.
+        decode: The inverse; `from_text` by default.
     """
 
     def __init__(
@@ -93,10 +102,11 @@ class Records(Sequence[_Record], Generic[_Record]):
         *,
         key: Callable[[_Record], int | str] | None = None,
         encode: Callable[[_Record], str] = to_text,
-        decode: Callable[[str], _Record] = json.loads,
+        decode: Callable[[str], _Record] = from_text,
     ) -> None:
         self._key, self._encoded, self._decoded = key, encode, decode
         self._rows = _database("records (position INTEGER PRIMARY KEY, key, text TEXT)")
+        self._waiting: list[tuple[int, int | str | None, str]] = []  # rows on their way to the database
         self._count = 0
         self._indexed = False
         for record in records:
@@ -110,20 +120,27 @@ class Records(Sequence[_Record], Generic[_Record]):
             text: What `encode` would give, where it is known.
         """
         key = None if self._key is None else self._key(record)
-        row = (self._count, key, self._encoded(record) if text is None else text)
-        self._rows.execute("INSERT INTO records VALUES (?, ?, ?)", row)
+        self._waiting.append((self._count, key, self._encoded(record) if text is None else text))
         self._count += 1
+        if len(self._waiting) == _ROWS_AT_ONCE:
+            self._written()
+
+    def _written(self) -> sqlite3.Connection:
+        """The database with all rows."""
+        self._rows.executemany("INSERT INTO records VALUES (?, ?, ?)", self._waiting)
+        self._waiting.clear()
+        return self._rows
 
     def texts(self) -> Iterator[str]:
         """The records as text, in order."""
-        return (text for (text,) in self._rows.execute("SELECT text FROM records ORDER BY position"))
+        return (text for (text,) in self._written().execute("SELECT text FROM records ORDER BY position"))
 
     def of(self, key: int | str) -> list[_Record]:
         """The records with this key, in order."""
         if not self._indexed:
             self._rows.execute("CREATE INDEX by_key ON records (key)")
             self._indexed = True
-        found = self._rows.execute("SELECT text FROM records WHERE key = ? ORDER BY position", (key,))
+        found = self._written().execute("SELECT text FROM records WHERE key = ? ORDER BY position", (key,))
         return [self._decoded(text) for (text,) in found]
 
     def by_key(self) -> Mapping[int | str, list[_Record]]:
@@ -132,7 +149,7 @@ class Records(Sequence[_Record], Generic[_Record]):
 
     def keys(self) -> Iterator[int | str]:
         """The distinct keys, in order."""
-        return (key for (key,) in self._rows.execute("SELECT DISTINCT key FROM records ORDER BY key"))
+        return (key for (key,) in self._written().execute("SELECT DISTINCT key FROM records ORDER BY key"))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -155,7 +172,7 @@ class Records(Sequence[_Record], Generic[_Record]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self._count))]
         position = range(self._count)[index]
-        (text,) = self._rows.execute("SELECT text FROM records WHERE position = ?", (position,)).fetchone()
+        (text,) = self._written().execute("SELECT text FROM records WHERE position = ?", (position,)).fetchone()
         return self._decoded(text)
 
 
@@ -185,10 +202,10 @@ class RecordMap(MutableMapping[str, _Record], Generic[_Record]):
     """
 
     def __init__(
-        self, encode: Callable[[_Record], str] = to_text, decode: Callable[[str], _Record] = json.loads
+        self, encode: Callable[[_Record], str] = to_text, decode: Callable[[str], _Record] = from_text
     ) -> None:
         self._encoded, self._decoded = encode, decode
-        self._rows = _database("records (key TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        self._rows = _database("records (key TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID", _MAP_CACHE_KIB)
         self._lock = threading.Lock()
 
     def texts(self) -> Iterator[tuple[str, str]]:
@@ -218,12 +235,25 @@ class RecordMap(MutableMapping[str, _Record], Generic[_Record]):
         return self._rows.execute("SELECT count(*) FROM records").fetchone()[0]
 
 
-class KeySet:
-    """Keys that were seen: whole numbers below 2^63 or text."""
+class IdSet:
+    """Whole numbers below 2^63 that were seen. Those that count up by one, as ids mostly do, take no room."""
 
     def __init__(self) -> None:
-        self._rows = _database("keys (key PRIMARY KEY) WITHOUT ROWID")
+        self._run = range(0)
+        self._others = _database("ids (id INTEGER PRIMARY KEY)")
+        self._has_others = False
 
-    def add(self, key: int | str) -> bool:
-        """Remembers a key, and says whether it is new."""
-        return self._rows.execute("INSERT OR IGNORE INTO keys VALUES (?)", (key,)).rowcount == 1
+    def add(self, number: int) -> bool:
+        """Remembers a number, and says whether it is new."""
+        if number in self._run:
+            return False
+        if self._has_others and self._others.execute("SELECT 1 FROM ids WHERE id = ?", (number,)).fetchone():
+            return False
+        if not self._run:
+            self._run = range(number, number + 1)
+        elif number == self._run.stop:
+            self._run = range(self._run.start, number + 1)
+        else:
+            self._others.execute("INSERT INTO ids VALUES (?)", (number,))
+            self._has_others = True
+        return True

@@ -1,0 +1,111 @@
+"""Records on disk: the same as lists and dictionaries, without their memory."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data.ingest import ingest_export
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.records import IdSet, RecordMap, Records, json_blocks, to_json
+from dentsight_pipeline.store import local, objects
+from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.data.export_builder import NAMES, ExportBuilder, jpeg, picture
+
+RECORDS: list[dict[str, Any]] = [
+    {"image": number % 7, "text": f"ü {number}", "box": [number / 3]} for number in range(600)
+]
+
+
+def test_records_read_like_the_list_that_they_were_made_from() -> None:
+    """Also while some of them are still on their way to the disk."""
+    records = Records(RECORDS)
+
+    assert len(records) == 600
+    assert list(records) == RECORDS
+    assert records == RECORDS
+    assert records != RECORDS[:-1]
+    assert (records[0], records[-1], records[598:]) == (RECORDS[0], RECORDS[599], RECORDS[598:])
+    with pytest.raises(IndexError):
+        records[600]
+
+
+def test_records_are_found_by_their_key_in_the_order_of_the_list() -> None:
+    """Boxes of one image may stand anywhere in its file; also those that are added after the first question."""
+    records = Records(RECORDS, key=lambda record: record["image"])
+    assert records.of(3) == [record for record in RECORDS if record["image"] == 3]
+
+    records.append({"image": 3, "text": "late", "box": []})
+
+    assert records.of(3)[-1]["text"] == "late"
+    assert records.of(99) == []
+    assert dict(records.by_key()) == {image: records.of(image) for image in range(7)}
+    assert 99 not in records.by_key()
+
+
+def test_a_record_map_is_a_dictionary_in_the_order_of_its_keys() -> None:
+    """The order goes into a dataset's bytes."""
+    records: RecordMap[int] = RecordMap()
+    records.update({"b": 1, "a": 2, "c": 3})
+    records["b"] = 4
+    del records["c"]
+
+    assert list(records.items()) == [("a", 2), ("b", 4)]
+    assert len(records) == 2
+    with pytest.raises(KeyError):
+        records["c"]
+    with pytest.raises(KeyError):
+        del records["c"]
+
+
+def test_json_written_in_blocks_has_the_bytes_of_json_written_at_once() -> None:
+    """A dataset's digest must not depend on how its files were written."""
+    records: RecordMap[Any] = RecordMap()
+    records["z"], records["a"] = {"y": 1, "x": None}, "ü"
+    plain = {"records": RECORDS, "map": dict(records), "list": [RECORDS, []], "empty": {}, "b": 1.5, "a": "ü"}
+    on_disk = plain | {"records": Records(RECORDS), "map": records, "list": [Records(RECORDS), Records()]}
+
+    assert b"".join(json_blocks(on_disk)) == to_json(plain)
+
+
+@pytest.mark.parametrize("numbers", [range(5, 400), random.Random(0).choices(range(-50, 50), k=500), [3, 5, 4, 5, 3]])
+def test_an_id_is_new_once(numbers: list[int]) -> None:
+    """Whatever their order: a run that grows must not forget what came out of turn."""
+    ids, seen = IdSet(), set()
+
+    for number in numbers:
+        assert ids.add(number) == (number not in seen)
+        seen.add(number)
+
+
+GROWTH_BYTES_PER_BOX = 150
+"""A box held as a Python object takes 400 bytes and more; here its image's share counts too, about 60."""
+
+
+def test_memory_does_not_grow_with_the_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora of a hundred thousand images are read on small machines: boxes pass through, they are not held.
+
+    The boxes stand in no order, so that a reader that only manages Roboflow's order is found too.
+    """
+    monkeypatch.setattr(local, "BLOCK_BYTES", 1 << 14)  # both are limits, and would look like growth until reached
+    monkeypatch.setattr(objects, "IN_MEMORY_BYTES", 1 << 14)
+    data = jpeg(picture(0))
+    peaks = {}
+    for images in (30, 150):
+        builder = ExportBuilder(tmp_path / str(images))
+        for _ in range(images):
+            row = {name: [[column * 6, 6 * y, 5, 5] for column in range(10)] for y, name in enumerate(NAMES[1:7])}
+            builder.image("train", row, data=data)
+        random.Random(0).shuffle(builder.splits["train"]["annotations"])
+        root, store = builder.write(), open_store(tmp_path / f"store-{images}")
+        tracemalloc.start()
+        manifest = normalise_export(store, ingest_export(root, store))
+        peaks[images] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert manifest.facts["splits"]["train"]["annotations"] == images * 70  # the composite counts twice
+
+    assert (peaks[150] - peaks[30]) / (120 * 60) < GROWTH_BYTES_PER_BOX

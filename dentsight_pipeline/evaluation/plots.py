@@ -71,8 +71,7 @@ STYLE = {
 _WIDTH_IN = 10.8
 _COLUMNS = 5
 _MOST_POINTS = 160
-_ERROR_KINDS = ("class_confusion", "localisation", "duplicate", "background", "missed")
-_ERROR_WORDS = {
+ERROR_WORDS = {
     "class_confusion": "wrong class",
     "localisation": "badly placed",
     "duplicate": "found twice",
@@ -350,13 +349,13 @@ def error_types(errors: Mapping[str, Mapping[str, int]], classes: Sequence[str])
     drawn = [name for name in classes if name in errors]
     if not drawn:
         return None
-    roles = dict(zip(_ERROR_KINDS, ("purple", "blue", "green", "orange", "red"), strict=True))
+    roles = dict(zip(ERROR_WORDS, ("purple", "blue", "green", "orange", "red"), strict=True))
     with _drawing("errors"):
         height = 0.95 + 0.27 * len(drawn)
         figure = Figure(figsize=(_WIDTH_IN, height))
         axes = figure.add_axes((0.17, 0.48 / height, 0.81, 1 - 0.8 / height))
         left = np.zeros(len(drawn))
-        for kind in _ERROR_KINDS:
+        for kind in ERROR_WORDS:
             counts = np.array([float(errors[name].get(kind) or 0) for name in drawn])
             axes.barh(
                 np.arange(len(drawn)),
@@ -374,9 +373,9 @@ def error_types(errors: Mapping[str, Mapping[str, int]], classes: Sequence[str])
         axes.set(xlim=(0, max(1.0, float(left.max())) * 1.08), ylim=(len(drawn) - 0.4, -0.6))
         axes.set_xlabel("errors at the operating thresholds", loc="left")
         axes.grid(axis="y", visible=False)
-        _legend(figure, [(_ERROR_WORDS[kind], roles[kind], "bar") for kind in _ERROR_KINDS])
+        _legend(figure, [(ERROR_WORDS[kind], roles[kind], "bar") for kind in ERROR_WORDS])
     alt = "Errors of each class by type. " + _listed(
-        (name, ", ".join(f"{_ERROR_WORDS[kind]} {int(errors[name].get(kind) or 0)}" for kind in _ERROR_KINDS))
+        (name, ", ".join(f"{ERROR_WORDS[kind]} {int(errors[name].get(kind) or 0)}" for kind in ERROR_WORDS))
         for name in drawn
     )
     return _picture(

@@ -13,6 +13,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from dentsight_pipeline.evaluation.plots import ERROR_WORDS
+from dentsight_pipeline.release.tables import flat, health_rules, method_rows, tier2_tables
 from dentsight_pipeline.release.verdict import interval_text, number_text
 
 _METRICS = (("ap", "mAP@0.5:0.95"), ("ap50", "mAP@0.5"))
@@ -37,9 +39,22 @@ def model_card(facts: Mapping[str, Any]) -> str:
     lines += [f"- {_text(sentence)}" for sentence in verdict["sentences"]]
     lines += ["", "## Evaluation", "", _population_words(population, part), ""]
     lines += _table(
-        ("class", "n", "AP [90 %]", "AP50 [90 %]", "AR@100", "recall at precision .95", "reading"),
+        (
+            "class",
+            "n",
+            "AP [90 %]",
+            "AP50 [90 %]",
+            "AR@100",
+            "recall at precision .95",
+            "threshold",
+            "precision",
+            "recall",
+            "reading",
+        ),
         _class_rows(part, verdict),
     )
+    lines += ["", f"Thresholds were chosen on: {_text(evaluation.get('thresholds_from') or 'not stated')}. "]
+    lines[-1] += "Precision and recall are those at the threshold."
     lines += ["", "## Gates", ""]
     lines += _table(
         ("gate", "severity", "measured", "verdict", "by point"),
@@ -55,7 +70,21 @@ def model_card(facts: Mapping[str, Any]) -> str:
         ),
     )
     lines += ["", *(f"{_text(note)}\n" for note in verdict["notes"])]
-    lines += ["## Training data", ""]
+    lines += ["## Why these gates", ""]
+    lines += _table(
+        ("gate", "reason", "source of the bound"),
+        ((row["id"], row["reason"], row["source"]) for row in verdict["rows"]),
+    )
+    lines += ["", "## Head health", ""]
+    rules = [(rule["name"], rule["state"], rule["evidence"]) for rule in health_rules(facts["health"])]
+    lines += _table(("rule", "state", "evidence"), rules) if rules else ["Not measured."]
+    lines += ["", "## Errors", "", f"On the {population} test images, at each class's threshold.", ""]
+    lines += _table(("class", *ERROR_WORDS.values()), _error_rows(evaluation.get("errors") or {}))
+    if verdict["head"] == "collapsed":
+        lines += ["", "**NOT EVALUABLE:** the classification head has collapsed, so the next sections mean nothing."]
+    for table in tier2_tables(evaluation):
+        lines += ["", f"## {table['title']}", "", *_table(("what", "measured"), table["rows"])]
+    lines += ["", "## Training data", ""]
     corpus = facts["corpus"]
     lines += [
         f"Corpus: {_text(corpus.get('name', 'unknown'))} ({_text(corpus.get('kind', 'unknown kind'))}, "
@@ -76,8 +105,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
             for split, row in (facts["data"].get("splits") or {}).items()
         ),
     )
+    if facts["cost"]:
+        lines += ["", "## Cost", "", *_table(("what", "measured"), flat(facts["cost"]))]
     lines += ["", "## Chain of digests", ""]
     lines += _table(("product", "sha256"), ((link["kind"], f"{link['digest']}") for link in facts["chain"]))
+    lines += ["", "## How it was computed", "", *_table(("what", "how"), method_rows(evaluation))]
     lines += ["", "## Limits", "", *(f"- {_text(limit)}" for limit in facts["limits"]), ""]
     return "\n".join(lines)
 
@@ -148,8 +180,17 @@ def _class_rows(part: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterable
             interval_text(row.get("ap50"), row.get("ap50_low"), row.get("ap50_high")),
             number_text(row.get("ar100")),
             interval_text(row.get("recall_at_p95"), row.get("recall_at_p95_low"), row.get("recall_at_p95_high")),
+            *(
+                number_text(row.get(key))
+                for key in ("threshold_best_f1", "precision_at_threshold", "recall_at_threshold")
+            ),
             reading.get("outcome") or reading.get("point") or "–",
         )
+
+
+def _error_rows(errors: Mapping[str, Mapping[str, int]]) -> Iterable[tuple[Any, ...]]:
+    for name, counts in errors.items():
+        yield (name, *(counts.get(kind, "–") for kind in ERROR_WORDS))
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:

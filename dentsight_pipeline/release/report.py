@@ -24,6 +24,7 @@ from dentsight_pipeline.evaluation import plots
 from dentsight_pipeline.release.gallery import Example, worst_cases
 from dentsight_pipeline.release.mistakes import ClassMistakes, mistakes_by_class
 from dentsight_pipeline.release.model_card import model_card
+from dentsight_pipeline.release.tables import flat, health_rules, method_rows, tier2_tables
 from dentsight_pipeline.release.verdict import (
     BLOCKING_OUTCOMES,
     GateRow,
@@ -336,7 +337,7 @@ def _page(
     verdict = facts["verdict"]
     pictures = _pictures(inputs, evaluation)
     champion_rows = [row for row in verdict["rows"] if row["tier"] == "champion" and row["outcome"] != "NOT APPLICABLE"]
-    cost_rows = _flat(facts["cost"] or {})
+    cost_rows = flat(facts["cost"] or {})
     shown = {"gallery": bool(gallery or facts["gallery_problems"]), "mistakes": bool(mistakes), "cost": bool(cost_rows)}
     return environment.get_template("report.html.j2").render(
         css=Markup(_css()),
@@ -354,16 +355,16 @@ def _page(
         model_rows=_model_rows(inputs),
         splits=_split_rows(inputs.subset_facts),
         class_counts=_class_counts(inputs.subset_facts),
-        health_rules=_health_rules(inputs.health),
+        health_rules=health_rules(inputs.health),
         health_override=(inputs.health or {}).get("override"),
-        tier2_tables=_tier2_tables(evaluation),
+        tier2_tables=tier2_tables(evaluation),
         gallery=gallery,
         mistakes=mistakes,
         champion_rows=champion_rows,
         champion_text=_champion_text(inputs),
         cost_rows=cost_rows,
         links=[{"name": name, "url": url, "safe": _is_web_link(url)} for name, url in facts["links"].items()],
-        method_rows=_method_rows(evaluation),
+        method_rows=method_rows(evaluation),
     )
 
 
@@ -608,17 +609,6 @@ def _class_counts(facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"splits": list(splits), "rows": rows}
 
 
-def _health_rules(health: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    states = {False: ("✓ good", "PASS"), True: ("✗ tripped", "FAIL"), None: ("? not judged", "INCONCLUSIVE")}
-    rows = []
-    for rule in (health or {}).get("rules") or []:
-        state, tone = states.get(rule.get("tripped"), states[None])
-        rows.append(
-            {"name": str(rule.get("rule")), "state": state, "tone": tone, "evidence": str(rule.get("evidence", ""))}
-        )
-    return rows
-
-
 def _champion_text(inputs: ReportInputs) -> str:
     champion = inputs.champion or {}
     name = f" “{champion['name']}”" if champion.get("name") else ""
@@ -629,99 +619,12 @@ def _champion_text(inputs: ReportInputs) -> str:
     )
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as rows, in its own order."""
-    rows: list[tuple[str, str]] = []
-    for key, inner in value.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(inner, Mapping):
-            rows += _flat(inner, f"{name}: ")
-        elif isinstance(inner, list | tuple):
-            rows.append((name, ", ".join(_plain(item) for item in inner) or "–"))
-        else:
-            rows.append((name, _plain(inner)))
-    return rows
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return str(value)
-
-
 def _is_web_link(url: Any) -> bool:
     """Only http and https become links; `javascript:` and the like stay text."""
     try:
         return isinstance(url, str) and urlsplit(url).scheme in ("http", "https")
     except ValueError:
         return False
-
-
-def _tier2_tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Calibration, sides and empty mouths in words and numbers."""
-    tables = [
-        {"title": "Calibration", "rows": _calibration_rows(evaluation.get("calibration") or {})},
-        {"title": "Left and right", "rows": _side_rows(evaluation.get("consistency") or {})},
-        {"title": "Empty mouths", "rows": _empty_rows(evaluation.get("empty_mouth") or {})},
-    ]
-    return [table for table in tables if table["rows"]]
-
-
-def _bounded(part: Mapping[str, Any] | None, key: str = "value") -> str:
-    if not part:
-        return "not measured"
-    return interval_text(part.get(key), part.get("low"), part.get("high")).replace("-", "−")
-
-
-def _calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not calibration:
-        return []
-    overall = (calibration.get("classes") or {}).get("all")
-    if not overall:
-        return [("Not measured", str(calibration.get("reason", "")))]
-    rows = [
-        ("Detection ECE as scored", _bounded(overall, "ece")),
-        ("Detection ECE after Platt scaling", _bounded(overall.get("after_platt"), "ece")),
-        ("Detections counted", str(overall.get("n", "–"))),
-    ]
-    return [*rows, ("Counted are", str(calibration["counted"]))] if calibration.get("counted") else rows
-
-
-def _side_rows(consistency: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not consistency:
-        return []
-    agreement = (consistency.get("left_right_agreement") or {}).get("all")
-    sides = (consistency.get("left_minus_right_recall") or {}).get("all")
-    rows = [
-        ("Same findings on the mirrored X-ray", _bounded(agreement)),
-        ("Recall on the patient's left minus right", _bounded(sides)),
-    ]
-    if sides and "n_left" in sides:
-        rows.append(("Findings in the truth, left and right", f"{sides['n_left']} and {sides.get('n_right', '–')}"))
-    return rows
-
-
-def _empty_rows(empty: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not empty:
-        return []
-    return [
-        ("X-rays without any finding", str(empty.get("images", "–"))),
-        ("Share of them with a false positive", _bounded(empty.get("rate"))),
-        ("False positives on each of them", _bounded(empty.get("per_image"))),
-        ("Empty X-rays needed to show < 5 %", f"{empty.get('images_needed_for_below_5_percent', '–')} without any"),
-    ]
-
-
-def _method_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    engines, bootstrap = evaluation.get("engines") or {}, evaluation.get("bootstrap") or {}
-    rows = [(f"Engines: {name}", value) for name, value in _flat(engines)]
-    rows += [(f"Bootstrap: {name}", value) for name, value in _flat(bootstrap)]
-    rows += [("Note", str(note)) for note in evaluation.get("notes") or []]
-    return rows or [("Method", "not stated")]
 
 
 def _pictures(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> dict[str, Any]:

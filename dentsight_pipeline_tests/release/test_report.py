@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
 from dentsight_pipeline.release import gallery, gates, report
+from dentsight_pipeline.release import tables as tables_module
 from dentsight_pipeline.release.verdict import Override
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
@@ -428,6 +430,27 @@ def test_huggingface_parses_the_model_card(plain):
     assert (huggingface_hub.metadata_load(paths.model_card) or {})["model-index"]
 
 
+def test_the_model_card_says_what_the_page_says(plain):
+    """Whoever has the card alone must not know less: why a gate is there, how the model errs, what it takes."""
+    given, paths = plain
+    card = paths.model_card.read_text("utf-8").replace("\\", "")
+    evaluation = report.read_evaluation(given.evaluation_folder)
+    page = _Tags(paths.html.read_text("utf-8")).text
+
+    for row in given.verdict.rows:
+        assert f"| {row.id} | {row.reason} | {row.source} |" in unescape(card)
+    for name, counts in evaluation["errors"].items():
+        kinds = ("class_confusion", "localisation", "duplicate", "background", "missed")
+        assert f"| {name} | {' | '.join(str(counts[kind]) for kind in kinds)} |" in card
+    tables = tables_module.tier2_tables(evaluation)
+    assert [table["title"] for table in tables][-1] == "X-rays for an interval of ±0.05"
+    for name, value in (row for table in tables for row in table["rows"]):
+        assert f"| {name} | {value} |" in unescape(card)
+        assert name in page
+    assert "| last layer scores like the first | ✓ good | R = 1.03 |" in card
+    assert "Thresholds were chosen on: valid." in card
+
+
 def test_a_hostile_label_stays_text_in_the_model_card(hostile):
     """Markdown renders HTML, and a bar would shift every column of the table."""
     card = huggingface_hub.ModelCard.load(hostile.model_card)
@@ -436,7 +459,8 @@ def test_a_hostile_label_stays_text_in_the_model_card(hostile):
     assert "<img" not in card.text
     rows = [line for line in card.text.splitlines() if line.startswith("|") and "alert" in line]
     assert rows
-    assert all(len(re.findall(r"(?<!\\)\|", row)) in (3, 6, 8) for row in rows)
+    for table in re.findall(r"(?:^\|.*\n)+", card.text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
 
 
 def test_a_verdict_of_another_evaluation_is_refused(plain, tmp_path):
@@ -489,6 +513,7 @@ def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
     html = report.build_report(replace(given, verdict=verdict, health=health), tmp_path).html.read_text("utf-8")
 
     assert "Ranking-only." in html
+    assert "**NOT EVALUABLE:**" in (tmp_path / "model_card.md").read_text("utf-8")
     row = re.search(r"Detection calibration error</span>(.*?)</tr>", html, re.DOTALL)
     assert row is not None
     assert "NOT EVALUABLE" in row.group(1)

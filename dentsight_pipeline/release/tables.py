@@ -36,7 +36,7 @@ def tier2_tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"title": "Calibration", "rows": _calibration_rows(evaluation.get("calibration") or {})},
         {"title": "Left and right", "rows": _side_rows(evaluation.get("consistency") or {})},
         {"title": "Empty mouths", "rows": _empty_rows(evaluation.get("empty_mouth") or {})},
-        {"title": _precise_title(sizes), "rows": _size_rows(sizes)},
+        {"title": _precise_title(sizes), "rows": _size_rows(sizes), "wide": True},
     ]
     return [table for table in tables if table["rows"]]
 
@@ -125,9 +125,12 @@ def _precise_title(sizes: Mapping[str, Any]) -> str:
 def _size_rows(sizes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """About how many test images each figure would take, as far as its interval lets one tell."""
     needed = sizes.get("images") or {}
-    return [
-        (f"{words}{'' if name == 'all' else f', {name}'}", f"about {count}" if count is not None else "unknown")
-        for metric, words in _SIZED.items()
-        for name, count in (needed.get(metric) or {}).items()
-        if name == "all" or (metric == "recall_at_p95" and name != "macro")
-    ]
+    rows = []
+    for metric, words in _SIZED.items():
+        by_class = {name: count for name, count in (needed.get(metric) or {}).items() if name != "macro"}
+        shown = {"all": by_class["all"]} if "all" in by_class else by_class
+        parts = [f"{'about' if name == 'all' else name} {count}" for name, count in shown.items() if count is not None]
+        parts += [f"{name} unknown" for name, count in shown.items() if count is None]
+        if parts:
+            rows.append((words, ", ".join(parts).removeprefix("all ")))
+    return rows

@@ -143,3 +143,19 @@ def test_the_files_that_workspace_init_writes_are_those_of_the_project(project_r
     packaged = project_root / "dentsight_pipeline" / "runtime" / "instance"
     for name in ("dagster.yaml", "workspace.yaml"):
         assert (packaged / name).read_text("utf-8") == (project_root / name).read_text("utf-8")
+
+
+def test_the_code_location_has_one_name_however_dagster_is_started(project_root: Path) -> None:
+    """Plain `dagster dev` reads pyproject.toml, `dentsight ui` workspace.yaml.
+
+    Under another name, schedules would be off again and sensors start anew.
+    """
+    import tomllib
+
+    import yaml
+
+    project = tomllib.loads((project_root / "pyproject.toml").read_text("utf-8"))["tool"]["dg"]["project"]
+    (location,) = yaml.safe_load((project_root / "workspace.yaml").read_text("utf-8"))["load_from"]
+
+    assert project["code_location_name"] == location["python_module"]["location_name"]
+    assert project["code_location_target_module"] == location["python_module"]["module_name"]

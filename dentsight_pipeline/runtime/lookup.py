@@ -67,7 +67,7 @@ class MlflowRegistry:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return
             raise ConfigurationError(
-                f"MLflow ({self._tracking.address}) does not answer: {str(error)[:300]} Start it, or give a digest, "
+                f"MLflow ({self._tracking.address}) does not answer: {str(error)[:150]} … Start it, or give a digest, "
                 "`champion` or `release`, which need no MLflow."
             ) from error
 

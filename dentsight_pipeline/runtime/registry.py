@@ -51,7 +51,7 @@ def show(tracking: Tracking) -> Shown:
         try:
             versions = _mirror(tracking.client, tracking.workspace.store, state)
         except Exception as error:  # whatever it is: the store has decided, and the mirror is made again later
-            return Shown(problem=f"{type(error).__name__}: {str(error)[:300]}")
+            return Shown(problem=f"{type(error).__name__}: {str(error)[:150]}")
         outbox.write_lines(tracking.outbox_folder / SHOWN_FILE, [state])
         return Shown(versions)
 

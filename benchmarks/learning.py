@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py overfit --out DIR            # 16 phantom images, learnt by heart
     python benchmarks/learning.py recipes --out DIR            # v1's and v3's ways, and v1's on the pre-5.18 loss
+    python benchmarks/learning.py recipes --out DIR --variant backbone_lr_multiplier=1   # and v3's with another field
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps of each run")
     parser.add_argument("--pretraining-steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=1000, help="phantom images of each corpus of `recipes`")
+    parser.add_argument("--variant", nargs="*", default=[], help="field=value,…: v3's way with these fields, too")
     parser.add_argument("--seed", type=int, default=42)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,11 @@ def compare_recipes(given: argparse.Namespace, store: Store) -> None:
     length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": every, "seed": given.seed}
     v1 = scaled("v1", {**length, **weights})
     v3 = scaled("v3", {**length, **weights, "warmup_steps": 50, "ema_warmup_steps": 100.0})
-    for name, recipe, planted in (("v1", v1, False), ("v3", v3, False), ("v1 on the pre-5.18 loss", v1, True)):
+    runs = [("v1", v1, False), ("v3", v3, False), ("v1 on the pre-5.18 loss", v1, True)]
+    for variant in given.variant:
+        fields: dict[str, Scalar] = dict(pair.split("=", 1) for pair in variant.split(","))
+        runs.append((f"v3 with {variant}", v3.override(fields), False))
+    for name, recipe, planted in runs:
         if planted:
             show_abort(name, given, store, subset, recipe)
         trained = train(name, given, store, subset, recipe, planted=planted)
@@ -149,7 +156,7 @@ def job_of(name: str, given: argparse.Namespace, store: Store, subset: Manifest,
         store_uri=store.uri,
         subset=subset.digest,
         recipe=recipe.model_dump(),
-        workdir=given.out / f"{name.replace(' ', '-')}-{recipe.digest[:8]}",
+        workdir=given.out / f"{file_name(name)}-{recipe.digest[:8]}",
         cache_dir=given.out / "cache",
         allow_head_collapse="to see what the planted loss does" if planted else None,
     )
@@ -230,18 +237,32 @@ def measure(
     highest: dict[int, float] = {}
     for record in found:
         highest[record["image_id"]] = max(record["score"], highest.get(record["image_id"], 0.0))
-    show(name, split=on, **highest_scores(list(highest.values())), calibration=document["calibration"].get("all"))
+    show(name, split=on, **highest_scores(list(highest.values())), ece=calibration_errors(document["calibration"]))
     for population, table in document["populations"].items():
         show(name, population=population, images=table["images"], groups=table["groups"], macro=table["macro"])
         if population == document["gated_population"]:
             for row in table["per_class"]:
                 print(f"    {row['class']:<28}{row['n_gt']:>6}  AP50 {_three(row['ap50'])}  AP {_three(row['ap'])}")
-    (given.out / f"{name.replace(' ', '-')}.json").write_text(json.dumps(document, indent=1))
+    (given.out / f"{file_name(name)}.json").write_text(json.dumps(document, indent=1))
+
+
+def file_name(name: str) -> str:
+    """A run's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
 
 def highest_scores(scores: Sequence[float]) -> dict[str, float]:
     """The highest score of each image, summed up."""
     return {"max_score": float(np.max(scores)), "median_of_image_maxima": float(np.median(scores))}
+
+
+def calibration_errors(calibration: dict[str, Any]) -> dict[str, Any] | None:
+    """Detection ECE over all classes with its interval, as it is and after Platt scaling."""
+    measured = calibration.get("classes", {}).get("all")
+    if measured is None:
+        return None
+    after = measured.get("after_platt") or {}
+    return {**{key: measured[key] for key in ("n", "ece", "low", "high")}, "after_platt": after.get("ece")}
 
 
 def show(name: str, **values: Any) -> None:

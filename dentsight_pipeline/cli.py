@@ -487,8 +487,8 @@ def _champion_text(facts: Mapping[str, Any]) -> str:
     if not facts["registry_problem"]:
         return text
     return (
-        f"{text}\nMLflow could not be told ({facts['registry_problem']}). It will be: by the sensor late_tracking while "
-        "`dentsight ui` runs, or with the next release, promotion or rollback."
+        f"{text}\nMLflow could not be told ({facts['registry_problem']}). It will be: by the sensor late_tracking "
+        "while `dentsight ui` runs, or with the next release, promotion or rollback."
     )
 
 

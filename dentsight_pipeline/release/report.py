@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import jinja2
 from markupsafe import Markup
 
 from dentsight_pipeline.errors import EvaluationError
@@ -24,6 +23,7 @@ from dentsight_pipeline.evaluation import plots
 from dentsight_pipeline.release.gallery import Example, worst_cases
 from dentsight_pipeline.release.mistakes import ClassMistakes, mistakes_by_class
 from dentsight_pipeline.release.model_card import model_card
+from dentsight_pipeline.release.page import number, render
 from dentsight_pipeline.release.tables import flat, health_rules, method_rows, tier2_tables
 from dentsight_pipeline.release.verdict import (
     BLOCKING_OUTCOMES,
@@ -31,7 +31,6 @@ from dentsight_pipeline.release.verdict import (
     Verdict,
     bound_text,
     interval_text,
-    number_text,
 )
 
 if TYPE_CHECKING:
@@ -325,22 +324,13 @@ def _page(
     gallery: Sequence[Example],
     mistakes: Sequence[ClassMistakes],
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dentsight_pipeline.release", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["num"] = _number
     verdict = facts["verdict"]
     pictures = _pictures(inputs, evaluation)
     champion_rows = [row for row in verdict["rows"] if row["tier"] == "champion" and row["outcome"] != "NOT APPLICABLE"]
     cost_rows = flat(facts["cost"] or {})
     shown = {"gallery": bool(gallery or facts["gallery_problems"]), "mistakes": bool(mistakes), "cost": bool(cost_rows)}
-    return environment.get_template("report.html.j2").render(
-        css=Markup(_css()),
+    return render(
+        "report.html.j2",
         f=facts,
         v=verdict,
         sections=[(name, title) for name, title in _SECTIONS if shown.get(name, True)],
@@ -366,30 +356,6 @@ def _page(
         links=[{"name": name, "url": url, "safe": _is_web_link(url)} for name, url in facts["links"].items()],
         method_rows=method_rows(evaluation),
     )
-
-
-def _css() -> str:
-    """The style sheet: the figures' colour roles in both schemes, then the layout; paper is always light."""
-    more = {
-        "light": {"page": "#f4f6f8", "line": "#dfe4ea", "amber": "#8a5a00"},
-        "dark": {"page": "#0f1318", "line": "#313a46", "amber": "#f2b84b"},
-    }
-    schemes = {
-        name: " ".join(f"--{role}: {value};" for role, value in (plots.STYLE[name] | more[name]).items())
-        for name in more
-    }
-    layout = (Path(__file__).parent / "templates" / "report.css").read_text("utf-8")
-    return (
-        f":root {{ color-scheme: light dark; {schemes['light']} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {schemes['dark']} }} }}\n"
-        f"@media print {{ :root {{ {schemes['light']} --page: #fff; }} }}\n{layout}"
-    )
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    return number_text(float(value)).replace("-", "−")
 
 
 def _lead(verdict: Verdict) -> list[str]:
@@ -435,7 +401,7 @@ def _tiles(inputs: ReportInputs, evaluation: Mapping[str, Any]) -> list[dict[str
         {
             "label": "Classification head",
             "value": verdict.head,
-            "detail": f"last / first layer {_number(ratio)}" if ratio is not None else "no reading",
+            "detail": f"last / first layer {number(ratio)}" if ratio is not None else "no reading",
         },
     ]
 
@@ -465,7 +431,7 @@ def _bound_sign(row: GateRow) -> str:
     if row.floor is None:
         return "–"
     sign = {">=": "≥ ", "<=": "≤ ", "within": "±", ">": "> "}[row.operator]
-    return f"{sign}{_number(row.floor)}"
+    return f"{sign}{number(row.floor)}"
 
 
 def _bar(row: GateRow) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from packaging.version import Version
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Tracking, Workspace, find_home
 from dentsight_pipeline.runtime import outbox, registry
+from dentsight_pipeline.runtime.notify import WEBHOOK_FILE_VARIABLE, WEBHOOK_VARIABLE
 
 LEAST = {"python": "3.11", "transformers": "5.18", "dagster": "1.13", "mlflow": "3.10"}
 FREE_DISK_GB = 5.0
@@ -47,6 +48,7 @@ def examine(workspace: Workspace, only: Collection[str] = ()) -> list[dict[str, 
         ("mlflow", lambda: _mlflow(workspace)),
         ("mlflow outbox", lambda: _outbox(workspace)),
         ("roboflow key", _roboflow),
+        ("webhook", _webhook),
         ("signing key", lambda: _signing_key(workspace)),
     ]
     findings = []
@@ -223,6 +225,18 @@ def _roboflow() -> tuple[bool, str, str]:
     if os.environ.get(roboflow_api.KEY_VARIABLE, "").strip():
         return True, "given by the environment", ""
     return _private(Path(os.environ[roboflow_api.KEY_FILE_VARIABLE]), "given by a file")
+
+
+def _webhook() -> tuple[bool, str, str]:
+    variables = {name: os.environ.get(name, "").strip() for name in (WEBHOOK_VARIABLE, WEBHOOK_FILE_VARIABLE)}
+    if variables[WEBHOOK_VARIABLE]:
+        return True, "given by the environment", ""
+    if not variables[WEBHOOK_FILE_VARIABLE]:
+        return True, "not given; notifications go to workspace/notifications.jsonl alone", ""
+    path = Path(variables[WEBHOOK_FILE_VARIABLE])
+    if not path.is_file() or not path.read_text(encoding="utf-8").strip():
+        return False, f"{path} is missing or empty", f"Correct {WEBHOOK_FILE_VARIABLE}, or unset it."
+    return _private(path, "given by a file")
 
 
 def _signing_key(workspace: Workspace) -> tuple[bool, str, str]:

@@ -247,6 +247,26 @@ def test_a_private_roboflow_key_file_is_well(
     }
 
 
+@pytest.mark.parametrize(
+    ("content", "mode", "ok"), [(None, 0, False), ("", 0o600, False), (KEY, 0o644, False), (f"{KEY}\n", 0o600, True)]
+)
+def test_a_webhook_file_with_a_fault_is_found_and_its_content_is_not_shown(
+    inside: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, mode: int, ok: bool
+) -> None:
+    """Its address holds a token; and notifications that reach nobody are missed when they are needed."""
+    path = tmp_path / "webhook"
+    if content is not None:
+        path.write_text(content)
+        path.chmod(mode)
+    monkeypatch.delenv("DENTSIGHT_WEBHOOK", raising=False)
+    monkeypatch.setenv("DENTSIGHT_WEBHOOK_FILE", str(path))
+    found = finding(inside, "webhook")
+
+    assert found["ok"] == ok
+    assert bool(found["remedy"]) != ok
+    assert KEY not in json.dumps(found)
+
+
 def test_a_signing_key_that_others_may_read_is_found(inside: Workspace, tmp_path: Path) -> None:
     """Whoever has it can sign any model as ours."""
     (tmp_path / "keys").mkdir()

@@ -231,3 +231,36 @@ def test_a_champion_taken_back_without_a_trace_is_found(chain: Chain, monkeypatc
     assert facts["findings"] == [
         "The history of champions was edited: it tells of 1 changes otherwise than the log's 2."
     ]
+
+
+def test_a_release_made_while_mlflow_is_down_is_recorded(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is signed and heads the chain already: without a record of its own no audit would find it intact."""
+    from dentsight_pipeline.assets import release
+    from dentsight_pipeline.assets.partitions import cell_key
+
+    at_home(chain, monkeypatch)
+    monkeypatch.setattr(Tracking, "client", property(lambda _: (_ for _ in ()).throw(ConnectionError("away"))))
+    workspace, cell = Workspace(), cell_key("opg-v8", "smoke")
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("dataset", ["opg-v8"])
+        instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                "release_report",
+                partition=cell,
+                tags={"dagster/data_version": chain.digests["release_report"]},
+            )
+        )
+        done = dg.materialize(
+            [release.released_model, release.release_report],
+            selection=[release.released_model],
+            partition_key=cell,
+            instance=instance,
+            resources={"workspace": workspace, "tracking": Tracking(workspace=workspace)},
+        )
+    (made,) = done.asset_materializations_for_node("released_model")
+    digest = (made.tags or {})["dagster/data_version"]
+    (record,) = chain.store.records(digest)
+
+    assert digest != chain.digests["released_model"]
+    assert record["registry"] == {"name": MODEL, "version": None}
+    assert said("audit", digest)["findings"] == []

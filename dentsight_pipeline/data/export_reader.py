@@ -37,6 +37,8 @@ SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "valid": "valid", "val": "
 """Folder name → split."""
 
 _EXPORT_AGAIN = "Correct it in the annotation tool and export again."
+_SHOWN = 60
+"""Characters of a wrong value that an error quotes."""
 
 
 class Refusals:
@@ -110,7 +112,7 @@ def _split_folders(name: str, paths: Sequence[str]) -> dict[str, str]:
 
 
 def _text(files: ExportFiles, path: str) -> str:
-    return files.read(path).decode("utf-8", errors="replace")
+    return files.read(path).decode("utf-8-sig", errors="replace")
 
 
 # COCO ----------------------------------------------------------------------------------------------------------------
@@ -144,6 +146,8 @@ def _read_coco(
             for item in _objects(document["categories"])
             if item.get("id") == 0 and item.get("supercategory") in ("none", None) and isinstance(item.get("name"), str)
         }
+    if not any(split.images for split in splits):
+        refusals.add(DataError(f"{files.name}: no split lists an image. Export the version again with its images."))
     if not root_is_used:
         splits = [_with_placeholder(split, roots) for split in splits]
     return Export(
@@ -182,6 +186,8 @@ def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
         raise DataError(
             f"{file}: not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}). {remedy}"
         ) from error
+    except ValueError as error:  # Python reads no integer of more than 4,300 digits
+        raise DataError(f"{file}: holds a number with more digits than can be read. {remedy}") from error
     except RecursionError as error:
         raise DataError(f"{file}: JSON nested deeper than any annotation file. {remedy}") from error
     if not isinstance(document, dict):
@@ -219,14 +225,27 @@ def _annotation_records() -> Records[ExportAnnotation]:
 
 
 def _is_id(value: Any) -> bool:
+    """An integer that an id can be: JSON's have no largest one, but records do."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _shown(item: Any, *keys: str) -> str:
+    """What a record that cannot be used gives instead, in a few words."""
+    if not isinstance(item, dict):
+        return f"given is a {type(item).__name__}"
+    given = (f"{key} {repr(item[key])[:_SHOWN] if key in item else 'missing'}" for key in keys)
+    return f"given is {', '.join(given)}"
 
 
 def _number(value: Any) -> float | None:
     """A finite number, or None."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON integers have no largest one
+        return None
+    return number if math.isfinite(number) else None
 
 
 class _CocoSplitReader:
@@ -271,7 +290,8 @@ class _CocoSplitReader:
         for position, item in enumerate(self.document["categories"]):
             record = f"category {position}"
             if not isinstance(item, dict) or not _is_id(item.get("id")) or not isinstance(item.get("name"), str):
-                self.refuse(record, "it has no integer id or no name")
+                given = _shown(item, "id", "name")
+                self.refuse(record, f"it needs an integer id and a name, {given}")
             elif item["id"] in found:
                 self.refuse(
                     f"category {item['id']}",
@@ -299,7 +319,7 @@ class _CocoSplitReader:
 
     def image(self, position: int, item: Any) -> ExportImage | None:
         if not isinstance(item, dict) or not _is_id(item.get("id")):
-            self.refuse(f"image at position {position}", "it has no integer id")
+            self.refuse(f"image at position {position}", f"it needs an integer id, {_shown(item, 'id')}")
             return None
         record, name = f"image {item['id']}", item.get("file_name")
         if not isinstance(name, str) or not name:
@@ -422,7 +442,7 @@ def _read_yolo(
     categories = [ExportCategory(number, name) for number, name in names.items()]
     splits = [_yolo_split(files, paths, split, folder, categories, refusals) for split, folder in folders.items()]
     roboflow = settings.get("roboflow")
-    info = {str(k): str(v) for k, v in roboflow.items()} if isinstance(roboflow, dict) else {}
+    info = {str(k): str(v) for k, v in roboflow.items() if _is_scalar(v)} if isinstance(roboflow, dict) else {}
     license_names = (info["license"],) if info.get("license") else ()
     return Export("yolo", splits, readmes, license_names, info)
 
@@ -444,11 +464,23 @@ def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
     names = settings.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(_is_id(number) for number in names):
-        raise DataError(f"{YOLO_FILE}, 'names': {names!r} is no list of class names. Export again as YOLO.")
-    if settings.get("nc") not in (None, len(names)):
-        raise DataError(f"{YOLO_FILE}: nc is {settings['nc']!r} but 'names' has {len(names)} names. Export again.")
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(map(_is_id, names))
+        or not all(map(_is_scalar, names.values()))
+    ):
+        given = f" ({names!r})" if _is_scalar(names) else ""
+        raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
+    if not _is_scalar(settings.get("nc")) or settings.get("nc") not in (None, len(names)):
+        nc = settings["nc"] if _is_scalar(settings["nc"]) else f"a {type(settings['nc']).__name__}"
+        raise DataError(f"{YOLO_FILE}: nc is {nc} but 'names' has {len(names)} names. Export again.")
     return {number: str(name) for number, name in names.items()}
+
+
+def _is_scalar(value: Any) -> bool:
+    """No list and no mapping: YAML's aliases can nest those so that printing them takes for ever."""
+    return isinstance(value, str | int | float | None)
 
 
 def _yolo_split(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +107,13 @@ _A, _I, _C = ("annotations", 0), ("images", 1), ("categories", 3)
         (_change((*_A, "bbox"), [1, 2, float("nan"), 3]), r"annotation 0 of image 0: bbox .*nan.* not four finite"),
         (_change((*_A, "bbox"), [1, 2, "3", 4]), r"annotation 0 of image 0: bbox .* is not four finite numbers"),
         (_change((*_A, "bbox"), [1, 2, -3, 4]), r"annotation 0 of image 0: bbox .* negative width or height"),
+        (_change((*_A, "bbox"), [1, 2, 10**400, 4]), r"annotation 0 of image 0: bbox .* is not four finite numbers"),
         (_change((*_A, "bbox"), None), r"annotation 0 of image 0: it has neither a bbox nor a polygon"),
         (_change((*_A, "iscrowd"), 1), r"annotation 0 of image 0: it is a crowd region"),
         (_change(("annotations", 0), "x"), r"annotation at position 0: it is no object"),
         (_change((*_I, "id"), 0), r"image 0: two images have this id"),
-        (_change((*_I, "id"), "1"), r"image at position 1: it has no integer id"),
+        (_change((*_I, "id"), "1"), r"image at position 1: it needs an integer id, given is id '1'"),
+        (_change((*_I, "id"), 2**64), r"image at position 1: it needs an integer id, given is id 18446744073709551616"),
         (_change((*_I, "file_name"), None), r"image 1: it has no file_name"),
         (
             _change((*_I, "file_name"), "../../etc/passwd"),
@@ -118,7 +122,7 @@ _A, _I, _C = ("annotations", 0), ("images", 1), ("categories", 3)
         (_change((*_I, "file_name"), "/etc/passwd"), r"image 1: the path '/etc/passwd' leaves its folder"),
         (_change((*_I, "width"), "wide"), r"image 1: width 'wide' and height 48 are no sizes"),
         (_change((*_C, "id"), 2), r"category 2: two categories have this id: 'caries' and 'crown'"),
-        (_change((*_C, "name"), None), r"category 3: it has no integer id or no name"),
+        (_change((*_C, "name"), None), r"category 3: it needs an integer id and a name, given is id 3, name None"),
     ],
 )
 def test_a_record_that_cannot_be_meant_is_refused_by_file_and_id(
@@ -130,6 +134,26 @@ def test_a_record_that_cannot_be_meant_is_refused_by_file_and_id(
 
     with pytest.raises(DataError, match=rf"train/_annotations\.coco\.json, {message}"):
         _read(builder.write())
+
+
+def test_an_export_without_a_single_image_is_refused(tmp_path: Path) -> None:
+    """It would become a dataset of nothing, and training would be the first to notice."""
+    builder = whole_export(tmp_path)
+    for split in builder.splits.values():
+        split["images"], split["annotations"] = [], []
+
+    with pytest.raises(DataError, match="no split lists an image"):
+        _read(builder.write())
+
+
+def test_a_number_too_long_to_read_is_refused_by_its_file(tmp_path: Path) -> None:
+    """Python reads no integer of more than 4,300 digits, and says so in a way of its own."""
+    root = whole_export(tmp_path).write()
+    file = root / "train" / "_annotations.coco.json"
+    file.write_text(re.sub(r'"bbox": ?\[', '"bbox": [1' + "0" * 5000 + ", ", file.read_text(), count=1))
+
+    with pytest.raises(DataError, match=r"train/_annotations\.coco\.json: holds a number with more digits"):
+        _read(root)
 
 
 def test_the_same_file_listed_twice_is_refused(tmp_path: Path) -> None:
@@ -304,9 +328,21 @@ def test_a_yolo_line_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, 
         _read(root)
 
 
+BILLION_LAUGHS = "[&a [x, x], " + ", ".join(
+    f"&{after} [{', '.join([f'*{before}'] * 10)}]" for before, after in pairwise("abcdefghijkl")
+)
+BILLION_LAUGHS += "]"
+"""Aliases that nest: read in no time, but printing them takes for ever."""
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
-    [("[a", "not whole YAML"), ("['a']", "nc is 2 but 'names' has 1 names"), ("7", "is no list of class names")],
+    [
+        ("[a", "not whole YAML"),
+        ("['a']", "nc is 2 but 'names' has 1 names"),
+        ("7", "is no list of class names"),
+        (BILLION_LAUGHS, "'names' is no list of class names"),
+    ],
 )
 def test_a_broken_data_yaml_is_refused(tmp_path: Path, names: str, message: str) -> None:
     """Without the names no label means anything."""
@@ -314,6 +350,17 @@ def test_a_broken_data_yaml_is_refused(tmp_path: Path, names: str, message: str)
 
     with pytest.raises(DataError, match=f"data.yaml.*{message}"):
         _read(root)
+
+
+def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one; COCO files may have it too."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    for path in (root / "data.yaml", root / "train" / "labels" / "a_png.rf.0a.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    (train,) = _read(root).splits
+
+    assert [annotation.label for annotation in train.annotations] == ["caries"]
 
 
 def test_a_label_file_without_its_image_is_an_image_without_a_file(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from dentsight_pipeline.data.export_files import open_export
 from dentsight_pipeline.data.export_reader import Refusals
-from dentsight_pipeline.data.ingest import Progress, RawDocument, read_raw
+from dentsight_pipeline.data.ingest import RawDocument, read_raw
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
+from dentsight_pipeline.data.stored_images import Progress
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
 
 REQUIRED_SPLITS = ("train", "valid", "test")

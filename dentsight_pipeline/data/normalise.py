@@ -20,14 +20,13 @@ from dentsight_pipeline.data.coco import (
 )
 from dentsight_pipeline.data.ingest import (
     OUTSIDE_PX,
-    Progress,
-    fingerprints_of,
     iter_sources,
     raw_annotations,
     read_raw_annotations,
 )
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
 from dentsight_pipeline.data.records import Records, json_blocks
+from dentsight_pipeline.data.stored_images import Progress, fingerprints_of
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 
 if TYPE_CHECKING:

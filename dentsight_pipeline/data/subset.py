@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.coco import SPLITS, CocoAnnotation, CocoImage, CocoSplit
-from dentsight_pipeline.data.ingest import Progress
 from dentsight_pipeline.data.normalise import split_facts
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
 from dentsight_pipeline.data.records import to_json
+from dentsight_pipeline.data.stored_images import Progress
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from dentsight_pipeline.data.export_reader import read_export
 from dentsight_pipeline.data.identity import PHANTOM_LINE, corpus, source_identity
 from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.stored_images import FINGERPRINTS, fingerprints_of
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
 from dentsight_pipeline.store.manifest import Manifest, read_json
 from dentsight_pipeline.store.objects import Store, open_store
@@ -168,13 +169,13 @@ def test_a_collected_object_is_made_again(tmp_path: Path, store: Store) -> None:
 def test_fingerprints_are_no_part_of_the_identity_and_are_made_again_when_lost(tmp_path: Path, store: Store) -> None:
     """Another decoder may round them differently; that must not make another dataset."""
     manifest = ingest_export(whole_export(tmp_path / "export").write(), store)
-    made = ingest.fingerprints_of(store, manifest)
+    made = fingerprints_of(store, manifest)
     documents = [store.get_bytes(entry.sha256) for entry in manifest.entries.values()]
     assert not any(code.encode() in document for code in made.values() for document in documents)
-    ref = f"{ingest.FINGERPRINTS}/{manifest.digest}"
+    ref = f"{FINGERPRINTS}/{manifest.digest}"
     store.write_ref(ref, {"version": "another", "codes": "0" * 64})
 
-    assert ingest.fingerprints_of(store, manifest) == made
+    assert fingerprints_of(store, manifest) == made
     assert store.read_ref(ref) != {"version": "another", "codes": "0" * 64}
 
 

@@ -98,7 +98,9 @@ def test_memory_does_not_grow_with_the_boxes(tmp_path: Path, monkeypatch: pytest
     for images in (30, 150):
         builder = ExportBuilder(tmp_path / str(images))
         for _ in range(images):
-            row = {name: [[column * 6, 6 * y, 5, 5] for column in range(10)] for y, name in enumerate(NAMES[1:7])}
+            row = {
+                name: [[column * 6.0, 6.0 * y, 5.0, 5.0] for column in range(10)] for y, name in enumerate(NAMES[1:7])
+            }
             builder.image("train", row, data=data)
         random.Random(0).shuffle(builder.splits["train"]["annotations"])
         root, store = builder.write(), open_store(tmp_path / f"store-{images}")

@@ -124,10 +124,10 @@ def measure_consistency(
         both = counts.left_gt + counts.right_gt
         units = bootstrap.units_with(both, weights)
         measured = bootstrap.interval(bootstrap.draws(counts.left_minus_right, weights), units, bounds=None)
-        n = int(both.sum())
-        measurements.append(
-            measurement("left_minus_right_recall", name, population, measured, n, units, "left = the patient's left")
-        )
+        n, note = int(both.sum()), "left = the patient's left"
+        if n and not (counts.left_hits + counts.right_hits).any():  # equal recalls of nothing are no consistency
+            measured, note = Interval(None), f"nothing is found on either side; {note}"
+        measurements.append(measurement("left_minus_right_recall", name, population, measured, n, units, note))
         document["left_minus_right_recall"][name] = {
             "n_left": int(counts.left_gt.sum()),
             "n_right": int(counts.right_gt.sum()),

@@ -209,6 +209,16 @@ def test_a_model_that_finds_nothing_is_scored_zero_and_not_calibrated() -> None:
     assert result.document["empty_mouth"]["false_positives"] == 0
 
 
+def test_a_model_that_finds_nothing_is_not_called_even_handed() -> None:
+    """Recall 0 on the left minus recall 0 on the right is 0, and would pass a gate on the difference."""
+    truth = coco([(1, 1, [0, 0, 40, 40]), (1, 1, [900, 0, 40, 40])])
+
+    row = measured(evaluate(truth, [], resamples=0), "left_minus_right_recall", "all", "all")
+
+    assert (row["value"], row["n"]) == (None, 2)
+    assert "nothing is found on either side" in row["note"]
+
+
 def test_no_clean_image_at_all_measures_nothing_and_does_not_crash() -> None:
     """Where every image leaked, gates get no figure to decide on."""
     truth, results = random_set(6)

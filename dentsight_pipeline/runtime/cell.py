@@ -24,7 +24,7 @@ from dentsight_pipeline.assets.partitions import RECIPES, cell_key, checked_data
 from dentsight_pipeline.data.datasets import DEMO_KEY, recall_dataset
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.resources import Workspace, find_home
-from dentsight_pipeline.runtime.failure import cause_of, is_deliberate, words_of
+from dentsight_pipeline.runtime.failure import cause_of, is_deliberate, is_interruption, words_of
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,15 @@ def _execute(
     return made
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> Exception:
-    """The deliberate error behind a failed run, or a summary of what broke."""
+def _cause(result: dg.ExecuteInProcessResult) -> BaseException:
+    """The deliberate error behind a failed run, or a summary of what broke; an interruption stays one."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.error_source is not None and data.user_failure_data is not None:
                 return DentsightError(data.user_failure_data.description or "")
+            if is_interruption(data.error):
+                return KeyboardInterrupt()
             if data.error is not None:
                 return _refusal_or_crash(event.step_key or "?", cause_of(data.error), result.run_id)
     return DentsightError(f"Run {result.run_id} failed before its first step; see its log in the Dagster UI.")

@@ -27,6 +27,15 @@ def cause_of(info: "SerializableErrorInfo") -> "SerializableErrorInfo":
     return info
 
 
+def is_interruption(info: "SerializableErrorInfo | None") -> bool:
+    """Whether somebody ended the step: Ctrl-C, `kill`, or a cancel."""
+    while info is not None:
+        if info.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt"):
+            return True
+        info = info.cause
+    return False
+
+
 def words_of(info: "SerializableErrorInfo") -> str:
     """The message without the name of a deliberate error's class."""
     text = info.message.strip()

@@ -11,7 +11,7 @@ from dentsight_pipeline import errors
 from dentsight_pipeline.runtime import cell
 
 
-def told(error: Exception, cause: Exception | None = None) -> Exception:
+def told(error: BaseException, cause: BaseException | None = None) -> BaseException:
     """What `dentsight run` raises when a step raised the error, from its cause."""
 
     @dg.op
@@ -47,6 +47,13 @@ def test_a_crash_is_told_by_its_innermost_cause_with_the_run_that_has_the_log() 
     assert not isinstance(found, errors.DentsightError)
     assert str(found).startswith("breaks failed: ZeroDivisionError: inner")
     assert "The whole log is in Dagster run" in str(found)
+
+
+def test_an_interrupted_run_ends_as_an_interruption() -> None:
+    """Ctrl-C is answered with one line that says what is kept, not with a traceback."""
+    found = told(dg.DagsterExecutionInterruptedError(), KeyboardInterrupt())
+
+    assert isinstance(found, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize(

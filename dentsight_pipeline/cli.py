@@ -46,7 +46,9 @@ def main() -> None:
     except DentsightError as error:
         sys.stderr.write(f"Error: {error}\n")
         sys.exit(EXIT_REFUSED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes Ctrl-C an exit with this status
+        if isinstance(ended, SystemExit) and ended.code != EXIT_INTERRUPTED:
+            raise
         sys.stderr.write("Interrupted. What was finished is kept; the same command takes the rest up again.\n")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:

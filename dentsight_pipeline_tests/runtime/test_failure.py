@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from dentsight_pipeline import errors
+from dentsight_pipeline import cli, errors
 from dentsight_pipeline.runtime import cell
 
 
@@ -54,6 +55,25 @@ def test_an_interrupted_run_ends_as_an_interruption() -> None:
     found = told(dg.DagsterExecutionInterruptedError(), KeyboardInterrupt())
 
     assert isinstance(found, KeyboardInterrupt)
+
+
+def test_ctrl_c_is_answered_with_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a word, whoever interrupted a training believes it lost."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell, "run_cell", interrupted)
+    monkeypatch.setattr("sys.argv", ["dentsight", "run"])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    signal.signal(signal.SIGTERM, before)
+
+    assert ended.value.code == 130
+    assert "What was finished is kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

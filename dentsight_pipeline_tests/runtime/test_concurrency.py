@@ -65,7 +65,8 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        database = {"MLFLOW_BACKEND_STORE_URI": self._tracking.tracking_uri}
+        environment = {**os.environ, **database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         command = mlflow_command(self.port, self._tracking)
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -6,8 +6,8 @@
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
-from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 512×288
-pixels, batches of 4, and 8 times the rate that the recipe has at that batch (v3's goes with the square root of the
+from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 448×256
+pixels, batches of 4, and 16 times the rate that the recipe has at that batch (v3's goes with the square root of the
 batch). The planted loss lives with the tests, outside the package. A killed experiment resumes with the same --out.
 """
 
@@ -46,6 +46,7 @@ from dentsight_pipeline_tests.training.planted_collapse import plant
 
 SCALE = 16.0
 """Both learning rates are multiplied by this: 450 steps then add up to what v1's 6,970 steps on v8 do, about 0.18."""
+BATCH = 4
 CANVAS: dict[str, Scalar] = {"image_width": 448, "image_height": 256}
 TINY: dict[str, Scalar] = {
     **CANVAS,
@@ -55,7 +56,7 @@ TINY: dict[str, Scalar] = {
     "num_denoising": 50,
     "precision": "fp32",
     "epochs": None,
-    "batch_size": 4,
+    "batch_size": BATCH,
     "micro_batch_size": None,
     "eval_batch_size": 8,
     "validation_images": 64,
@@ -143,9 +144,9 @@ def phantom(store: Store, images: int, seed: int) -> Manifest:
 
 
 def scaled(name: str, values: dict[str, Scalar]) -> Recipe:
-    """A named recipe on the tiny model, at the rate it has at TINY's batch, times SCALE."""
+    """A named recipe on the tiny model, at the rate it has at BATCH, times SCALE."""
     recipe = recipes.named(name)
-    rate = recipe.learning_rate * (int(TINY["batch_size"] or 1) / recipe.batch_size) ** 0.5 * SCALE
+    rate = recipe.learning_rate * (BATCH / recipe.batch_size) ** 0.5 * SCALE
     return recipe.override({**TINY, "learning_rate": rate, **values})
 
 

@@ -94,9 +94,14 @@ class Workspace(dg.ConfigurableResource):
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @property
+    def reports(self) -> Path:
+        """Where people find the reports of all cells."""
+        return self.folder / "reports"
+
     def report_folder(self, dataset: str, recipe: str) -> Path:
         """Where people find the reports of one cell."""
-        return self.folder / "reports" / dataset / recipe
+        return self.reports / dataset / recipe
 
     def latest(self, context: StepContext, asset: str, partition: str) -> "Manifest":
         """The manifest of an upstream asset that this step reads, chosen once and recorded by the caller.

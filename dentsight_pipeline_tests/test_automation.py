@@ -1,12 +1,10 @@
 """Schedules, sensors, conditions and notifications: what happens by itself, with a real instance and real servers."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +20,7 @@ from dentsight_pipeline.release import champion
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.notify import Notifier
 from dentsight_pipeline.store import manifest
+from dentsight_pipeline_tests.local_server import QuietHandler, serving
 
 KEY = "rf-key-that-nobody-may-read"
 TOKEN = "webhook-token-that-nobody-may-read"
@@ -32,15 +31,10 @@ STEM = "1-2-826-0-1-3680043-8-498-1_png"
 class Web:
     """A local server: Roboflow's list of versions for GET, a webhook for POST."""
 
-    port: int = 0
+    url: str = ""
     versions: list[int] = field(default_factory=list)
     received: list[dict[str, Any]] = field(default_factory=list)
     webhook_status: int = 200
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self.port}"
 
 
 @pytest.fixture
@@ -48,33 +42,20 @@ def web() -> Iterator[Web]:
     """A running server."""
     state = Web()
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             known = parse_qs(parts.query).get("api_key") == [KEY]
             listed = {"versions": [{"id": f"team/opg/{number}"} for number in state.versions]}
-            self._answer(200 if known else 401, listed if known else {"error": {"message": f"bad key {self.path}"}})
+            self.answer(200 if known else 401, listed if known else {"error": {"message": f"bad key {self.path}"}})
 
         def do_POST(self) -> None:
             state.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._answer(state.webhook_status, {})
+            self.answer(state.webhook_status, {})
 
-        def _answer(self, status: int, body: dict[str, Any]) -> None:
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.port = server.server_address[1]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as address:
+        state.url = address
+        yield state
 
 
 @pytest.fixture
@@ -348,6 +329,16 @@ def test_a_recipe_that_does_not_exist_is_refused_by_name(monkeypatch: pytest.Mon
 
     with pytest.raises(errors.ConfigurationError, match="v33; there are smoke, v1, v2, v3"):
         automation.configured_recipes()
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "an hour", "", "1.5"])
+def test_an_interval_that_is_no_number_of_seconds_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero would ask Roboflow without a pause."""
+    assert automation.new_roboflow_version.minimum_interval_seconds == automation.roboflow_interval() == 3600
+    monkeypatch.setenv(automation.INTERVAL_VARIABLE, given)
+
+    with pytest.raises(errors.ConfigurationError, match=r"DENTSIGHT_ROBOFLOW_SECONDS is .*seconds from 1 on"):
+        automation.roboflow_interval()
 
 
 # Automation on content -----------------------------------------------------------------------------------------------

@@ -68,9 +68,8 @@ def release_report(
         )
 
     def show(manifest: "Manifest") -> dict[str, Any]:
-        folder = workspace.report_folder(dataset, recipe)
-        path = product.show(store, manifest, folder)
-        write_overview(folder.parent.parent)
+        path = product.show(store, manifest, workspace.report_folder(dataset, recipe))
+        write_overview(workspace.reports)
         return metadata.of_report(product.verdict_of(store, manifest), path)
 
     result = materialize_step(

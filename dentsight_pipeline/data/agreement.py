@@ -135,12 +135,11 @@ def _pairs(
     """Pairs of labelled images of one source, in an order that depends on nothing but their content."""
     members: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for image in images:
-        members[image["source_group"]].append(image)
+        if annotations_by_image.get(image["id"]):
+            members[image["source_group"]].append(image)
     for _, group in sorted(members.items()):
-        if len(group) > 1:
-            labelled = (image for image in group if annotations_by_image.get(image["id"]))
-            ordered = sorted(labelled, key=lambda image: (image["sha256"], image["id"]))
-            yield from combinations(ordered[:MOST_MEMBERS], 2)
+        ordered = sorted(group, key=lambda image: (image["sha256"], image["id"]))
+        yield from combinations(ordered[:MOST_MEMBERS], 2)
 
 
 def _boxes(annotations: Sequence[Mapping[str, Any]]) -> dict[int, NDArray[np.float64]]:

@@ -472,9 +472,10 @@ def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
     ):
         given = f" ({names!r})" if _is_scalar(names) else ""
         raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
-    if not _is_scalar(settings.get("nc")) or settings.get("nc") not in (None, len(names)):
-        nc = settings["nc"] if _is_scalar(settings["nc"]) else f"a {type(settings['nc']).__name__}"
-        raise DataError(f"{YOLO_FILE}: nc is {nc} but 'names' has {len(names)} names. Export again.")
+    nc = settings.get("nc")
+    if not _is_scalar(nc) or nc not in (None, len(names)):
+        given = repr(nc) if _is_scalar(nc) else f"a {type(nc).__name__}"
+        raise DataError(f"{YOLO_FILE}: nc is {given} but 'names' has {len(names)} names. Export again.")
     return {number: str(name) for number, name in names.items()}
 
 

@@ -305,27 +305,29 @@ def _index_pairs(flat: array[int]) -> NDArray[np.int64]:
     return np.asarray(flat, dtype=np.int64).reshape(-1, 2)
 
 
-def clean_flags(items: Iterable[SourceItem], groups: Sequence[str]) -> list[bool]:
+def clean_flags(splits: Sequence[str], groups: Sequence[str]) -> list[bool]:
     """Say for every image whether it shares no source with any *other* split.
 
     Args:
-        items: The images of all splits.
-        groups: Their sources, from `group_by_source`.
+        splits: The split of each image.
+        groups: Its source, from `group_by_source`.
     """
-    splits = [item.split for item in items]
     images = _images_by_split(splits, groups)
     return [not _others(images, group, split) for split, group in zip(splits, groups, strict=True)]
 
 
-def leakage_table(items: Iterable[SourceItem], groups: Sequence[str]) -> dict[str, dict[str, int]]:
+def leakage_table(splits: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, int]]:
     """Count what the splits share.
+
+    Args:
+        splits: The split of each image.
+        groups: Its source, from `group_by_source`.
 
     Returns:
         A row for every split other than train: `images`, `shared_with_train`, `shared_with_any` (any other split),
         `clean`, all in images; and the row `pairs`: the pairs of images with one source by pair of splits, e.g.
         `{"test-train": 27, "train-train": 140}` (names in alphabetical order).
     """
-    splits = [item.split for item in items]
     images = _images_by_split(splits, groups)
     table: dict[str, dict[str, int]] = {
         split: {"images": 0, "shared_with_train": 0, "shared_with_any": 0, "clean": 0}

@@ -139,7 +139,8 @@ def normalise_document(
     mapper = _Mapper(choice.mapping, drop, raw)
     report("sources", 0, 1)
     groups = leakage.group_by_source(iter_sources(raw, fingerprints))
-    clean = leakage.clean_flags(iter_sources(raw, fingerprints), groups)
+    split_of = [split["name"] for split in raw["splits"] for _ in range(len(split["images"]))]
+    clean = leakage.clean_flags(split_of, groups)
     report("sources", 1, 1)
 
     keys = _Keys()
@@ -175,7 +176,7 @@ def normalise_document(
         "repairs": dict(sorted(Counter(repair["kind"] for repair in all_repairs).items())),
         "boxes_under_2_px": keys.tiny,
         "splits": split_facts(splits),
-        "leakage": leakage.leakage_table(iter_sources(raw, fingerprints), groups),
+        "leakage": leakage.leakage_table(split_of, groups),
         "sources": len(sizes),
         "partial_annotation": {
             name: sum(image["partial_annotation"] for image in split["images"]) for name, split in splits.items()

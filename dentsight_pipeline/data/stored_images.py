@@ -72,15 +72,17 @@ class StoredImage:
         return f"images/{self.sha256}.{self.extension}"
 
     @classmethod
-    def from_json(cls, text: str) -> StoredImage:
-        """Read back the JSON of `asdict`."""
-        record = from_text(text)
+    def from_record(cls, record: Mapping[str, Any]) -> StoredImage:
+        """Read back `asdict` as JSON keeps it, which knows no tuples."""
         return cls(**{**record, "coded_size": tuple(record["coded_size"])})
 
 
 def stored_images() -> RecordMap[StoredImage]:
     """No images yet, to be found by the sha256 of their originals."""
-    return RecordMap(encode=lambda image: to_text(asdict(image)), decode=StoredImage.from_json)
+    return RecordMap(
+        encode=lambda image: to_text(asdict(image)),
+        decode=lambda text: StoredImage.from_record(from_text(text)),
+    )
 
 
 def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> Mapping[str, str]:
@@ -129,6 +131,7 @@ def _original_images(store: Store, raw: Manifest) -> Iterator[dict[str, Any]]:
 
 
 def fingerprint(data: bytes, size: tuple[int, int]) -> str:
+    """The fingerprint, as text, of an image's bytes of this width and height in pixels."""
     gray = decode_gray(data, size)
     if gray is None:
         raise ImageBytesError("it cannot be decoded. Restore the file or export again")
@@ -157,6 +160,7 @@ def _recalled_fingerprints(store: Store, raw_digest: str) -> RecordMap[str]:
 
 
 def remember_fingerprints(store: Store, raw_digest: str, codes: RecordMap[str]) -> None:
+    """Keep the fingerprints of a raw export beside it, for `fingerprints_of` and `KnownOriginals`."""
     name = f"{FINGERPRINTS}/{raw_digest}"
     value = {"version": _fingerprint_version(), "codes": store.put_blocks(json_blocks(codes)).sha256}
     if store.read_ref(name) != value:
@@ -181,9 +185,7 @@ class KnownOriginals:
         try:
             for record in _original_images(self._store, self._store.get_manifest(digest)):
                 if record["original_sha256"] not in self._images and record["sha256"] in codes:
-                    image = StoredImage(
-                        **{**record, "coded_size": tuple(record["coded_size"])}, fingerprint=codes[record["sha256"]]
-                    )
+                    image = StoredImage.from_record({**record, "fingerprint": codes[record["sha256"]]})
                     self._images[image.original_sha256] = image
         except DataError:  # collected or damaged since: its images are simply worked on again
             return

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.store.files import write_whole
 
 SCHEMA = "dentsight-evaluation/1"
 
@@ -86,17 +87,17 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
             "above_threshold": pa.array(matches["above_threshold"], pa.bool_(), mask=gap),
         }
     )
-    _write(folder / "curves.json", _json(evaluation.curves, indent=None))
-    _write(folder / "matches.parquet", parquet_bytes(match_table))
-    _write(folder / "per_class.json", _json(plain(evaluation.per_class)))
-    _write(folder / "per_class.parquet", parquet_bytes(per_class))
-    temporary = folder / f".per_class.csv.{os.getpid()}"
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(evaluation.per_class)
-    temporary.replace(folder / "per_class.csv")
-    _write(folder / "evaluation.json", _json(evaluation.document))  # last: its presence says that the rest is there
+    write_whole(folder / "curves.json", _json(evaluation.curves, indent=None))
+    write_whole(folder / "matches.parquet", parquet_bytes(match_table))
+    write_whole(folder / "per_class.json", _json(plain(evaluation.per_class)))
+    write_whole(folder / "per_class.parquet", parquet_bytes(per_class))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(evaluation.per_class)
+    write_whole(folder / "per_class.csv", table.getvalue().encode())
+    # The last one: its presence says that the rest is there.
+    write_whole(folder / "evaluation.json", _json(evaluation.document))
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
@@ -140,12 +141,6 @@ def plain(value: Any) -> Any:
 
 def _json(document: Any, indent: int | None = 1) -> bytes:
     return (json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def summary(document: Mapping[str, Any]) -> dict[str, Any]:

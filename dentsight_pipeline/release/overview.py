@@ -6,13 +6,13 @@ It is read off the reports that lie beside it, so it can be made again at any ti
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dentsight_pipeline.release.page import render
+from dentsight_pipeline.store.files import write_whole
 
 PAGE = "index.html"
 
@@ -28,12 +28,8 @@ def write_overview(reports: Path) -> Path:
     """
     rows = [_row(path, reports) for path in sorted(reports.glob("*/*/report.json"))]
     rows.sort(key=lambda row: (row["dataset"], -(row["ap50"] if row["ap50"] is not None else -1.0), row["recipe"]))
-    page = render("overview.html.j2", rows=rows)
-    with tempfile.NamedTemporaryFile("w", dir=reports, suffix=".part", delete=False, encoding="utf-8") as part:
-        part.write(page)
-    whole = Path(part.name)
-    whole.chmod(0o644)
-    return whole.replace(reports / PAGE)
+    write_whole(reports / PAGE, render("overview.html.j2", rows=rows).encode())
+    return reports / PAGE
 
 
 def _row(path: Path, reports: Path) -> dict[str, Any]:

@@ -177,11 +177,11 @@ def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
     tracking = Tracking(workspace=workspace)
     servers = {run.key: run.uri for run in outbox.ended(tracking.outbox_folder)}
     others = sorted({uri for uri in servers.values() if uri != tracking.address})
-    waiting = [f"{len(servers)} runs wait" + (f", for {', '.join(others)} among others" if others else "")]
-    waiting = [
-        *(waiting if servers else []),
-        *(["releases or the champion wait"] if registry.is_behind(tracking) else []),
-    ]
+    waiting = []
+    if servers:
+        waiting.append(f"{len(servers)} runs wait" + (f", for {', '.join(others)} among others" if others else ""))
+    if registry.is_behind(tracking):
+        waiting.append("releases or the champion wait")
     return (
         not waiting,
         "; ".join(waiting) or "empty",

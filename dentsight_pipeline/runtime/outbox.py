@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from dentsight_pipeline.store.files import write_whole
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -297,9 +299,7 @@ def owned(outbox: Path, key: str, *, wait: bool) -> Iterator[bool]:
 
 def write_lines(path: Path, documents: list[Any]) -> None:
     """Write JSON lines in one piece: the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text("".join(json.dumps(document) + "\n" for document in documents), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(document) + "\n" for document in documents).encode())
 
 
 def _path(outbox: Path, key: str) -> Path:

@@ -7,7 +7,6 @@ no weight.
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, HeadCollapseError
+from dentsight_pipeline.store.files import write_whole
 
 EXIT_REFUSED = 2
 """Exit status after a deliberate error; `error.json` says which."""
@@ -119,6 +119,4 @@ def write_error(workdir: Path, error: BaseException) -> int:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a small JSON file in one piece: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

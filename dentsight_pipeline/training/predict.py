@@ -9,7 +9,6 @@ Frames as in `letterbox.py`: `_px` are pixels of the original image, relative bo
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from dentsight_pipeline.data.coco import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.store import manifest, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
+from dentsight_pipeline.store.files import write_whole
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.augment import mirrored_labels
@@ -405,7 +405,7 @@ def _predict_pass(
             if mirrored:
                 found = unmirror(found, record["width"], detector.classes)
             shard.extend(_coco_results(record["id"], found))
-        _write_shard(paths[index], shard)
+        write_whole(paths[index], json.dumps(shard, separators=(",", ":"), allow_nan=False).encode())
         shards[index] = shard
         progress.add(len(batches[index]), predicted=True)
     return [result for shard in shards for result in shard or ()]
@@ -438,12 +438,6 @@ def _read_shard(path: Path, batch: Sequence[Mapping[str, Any]]) -> list[dict[str
         return shard if {row["image_id"] for row in shard} == {image["id"] for image in batch} else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _write_shard(path: Path, shard: list[dict[str, Any]]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    temporary.write_text(json.dumps(shard, separators=(",", ":"), allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
 
 
 def _check_inputs(job: PredictJob, checkpoint: manifest.Manifest, subset: manifest.Manifest) -> None:

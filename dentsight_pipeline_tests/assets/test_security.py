@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import pickletools
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from dentsight_pipeline_tests.assets.conftest import FinishedCell
+from dentsight_pipeline_tests.local_server import QuietHandler, serving
 
 pytestmark = pytest.mark.xdist_group("graph")
 
@@ -61,22 +59,12 @@ def test_no_file_of_a_finished_home_is_a_pickle(finished_cell: FinishedCell) -> 
 def refusing_roboflow() -> Iterator[str]:
     """A Roboflow that refuses the key and repeats it in its answer."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
-            content = json.dumps({"error": {"message": f"no such key: {self.path}"}}).encode()
-            self.send_response(401)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(401, {"error": {"message": f"no such key: {self.path}"}})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as address:
+        yield address
 
 
 def test_a_refused_fetch_leaves_its_key_nowhere(

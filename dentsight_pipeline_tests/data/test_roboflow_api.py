@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
-import threading
 import time
 import traceback
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +19,7 @@ from pydantic import SecretStr
 
 from dentsight_pipeline.data.roboflow_api import RoboflowClient, RoboflowVersion, parse_location
 from dentsight_pipeline.errors import ConfigurationError, DataError, DentsightError
+from dentsight_pipeline_tests.local_server import QuietHandler, serving
 
 KEY = "rf_s3cret+key/42"
 LINK_SECRET = "lnk-9f8e7d"
@@ -54,14 +52,11 @@ class Script:
     ranges: list[str | None] = field(default_factory=list)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """Plays Roboflow's API and its file server."""
 
     protocol_version = "HTTP/1.1"
     script: Script
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
     def do_GET(self) -> None:
         """Answer the API or the zip."""
@@ -90,13 +85,7 @@ class Handler(BaseHTTPRequestHandler):
             self._json(404, {}, {"error": {"message": "nothing here"}})
 
     def _json(self, status: int, headers: dict[str, str], body: object) -> None:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.answer(status, body, headers)
 
     def _send_zip(self) -> None:
         how = self.script.zips.pop(0) if self.script.zips else ""
@@ -148,13 +137,8 @@ def script() -> Script:
 @pytest.fixture
 def base_url(script: Script) -> Iterator[str]:
     """The address of a running server that follows the script."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(type("Scripted", (Handler,), {"script": script})) as address:
+        yield address
 
 
 @dataclass

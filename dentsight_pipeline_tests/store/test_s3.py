@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -15,6 +13,7 @@ from dentsight_pipeline.errors import IntegrityError, StorageError
 from dentsight_pipeline.store import objects
 from dentsight_pipeline.store.names import object_key
 from dentsight_pipeline.store.s3 import S3Blobs
+from dentsight_pipeline_tests.local_server import QuietHandler, serving
 
 from .conftest import BucketPlace
 
@@ -111,7 +110,7 @@ def test_an_endpoint_that_does_not_answer_is_named(bucket: BucketPlace, monkeypa
         store.put_bytes(b"x")
 
 
-class _Cutting(BaseHTTPRequestHandler):
+class _Cutting(QuietHandler):
     """An S3 that breaks off its first answers in the middle of the body, or refuses them."""
 
     failures: list[str]
@@ -127,20 +126,15 @@ class _Cutting(BaseHTTPRequestHandler):
         self.wfile.write(self.body[:4] if failure == "cut" else self.body)
         self.close_connection = True
 
-    def log_message(self, format: str, *args: object) -> None: ...
-
 
 @pytest.fixture
 def cutting_server(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Cutting]]:
     """A local HTTP server that plays a bad connection."""
     handler = type("Handler", (_Cutting,), {"failures": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with serving(handler) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        yield handler
 
 
 def test_an_answer_that_is_cut_or_refused_is_asked_for_again(cutting_server, tmp_path) -> None:

@@ -1,0 +1,20 @@
+"""Single files that others read while they are written anew; what is kept for good are the objects of `local.py`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Creates or replaces a small file in one piece: whoever reads it finds all of the old bytes or all of the new.
+
+    Raises:
+        OSError: The disk refused; the old file stays.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(data)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""Small files that are replaced while others read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dentsight_pipeline.store.files import write_whole
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left_behind(tmp_path: Path) -> None:
+    """A reader lists the folder at any time."""
+    write_whole(tmp_path / "report.json", b"old")
+    write_whole(tmp_path / "report.json", b"new")
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.json": b"new"}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk, where half of the bytes fit."""
+    write_whole(tmp_path / "report.json", b"old and whole")
+
+    def half(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "report.json", b"new and whole")
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.json": b"old and whole"}

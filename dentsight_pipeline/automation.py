@@ -27,6 +27,7 @@ CHAMPION_CRON_VARIABLE = "DENTSIGHT_CHAMPION_CRON"
 RECIPES_VARIABLE = "DENTSIGHT_RECIPES"
 PROJECT_VARIABLE = "DENTSIGHT_ROBOFLOW_PROJECT"
 AFTER_VARIABLE = "DENTSIGHT_ROBOFLOW_AFTER"
+INTERVAL_VARIABLE = "DENTSIGHT_ROBOFLOW_SECONDS"
 
 CHAIN_TAG = "dentsight/chain"
 """A data run with this tag is followed by one experiment run for each recipe that the tag's value lists."""
@@ -134,7 +135,19 @@ def nightly_champion_evaluation(context: dg.ScheduleEvaluationContext) -> Iterat
     yield dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}", partition_key=dataset)
 
 
-@dg.sensor(job=data_job, minimum_interval_seconds=3600, default_status=dg.DefaultSensorStatus.STOPPED)
+def roboflow_interval() -> int:
+    """Seconds between two looks at Roboflow: `DENTSIGHT_ROBOFLOW_SECONDS`; an hour when it is not set.
+
+    Raises:
+        ConfigurationError: It is no whole number of seconds from 1 on.
+    """
+    given = os.environ.get(INTERVAL_VARIABLE, "3600")
+    if not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise ConfigurationError(f"{INTERVAL_VARIABLE} is {given!r}; it takes seconds from 1 on, e.g. 3600.")
+    return int(given)
+
+
+@dg.sensor(job=data_job, minimum_interval_seconds=roboflow_interval(), default_status=dg.DefaultSensorStatus.STOPPED)
 def new_roboflow_version(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Turns every new version of the watched Roboflow project into a partition and one data run.
 

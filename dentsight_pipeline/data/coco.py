@@ -130,7 +130,8 @@ class ExportSplit:
     Attributes:
         name: `train`, `valid` or `test`.
         file: The annotation file (COCO) or label folder (YOLO), relative to the export, for messages.
-        annotations: On disk, in the order of the export; found by the id of their image.
+        images: On disk, in the order of the export; found by their id.
+        annotations: Likewise; found by the id of their image.
         label_counts: Annotations of each raw label name that has any.
         unlisted_files: Images that lie there but are not listed.
     """
@@ -138,7 +139,7 @@ class ExportSplit:
     name: str
     file: str
     categories: list[ExportCategory]
-    images: list[ExportImage]
+    images: Records[ExportImage]
     annotations: Records[ExportAnnotation]
     label_counts: Mapping[str, int]
     unlisted_files: int = 0

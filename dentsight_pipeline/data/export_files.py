@@ -12,10 +12,11 @@ import stat
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from dentsight_pipeline.data.records import Names
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.blobs import BLOCK_BYTES
 from dentsight_pipeline.store.local import file_blocks
@@ -39,8 +40,8 @@ class ExportFiles(ABC):
     """What the user gave, for messages."""
 
     @abstractmethod
-    def paths(self) -> list[str]:
-        """All files, sorted, without what operating systems leave behind."""
+    def paths(self) -> Collection[str]:
+        """All files, in order and quickly found, without what operating systems leave behind."""
 
     @abstractmethod
     def blocks(self, path: str) -> Iterator[bytes]:
@@ -63,7 +64,8 @@ def refuse_unsafe_path(path: str, where: str) -> None:
     """Refuses a path that leaves its folder, on any operating system.
 
     Raises:
-        DataError: The path is empty, absolute, holds `..`, a backslash, a drive letter or a control character.
+        DataError: The path is empty, absolute, holds `..`, a backslash, a drive letter, a control character or half
+            a character.
     """
     parts = path.split("/")
     unsafe = (
@@ -73,12 +75,18 @@ def refuse_unsafe_path(path: str, where: str) -> None:
         or ".." in parts
         or re.match(r"[A-Za-z]:", path) is not None
         or any(ord(character) < 32 for character in path)
+        or not is_text(path)
     )
     if unsafe:
         raise DataError(
             f"{where}: the path {path!r} leaves its folder or is no plain relative path. "
             "Such an export is not read; get it again from its origin."
         )
+
+
+def is_text(value: object) -> bool:
+    """Whether this is text that can be written: JSON and file names can hold halves of characters (surrogates)."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def is_junk(path: str) -> bool:
@@ -91,16 +99,27 @@ class FolderFiles(ExportFiles):
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root, self.name = root, name or str(root)
-        found = []
-        for folder, _, names in os.walk(root):
-            relative = Path(folder).relative_to(root).as_posix()
-            prefix = "" if relative == "." else f"{relative}/"
-            found += [prefix + name for name in names]
-        self._paths = sorted(path for path in found if not is_junk(path))
+        self._paths = Names(path for path in self._below("") if not is_junk(path))
 
-    def paths(self) -> list[str]:
-        """All files below the folder when it was opened, sorted."""
-        return list(self._paths)
+    def _below(self, folder: str) -> Iterator[str]:
+        """The files below a folder, which is empty or ends in `/`; symbolic links to folders are not followed."""
+        folders = []
+        try:
+            with os.scandir(self.root / folder) as found:
+                for entry in found:
+                    if not entry.is_dir():
+                        yield folder + entry.name
+                    elif not entry.is_symlink():
+                        folders.append(f"{folder}{entry.name}/")
+        except OSError as error:
+            where = f"{self.name}/{folder}"
+            raise DataError(f"{where}: cannot be listed ({error.strerror}). Restore it, or export again.") from error
+        for below in folders:
+            yield from self._below(below)
+
+    def paths(self) -> Collection[str]:
+        """All files below the folder when it was opened."""
+        return self._paths
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """The bytes of one file, piece by piece."""
@@ -125,7 +144,8 @@ class ZipFiles(ExportFiles):
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
             raise DataError(f"{self.name}: not a whole zip file ({error}). Download it again.") from error
         try:
-            self._entries = {info.filename: info for info in self._checked(file.stat().st_size)}
+            checked = sorted(self._checked(file.stat().st_size), key=lambda info: info.filename)
+            self._entries = {info.filename: info for info in checked}
         except DataError:
             self._zip.close()
             raise
@@ -165,9 +185,9 @@ class ZipFiles(ExportFiles):
             f"{self.name}: {problem}, as a decompression bomb does. Unpack it yourself and give the folder."
         )
 
-    def paths(self) -> list[str]:
-        """All files of the archive, sorted."""
-        return sorted(self._entries)
+    def paths(self) -> Collection[str]:
+        """All files of the archive."""
+        return self._entries.keys()
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """The bytes of one entry, never more than its header said, with its checksum verified at the end."""
@@ -201,9 +221,10 @@ class _Below(ExportFiles):
 
     def __init__(self, files: ExportFiles, top: str) -> None:
         self.name, self._files, self._top = files.name, files, f"{top}/"
+        self._paths = Names(path.removeprefix(self._top) for path in files.paths() if path.startswith(self._top))
 
-    def paths(self) -> list[str]:
-        return [path[len(self._top) :] for path in self._files.paths() if path.startswith(self._top)]
+    def paths(self) -> Collection[str]:
+        return self._paths
 
     def blocks(self, path: str) -> Iterator[bytes]:
         return self._files.blocks(self._top + path)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,9 +24,9 @@ from dentsight_pipeline.data.coco import (
     ExportImage,
     ExportSplit,
 )
-from dentsight_pipeline.data.export_files import ExportFiles, refuse_unsafe_path, without_top_folder
+from dentsight_pipeline.data.export_files import ExportFiles, is_text, refuse_unsafe_path, without_top_folder
 from dentsight_pipeline.data.json_stream import JsonStream
-from dentsight_pipeline.data.records import IdSet, Records, from_text, to_text
+from dentsight_pipeline.data.records import IdSet, RecordMap, Records, from_text, to_text
 from dentsight_pipeline.errors import AnnotationError, DataError
 
 COCO_FILE = "_annotations.coco.json"
@@ -102,7 +102,7 @@ def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
     )
 
 
-def _split_folders(name: str, paths: Sequence[str]) -> dict[str, str]:
+def _split_folders(name: str, paths: Iterable[str]) -> dict[str, str]:
     """Split → its folder, in published order."""
     tops = {path.split("/", 1)[0] for path in paths if "/" in path}
     if {"val", "valid"} <= tops:
@@ -119,12 +119,15 @@ def _text(files: ExportFiles, path: str) -> str:
 
 
 def _read_coco(
-    files: ExportFiles, paths: list[str], folders: Mapping[str, str], readmes: Mapping[str, str], refusals: Refusals
+    files: ExportFiles,
+    paths: Collection[str],
+    folders: Mapping[str, str],
+    readmes: Mapping[str, str],
+    refusals: Refusals,
 ) -> Export:
-    known = set(paths)
     for folder in folders.values():
         file = f"{folder}/{COCO_FILE}"
-        if file not in known:
+        if file not in paths:
             raise DataError(f"{files.name}: {file} is missing although {folder}/ is there. Restore it or export again.")
     splits: list[ExportSplit] = []
     licenses: list[str] = []
@@ -134,7 +137,7 @@ def _read_coco(
     for split, folder in folders.items():
         file = f"{folder}/{COCO_FILE}"
         document = _document(files, file)
-        reader = _CocoSplitReader(file, split, folder, document, known, refusals)
+        reader = _CocoSplitReader(file, split, folder, document, paths, refusals)
         splits.append(reader.read())
         root_is_used |= reader.root_is_used
         info = document.get("info")
@@ -210,6 +213,15 @@ def _members(stream: JsonStream) -> Iterator[tuple[str, Any]]:
             yield key, stream.value()
 
 
+def _image_records() -> Records[ExportImage]:
+    """No images yet."""
+
+    def encode(image: ExportImage) -> str:
+        return to_text([image.id, image.path, image.stem, image.width, image.height, image.exists])
+
+    return Records(key=lambda image: image.id, encode=encode, decode=lambda text: ExportImage(*from_text(text)))
+
+
 def _annotation_records() -> Records[ExportAnnotation]:
     """No annotations yet."""
 
@@ -261,11 +273,13 @@ class _CocoSplitReader:
         split: str,
         folder: str,
         document: Mapping[str, Any],
-        known: set[str],
+        known: Collection[str],
         refusals: Refusals,
     ) -> None:
         self.file, self.split, self.folder, self.document = file, split, folder, document
         self.known, self.refusals = known, refusals
+        self.image_ids = IdSet()
+        self.listed: RecordMap[int] = RecordMap()  # path → id
         self.root_is_used = False
 
     def refuse(self, record: str, problem: str, remedy: str = _EXPORT_AGAIN) -> None:
@@ -275,21 +289,19 @@ class _CocoSplitReader:
         categories = self.categories()
         images = self.images()
         names = {category.id: category.name for category in categories}
-        annotations, counts = self.annotations({image.id for image in images}, names)
-        listed = {image.path for image in images}
-        unlisted = sum(
-            path.startswith(f"{self.folder}/")
-            and path not in listed
-            and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+        annotations, counts = self.annotations(names)
+        there = sum(
+            path.startswith(f"{self.folder}/") and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
             for path in self.known
         )
+        unlisted = there - sum(path in self.known for path in self.listed)
         return ExportSplit(self.split, self.file, categories, images, annotations, counts, unlisted)
 
     def categories(self) -> list[ExportCategory]:
         found: dict[int, ExportCategory] = {}
         for position, item in enumerate(self.document["categories"]):
             record = f"category {position}"
-            if not isinstance(item, dict) or not _is_id(item.get("id")) or not isinstance(item.get("name"), str):
+            if not isinstance(item, dict) or not _is_id(item.get("id")) or not is_text(item.get("name")):
                 given = _shown(item, "id", "name")
                 self.refuse(record, f"it needs an integer id and a name, {given}")
             elif item["id"] in found:
@@ -301,21 +313,21 @@ class _CocoSplitReader:
                 found[item["id"]] = ExportCategory(item["id"], item["name"])
         return list(found.values())
 
-    def images(self) -> list[ExportImage]:
-        found: dict[int, ExportImage] = {}
-        paths: dict[str, int] = {}
+    def images(self) -> Records[ExportImage]:
+        found = _image_records()
         for position, item in enumerate(self.document["images"]):
             image = self.image(position, item)
             if image is None:
                 continue
-            if image.id in found:
+            if image.id in self.image_ids:
                 self.refuse(f"image {image.id}", "two images have this id, so their annotations cannot be told apart")
-            elif image.path in paths:
-                self.refuse(f"image {image.id}", f"the same file as image {paths[image.path]}: {image.path}")
+            elif image.path in self.listed:
+                self.refuse(f"image {image.id}", f"the same file as image {self.listed[image.path]}: {image.path}")
             else:
-                found[image.id] = image
-                paths[image.path] = image.id
-        return list(found.values())
+                found.append(image)
+                self.image_ids.add(image.id)
+                self.listed[image.path] = image.id
+        return found
 
     def image(self, position: int, item: Any) -> ExportImage | None:
         if not isinstance(item, dict) or not _is_id(item.get("id")):
@@ -337,13 +349,11 @@ class _CocoSplitReader:
         path = f"{self.folder}/{PurePosixPath(name).as_posix()}"
         return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in self.known)
 
-    def annotations(
-        self, image_ids: set[int], names: Mapping[int, str]
-    ) -> tuple[Records[ExportAnnotation], Counter[str]]:
+    def annotations(self, names: Mapping[int, str]) -> tuple[Records[ExportAnnotation], Counter[str]]:
         found, counts, ids = _annotation_records(), Counter[str](), IdSet()
         for position, item in enumerate(self.document["annotations"]):
             self.root_is_used |= isinstance(item, dict) and item.get("category_id") == 0
-            annotation = self.annotation(position, item, image_ids, names)
+            annotation = self.annotation(position, item, names)
             if annotation is None:
                 continue
             if not ids.add(annotation.id):
@@ -352,15 +362,13 @@ class _CocoSplitReader:
             found.append(annotation)
         return found, counts
 
-    def annotation(
-        self, position: int, item: Any, image_ids: set[int], names: Mapping[int, str]
-    ) -> ExportAnnotation | None:
+    def annotation(self, position: int, item: Any, names: Mapping[int, str]) -> ExportAnnotation | None:
         if not isinstance(item, dict):
             self.refuse(f"annotation at position {position}", "it is no object")
             return None
         has_id = _is_id(item.get("id"))
         record = f"annotation {item['id']}" if has_id else f"annotation at position {position}"
-        if not _is_id(item.get("image_id")) or item["image_id"] not in image_ids:
+        if not _is_id(item.get("image_id")) or item["image_id"] not in self.image_ids:
             self.refuse(record, f"its image_id {item.get('image_id')!r} is not an image of this file")
             return None
         record += f" of image {item['image_id']}"
@@ -435,7 +443,11 @@ def stem_of(path: str) -> str:
 
 
 def _read_yolo(
-    files: ExportFiles, paths: list[str], folders: Mapping[str, str], readmes: Mapping[str, str], refusals: Refusals
+    files: ExportFiles,
+    paths: Collection[str],
+    folders: Mapping[str, str],
+    readmes: Mapping[str, str],
+    refusals: Refusals,
 ) -> Export:
     settings = _yolo_settings(files)
     names = _yolo_names(settings)
@@ -468,7 +480,7 @@ def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
         not isinstance(names, dict)
         or not names
         or not all(map(_is_id, names))
-        or not all(map(_is_scalar, names.values()))
+        or not all(_is_scalar(name) and is_text(str(name)) for name in names.values())
     ):
         given = f" ({names!r})" if _is_scalar(names) else ""
         raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
@@ -486,44 +498,40 @@ def _is_scalar(value: Any) -> bool:
 
 def _yolo_split(
     files: ExportFiles,
-    paths: list[str],
+    paths: Collection[str],
     split: str,
     folder: str,
     categories: list[ExportCategory],
     refusals: Refusals,
 ) -> ExportSplit:
     images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
-    image_paths = [
-        path
-        for path in paths
-        if path.startswith(images_folder) and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
-    ]
-    labels = {
-        path[len(labels_folder) : -4]: path
-        for path in paths
-        if path.startswith(labels_folder) and path.endswith(".txt")
-    }
-    if len(image_paths) != len({_without_suffix(path) for path in image_paths}):
-        twice, _ = Counter(map(_without_suffix, image_paths)).most_common(1)[0]
-        refusals.add(DataError(f"{twice}.*: two images share one label file. Rename one of them."))
     names = {category.id: category.name for category in categories}
-    images: list[ExportImage] = []
-    annotations = _annotation_records()
+    images, annotations = _image_records(), _annotation_records()
 
     def add_annotations(label_file: str, image: int) -> None:
         for box, polygons, label in _yolo_annotations(label_file, _text(files, label_file), names, refusals):
             annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
             counts[label] += 1
 
+    def add_image(path: str, label_file: str, *, exists: bool) -> None:
+        refuse_unsafe_path(path, files.name)
+        images.append(ExportImage(len(images), path, stem_of(path), 0, 0, exists))
+        if label_file in paths:
+            add_annotations(label_file, len(images) - 1)
+
     counts: Counter[str] = Counter()
-    for number, path in enumerate(image_paths):
-        images.append(ExportImage(number, path, stem_of(path), 0, 0))
-        label_file = labels.pop(_without_suffix(path)[len(images_folder) :], None)
-        if label_file is not None:
-            add_annotations(label_file, number)
-    for number, (_, label_file) in enumerate(sorted(labels.items()), start=len(images)):
-        images.append(ExportImage(number, label_file, stem_of(label_file), 0, 0, exists=False))
-        add_annotations(label_file, number)
+    labelled: RecordMap[bool] = RecordMap()  # label files that belong to an image
+    for path in paths:
+        if path.startswith(images_folder) and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+            label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
+            if label_file in labelled:
+                problem = "two images share one label file. Rename one of them."
+                refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
+            add_image(path, label_file, exists=True)
+            labelled[label_file] = True
+    alone = (path for path in paths if path.startswith(labels_folder) and path.endswith(".txt"))
+    for path in sorted((path for path in alone if path not in labelled), key=_without_suffix):
+        add_image(path, path, exists=False)
     return ExportSplit(split, f"{folder}/labels", categories, images, annotations, counts)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,13 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, turn_poi
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.ontology import LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.records import RecordMap, Records, json_blocks
+from dentsight_pipeline.data.records import IdSet, RecordMap, Records, json_blocks
 from dentsight_pipeline.data.stored_images import (
     KnownOriginals,
     Progress,
     StoredImage,
     fingerprint,
+    manifest_entries,
     open_json,
     remember_fingerprints,
     stored_images,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 KIND = "raw-export"
 OUTSIDE_PX = 1.0
 """Pixels outside the image beyond which a box cannot be meant for it."""
+_AT_HAND = 64
+"""Images that are kept at hand: the annotations of one mostly stand together."""
 
 
 @dataclass(slots=True)
@@ -168,8 +172,7 @@ def read_raw(
     refuse_unknown_labels(export, choice.mapping, drop, refusals)
 
     other_files = hashed.seen()
-    paths = [image.path for split in export.splits for image in split.images if image.exists]
-    images = _store_images(below, paths, store, known, refusals, workers, progress)
+    images = _store_images(below, export, store, known, refusals, workers, progress)
     group_of = _stem_groups(export, images)
     repairs: Records[dict[str, Any]] = Records()
     splits = [_raw_split(split, images, group_of, repairs, refusals) for split in export.splits]
@@ -237,7 +240,7 @@ class _HashedFiles(ExportFiles):
         self.name, self._files = files.name, files
         self._seen: dict[str, tuple[str, int]] = {}
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Collection[str]:
         return self._files.paths()
 
     def blocks(self, path: str) -> Iterator[bytes]:
@@ -267,47 +270,47 @@ class _StoredImages:
 
     def __init__(self) -> None:
         self.originals = stored_images()
-        self._original_of: dict[str, bytes] = {}
-        self._last: tuple[str, StoredImage] | None = None
+        self._original_of: RecordMap[str] = RecordMap()
+        self._found = lru_cache(_AT_HAND)(lambda path: self.originals[self._original_of[path]])
 
     def add(self, path: str, image: StoredImage) -> None:
         self.originals[image.original_sha256] = image
-        self._original_of[path] = bytes.fromhex(image.original_sha256)
+        self._original_of[path] = image.original_sha256
 
     def __contains__(self, path: str) -> bool:
         return path in self._original_of
 
     def __getitem__(self, path: str) -> StoredImage:
-        if self._last is None or self._last[0] != path:  # annotations of one image mostly stand together
-            self._last = path, self.originals[self._original_of[path].hex()]
-        return self._last[1]
+        return self._found(path)
 
 
 def _store_images(
     files: ExportFiles,
-    paths: list[str],
+    export: Export,
     store: Store | None,
     known: Callable[[str], StoredImage | None],
     refusals: Refusals,
     workers: int,
     progress: Progress | None,
 ) -> _StoredImages:
-    def work(path: str) -> StoredImage | DataError:
+    def work(path: str) -> tuple[str, StoredImage | DataError]:
         try:
-            return _store_image(files.read(path), store, known)
+            return path, _store_image(files.read(path), store, known)
         except ImageBytesError as error:
-            return DataError(f"{path}: {error}.")
+            return path, DataError(f"{path}: {error}.")
         except DataError as error:
-            return error
+            return path, error
 
+    total = sum(image.exists for split in export.splits for image in split.images)
+    paths = (image.path for split in export.splits for image in split.images if image.exists)
     stored = _StoredImages()
-    for done, (path, result) in enumerate(zip(paths, map_in_threads(work, paths, workers), strict=True), start=1):
+    for done, (path, result) in enumerate(map_in_threads(work, paths, workers), start=1):
         if isinstance(result, StoredImage):
             stored.add(path, result)
         else:
             refusals.add(result)
-        if progress and (done % 50 == 0 or done == len(paths)):
-            progress("images", done, len(paths))
+        if progress and (done % 50 == 0 or done == total):
+            progress("images", done, total)
     return stored
 
 
@@ -335,9 +338,9 @@ def _store_image(data: bytes, store: Store | None, known: Callable[[str], Stored
     )
 
 
-def _stem_groups(export: Export, images: _StoredImages) -> dict[str, str]:
+def _stem_groups(export: Export, images: _StoredImages) -> Mapping[str, str]:
     """Stem → the smallest stored digest among the images that carry it."""
-    groups: dict[str, str] = {}
+    groups: RecordMap[str] = RecordMap()
     for split in export.splits:
         for image in split.images:
             if image.path in images:
@@ -376,15 +379,16 @@ def _raw_split(
     """One split of `annotations.json`, boxes in pixels of the stored image."""
     reader = _RawSplit(split, stored, repairs, refusals)
     images: Records[dict[str, Any]] = Records()
-    by_id: dict[int, ExportImage] = {}
+    usable = IdSet()
     for image in split.images:
         if reader.usable(image):
             images.append(reader.image(image, group_of))
-            by_id[image.id] = image
+            usable.add(image.id)
+    image_of = lru_cache(_AT_HAND)(lambda number: split.images.of(number)[0])
     annotations: Records[dict[str, Any]] = raw_annotations()
     for annotation in split.annotations:
-        if annotation.image_id in by_id:
-            record = reader.annotation(annotation, by_id[annotation.image_id])
+        if annotation.image_id in usable:
+            record = reader.annotation(annotation, image_of(annotation.image_id))
             if record is not None:
                 annotations.append(record)
     return {
@@ -533,16 +537,19 @@ def _extent(values: Sequence[float]) -> _Box:
 
 
 def _build(store: Store, raw: RawDocument) -> Manifest:
-    from dentsight_pipeline.store.manifest import Entry, build
+    from dentsight_pipeline.store.manifest import Entry, Manifest
 
     documents = {
         "annotations.json": raw.annotations,
         "repairs.json": raw.repairs,
         "originals.json": {"files": raw.files, "images": _original_records(raw.originals)},
     }
-    files: dict[str, Any] = {path: store.put_blocks(json_blocks(value)) for path, value in documents.items()}
-    files |= {image.path: Entry(image.sha256, image.size) for image in raw.originals.values()}
-    return build(store, KIND, files, {}, raw.facts)
+    entries = manifest_entries()
+    for path, value in documents.items():
+        entries[path] = store.put_blocks(partial(json_blocks, value))
+    for image in raw.originals.values():
+        entries[image.path] = Entry(image.sha256, image.size)
+    return Manifest(KIND, entries, {}, raw.facts)
 
 
 def _original_records(originals: RecordMap[StoredImage]) -> Records[dict[str, Any]]:

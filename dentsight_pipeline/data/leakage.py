@@ -35,20 +35,19 @@ two degrees gives another picture: a copy augmented like that is found by its na
 from __future__ import annotations
 
 import base64
-import mmap
+import os
 import tempfile
 from array import array
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
@@ -74,8 +73,10 @@ _SHORTEST_DECODED_SIDE = 128  # pixels kept by the reduced decoding: twice the g
 _BANDS = 128  # independent hash tables
 _BAND_BITS = 20  # bits that must agree in one of them
 _DIFFERING_BITS = 14  # of the other 44 that may differ: 5 do at the threshold, 22 by chance
-_BANDS_AT_ONCE = 16  # tables whose keys are made in one pass over the fingerprints
-_IMAGES_AT_ONCE = 2048  # fingerprints that are floats at a time: 575 bytes become 2,300
+_BANDS_AT_ONCE = 4  # tables whose keys are made in one pass over the fingerprints
+_COEFFICIENTS = _FREQUENCIES**2 - 1  # of a fingerprint, one byte each
+_DIGEST_BYTES, _KEY_BYTES = 32, 16  # of what an image is known by, and of what is only compared
+_IMAGES_AT_ONCE = 512  # fingerprints that are floats at a time: 575 bytes become 2,300
 _WINDOW = 24  # neighbours that an image is compared with inside one bucket of one table
 
 
@@ -102,9 +103,9 @@ class Fingerprint:
             DataError: The text is not a fingerprint of this version.
         """
         length = len(base64.b64decode(code, validate=True))
-        if length not in (0, _FREQUENCIES**2 - 1):
+        if length not in (0, _COEFFICIENTS):
             raise DataError(
-                f"A stored fingerprint has {length} coefficients; this version makes {_FREQUENCIES**2 - 1}. "
+                f"A stored fingerprint has {length} coefficients; this version makes {_COEFFICIENTS}. "
                 "Delete the cached fingerprints and ingest again."
             )
         return cls(code)
@@ -203,7 +204,41 @@ def compare(first: Fingerprint, second: Fingerprint) -> Match:
     return Match(TRANSFORMS[best], float(by_transform[best]))
 
 
-def group_by_source(items: Iterable[SourceItem]) -> list[str]:
+class Sources(Sequence[str]):
+    """The source of each of many images: the smallest digest among the images that share it.
+
+    Attributes:
+        numbers: Equal for images of one source, int64, shape [images].
+    """
+
+    def __init__(self, digests: NDArray[np.bytes_], numbers: NDArray[np.int64]) -> None:
+        self._digests, self.numbers = digests, numbers
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """For each image, how many images share its source, itself included, shape [images]."""
+        return np.bincount(self.numbers)[self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._name, self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return list(map(self._name, self.numbers[index]))
+        return self._name(self.numbers[index])
+
+    def _name(self, number: int) -> str:
+        return bytes(self._digests[number]).ljust(_DIGEST_BYTES, b"\0").hex()  # numpy drops zeros at the end
+
+
+def group_by_source(items: Iterable[SourceItem]) -> Sources:
     """Give every image the name of its source: the smallest digest among the images that share it.
 
     Two images share a source when they have the same bytes, the same stem of a kind that proves it, or the same pixels
@@ -218,34 +253,39 @@ def group_by_source(items: Iterable[SourceItem]) -> list[str]:
     Returns:
         One digest for each item, in the items' order.
     """
-    digests, stems = bytearray(), bytearray()  # 64 hex digits for each item
+    digests, stems = bytearray(), bytearray()
 
     def noted(item: SourceItem) -> Fingerprint:
         proves = item.stem_group is not None and item.stem_kind in STEM_KINDS_THAT_PROVE
         stem = f"stem {item.stem_group}" if proves else f"image {len(digests)}"
-        digests.extend(item.digest.encode())
-        stems.extend(sha256(stem.encode()).hexdigest().encode())
+        digests.extend(bytes.fromhex(item.digest))
+        stems.extend(_key(stem.encode()))
         return item.fingerprint or Fingerprint("")
 
     by_pixels = pixel_pairs(map(noted, items))
-    names, rank, by_digest = _equal(digests)
-    _, _, by_stem = _equal(stems)
+    names, rank, by_digest = _equal(digests, _DIGEST_BYTES)
+    _, _, by_stem = _equal(stems, _KEY_BYTES)
     source = _components(len(rank), np.concatenate([by_digest, by_stem, by_pixels]))
     smallest = np.full(len(rank), len(rank))
     np.minimum.at(smallest, source, rank)
-    name_of = {number: bytes(names[first]).decode() for number, first in enumerate(smallest) if first < len(rank)}
-    return [name_of[number] for number in source]
+    return Sources(names, smallest[source])
 
 
-def _equal(keys: bytearray) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-    """Finds equal keys of 64 characters.
+def _key(data: bytes) -> bytes:
+    return blake2b(data, digest_size=_KEY_BYTES).digest()
+
+
+def _equal(keys: bytearray, size: int) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
+    """Finds equal keys of `size` bytes.
 
     Returns:
-        The distinct keys in order, the position of each item's key among them, and the index pairs, shape [items, 2],
-        that connect each item to the first with its key.
+        The distinct keys in order, the position of each item's key among them, and the index pairs, shape [pairs, 2],
+        that connect each item to the first with its key, where that is another.
     """
-    distinct, first, position = np.unique(np.frombuffer(keys, dtype="S64"), return_index=True, return_inverse=True)
-    return distinct, position, np.stack([first[position], np.arange(len(position))], axis=1)
+    found = np.frombuffer(keys, dtype=f"S{size}")
+    distinct, first, position = np.unique(found, return_index=True, return_inverse=True)
+    pairs = np.stack([first[position], np.arange(len(position))], axis=1)
+    return distinct, position, pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def pixel_pairs(fingerprints: Iterable[Fingerprint]) -> NDArray[np.int64]:
@@ -263,108 +303,119 @@ def pixel_pairs(fingerprints: Iterable[Fingerprint]) -> NDArray[np.int64]:
         Index pairs, int64, shape [pairs, 2], first < second: enough to connect all images of a source, not all pairs
         of them (a thousand copies of one image are half a million pairs, and a few thousand tell the same).
     """
-    first: dict[bytes, int] = {}
-    chains, where = array("q"), array("q")
+    looks = bytearray()
+    with_picture = array("q")
     with tempfile.TemporaryFile(prefix="dentsight-fingerprints-") as file:
         for index, item in enumerate(fingerprints):
-            if item.is_blank:
-                continue
-            coefficients = item.coefficients().tobytes()
-            same = first.setdefault(blake2b(coefficients, digest_size=16).digest(), index)
-            if same == index:
-                where.append(index)
+            if not item.is_blank:
+                coefficients = item.coefficients().tobytes()
                 file.write(coefficients)
-            else:
-                chains.extend((same, index))
-        first.clear()
+                looks.extend(_key(coefficients))
+                with_picture.append(index)
         file.flush()
-        pairs = [_index_pairs(chains)]
-        if len(where) > 1:
-            pairs.append(np.asarray(where)[_connecting(_Codes(file.fileno()))])
+        where = np.asarray(with_picture, dtype=np.int64)
+        _, _, alike = _equal(looks, _KEY_BYTES)
+        different = np.setdiff1d(np.arange(len(where)), alike[:, 1])
+        pairs = [where[alike]]
+        if len(different) > 1:
+            pairs.append(where[different[_connecting(_Codes(file.fileno(), different))]])
     return np.sort(np.concatenate(pairs), axis=1)
 
 
 class _Codes:
-    """The coefficients of many fingerprints in a file, int8, shape [n, 575]; read as unit vectors, a few at a time."""
+    """The coefficients of many fingerprints in a file, int8, shape [n, 575]; read as unit vectors, a few at a time.
 
-    def __init__(self, descriptor: int) -> None:
-        self._map = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        self._rows = np.frombuffer(self._map, dtype=np.int8).reshape(-1, _FREQUENCIES**2 - 1)
+    Args:
+        descriptor: The file's.
+        chosen: Which of its rows, shape [n].
+    """
+
+    def __init__(self, descriptor: int, chosen: NDArray[np.int64]) -> None:
+        self._file, self._chosen = descriptor, chosen
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._chosen)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        vectors = _unit_vectors(self._rows[rows])
-        self._map.madvise(mmap.MADV_DONTNEED)  # the file's cache is the system's, not this process's
-        return vectors
+        chosen = self._chosen[rows]
+        if isinstance(rows, slice):  # neighbours: one read from the first to the last
+            return _unit_vectors(self._read(int(chosen[0]), int(chosen[-1] - chosen[0] + 1))[chosen - chosen[0]])
+        return _unit_vectors(np.concatenate([self._read(int(row), 1) for row in chosen] or [self._read(0, 0)]))
+
+    def _read(self, first: int, rows: int) -> NDArray[np.int8]:
+        """Not mapped into memory, where the system counts the pages around each row to this process."""
+        data = os.pread(self._file, rows * _COEFFICIENTS, first * _COEFFICIENTS)
+        return np.frombuffer(data, dtype=np.int8).reshape(rows, _COEFFICIENTS)
 
 
-def _index_pairs(flat: array[int]) -> NDArray[np.int64]:
-    """Index pairs that follow each other, shape [pairs, 2]."""
-    return np.asarray(flat, dtype=np.int64).reshape(-1, 2)
-
-
-def clean_flags(splits: Sequence[str], groups: Sequence[str]) -> list[bool]:
+def clean_flags(splits: Sequence[str], groups: ArrayLike) -> NDArray[np.bool_]:
     """Say for every image whether it shares no source with any *other* split.
 
     Args:
         splits: The split of each image.
-        groups: Its source, from `group_by_source`.
+        groups: Its source, equal for images of one: `Sources.numbers`, or any names.
+
+    Returns:
+        Shape [images].
     """
-    images = _images_by_split(splits, groups)
-    return [not _others(images, group, split) for split, group in zip(splits, groups, strict=True)]
+    _, split, _, counts = _counted(splits, groups)
+    return counts.sum(axis=1) == counts[np.arange(len(split)), split]
 
 
-def leakage_table(splits: Sequence[str], groups: Sequence[str]) -> dict[str, dict[str, int]]:
+def leakage_table(splits: Sequence[str], groups: ArrayLike) -> dict[str, dict[str, int]]:
     """Count what the splits share.
 
     Args:
         splits: The split of each image.
-        groups: Its source, from `group_by_source`.
+        groups: Its source, equal for images of one: `Sources.numbers`, or any names.
 
     Returns:
         A row for every split other than train: `images`, `shared_with_train`, `shared_with_any` (any other split),
         `clean`, all in images; and the row `pairs`: the pairs of images with one source by pair of splits, e.g.
         `{"test-train": 27, "train-train": 140}` (names in alphabetical order).
     """
-    images = _images_by_split(splits, groups)
-    table: dict[str, dict[str, int]] = {
-        split: {"images": 0, "shared_with_train": 0, "shared_with_any": 0, "clean": 0}
-        for split in sorted(images.keys() - {"train"})
-    }
-    for split, group in zip(splits, groups, strict=True):
-        if split == "train":
-            continue
-        row, others = table[split], _others(images, group, split)
-        row["images"] += 1
-        row["shared_with_train"] += "train" in others
-        row["shared_with_any"] += bool(others)
-        row["clean"] += not others
-    table["pairs"] = _count_pairs(images)
+    names, split, sources, counts = _counted(splits, groups)
+    clean = clean_flags(splits, groups)
+    in_train = counts[:, names.index("train")] > 0 if "train" in names else np.zeros(len(split), dtype=bool)
+    table: dict[str, dict[str, int]] = {}
+    for number, name in enumerate(names):
+        if name != "train":
+            own = split == number
+            table[name] = {
+                "images": int(own.sum()),
+                "shared_with_train": int((own & in_train).sum()),
+                "shared_with_any": int((own & ~clean).sum()),
+                "clean": int((own & clean).sum()),
+            }
+    table["pairs"] = _count_pairs(names, sources)
     return table
 
 
-def _images_by_split(splits: Iterable[str], groups: Iterable[str]) -> dict[str, Counter[str]]:
-    """For each split, its images of each source."""
-    images: dict[str, Counter[str]] = defaultdict(Counter)
-    for split, group in zip(splits, groups, strict=True):
-        images[split][group] += 1
-    return images
+def _counted(
+    splits: Sequence[str], groups: ArrayLike
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """What the splits share, counted.
+
+    Returns:
+        The splits' names in order; the position of each image's among them, shape [images]; how many images each source
+        has in each split, shape [sources, splits]; and the same for the source of each image, shape [images, splits].
+    """
+    names = sorted(set(splits))
+    split = np.fromiter(map(names.index, splits), dtype=np.int64, count=len(splits))
+    distinct, source = np.unique(np.asarray(groups), return_inverse=True)
+    sources = np.zeros((len(distinct), len(names)), dtype=np.int64)
+    np.add.at(sources, (source, split), 1)
+    return names, split, sources, sources[source]
 
 
-def _others(images: Mapping[str, Counter[str]], group: str, split: str) -> list[str]:
-    """The other splits that have images of a source."""
-    return [other for other, counts in images.items() if other != split and group in counts]
-
-
-def _count_pairs(images: Mapping[str, Counter[str]]) -> dict[str, int]:
-    """Pairs of images with one source, by their two splits."""
-    pairs: Counter[str] = Counter()
-    for first, counts in images.items():
-        pairs[f"{first}-{first}"] = sum(count * (count - 1) // 2 for count in counts.values())
-        for second in (split for split in images if split > first):
-            pairs[f"{first}-{second}"] = sum(count * images[second][group] for group, count in counts.items())
+def _count_pairs(names: Sequence[str], sources: NDArray[np.int64]) -> dict[str, int]:
+    """Pairs of images with one source, by their two splits; `sources` has the shape [sources, splits]."""
+    pairs = {
+        f"{first}-{second}": int((sources[:, i] * (sources[:, j] - (i == j))).sum()) // (1 + (i == j))
+        for i, first in enumerate(names)
+        for j, second in enumerate(names)
+        if i <= j
+    }
     return {name: count for name, count in sorted(pairs.items()) if count}
 
 
@@ -437,7 +488,10 @@ def _similarities(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
 
 
 def _keys(codes: _Codes) -> Iterator[NDArray[np.uint64]]:
-    """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket."""
+    """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket.
+
+    An array holds until the next is asked for.
+    """
     generator = np.random.default_rng(20240601)  # fixed: the same corpus always gives the same candidates
     classes = _class_slices()
     bit_values = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
@@ -445,12 +499,12 @@ def _keys(codes: _Codes) -> Iterator[NDArray[np.uint64]]:
     masks = [
         np.bitwise_or.reduce(np.where(signs[class_of_bit] < 0, bit_values, np.uint64(0))) for signs in _SIGNS
     ]  # the bits that each transform changes
+    keys = np.empty((_BANDS_AT_ONCE, len(codes)), dtype=np.uint64)
     for _ in range(0, _BANDS, _BANDS_AT_ONCE):
         projections = [
             [generator.standard_normal((part.stop - part.start, 16), dtype=np.float32) for part in classes]
             for _ in range(_BANDS_AT_ONCE)
         ]
-        keys = np.empty((_BANDS_AT_ONCE, len(codes)), dtype=np.uint64)
         with threadpool_limits(1, "blas"):  # products this small only spin on several threads
             for start in range(0, len(codes), _IMAGES_AT_ONCE):
                 vectors = codes[start : start + _IMAGES_AT_ONCE]

@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections import ChainMap, Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from dentsight_pipeline.data import agreement, fdi, leakage
 from dentsight_pipeline.data.coco import (
@@ -26,7 +30,7 @@ from dentsight_pipeline.data.ingest import (
 )
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
 from dentsight_pipeline.data.records import Records, json_blocks
-from dentsight_pipeline.data.stored_images import Progress, fingerprints_of
+from dentsight_pipeline.data.stored_images import Progress, fingerprints_of, manifest_entries
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -87,7 +91,7 @@ def normalise_export(
         AnnotationError: A box that lies wholly outside its image.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
-    from dentsight_pipeline.store.manifest import build, read_json
+    from dentsight_pipeline.store.manifest import Manifest, read_json
 
     document = normalise_document(
         read_raw_annotations(store, raw),
@@ -104,10 +108,12 @@ def normalise_export(
         "labels.json": document.labels,
         "agreement.json": document.agreement,
     }
-    files: dict[str, Any] = {path: store.put_blocks(json_blocks(value)) for path, value in documents.items()}
-    for split in document.splits.values():
-        files |= {image["file_name"]: raw.entries[image["file_name"]] for image in split["images"]}
-    manifest = build(store, KIND, files, {"raw_export": raw.digest}, document.facts)
+    entries = manifest_entries()
+    for path, value in documents.items():
+        entries[path] = store.put_blocks(partial(json_blocks, value))
+    for image in chain.from_iterable(split["images"] for split in document.splits.values()):
+        entries[image["file_name"]] = raw.entries[image["file_name"]]
+    manifest = Manifest(KIND, entries, {"raw_export": raw.digest}, document.facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     return manifest
@@ -139,12 +145,13 @@ def normalise_document(
     mapper = _Mapper(choice.mapping, drop, raw)
     report("sources", 0, 1)
     groups = leakage.group_by_source(iter_sources(raw, fingerprints))
+    several = groups.sizes > 1
     split_of = [split["name"] for split in raw["splits"] for _ in range(len(split["images"]))]
-    clean = leakage.clean_flags(split_of, groups)
+    clean = leakage.clean_flags(split_of, groups.numbers)
     report("sources", 1, 1)
 
     keys = _Keys()
-    sources = iter(zip(groups, clean, strict=True))
+    sources = zip(groups, map(bool, clean), strict=True)
     all_repairs: Records[dict[str, Any]] = Records(dict(repair) for repair in repairs)
     splits: dict[str, dict[str, Any]] = {}
     for number, split in enumerate(raw["splits"]):
@@ -153,8 +160,7 @@ def normalise_document(
         splits[split["name"]] = normaliser.run(sources)
     report("normalise", len(raw["splits"]), len(raw["splits"]))
 
-    sizes = Counter(groups)
-    together = [i for split in splits.values() for i in split["images"] if sizes[i["source_group"]] > 1]
+    together = list(compress(chain.from_iterable(split["images"] for split in splits.values()), several))
     by_image = ChainMap(*(split["annotations"].by_key() for split in splits.values()))
     rows = agreement.agreement_table(together, by_image, CLASSES, fingerprints)
     labels = mapper.table()
@@ -176,8 +182,8 @@ def normalise_document(
         "repairs": dict(sorted(Counter(repair["kind"] for repair in all_repairs).items())),
         "boxes_under_2_px": keys.tiny,
         "splits": split_facts(splits),
-        "leakage": leakage.leakage_table(split_of, groups),
-        "sources": len(sizes),
+        "leakage": leakage.leakage_table(split_of, groups.numbers),
+        "sources": len(np.unique(groups.numbers)),
         "partial_annotation": {
             name: sum(image["partial_annotation"] for image in split["images"]) for name, split in splits.items()
         },

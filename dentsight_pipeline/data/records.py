@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar, overload
 
 _Record = TypeVar("_Record")
 
 _LIST_CACHE_KIB = 256
-_MAP_CACHE_KIB = 2048
+_MAP_CACHE_KIB = 512
 """SQLite's cache of one table; a map is filled in no order, and touches a page for each record."""
 _BLOCK_CHARACTERS = 1 << 16
 _ROWS_AT_ONCE = 256
@@ -57,9 +57,9 @@ def json_blocks(value: Any) -> Iterator[bytes]:
 
 def _parts(value: Any) -> Iterator[str]:
     if isinstance(value, Records):
-        yield from _joined("[", ([text] for text in value.texts()), "]")
+        yield from _joined("[", _lists(value.texts()), "]")
     elif isinstance(value, RecordMap):
-        yield from _joined("{", ([to_text(key), ":", text] for key, text in value.texts()), "}")
+        yield from _joined("{", _lists(f"{to_text(key)}:{text}" for key, text in value.texts()), "}")
     elif isinstance(value, Mapping):
         members = sorted(value.items())
         yield from _joined("{", (chain([to_text(key), ":"], _parts(member)) for key, member in members), "}")
@@ -76,6 +76,12 @@ def _joined(start: str, members: Iterable[Iterable[str]], end: str) -> Iterator[
             yield ","
         yield from member
     yield end
+
+
+def _lists(members: Iterator[str]) -> Iterator[list[str]]:
+    """Members of a list, many at once and divided by commas."""
+    while several := list(islice(members, _ROWS_AT_ONCE)):
+        yield [",".join(several)]
 
 
 def _database(table: str, cache_kib: int = _LIST_CACHE_KIB) -> sqlite3.Connection:
@@ -235,6 +241,34 @@ class RecordMap(MutableMapping[str, _Record], Generic[_Record]):
         return self._rows.execute("SELECT count(*) FROM records").fetchone()[0]
 
 
+class Names(Collection[str]):
+    """The distinct file names among many, iterated in order; also such as are no text, which Linux allows.
+
+    Args:
+        names: Read once.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._rows = _database("names (name BLOB PRIMARY KEY) WITHOUT ROWID", _MAP_CACHE_KIB)
+        self._rows.executemany("INSERT OR IGNORE INTO names VALUES (?)", ((_octets(name),) for name in names))
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        return self._rows.execute("SELECT 1 FROM names WHERE name = ?", (_octets(name),)).fetchone() is not None
+
+    def __iter__(self) -> Iterator[str]:
+        found = self._rows.execute("SELECT name FROM names ORDER BY name")
+        return (name.decode("utf-8", "surrogateescape") for (name,) in found)
+
+    def __len__(self) -> int:
+        return self._rows.execute("SELECT count(*) FROM names").fetchone()[0]
+
+
+def _octets(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
 class IdSet:
     """Whole numbers below 2^63 that were seen. Those that count up by one, as ids mostly do, take no room."""
 
@@ -243,11 +277,15 @@ class IdSet:
         self._others = _database("ids (id INTEGER PRIMARY KEY)")
         self._has_others = False
 
+    def __contains__(self, number: int) -> bool:
+        if number in self._run:
+            return True
+        found = self._has_others and self._others.execute("SELECT 1 FROM ids WHERE id = ?", (number,)).fetchone()
+        return bool(found)
+
     def add(self, number: int) -> bool:
         """Remembers a number, and says whether it is new."""
-        if number in self._run:
-            return False
-        if self._has_others and self._others.execute("SELECT 1 FROM ids WHERE id = ?", (number,)).fetchone():
+        if number in self:
             return False
         if not self._run:
             self._run = range(number, number + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, decode_gray
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.records import RecordMap, from_text, json_blocks, to_text
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.entries import Entry
 from dentsight_pipeline.store.local import file_blocks
 from dentsight_pipeline.store.threads import map_in_threads
 
@@ -82,6 +84,14 @@ def stored_images() -> RecordMap[StoredImage]:
     return RecordMap(
         encode=lambda image: to_text(asdict(image)),
         decode=lambda text: StoredImage.from_record(from_text(text)),
+    )
+
+
+def manifest_entries() -> RecordMap[Entry]:
+    """No entries of a manifest yet, to be found by their paths."""
+    return RecordMap(
+        encode=lambda entry: f"{entry.sha256} {entry.size}",
+        decode=lambda text: Entry(text[:64], int(text[65:])),
     )
 
 
@@ -162,7 +172,7 @@ def _recalled_fingerprints(store: Store, raw_digest: str) -> RecordMap[str]:
 def remember_fingerprints(store: Store, raw_digest: str, codes: RecordMap[str]) -> None:
     """Keep the fingerprints of a raw export beside it, for `fingerprints_of` and `KnownOriginals`."""
     name = f"{FINGERPRINTS}/{raw_digest}"
-    value = {"version": _fingerprint_version(), "codes": store.put_blocks(json_blocks(codes)).sha256}
+    value = {"version": _fingerprint_version(), "codes": store.put_blocks(partial(json_blocks, codes)).sha256}
     if store.read_ref(name) != value:
         store.write_ref(name, value)
 

@@ -34,6 +34,8 @@ class Blobs(Protocol):
     """A place that keeps bytes under keys. Every method raises `StorageError` when the place refuses."""
 
     uri: str
+    lookup_threads: int
+    """How many `stat` at once are quickest."""
 
     def read(self, key: str) -> bytes | None:
         """All bytes of a key, or None when there is none."""

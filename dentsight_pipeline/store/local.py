@@ -31,6 +31,8 @@ class LocalBlobs:
         StorageError: The folder cannot be made.
     """
 
+    lookup_threads = 1
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.uri = self.root.as_uri()
@@ -56,9 +58,10 @@ class LocalBlobs:
 
     def stat(self, key: str) -> Stat | None:
         """Size and age of a key, or None."""
-        with self._refusals("look up", self.root / key):
+        path = self.root / key
+        with self._refusals("look up", path):
             try:
-                found = (self.root / key).stat()
+                found = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return Stat(found.st_size, found.st_mtime) if stat_flags.S_ISREG(found.st_mode) else None

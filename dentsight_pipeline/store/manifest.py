@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
 from dentsight_pipeline.store import canonical
+from dentsight_pipeline.store.entries import HEAD, Entries, Entry, canonical_members
 from dentsight_pipeline.store.names import check_digest, check_entry_paths, check_kind
 from dentsight_pipeline.store.threads import map_in_threads
 
@@ -26,21 +28,8 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 SCHEMA = "dentsight-manifest/1"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Entry:
-    """One file of a manifest."""
-
-    sha256: str
-    """64 lower-case hex digits."""
-    size: int
-    """Bytes."""
-
-    def __post_init__(self) -> None:
-        check_digest(self.sha256, "an entry's sha256")
-        if type(self.size) is not int or self.size < 0:
-            raise DataError(f"An entry's size must be a whole number of bytes, not {self.size!r}.")
+_LOOKED_UP_AT_ONCE = 32
+"""Objects that a thread looks up before it hands over, which takes longer than one on a local disk."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +57,8 @@ class Manifest:
         facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
         object.__setattr__(self, "facts", canonical.loads(facts))
         object.__setattr__(self, "inputs", dict(sorted(self.inputs.items())))
-        object.__setattr__(self, "entries", dict(sorted(self.entries.items(), key=_utf_16)))
-        object.__setattr__(self, "_bytes", self._canonical())
+        object.__setattr__(self, "_bytes", self._canonical(self.entries))
+        object.__setattr__(self, "entries", Entries(self.to_bytes()))
         object.__setattr__(self, "_digest", sha256(self.to_bytes()).hexdigest())
 
     def __hash__(self) -> int:
@@ -92,13 +81,12 @@ class Manifest:
         """The manifest as RFC 8785 canonical JSON, as it was when it was made."""
         return self.__dict__["_bytes"]
 
-    def _canonical(self) -> bytes:
+    def _canonical(self, entries: Mapping[str, Entry]) -> bytes:
         what = f"A {self.kind} manifest"
         rest = {"facts": self.facts, "inputs": self.inputs, "kind": self.kind, "schema": SCHEMA}
         document = BytesIO()
-        document.write(b'{"entries":{')
-        for number, (path, entry) in enumerate(self.entries.items()):  # one by one: there can be very many
-            member = canonical.dumps({path: {"sha256": entry.sha256, "size": entry.size}}, what)[1:-1]
+        document.write(HEAD)
+        for number, member in enumerate(canonical_members(entries, what)):  # one by one: there can be very many
             document.write(b"," * (number > 0) + member)
         document.write(b"}," + canonical.dumps(rest, what)[1:])
         return document.getvalue()
@@ -111,12 +99,11 @@ class Manifest:
             DataError: Not a manifest of this schema, or not in canonical form (so its digest would be ambiguous).
         """
         try:
-            document = canonical.loads(data)
+            document = _document(data)
             if not isinstance(document, dict) or document.get("schema") != SCHEMA:
                 found = document.get("schema") if isinstance(document, dict) else type(document).__name__
                 raise DataError(f"Not a manifest of schema {SCHEMA!r}: found {found!r}. Use the release that wrote it.")
-            entries = {path: Entry(e["sha256"], e["size"]) for path, e in document["entries"].items()}
-            manifest = cls(document["kind"], entries, document["inputs"], document["facts"])
+            manifest = cls(document["kind"], document["entries"], document["inputs"], document["facts"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"Not a manifest: {error!r}. Restore it from a backup or make its product again."
@@ -137,9 +124,16 @@ class Manifest:
         return self.entries[path]
 
 
-def _utf_16(item: tuple[str, Entry]) -> bytes:
-    """RFC 8785 sorts keys by their UTF-16 form."""
-    return item[0].encode("utf-16be")
+def _document(data: bytes) -> Any:
+    """What a manifest's bytes say; entries in canonical form stay text."""
+    if data.startswith(HEAD):
+        entries = Entries(data)
+        if data[entries.end : entries.end + 2] == b"},":
+            return {**canonical.loads(b"{" + data[entries.end + 2 :]), "entries": entries}
+    document = canonical.loads(data)
+    if isinstance(document, dict) and isinstance(found := document.get("entries"), dict):
+        document["entries"] = {path: Entry(entry["sha256"], entry["size"]) for path, entry in found.items()}
+    return document
 
 
 def build(
@@ -264,15 +258,16 @@ def _linked(source: Path, target: Path) -> bool:
     return True
 
 
-def missing(store: Store, manifest: Manifest, *, workers: int = 16) -> list[str]:
+def missing(store: Store, manifest: Manifest) -> list[str]:
     """The paths whose object is not in the store, or has another size; looked up, not hashed."""
 
-    def lacks(entry: Entry) -> bool:
-        stat = store.stat(entry.sha256)
-        return stat is None or stat.size != entry.size
+    def lacking(some: list[tuple[str, Entry]]) -> list[str]:
+        stats = ((path, entry, store.stat(entry.sha256)) for path, entry in some)
+        return [path for path, entry, stat in stats if stat is None or stat.size != entry.size]
 
-    gone = map_in_threads(lacks, manifest.entries.values(), workers)
-    return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
+    entries = iter(manifest.entries.items())
+    several = iter(lambda: list(islice(entries, _LOOKED_UP_AT_ONCE)), [])
+    return list(chain.from_iterable(map_in_threads(lacking, several, store.blobs.lookup_threads)))
 
 
 def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple[str, IntegrityError]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from dentsight_pipeline.errors import ConfigurationError, DataError
 
@@ -66,25 +66,27 @@ def is_ref(name: str) -> bool:
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def check_entry_paths(paths: Iterable[str]) -> None:
+def check_entry_paths(paths: Collection[str]) -> None:
     """Refuse paths that would leave their folder, or that no folder could hold together.
 
     Raises:
         DataError: A path is absolute, empty, climbs with `..`, holds a backslash, a control character, a drive letter
             or an over-long part, or is both a file and a folder.
     """
-    seen = set(paths)
-    for path in seen:
+    folders: dict[str, str] = {}
+    for path in paths:
         problem = _path_problem(path)
         if problem:
             raise DataError(
                 f"{path!r} cannot be a file of a manifest: {problem}. Give a relative path like 'a/b.json'."
             )
-    for path in seen:
-        parents = path.split("/")[:-1]
-        for depth in range(1, len(parents) + 1):
-            if "/".join(parents[:depth]) in seen:
-                raise DataError(f"{'/'.join(parents[:depth])!r} is both a file and the folder of {path!r}.")
+        folder = path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders[folder] = path
+            folder = folder.rpartition("/")[0]
+    for folder, path in folders.items():
+        if folder in paths:
+            raise DataError(f"{folder!r} is both a file and the folder of {path!r}.")
 
 
 def _path_problem(path: object) -> str | None:

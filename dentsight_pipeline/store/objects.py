@@ -13,10 +13,9 @@ Whatever is read is hashed before it is returned: nothing wrong is ever read as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -132,21 +131,23 @@ class Store:
             return Entry(digest, size)
         return self._put_written(file_blocks(path), str(path))
 
-    def put_blocks(self, blocks: Iterable[bytes]) -> Entry:
-        """Keep bytes that are made piece by piece, without ever holding all of many.
+    def put_blocks(self, blocks: Callable[[], Iterable[bytes]]) -> Entry:
+        """Keep bytes that are made piece by piece, without ever holding all of them.
+
+        Args:
+            blocks: Makes them from the start, each time the same: once to hash them, and where the store does not have
+                them once more to write them.
 
         Raises:
             StorageError: The store refused; nothing half-written stays behind.
         """
-        head = bytearray()
-        remaining = iter(blocks)
-        for block in remaining:
-            head += block
-            if len(head) > IN_MEMORY_BYTES:
-                break
-        else:
-            return Entry(self.put_bytes(bytes(head)), len(head))
-        return self._put_written(chain([bytes(head)], remaining), "an object")
+        hasher, size = sha256(), 0
+        for block in blocks():
+            hasher.update(block)
+            size += len(block)
+        if self.blobs.touch(object_key(hasher.hexdigest()), size):
+            return Entry(hasher.hexdigest(), size)
+        return self._put_written(blocks(), "an object")
 
     def _put_written(self, blocks: Iterable[bytes], what: str) -> Entry:
         with self.blobs.temporary() as file:

@@ -86,6 +86,8 @@ class S3Blobs:
         cache: The folder of verified local copies; it may be removed at any time.
     """
 
+    lookup_threads = 16
+
     def __init__(self, bucket: str, prefix: str, cache: Path) -> None:
         self.bucket = bucket
         self.prefix = prefix

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ def test_a_zip_reads_like_the_folder_it_was_made_from(tmp_path: Path, top: str) 
         from_folder, folder_files = read_export(folder)
 
         assert from_zip == from_folder
-        assert zip_files.paths() == folder_files.paths()
+        assert list(zip_files.paths()) == list(folder_files.paths())
         assert all(zip_files.read(path) == folder_files.read(path) for path in folder_files.paths())
 
 
@@ -144,6 +146,44 @@ def test_an_entry_that_occurs_twice_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="it occurs twice"), open_export(archive):
         pass
+
+
+def test_a_symbolic_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    """Else an export could pull in whatever its reader may read."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "secret.jpg").write_bytes(b"x")
+    root = whole_export(tmp_path / "export").write()
+    (root / "train" / "more").symlink_to(tmp_path / "private")
+
+    with open_export(root) as files:
+        assert not [path for path in files.paths() if "more" in path]
+        assert "train/more/secret.jpg" not in files.paths()
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out in silence, its images would be missing from every figure."""
+    root = whole_export(tmp_path / "export").write()
+    scandir = os.scandir
+
+    def refusing(path: Path) -> Any:
+        if str(path).rstrip("/").endswith("valid"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"export/valid/: cannot be listed \(Permission denied\)"), open_export(root):
+        pass
+
+
+def test_a_file_whose_name_is_no_text_does_not_stop_an_export(tmp_path: Path) -> None:
+    """Linux allows any bytes; nothing lists such a file, so it is only counted."""
+    builder = whole_export(tmp_path / "export")
+    Path(os.fsdecode(os.fsencode(builder.root / "train") + b"/\xff.jpg")).write_bytes(b"x")
+
+    with open_export(builder.write()) as files:
+        export, _ = read_export(files)
+
+    assert {split.name: split.unlisted_files for split in export.splits} == {"train": 1, "valid": 0, "test": 0}
 
 
 def test_what_operating_systems_leave_behind_is_no_part_of_an_export(tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ _A, _I, _C = ("annotations", 0), ("images", 1), ("categories", 3)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_change((*_I, "file_name"), "\udcff.jpg"), r"image 1: the path '\\udcff.jpg' .* no plain relative path"),
+        (
+            _change((*_C, "name"), "\ud800"),
+            r"category 3: it needs an integer id and a name, .*'\\ud800'",
+        ),
         (_change((*_A, "image_id"), 99), r"annotation 0: its image_id 99 is not an image"),
         (_change((*_A, "image_id"), [0]), r"annotation 0: its image_id \[0\] is not an image"),
         (_change((*_A, "category_id"), 77), r"annotation 0 of image 0: its category_id 77 is not a category"),
@@ -341,6 +346,7 @@ BILLION_LAUGHS += "]"
         ("[a", "not whole YAML"),
         ("['a']", "nc is 2 but 'names' has 1 names"),
         ("7", "is no list of class names"),
+        ('["a", "\\ud800"]', "is no list of class names"),
         (BILLION_LAUGHS, "'names' is no list of class names"),
     ],
 )
@@ -371,6 +377,15 @@ def test_a_label_file_without_its_image_is_an_image_without_a_file(tmp_path: Pat
     (train,) = _read(root).splits
 
     assert [(image.stem, image.exists) for image in train.images] == [("b_png", True), ("a_png", False)]
+
+
+def test_yolo_images_that_share_a_label_file_are_refused(tmp_path: Path) -> None:
+    """`a.jpg` and `a.png` have one `a.txt`: nobody knows whose boxes they are."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    (root / "train" / "images" / "a_png.rf.0a.png").write_bytes(b"x")
+
+    with pytest.raises(DataError, match=r"train/images/a_png\.rf\.0a\.\*: two images share one label file"):
+        _read(root)
 
 
 def test_nothing_of_the_original_names_reaches_a_collected_record_by_accident(tmp_path: Path) -> None:

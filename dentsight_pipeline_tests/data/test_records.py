@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.records import IdSet, RecordMap, Records, json_blocks, to_json
-from dentsight_pipeline.store import local, objects
+from dentsight_pipeline.data.records import IdSet, Names, RecordMap, Records, json_blocks, to_json
+from dentsight_pipeline.store import local
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import NAMES, ExportBuilder, jpeg, picture
 
@@ -78,8 +80,21 @@ def test_an_id_is_new_once(numbers: list[int]) -> None:
     ids, seen = IdSet(), set()
 
     for number in numbers:
+        assert (number in ids) == (number in seen)
         assert ids.add(number) == (number not in seen)
         seen.add(number)
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.just("\udcff"))))
+def test_names_are_a_set_in_order(names: list[str]) -> None:
+    """Also those that are no text, as Linux allows for files: Python reads their bytes as lone surrogates."""
+    found = Names(iter(names))
+
+    assert list(found) == sorted(set(names), key=lambda name: name.encode("utf-8", "surrogateescape"))
+    assert len(found) == len(set(names))
+    assert all(name in found for name in names)
+    assert "another" not in Names(["other"])
 
 
 GROWTH_BYTES_PER_BOX = 150
@@ -91,8 +106,7 @@ def test_memory_does_not_grow_with_the_boxes(tmp_path: Path, monkeypatch: pytest
 
     The boxes stand in no order, so that a reader that only manages Roboflow's order is found too.
     """
-    monkeypatch.setattr(local, "BLOCK_BYTES", 1 << 14)  # both are limits, and would look like growth until reached
-    monkeypatch.setattr(objects, "IN_MEMORY_BYTES", 1 << 14)
+    monkeypatch.setattr(local, "BLOCK_BYTES", 1 << 14)  # a limit, which would look like growth until it is reached
     data = jpeg(picture(0))
     peaks = {}
     for images in (30, 150):

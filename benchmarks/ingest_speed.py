@@ -4,8 +4,8 @@ Claims, each printed as a ratio or a difference:
 1. ingest + normalise handle at least 5 times the images per second of the plain loop, on two cores;
 2. ingesting the unchanged export again reads every byte once, writes nothing and works on no image;
 3. a version with ten new images costs about ten images' work beyond the hash check;
-4. records stay on disk (`--memory 2000 50000`, small images of 28 boxes): a further image costs at most 2.5 kB at the
-   peak, whatever its boxes; what grows is the manifest, which names every image.
+4. records stay on disk (`--memory 2000 50000`, small images of 28 boxes): a further image costs at most 1 kB at the
+   peak, whatever its boxes; what grows are the two manifests, which name every image.
 
 The corpus is made of phantom X-rays at v8's usual size (1662 px wide), varied and encoded anew, so that no two share
 a source. Run `python benchmarks/ingest_speed.py --images 2213` for v8's size; the default fits a laptop.
@@ -163,7 +163,7 @@ def _compare_memory(folder: Path, few: int, many: int) -> None:
         shutil.rmtree(export)
     print(f"peak memory: {peaks[0]:.0f} MB for {few} images, {peaks[1]:.0f} MB for {many}")
     growth = (peaks[1] - peaks[0]) * 1e3 / (many - few)
-    print(f"growth: {growth:.1f} kB for each further image of 28 boxes  (claim: at most 2.5)")
+    print(f"growth: {growth:.1f} kB for each further image of 28 boxes  (claim: at most 1)")
 
 
 def _measure_memory(export: Path) -> None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportImage, ExportSplit
 from dentsight_pipeline.data.export_files import ExportFiles, open_export
-from dentsight_pipeline.data.export_reader import Refusals, missing_split, read_export
+from dentsight_pipeline.data.export_reader import missing_split, read_export
+from dentsight_pipeline.data.export_records import Refusals
 from dentsight_pipeline.data.identity import corpus, source_identity
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, turn_point
 from dentsight_pipeline.data.json_stream import JsonStream

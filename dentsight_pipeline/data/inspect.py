@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dentsight_pipeline.data.export_files import open_export
-from dentsight_pipeline.data.export_reader import Refusals
+from dentsight_pipeline.data.export_records import Refusals
 from dentsight_pipeline.data.ingest import RawDocument, read_raw
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for

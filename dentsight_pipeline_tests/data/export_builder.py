@@ -12,6 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dentsight_pipeline.data.coco import Export
+from dentsight_pipeline.data.export_files import open_export
+from dentsight_pipeline.data.export_reader import read_export
+from dentsight_pipeline.data.export_records import Refusals
+
 NAMES = ("OPG-data", "11", "caries", "crown", "RC-treated", "root-stump", "RC-treated-and-root-stump")
 
 
@@ -130,6 +135,12 @@ class ExportBuilder:
                 if path.is_file():
                     archive.write(path, f"{top}{path.relative_to(self.root).as_posix()}")
         return file
+
+
+def read(root: Path, refusals: Refusals | None = None) -> Export:
+    """What an export says; the first record that cannot be used is raised unless refusals are collected."""
+    with open_export(root) as files:
+        return read_export(files, refusals)[0]
 
 
 def whole_export(root: Path) -> ExportBuilder:

@@ -22,7 +22,7 @@ from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataE
 from dentsight_pipeline.store.manifest import Manifest, read_json
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, exif, jpeg, picture, whole_export
-from dentsight_pipeline_tests.data.test_export_reader import yolo_export
+from dentsight_pipeline_tests.data.test_yolo_reader import yolo_export
 
 
 @pytest.fixture

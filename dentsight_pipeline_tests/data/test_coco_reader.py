@@ -1,0 +1,202 @@
+"""Roboflow's COCO layouts, and every record of them that cannot be meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.errors import AnnotationError, DataError
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder, read, whole_export
+
+
+def test_a_root_placeholder_may_share_its_name_with_a_real_class(tmp_path: Path) -> None:
+    """Only id 0 without annotations is the placeholder; the class of the same name keeps its boxes."""
+    builder = ExportBuilder(tmp_path, names=("caries", "crown"))
+    builder.image("train", {"crown": [[1, 1, 5, 5]]})
+    builder.splits["train"]["categories"].append({"id": 2, "name": "caries", "supercategory": "caries"})
+    builder.splits["train"]["annotations"].append({"id": 1, "image_id": 0, "category_id": 2, "bbox": [2, 2, 3, 3]})
+
+    (split,) = read(builder.write()).splits
+
+    assert [(c.id, c.name, c.placeholder) for c in split.categories] == [
+        (0, "caries", True),
+        (1, "crown", False),
+        (2, "caries", False),
+    ]
+    assert [a.label for a in split.annotations] == ["crown", "caries"]
+
+
+def test_a_first_category_with_annotations_is_a_class(tmp_path: Path) -> None:
+    """Other tools start their classes at 0 with supercategory none."""
+    builder = ExportBuilder(tmp_path, names=("caries", "crown"))
+    builder.image("train", {"caries": [[1, 1, 5, 5]]})
+
+    (split,) = read(builder.write()).splits
+
+    assert not any(category.placeholder for category in split.categories)
+
+
+def test_the_mmdetection_variant_starts_at_one_without_supercategories(tmp_path: Path) -> None:
+    """Roboflow's 'COCO for MMDetection'."""
+    builder = ExportBuilder(tmp_path)
+    builder.image("train", {"caries": [[1, 1, 5, 5]]})
+    builder.splits["train"]["categories"] = [{"id": i, "name": n} for i, n in enumerate(builder.names) if i]
+
+    (split,) = read(builder.write()).splits
+
+    assert [category.placeholder for category in split.categories] == [False] * 6
+
+
+# Bad records ---------------------------------------------------------------------------------------------------------
+
+
+def _change(path: tuple[Any, ...], value: Any) -> Callable[[dict[str, Any]], None]:
+    def apply(document: dict[str, Any]) -> None:
+        target: Any = document
+        for key in path[:-1]:
+            target = target[key]
+        target[path[-1]] = value
+
+    return apply
+
+
+_A, _I, _C = ("annotations", 0), ("images", 1), ("categories", 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_change((*_I, "file_name"), "\udcff.jpg"), r"image 1: the path '\\udcff.jpg' .* no plain relative path"),
+        (
+            _change((*_C, "name"), "\ud800"),
+            r"category 3: it needs an integer id and a name, .*'\\ud800'",
+        ),
+        (_change((*_A, "image_id"), 99), r"annotation 0: its image_id 99 is not an image"),
+        (_change((*_A, "image_id"), [0]), r"annotation 0: its image_id \[0\] is not an image"),
+        (_change((*_A, "category_id"), 77), r"annotation 0 of image 0: its category_id 77 is not a category"),
+        (_change((*_A, "bbox"), [1, 2, 3]), r"annotation 0 of image 0: bbox \[1, 2, 3\] is not four finite numbers"),
+        (_change((*_A, "bbox"), [1, 2, float("nan"), 3]), r"annotation 0 of image 0: bbox .*nan.* not four finite"),
+        (_change((*_A, "bbox"), [1, 2, "3", 4]), r"annotation 0 of image 0: bbox .* is not four finite numbers"),
+        (_change((*_A, "bbox"), [1, 2, -3, 4]), r"annotation 0 of image 0: bbox .* negative width or height"),
+        (_change((*_A, "bbox"), [1, 2, 10**400, 4]), r"annotation 0 of image 0: bbox .* is not four finite numbers"),
+        (_change((*_A, "bbox"), None), r"annotation 0 of image 0: it has neither a bbox nor a polygon"),
+        (_change((*_A, "iscrowd"), 1), r"annotation 0 of image 0: it is a crowd region"),
+        (_change(("annotations", 0), "x"), r"annotation at position 0: it is no object"),
+        (_change((*_I, "id"), 0), r"image 0: two images have this id"),
+        (_change((*_I, "id"), "1"), r"image at position 1: it needs an integer id, given is id '1'"),
+        (_change((*_I, "id"), 2**64), r"image at position 1: it needs an integer id, given is id 18446744073709551616"),
+        (_change((*_I, "file_name"), None), r"image 1: it has no file_name"),
+        (
+            _change((*_I, "file_name"), "../../etc/passwd"),
+            r"image 1: the path '\.\./\.\./etc/passwd' leaves its folder",
+        ),
+        (_change((*_I, "file_name"), "/etc/passwd"), r"image 1: the path '/etc/passwd' leaves its folder"),
+        (_change((*_I, "width"), "wide"), r"image 1: width 'wide' and height 48 are no sizes"),
+        (_change((*_C, "id"), 2), r"category 2: two categories have this id: 'caries' and 'crown'"),
+        (_change((*_C, "name"), None), r"category 3: it needs an integer id and a name, given is id 3, name None"),
+    ],
+)
+def test_a_record_that_cannot_be_meant_is_refused_by_file_and_id(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    """Whoever has to mend it must find it; a dropped label would be a false negative for ever."""
+    builder = whole_export(tmp_path)
+    change(builder.splits["train"])
+
+    with pytest.raises(DataError, match=rf"train/_annotations\.coco\.json, {message}"):
+        read(builder.write())
+
+
+def test_an_export_without_a_single_image_is_refused(tmp_path: Path) -> None:
+    """It would become a dataset of nothing, and training would be the first to notice."""
+    builder = whole_export(tmp_path)
+    for split in builder.splits.values():
+        split["images"], split["annotations"] = [], []
+
+    with pytest.raises(DataError, match="no split lists an image"):
+        read(builder.write())
+
+
+def test_a_number_too_long_to_read_is_refused_by_its_file(tmp_path: Path) -> None:
+    """Python reads no integer of more than 4,300 digits, and says so in a way of its own."""
+    root = whole_export(tmp_path).write()
+    file = root / "train" / "_annotations.coco.json"
+    file.write_text(re.sub(r'"bbox": ?\[', '"bbox": [1' + "0" * 5000 + ", ", file.read_text(), count=1))
+
+    with pytest.raises(DataError, match=r"train/_annotations\.coco\.json: holds a number with more digits"):
+        read(root)
+
+
+def test_the_same_file_listed_twice_is_refused(tmp_path: Path) -> None:
+    """Two records with one file would train on contradicting labels."""
+    builder = whole_export(tmp_path)
+    images = builder.splits["train"]["images"]
+    images[1]["file_name"] = images[0]["file_name"]
+
+    with pytest.raises(AnnotationError, match="image 1: the same file as image 0"):
+        read(builder.write())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [', r"not whole JSON \(.* at line 1, column \d+\)\. Download the export again"),
+        ("[]", "holds a list instead of an object"),
+        ('{"images": [], "annotations": []}', "the list 'categories' is missing, so this is no COCO file"),
+        ('{"images": {}, "annotations": [], "categories": []}', "the list 'images' is a dict"),
+        ("[" * 200_000, "JSON nested deeper"),
+        ("", "not whole JSON"),
+    ],
+)
+def test_an_annotation_file_that_is_no_coco_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """A cut download is the usual reason."""
+    builder = whole_export(tmp_path)
+    builder.write()
+    (tmp_path / "valid" / "_annotations.coco.json").write_text(text)
+
+    with pytest.raises(DataError, match=rf"valid/_annotations\.coco\.json: {message}"):
+        read(tmp_path)
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    """Guessing it would change label names."""
+    whole_export(tmp_path).write()
+    (tmp_path / "test" / "_annotations.coco.json").write_bytes(b'{"images": "\xff\xfe"}')
+
+    with pytest.raises(DataError, match=r"test/_annotations\.coco\.json: not UTF-8 text \(byte 12\)"):
+        read(tmp_path)
+
+
+def test_a_split_folder_without_its_annotation_file_is_refused(tmp_path: Path) -> None:
+    """Reading it as a missing split would silently drop its images."""
+    whole_export(tmp_path).write()
+    (tmp_path / "valid" / "_annotations.coco.json").unlink()
+
+    with pytest.raises(DataError, match=r"valid/_annotations\.coco\.json is missing although valid/ is there"):
+        read(tmp_path)
+
+
+def test_repairable_records_are_mended_and_noted(tmp_path: Path) -> None:
+    """Ids carry no meaning, and a broken polygon leaves a good box."""
+    builder = whole_export(tmp_path)
+    annotations = builder.splits["train"]["annotations"]
+    annotations[0]["segmentation"] = {"counts": "abc", "size": [48, 64]}
+    annotations[1]["id"] = annotations[0]["id"]
+    annotations[2]["segmentation"] = [[1, 2, 3, 4], [1, 1, 5, 1, 5, 5]]
+    annotations[3] |= {"bbox": None, "segmentation": [[2, 3, 9, 3, 9, 8]]}
+    del annotations[4]["id"]
+
+    train = read(builder.write()).splits[0]
+
+    assert [a.notes for a in train.annotations] == [
+        ("mask_dropped",),
+        ("duplicate_annotation_id",),
+        ("polygon_dropped",),
+        ("box_from_polygon",),
+        ("missing_annotation_id",),
+    ]
+    assert train.annotations[2].polygons == ((1, 1, 5, 1, 5, 5),)

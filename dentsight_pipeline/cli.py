@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline.progress import Progress
 
 EXIT_REFUSED = 2
 EXIT_NOT_INTACT = 5
@@ -289,12 +290,13 @@ def promote(
     ref: Annotated[str, typer.Argument(help="A release: digest, folder, NAME@alias, or `release` for the newest.")],
     by: Annotated[str, typer.Option(help="Who decides.")],
     reason: Annotated[str, typer.Option(help="Why.")],
+    key: Annotated[Path | None, typer.Option(help="Public key it was signed with; default: this workspace's.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a release the champion; what it replaces can be brought back with `rollback`."""
     from dentsight_pipeline.runtime.lookup import promote_reference
 
-    facts = promote_reference(_workspace(), ref, by, reason)
+    facts = promote_reference(_workspace(), ref, by, reason, key=key)
     _show(facts, as_json, lambda: _champion_text(facts))
 
 
@@ -541,7 +543,7 @@ def _progress(stage: str) -> Callable[[int, int], None]:
     return lambda done, total: staged(stage, done, total)
 
 
-def _staged_progress() -> Callable[[str, int, int], None]:
+def _staged_progress() -> Progress:
     from dentsight_pipeline.resources import throttled
 
     return throttled(lambda text: print(text, file=sys.stderr, flush=True), seconds=2.0)  # noqa: T201 - progress

@@ -20,6 +20,7 @@ import dagster as dg
 from filelock import FileLock
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.runtime import outbox
 
 if TYPE_CHECKING:
@@ -342,7 +343,7 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def throttled(say: Callable[[str], None], seconds: float = 4.0) -> Callable[[str, int, int], None]:
+def throttled(say: Callable[[str], None], seconds: float = 4.0) -> Progress:
     """A progress callback `(stage, done, total)` that speaks at most every few seconds, and at the end of a stage."""
     state = {"at": 0.0, "stage": "", "started": 0.0}
 

@@ -6,7 +6,7 @@ Reading and storing an export is the business of `ingest.py`; what a key means i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.data.coco import SPLITS
 from dentsight_pipeline.data.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
 from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
-Progress = Callable[[str, int, int], None]
 
 ROBOFLOW = "roboflow:"
 S3 = "s3://"

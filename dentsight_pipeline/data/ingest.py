@@ -28,7 +28,6 @@ from dentsight_pipeline.data.privacy import stem_kind
 from dentsight_pipeline.data.records import IdSet, RecordMap, Records, json_blocks
 from dentsight_pipeline.data.stored_images import (
     KnownOriginals,
-    Progress,
     StoredImage,
     fingerprint,
     manifest_entries,
@@ -37,6 +36,7 @@ from dentsight_pipeline.data.stored_images import (
     stored_images,
 )
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from dentsight_pipeline.data.export_records import Refusals
 from dentsight_pipeline.data.ingest import RawDocument, read_raw
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
-from dentsight_pipeline.data.stored_images import Progress
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
+from dentsight_pipeline.progress import Progress
 
 REQUIRED_SPLITS = ("train", "valid", "test")
 """Splits without which no model can be trained, selected and tested."""

@@ -30,8 +30,9 @@ from dentsight_pipeline.data.ingest import (
 )
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
 from dentsight_pipeline.data.records import Records, json_blocks
-from dentsight_pipeline.data.stored_images import Progress, fingerprints_of, manifest_entries
+from dentsight_pipeline.data.stored_images import fingerprints_of, manifest_entries
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

@@ -6,7 +6,6 @@ export belongs in `lineage/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from dentsight_pipeline.data.export_files import open_export
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -60,7 +60,7 @@ def verify_originals(
     store: Store,
     raw: Manifest,
     export: str | Path,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> OriginalsReport:
     """Compares a raw export with an export's files, byte by byte.
 

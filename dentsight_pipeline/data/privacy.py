@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dentsight_pipeline.data.image_bytes import metadata_left
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -119,7 +120,7 @@ def find_identifiers(
     *,
     stems: Collection[str] = (),
     images: bool = True,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[IdentifierFinding]:
     """Looks through a manifest, its JSON files and its images for anything that could identify a patient.
 
@@ -147,9 +148,7 @@ def find_identifiers(
     return found
 
 
-def _images_with_metadata(
-    store: Store, manifest: Manifest, progress: Callable[[str, int, int], None] | None
-) -> list[IdentifierFinding]:
+def _images_with_metadata(store: Store, manifest: Manifest, progress: Progress | None) -> list[IdentifierFinding]:
     paths = [path for path in manifest.entries if path.endswith((".jpg", ".png"))]
 
     def left(path: str) -> int:

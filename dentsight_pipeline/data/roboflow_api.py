@@ -32,9 +32,7 @@ from pydantic import SecretStr
 
 from dentsight_pipeline.data.export_files import ZipFiles
 from dentsight_pipeline.errors import ConfigurationError, DataError
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage in words, what is done, and the total (0 when it is not known)."""
+from dentsight_pipeline.progress import Progress
 
 API_URL = "https://api.roboflow.com"
 KEY_VARIABLE, URL_VARIABLE = "ROBOFLOW_API_KEY", "ROBOFLOW_API_URL"

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +22,7 @@ from filelock import FileLock
 from dentsight_pipeline.data.export_files import is_junk, refuse_unsafe_path
 from dentsight_pipeline.data.roboflow_api import is_whole_zip
 from dentsight_pipeline.errors import ConfigurationError, DataError
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage in words, what is done, and the total."""
+from dentsight_pipeline.progress import Progress
 
 _STAGE = "fetching the export from S3"
 _CONNECTIONS = 8

@@ -6,7 +6,7 @@ export, not in it. How an image becomes bytes to store is decided in `ingest.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -19,6 +19,7 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, decode_gray
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.records import RecordMap, from_text, json_blocks, to_text
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.entries import Entry
 from dentsight_pipeline.store.local import file_blocks
 from dentsight_pipeline.store.threads import map_in_threads
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, how much of it is done, and how much there is."""
 
 CODE_VERSION = "1"
 """Goes up when the same original would be stored as other bytes."""

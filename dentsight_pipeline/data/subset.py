@@ -15,8 +15,8 @@ from dentsight_pipeline.data.coco import SPLITS, CocoAnnotation, CocoImage, Coco
 from dentsight_pipeline.data.normalise import split_facts
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
 from dentsight_pipeline.data.records import to_json
-from dentsight_pipeline.data.stored_images import Progress
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

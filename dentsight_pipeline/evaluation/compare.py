@@ -15,9 +15,9 @@ import numpy as np
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import bootstrap, matching, metrics
 from dentsight_pipeline.evaluation.bootstrap import Draws
-from dentsight_pipeline.evaluation.evaluate import Progress
 from dentsight_pipeline.evaluation.folder import Evaluation
 from dentsight_pipeline.evaluation.validation import GroundTruth, digest_of, read_detections, read_ground_truth
+from dentsight_pipeline.progress import Progress
 
 
 @dataclass(frozen=True)

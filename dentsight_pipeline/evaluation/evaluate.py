@@ -16,7 +16,7 @@ What the words mean:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ from dentsight_pipeline.evaluation.validation import (
     read_detections,
     read_ground_truth,
 )
+from dentsight_pipeline.progress import Progress
 
 __all__ = ["Evaluation", "evaluate", "evaluate_files", "read_evaluation", "summary", "write_evaluation"]
 
@@ -77,8 +78,6 @@ AT_THRESHOLD = (
 )
 GATED = ("ap", "ap50", "ap75", "ar100", "recall_at_p95", "best_f1")
 _CURVE_POINTS = 200
-
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import build, read_json
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def evaluate_predictions(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Manifest:
     """Evaluate stored predictions on the test split, with thresholds chosen on valid, and publish the result.
 

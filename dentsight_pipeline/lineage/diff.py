@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,13 @@ from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
 from dentsight_pipeline.lineage.reproduce import first_record, made_with
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-Progress = Callable[[str, int, int], None]
 
 SPLITS = ("train", "valid", "test")
 SAME_FINDING_IOU = 0.5

@@ -19,13 +19,13 @@ from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.lineage import log as logs
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-Progress = Callable[[str, int, int], None]
 RunJob = Callable[[str, Mapping[str, Any]], str]
 """Runs `fit` or `predict` with a job file's content in a process of its own; returns the digest that it published."""
 

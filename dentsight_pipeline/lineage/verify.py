@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,13 +26,13 @@ from dentsight_pipeline.lineage.events import Event, cross_check
 from dentsight_pipeline.lineage.fit import misfits, name_of
 from dentsight_pipeline.lineage.provenance import provenance_of
 from dentsight_pipeline.lineage.walk import ChainItem, Walk, address, chain_items, walk
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import Entry, Manifest, damaged, materialise
 from dentsight_pipeline.store.names import record_key
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
-Progress = Callable[[str, int, int], None]
 Records = dict[str, list[dict[str, Any]]]
 
 _SHOWN_PER_PRODUCT = 20

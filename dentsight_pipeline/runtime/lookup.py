@@ -194,11 +194,20 @@ def check_lineage(
     )
 
 
-def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> dict[str, Any]:
+def promote_reference(
+    workspace: Workspace, ref: str, by: str, reason: str, *, key: Path | None = None
+) -> dict[str, Any]:
     """Make a release the champion, in the store and in MLflow's registry.
 
     Only a release that verifies can be promoted: its verdict allowed it, its signature holds, and its own bytes and
     everything that it says about its chain are as they were.
+
+    Args:
+        workspace: Has the store, MLflow and the keys.
+        ref: See `lineage/reference.py`.
+        by: Who decides.
+        reason: Why.
+        key: The public key that it was signed with; by default the workspace's own.
 
     Returns:
         `champion`, `before` (digests), `by`, `reason`, `registry_version`, and `registry_problem` (None, or why MLflow
@@ -215,7 +224,7 @@ def promote_reference(workspace: Workspace, ref: str, by: str, reason: str) -> d
     release = store.get_manifest(found.digest)
     if release.kind == "release":
         result = verify.audit(
-            store, found.digest, bytes_of="top", public_key=public_key(workspace), claims=found.findings
+            store, found.digest, bytes_of="top", public_key=key or public_key(workspace), claims=found.findings
         )
         if not result.intact:
             raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from dentsight_pipeline import errors
 from dentsight_pipeline.assets.step import code_state
 from dentsight_pipeline.lineage.reference import resolve
 from dentsight_pipeline.lineage.reproduce import Reproduction, reproduce
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime.doctor import initialise
 from dentsight_pipeline.runtime.lookup import MlflowRegistry
@@ -27,7 +28,7 @@ def reproduce_reference(
     ref: str,
     *,
     into: Path | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Reproduction:
     """Make again what a reference means, in a workspace of its own.
 

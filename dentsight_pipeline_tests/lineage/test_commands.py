@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 from dentsight_pipeline import automation, cli
 from dentsight_pipeline.errors import ConfigurationError, ReleaseError
 from dentsight_pipeline.lineage.reference import resolve
-from dentsight_pipeline.release import champion
+from dentsight_pipeline.release import champion, statement
 from dentsight_pipeline.resources import Tracking, Workspace
 from dentsight_pipeline.runtime import registry
-from dentsight_pipeline.runtime.lookup import MlflowRegistry
+from dentsight_pipeline.runtime.lookup import KEYS_FOLDER, MlflowRegistry
 from dentsight_pipeline.runtime.registry import MODEL
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
@@ -199,6 +199,24 @@ def test_an_mlflow_that_is_down_is_a_refusal_that_names_what_needs_none(
     assert isinstance(alias.exception, ConfigurationError)
     assert "MLflow (http://somebody:***@127.0.0.1:9) does not answer" in str(alias.exception)
     assert digest.exit_code == 0
+
+
+def test_a_release_signed_before_the_key_changed_is_promoted_with_its_own(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys are changed every year or two; what they signed stays good for who has the old public one."""
+    at_home(chain, monkeypatch)
+    keys = Workspace().folder / KEYS_FOLDER
+    keys.rename(tmp_path / "keys-2025")
+    statement.generate_key(keys)
+    digest, why = chain.digests["released_model"], ("--by", "A. Person", "--reason", "it still is the best")
+
+    refused = called("promote", digest, *why)
+    promoted = said("promote", digest, *why, "--key", str(tmp_path / "keys-2025" / statement.PUBLIC_KEY))
+
+    assert isinstance(refused.exception, ReleaseError)
+    assert "its signature does not hold" in str(refused.exception)
+    assert promoted["champion"] == digest
 
 
 def test_only_an_intact_release_can_be_promoted(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:

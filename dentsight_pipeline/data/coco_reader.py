@@ -18,11 +18,11 @@ from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategor
 from dentsight_pipeline.data.export_files import ExportFiles, is_text, refuse_unsafe_path
 from dentsight_pipeline.data.export_records import (
     EXPORT_AGAIN,
-    IMAGE_SUFFIXES,
     Refusals,
     annotation_records,
     image_records,
     is_id,
+    is_image,
     stem_of,
 )
 from dentsight_pipeline.data.json_stream import JsonStream
@@ -190,11 +190,8 @@ class _CocoSplitReader:
         images = self.images()
         names = {category.id: category.name for category in categories}
         annotations, counts = self.annotations(names)
-        there = sum(
-            path.startswith(f"{self.folder}/") and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
-            for path in self.known
-        )
-        unlisted = there - sum(path in self.known for path in self.listed)
+        there = sum(path.startswith(f"{self.folder}/") and is_image(path) for path in self.known)
+        unlisted = there - sum(path in self.known and is_image(path) for path in self.listed)
         return ExportSplit(self.split, self.file, categories, images, annotations, counts, unlisted)
 
     def categories(self) -> list[ExportCategory]:

@@ -29,7 +29,7 @@ MAX_RATIO = 200
 SMALL_ENOUGH = 2**20
 """Bytes below which a high ratio is harmless."""
 
-_JUNK = ("__MACOSX/", ".git/")
+_JUNK = ("__MACOSX/", ".git/", "lost+found/")
 _JUNK_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
 
 
@@ -99,23 +99,24 @@ class FolderFiles(ExportFiles):
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root, self.name = root, name or str(root)
-        self._paths = Names(path for path in self._below("") if not is_junk(path))
+        self._paths = Names(path for path in self._listed() if not is_junk(path))
 
-    def _below(self, folder: str) -> Iterator[str]:
-        """The files below a folder, which is empty or ends in `/`; symbolic links to folders are not followed."""
-        folders = []
-        try:
-            with os.scandir(self.root / folder) as found:
-                for entry in found:
-                    if not entry.is_dir():
-                        yield folder + entry.name
-                    elif not entry.is_symlink():
-                        folders.append(f"{folder}{entry.name}/")
-        except OSError as error:
-            where = f"{self.name}/{folder}"
-            raise DataError(f"{where}: cannot be listed ({error.strerror}). Restore it, or export again.") from error
-        for below in folders:
-            yield from self._below(below)
+    def _listed(self) -> Iterator[str]:
+        """The files below the root; symbolic links to folders are not followed."""
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(self.root / folder) as found:
+                    for entry in found:
+                        if not _is_folder(entry):
+                            yield folder + entry.name
+                        elif not entry.is_symlink() and not is_junk(f"{folder}{entry.name}/"):
+                            folders.append(f"{folder}{entry.name}/")
+            except OSError as error:
+                where = f"{self.name}/{folder}".rstrip("/")
+                problem = f"cannot be listed ({error.strerror}). Give leave to read it, or export again"
+                raise DataError(f"{where}: {problem}.") from error
 
     def paths(self) -> Collection[str]:
         """All files below the folder when it was opened."""
@@ -127,6 +128,13 @@ class FolderFiles(ExportFiles):
             yield from file_blocks(self.root / path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}). Restore it, or export again.") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link that leads nowhere or to itself
+        return False
 
 
 class ZipFiles(ExportFiles):

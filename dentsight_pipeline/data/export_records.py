@@ -63,6 +63,11 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
+def is_image(path: str) -> bool:
+    """Whether a file's name says that it is an image."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
 def stem_of(path: str) -> str:
     """The part of an image's file name that stands for its source: before `.rf.`, or without the suffix."""
     name = PurePosixPath(path).name

@@ -272,7 +272,7 @@ class _StoredImages:
     def __init__(self) -> None:
         self.originals = stored_images()
         self._original_of: RecordMap[str] = RecordMap()
-        self._found = lru_cache(_AT_HAND)(lambda path: self.originals[self._original_of[path]])
+        self._at_hand: dict[str, StoredImage] = {}
 
     def add(self, path: str, image: StoredImage) -> None:
         self.originals[image.original_sha256] = image
@@ -282,7 +282,11 @@ class _StoredImages:
         return path in self._original_of
 
     def __getitem__(self, path: str) -> StoredImage:
-        return self._found(path)
+        if path not in self._at_hand:
+            if len(self._at_hand) == _AT_HAND:
+                self._at_hand.clear()
+            self._at_hand[path] = self.originals[self._original_of[path]]
+        return self._at_hand[path]
 
 
 def _store_images(

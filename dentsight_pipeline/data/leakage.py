@@ -338,7 +338,7 @@ class _Codes:
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         chosen = self._chosen[rows]
-        if isinstance(rows, slice):  # neighbours: one read from the first to the last
+        if isinstance(rows, slice) and chosen[-1] - chosen[0] < 2 * len(chosen):  # neighbours: one read for all
             return _unit_vectors(self._read(int(chosen[0]), int(chosen[-1] - chosen[0] + 1))[chosen - chosen[0]])
         return _unit_vectors(np.concatenate([self._read(int(row), 1) for row in chosen] or [self._read(0, 0)]))
 
@@ -359,6 +359,11 @@ def clean_flags(splits: Sequence[str], groups: ArrayLike) -> NDArray[np.bool_]:
         Shape [images].
     """
     _, split, _, counts = _counted(splits, groups)
+    return _alone(split, counts)
+
+
+def _alone(split: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which images' sources are in their own split alone, shape [images]; `counts` has the shape [images, splits]."""
     return counts.sum(axis=1) == counts[np.arange(len(split)), split]
 
 
@@ -375,7 +380,7 @@ def leakage_table(splits: Sequence[str], groups: ArrayLike) -> dict[str, dict[st
         `{"test-train": 27, "train-train": 140}` (names in alphabetical order).
     """
     names, split, sources, counts = _counted(splits, groups)
-    clean = clean_flags(splits, groups)
+    clean = _alone(split, counts)
     in_train = counts[:, names.index("train")] > 0 if "train" in names else np.zeros(len(split), dtype=bool)
     table: dict[str, dict[str, int]] = {}
     for number, name in enumerate(names):

@@ -43,7 +43,7 @@ def to_json(value: Any) -> bytes:
 
 
 def json_blocks(value: Any) -> Iterator[bytes]:
-    """The bytes of `to_json`, in blocks; `Records` and `RecordMap` in dictionaries and lists pass one by one."""
+    """The bytes of `to_json`, in blocks; of `Records` and `RecordMap` in dictionaries and lists some at a time."""
     pending: list[str] = []
     length = 0
     for part in _parts(value):
@@ -57,9 +57,9 @@ def json_blocks(value: Any) -> Iterator[bytes]:
 
 def _parts(value: Any) -> Iterator[str]:
     if isinstance(value, Records):
-        yield from _joined("[", _lists(value.texts()), "]")
+        yield from _joined("[", _in_batches(value.texts()), "]")
     elif isinstance(value, RecordMap):
-        yield from _joined("{", _lists(f"{to_text(key)}:{text}" for key, text in value.texts()), "}")
+        yield from _joined("{", _in_batches(f"{to_text(key)}:{text}" for key, text in value.texts()), "}")
     elif isinstance(value, Mapping):
         members = sorted(value.items())
         yield from _joined("{", (chain([to_text(key), ":"], _parts(member)) for key, member in members), "}")
@@ -78,7 +78,7 @@ def _joined(start: str, members: Iterable[Iterable[str]], end: str) -> Iterator[
     yield end
 
 
-def _lists(members: Iterator[str]) -> Iterator[list[str]]:
+def _in_batches(members: Iterator[str]) -> Iterator[list[str]]:
     """Members of a list, many at once and divided by commas."""
     while several := list(islice(members, _ROWS_AT_ONCE)):
         yield [",".join(several)]

@@ -10,18 +10,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategory, ExportImage, ExportSplit
 from dentsight_pipeline.data.export_files import ExportFiles, is_text, refuse_unsafe_path
 from dentsight_pipeline.data.export_records import (
     EXPORT_AGAIN,
-    IMAGE_SUFFIXES,
     Refusals,
     annotation_records,
     image_records,
     is_id,
+    is_image,
     stem_of,
     text_of,
 )
@@ -48,7 +47,7 @@ def read_yolo(
         refusals: Where records that cannot be used go.
 
     Raises:
-        DataError: `data.yaml` cannot be read, or an image's path is not plain.
+        DataError: `data.yaml` cannot be read.
     """
     settings = _yolo_settings(files)
     names = _yolo_names(settings)
@@ -115,23 +114,32 @@ def _yolo_split(
             counts[label] += 1
 
     def add_image(path: str, label_file: str, *, exists: bool) -> None:
-        refuse_unsafe_path(path, files.name)
         images.append(ExportImage(len(images), path, stem_of(path), 0, 0, exists))
         if label_file in paths:
             add_annotations(label_file, len(images) - 1)
 
+    def plain(start: str) -> Iterator[str]:
+        for path in paths:
+            if path.startswith(start):
+                try:
+                    refuse_unsafe_path(path, files.name)
+                except DataError as error:
+                    refusals.add(error)
+                else:
+                    yield path
+
     counts: Counter[str] = Counter()
     labelled: RecordMap[bool] = RecordMap()  # label files that belong to an image
-    for path in paths:
-        if path.startswith(images_folder) and PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
-            label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
-            if label_file in labelled:
-                problem = "two images share one label file. Rename one of them."
-                refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
-            add_image(path, label_file, exists=True)
-            labelled[label_file] = True
-    alone = (path for path in paths if path.startswith(labels_folder) and path.endswith(".txt"))
-    for path in sorted((path for path in alone if path not in labelled), key=_without_suffix):
+    for path in filter(is_image, plain(images_folder)):
+        label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
+        if label_file in labelled:
+            problem = "two images share one label file. Rename one of them."
+            refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
+            continue
+        add_image(path, label_file, exists=True)
+        labelled[label_file] = True
+    alone = (path for path in plain(labels_folder) if path.endswith(".txt") and path not in labelled)
+    for path in sorted(alone, key=_without_suffix):
         add_image(path, path, exists=False)
     return ExportSplit(split, f"{folder}/labels", categories, images, annotations, counts)
 

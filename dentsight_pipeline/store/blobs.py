@@ -35,7 +35,7 @@ class Blobs(Protocol):
 
     uri: str
     lookup_threads: int
-    """How many `stat` at once are quickest."""
+    """How many `stat` at once are quickest; one where threads cost more than they save."""
 
     def read(self, key: str) -> bytes | None:
         """All bytes of a key, or None when there is none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from array import array
 from bisect import bisect_left
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
@@ -54,7 +55,9 @@ class Entries(Mapping[str, Entry]):
             self.end = member.end()
 
     def __getitem__(self, path: str) -> Entry:
-        place = bisect_left(self._starts, utf_16(path), key=lambda start: utf_16(self._path(start)))
+        if not isinstance(path, str):
+            raise KeyError(path)
+        place = bisect_left(self._starts, _utf_16(path), key=lambda start: _utf_16(self._path(start)))
         if place == len(self._starts) or self._path(self._starts[place]) != path:
             raise KeyError(path)
         return self._at(self._starts[place])[1]
@@ -64,6 +67,9 @@ class Entries(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def __repr__(self) -> str:
+        return f"Entries({reprlib.repr(dict(self.items()))})"
 
     def items(self) -> ItemsView[str, Entry]:
         return _Items(self)
@@ -113,11 +119,11 @@ def canonical_members(entries: Mapping[str, Entry], what: str) -> Iterator[bytes
 
 def _ordered(entries: Mapping[str, Entry]) -> Iterable[tuple[str, Entry]]:
     """The entries by path, each path once; those that come so are not held."""
-    if all(first < second for first, second in pairwise(map(utf_16, entries))):
+    if all(first < second for first, second in pairwise(map(_utf_16, entries))):
         return entries.items()
-    return sorted(dict(entries.items()).items(), key=lambda item: utf_16(item[0]))
+    return sorted(dict(entries.items()).items(), key=lambda item: _utf_16(item[0]))
 
 
-def utf_16(path: str) -> bytes:
+def _utf_16(path: str) -> bytes:
     """What RFC 8785 sorts keys by."""
     return path.encode("utf-16be", "surrogatepass")

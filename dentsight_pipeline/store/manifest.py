@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 SCHEMA = "dentsight-manifest/1"
-_LOOKED_UP_AT_ONCE = 32
-"""Objects that a thread looks up before it hands over, which takes longer than one on a local disk."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,10 @@ class Manifest:
             if not isinstance(document, dict) or document.get("schema") != SCHEMA:
                 found = document.get("schema") if isinstance(document, dict) else type(document).__name__
                 raise DataError(f"Not a manifest of schema {SCHEMA!r}: found {found!r}. Use the release that wrote it.")
-            manifest = cls(document["kind"], document["entries"], document["inputs"], document["facts"])
+            entries = document["entries"]
+            if not isinstance(entries, Entries):
+                entries = {path: Entry(entry["sha256"], entry["size"]) for path, entry in entries.items()}
+            manifest = cls(document["kind"], entries, document["inputs"], document["facts"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"Not a manifest: {error!r}. Restore it from a backup or make its product again."
@@ -130,10 +130,7 @@ def _document(data: bytes) -> Any:
         entries = Entries(data)
         if data[entries.end : entries.end + 2] == b"},":
             return {**canonical.loads(b"{" + data[entries.end + 2 :]), "entries": entries}
-    document = canonical.loads(data)
-    if isinstance(document, dict) and isinstance(found := document.get("entries"), dict):
-        document["entries"] = {path: Entry(entry["sha256"], entry["size"]) for path, entry in found.items()}
-    return document
+    return canonical.loads(data)
 
 
 def build(
@@ -261,13 +258,14 @@ def _linked(source: Path, target: Path) -> bool:
 def missing(store: Store, manifest: Manifest) -> list[str]:
     """The paths whose object is not in the store, or has another size; looked up, not hashed."""
 
-    def lacking(some: list[tuple[str, Entry]]) -> list[str]:
-        stats = ((path, entry, store.stat(entry.sha256)) for path, entry in some)
-        return [path for path, entry, stat in stats if stat is None or stat.size != entry.size]
+    def lacks(entry: Entry) -> bool:
+        stat = store.stat(entry.sha256)
+        return stat is None or stat.size != entry.size
 
-    entries = iter(manifest.entries.items())
-    several = iter(lambda: list(islice(entries, _LOOKED_UP_AT_ONCE)), [])
-    return list(chain.from_iterable(map_in_threads(lacking, several, store.blobs.lookup_threads)))
+    threads = store.blobs.lookup_threads
+    entries = manifest.entries.values()
+    gone = map_in_threads(lacks, entries, threads) if threads > 1 else map(lacks, entries)
+    return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
 
 
 def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple[str, IntegrityError]]:

@@ -111,6 +111,18 @@ def test_a_record_that_cannot_be_meant_is_refused_by_file_and_id(
         read(builder.write())
 
 
+def test_only_image_files_that_nothing_lists_are_counted(tmp_path: Path) -> None:
+    """A listed image may have any suffix; it must not hide one that was forgotten."""
+    builder = whole_export(tmp_path)
+    image = builder.splits["train"]["images"][0]
+    (tmp_path / "train" / image["file_name"]).rename(tmp_path / "train" / "a.jfif")
+    image["file_name"] = "a.jfif"
+    for name in ("forgotten.jpg", "notes.txt"):
+        (tmp_path / "train" / name).write_bytes(b"x")
+
+    assert [split.unlisted_files for split in read(builder.write()).splits] == [1, 0, 0]
+
+
 def test_an_export_without_a_single_image_is_refused(tmp_path: Path) -> None:
     """It would become a dataset of nothing, and training would be the first to notice."""
     builder = whole_export(tmp_path)

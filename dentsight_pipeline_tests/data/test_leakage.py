@@ -216,6 +216,20 @@ def test_sources_read_like_a_list_of_digests(monkeypatch: pytest.MonkeyPatch) ->
     assert groups.numbers[0] == groups.numbers[3]
 
 
+def test_many_copies_of_one_image_between_others_are_one_source() -> None:
+    """A corpus that is mostly augmented copies: they are compared once, and do not hide what lies between them."""
+    shown, other = picture(3), picture(4)
+    items = [item("first", "train", other), *(item(f"{n}", "train", shown) for n in range(600))]
+    items += [item("second", "test", FLIPS["hflip"](other)), item("last", "test", FLIPS["vflip"](shown))]
+
+    groups = leakage.group_by_source(items)
+
+    assert len(set(groups)) == 2
+    assert groups[0] == groups[601]
+    assert groups[1] == groups[602]
+    assert sorted(set(groups.sizes.tolist())) == [2, 601]
+
+
 def test_no_images_have_no_sources() -> None:
     """An export whose only split was dropped still goes through."""
     assert list(leakage.group_by_source([])) == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline.data.export_records import Refusals
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline_tests.data.export_builder import jpeg, picture, read
 
@@ -121,6 +123,29 @@ def test_yolo_images_that_share_a_label_file_are_refused(tmp_path: Path) -> None
     """`a.jpg` and `a.png` have one `a.txt`: nobody knows whose boxes they are."""
     root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
     (root / "train" / "images" / "a_png.rf.0a.png").write_bytes(b"x")
+    refusals = Refusals(collect=True)
 
-    with pytest.raises(DataError, match=r"train/images/a_png\.rf\.0a\.\*: two images share one label file"):
-        read(root)
+    (train,) = read(root, refusals).splits
+
+    assert [str(error) for error in refusals.errors] == [
+        "train/images/a_png.rf.0a.*: two images share one label file. Rename one of them."
+    ]
+    assert (len(train.images), len(train.annotations)) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["images/{}.jpg", "labels/{}.txt"])
+@pytest.mark.parametrize("name", [b"\xff", b"a\\b"])
+def test_a_yolo_file_whose_name_is_no_plain_path_is_refused_and_the_rest_is_read(
+    tmp_path: Path, kind: str, name: bytes
+) -> None:
+    """Linux allows any bytes in a name; `inspect` shows them all."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    before, after = kind.encode().split(b"{}")
+    Path(os.fsdecode(os.fsencode(root / "train") + b"/" + before + name + after)).write_bytes(b"")
+    refusals = Refusals(collect=True)
+
+    (train,) = read(root, refusals).splits
+
+    (error,) = refusals.errors
+    assert "is no plain relative path" in str(error)
+    assert (len(train.images), len(train.annotations)) == (1, 1)

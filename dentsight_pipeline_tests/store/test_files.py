@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ def test_a_file_is_replaced_and_nothing_else_is_left_behind(tmp_path: Path) -> N
     write_whole(tmp_path / "report.json", b"new")
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.json": b"new"}
+
+
+def test_several_threads_may_write_one_file(tmp_path: Path) -> None:
+    """The page over all reports is written after every cell, and cells run side by side."""
+    contents = [str(number).encode() * 10_000 for number in range(200)]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda data: write_whole(tmp_path / "index.html", data), contents))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_bytes() in contents
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,7 @@ def test_bad_facts_are_refused_before_anything_is_stored(store: objects.Store) -
         (b"[]", "Not a manifest of schema"),
         (b'{"schema":"dentsight-manifest/2"}', "Not a manifest of schema 'dentsight-manifest/1'"),
         (b'{"schema":"dentsight-manifest/1"}', "Not a manifest"),
+        (b'{"entries":{"a":{"digest":"x"}},"schema":"dentsight-manifest/2"}', "Use the release that wrote it"),
         (b'{"schema":"dentsight-manifest/1","kind":"k","entries":[],"inputs":{},"facts":{}}', "Not a manifest"),
         (b'{"entries":{},"facts":{},"inputs":{},"kind":"k", "schema":"dentsight-manifest/1"}', "not in canonical"),
         (b'{"entries":{},"extra":1,"facts":{},"inputs":{},"kind":"k","schema":"dentsight-manifest/1"}', "canonical"),

@@ -4,8 +4,8 @@ Claims, each printed as a ratio or a difference:
 1. ingest + normalise handle at least 5 times the images per second of the plain loop, on two cores;
 2. ingesting the unchanged export again reads every byte once, writes nothing and works on no image;
 3. a version with ten new images costs about ten images' work beyond the hash check;
-4. records stay on disk (`--memory 2000 50000`, small images of 28 boxes in folders): a further image costs at most 1 kB at the
-   peak, whatever its boxes; what grows are the two manifests, which name every image.
+4. records stay on disk (`--memory 2000 50000`, small images of 28 boxes in folders): a further image costs at most
+   1 kB at the peak, whatever its boxes; what grows most are the two manifests, which name every image.
 
 The corpus is made of phantom X-rays at v8's usual size (1662 px wide), varied and encoded anew, so that no two share
 a source. Run `python benchmarks/ingest_speed.py --images 2213` for v8's size; the default fits a laptop.

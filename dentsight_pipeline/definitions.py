@@ -1,4 +1,4 @@
-"""The code location: wiring only. Importing it loads no torch, transformers, mlflow, datasets or matplotlib."""
+"""The code location: wiring only. Importing it loads no torch, mlflow, pandas, matplotlib or numpy."""
 
 import dagster as dg
 

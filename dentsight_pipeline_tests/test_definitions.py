@@ -15,7 +15,7 @@ from dentsight_pipeline.definitions import defs
 from dentsight_pipeline.errors import ConfigurationError
 
 PURE_ROOMS = ("data", "store", "training", "evaluation", "release", "lineage")
-HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2")
+HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2", "numpy")
 CELL_ASSETS = {
     "raw_export": "data",
     "normalized_splits": "data",

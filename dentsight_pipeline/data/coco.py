@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
-
-import numpy as np
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from dentsight_pipeline.data.records import Records
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """The published splits, in the order in which ids are given."""
@@ -188,6 +189,8 @@ def pairwise_iou_xywh(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         `[n, m]` float64 in [0, 1]; 0 where both boxes are empty.
     """
+    import numpy as np  # the code location, which needs the names of splits alone, loads without
+
     a, b = np.asarray(boxes, float).reshape(-1, 4), np.asarray(others, float).reshape(-1, 4)
     low = np.maximum(a[:, None, :2], b[None, :, :2])  # [n, m, 2]
     high = np.minimum(a[:, None, :2] + a[:, None, 2:], b[None, :, :2] + b[None, :, 2:])  # [n, m, 2]

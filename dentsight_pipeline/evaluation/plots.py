@@ -3,9 +3,9 @@
 Belongs here: one function for each figure. Each takes plain values out of the evaluation folder and returns a `Picture`
 with its alternative text, or None when there is nothing to draw. The bytes are the same for the same input: no dates,
 no global state (`pyplot` is not used), ids derived from the figure's name. Colours are roles, not values: they come out
-as CSS variables (`var(--ink)`, …), so one figure serves a light, a dark and a printed page. `STYLE` defines them.
+as CSS variables (`var(--ink)`, …), so one figure serves a light, a dark and a printed page.
 
-How a page arranges figures is the business of `release/report.py`.
+What value a role has is said in `release/page.py`; how a page arranges figures is the business of `release/report.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_ROLES = {
+ROLES = {
     "ink": "#010101",
     "muted": "#020202",
     "grid": "#030303",
@@ -41,32 +41,6 @@ _ROLES = {
     "paper": "#090909",
 }
 """Stand-ins drawn by matplotlib and replaced by `var(--<role>)` in the finished SVG."""
-
-STYLE = {
-    "light": {
-        "ink": "#1b2330",
-        "muted": "#5b6675",
-        "grid": "#dfe4ea",
-        "blue": "#0063a6",
-        "orange": "#b25c00",
-        "green": "#00785a",
-        "red": "#b3261e",
-        "purple": "#8f3f7c",
-        "paper": "#ffffff",
-    },
-    "dark": {
-        "ink": "#e7ebf0",
-        "muted": "#a2adba",
-        "grid": "#343d49",
-        "blue": "#5fb3f0",
-        "orange": "#f0a94b",
-        "green": "#46c9a0",
-        "red": "#ff8a80",
-        "purple": "#e39ccf",
-        "paper": "#171c23",
-    },
-}
-"""The values of the CSS variables in both colour schemes (contrast of text on paper at least 4.5 : 1)."""
 
 _WIDTH_IN = 10.8
 _COLUMNS = 5
@@ -117,12 +91,12 @@ def class_intervals(rows: Sequence[Mapping[str, Any]], floors: Mapping[str, floa
             for at, row in enumerate(drawn):
                 low, value, high = (row.get(name) for name in (f"{key}_low", key, f"{key}_high"))
                 if _is_number(low) and _is_number(high):
-                    axes.plot(_floats([low, high]), [at, at], color=_ROLES["blue"], linewidth=3, alpha=0.45)
+                    axes.plot(_floats([low, high]), [at, at], color=ROLES["blue"], linewidth=3, alpha=0.45)
                 if _is_number(value):
-                    axes.plot(_floats([value]), [at], "o", color=_ROLES["blue"], markersize=4.5)
+                    axes.plot(_floats([value]), [at], "o", color=ROLES["blue"], markersize=4.5)
                 if key == "ap" and row["class"] in floors:
                     floor = floors[row["class"]]
-                    axes.plot([floor, floor], [at - 0.36, at + 0.36], color=_ROLES["red"], linewidth=1.8)
+                    axes.plot([floor, floor], [at - 0.36, at + 0.36], color=ROLES["red"], linewidth=1.8)
             axes.set_yticks(np.arange(len(drawn)), [row["class"] if place == 0 else "" for row in drawn])
             axes.set(xlim=(-0.01, 1.01), ylim=(len(drawn) - 0.4, -0.6))
             axes.set_xlabel(words)
@@ -160,8 +134,8 @@ def precision_recall_curves(curves: Mapping[str, Any], rows: Sequence[Mapping[st
     def panel(axes: Axes, row: Mapping[str, Any]) -> None:
         curve = curves[row["class"]]
         recall, precision = _floats(curve["recall"]), _floats(curve["precision"])
-        axes.fill_between(recall, precision, step="post", color=_ROLES["blue"], alpha=0.13, linewidth=0)
-        axes.step(recall, precision, where="post", color=_ROLES["blue"], linewidth=1.4)
+        axes.fill_between(recall, precision, step="post", color=ROLES["blue"], alpha=0.13, linewidth=0)
+        axes.step(recall, precision, where="post", color=ROLES["blue"], linewidth=1.4)
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
         _subtitle(axes, row["class"], f"AP50 {_short(row.get('ap50'))}")
 
@@ -201,10 +175,10 @@ def threshold_curves(curves: Mapping[str, Any], rows: Sequence[Mapping[str, Any]
             ("f1", "green", "-"),
         ):
             width = 1.8 if key == "f1" else 1.1
-            axes.plot(score[keep], _floats(curve[key])[keep], style, color=_ROLES[role], linewidth=width)
+            axes.plot(score[keep], _floats(curve[key])[keep], style, color=ROLES[role], linewidth=width)
         threshold = row.get("threshold_best_f1")
         if isinstance(threshold, int | float) and np.isfinite(threshold):
-            axes.axvline(threshold, color=_ROLES["muted"], linewidth=0.8, linestyle=":")
+            axes.axvline(threshold, color=ROLES["muted"], linewidth=0.8, linestyle=":")
         axes.set(xlim=(0, 1), ylim=(0, 1.03))
         _subtitle(axes, row["class"], f"best F1 {_short(row.get('best_f1'))}, in use ≥ {_short(threshold)}")
 
@@ -251,8 +225,8 @@ def score_histograms(matches: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -
         hit = own["kind"] == "tp"
         for part, role in ((~hit, "orange"), (hit, "blue")):
             counts, _ = np.histogram(own.loc[part, "score"].clip(0, 1), edges)
-            axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=_ROLES[role], alpha=0.28)
-            axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, color=_ROLES[role], linewidth=1.1)
+            axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=ROLES[role], alpha=0.28)
+            axes.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, color=ROLES[role], linewidth=1.1)
         axes.set_yscale("log")
         axes.set(xlim=(0, 1), ylim=(0.5, None))
         powers = [power for power in (1, 10, 100, 1000, 10_000, 100_000) if power <= axes.get_ylim()[1]]
@@ -303,11 +277,11 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
             role = "blue" if i == j else "orange"
             if counts[i, j]:
                 axes.fill_between(
-                    (j, j + 1), i, i + 1, color=_ROLES[role], alpha=float(0.07 + 0.6 * share[i, j]), linewidth=0
+                    (j, j + 1), i, i + 1, color=ROLES[role], alpha=float(0.07 + 0.6 * share[i, j]), linewidth=0
                 )
                 axes.text(j + 0.5, i + 0.5, f"{int(counts[i, j])}", ha="center", va="center", fontsize=7.5)
             else:
-                axes.text(j + 0.5, i + 0.5, "·", ha="center", va="center", fontsize=7.5, color=_ROLES["muted"])
+                axes.text(j + 0.5, i + 0.5, "·", ha="center", va="center", fontsize=7.5, color=ROLES["muted"])
         axes.set(xlim=(0, len(labels)), ylim=(len(labels), 0))
         axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=40, ha="left", rotation_mode="anchor")
         axes.set_yticks(np.arange(len(labels)) + 0.5, labels)
@@ -320,8 +294,8 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
         for side in axes.spines.values():
             side.set_visible(False)
         for line in range(len(labels) + 1):
-            axes.axhline(line, color=_ROLES["grid"], linewidth=0.5)
-            axes.axvline(line, color=_ROLES["grid"], linewidth=0.5)
+            axes.axhline(line, color=ROLES["grid"], linewidth=0.5)
+            axes.axvline(line, color=ROLES["grid"], linewidth=0.5)
     worst = sorted(
         ((counts[i, j], labels[i], labels[j]) for i, j in np.ndindex(counts.shape) if i != j and counts[i, j]),
         key=lambda item: (-item[0], item[1], item[2]),
@@ -362,7 +336,7 @@ def error_types(errors: Mapping[str, Mapping[str, int]], classes: Sequence[str])
                 counts,
                 left=left,
                 height=0.66,
-                color=_ROLES[roles[kind]],
+                color=ROLES[roles[kind]],
                 alpha=0.75,
                 linewidth=0,
             )
@@ -404,19 +378,19 @@ def reliability_diagram(
         figure = Figure(figsize=(_WIDTH_IN * 0.9, 3.3))
         for place, (words, role, bins) in enumerate(sets):
             axes = figure.add_axes((0.06 + 0.49 * place, 0.14, 0.42, 0.74))
-            axes.plot([0, 1], [0, 1], linestyle=":", linewidth=1, color=_ROLES["muted"])
+            axes.plot([0, 1], [0, 1], linestyle=":", linewidth=1, color=ROLES["muted"])
             filled = [row for row in bins if row.get("n")]
             most = max((float(row["n"]) for row in filled), default=1.0)
             for row in filled:
                 low, high = float(row["low"]), float(row["high"])
                 axes.fill_between(
-                    (low + 0.004, high - 0.004), 0, float(row["precision"]), color=_ROLES[role], alpha=0.28, linewidth=0
+                    (low + 0.004, high - 0.004), 0, float(row["precision"]), color=ROLES[role], alpha=0.28, linewidth=0
                 )
                 axes.plot(
                     [float(row["mean_score"])],
                     [float(row["precision"])],
                     "o",
-                    color=_ROLES[role],
+                    color=ROLES[role],
                     markersize=2.5 + 5 * (float(row["n"]) / most) ** 0.5,
                 )
             axes.set(xlim=(0, 1), ylim=(0, 1.03))
@@ -454,9 +428,9 @@ def ap_by_size(rows: Sequence[Mapping[str, Any]]) -> Picture | None:
                 value = row.get(key)
                 x = at + (place - 1) * 0.26
                 if isinstance(value, int | float) and np.isfinite(value):
-                    axes.bar(x, value, width=0.23, color=_ROLES[role], alpha=0.75, linewidth=0)
+                    axes.bar(x, value, width=0.23, color=ROLES[role], alpha=0.75, linewidth=0)
                 else:
-                    axes.text(x, 0.012, "–", ha="center", fontsize=8, color=_ROLES["muted"])
+                    axes.text(x, 0.012, "–", ha="center", fontsize=8, color=ROLES["muted"])
         axes.set_xticks(
             np.arange(len(drawn)), [row["class"] for row in drawn], rotation=28, ha="right", rotation_mode="anchor"
         )
@@ -492,8 +466,8 @@ def froc_curve(froc: Mapping[str, Any]) -> Picture | None:
     with _drawing("froc"):
         figure = Figure(figsize=(_WIDTH_IN * 0.6, 2.9))
         axes = figure.add_axes((0.1, 0.17, 0.87, 0.77))
-        axes.fill_between(x, low, high, color=_ROLES["blue"], alpha=0.15, linewidth=0)
-        axes.plot(x, y, "o-", color=_ROLES["blue"], linewidth=1.4, markersize=4)
+        axes.fill_between(x, low, high, color=ROLES["blue"], alpha=0.15, linewidth=0)
+        axes.plot(x, y, "o-", color=ROLES["blue"], linewidth=1.4, markersize=4)
         axes.set_xscale("log", base=2)
         axes.set_xticks(x, [f"{value:g}" if value >= 1 else f"1/{round(1 / value)}" for value in x])
         axes.minorticks_off()
@@ -527,7 +501,7 @@ def layer_scores(layers: Sequence[Mapping[str, Any]]) -> Picture | None:
         for place, row in enumerate(drawn):
             last = bool(row.get("scores_at_inference"))
             value = float(row["mean_max_score"])
-            axes.barh(place, value, height=0.62, color=_ROLES["blue" if last else "muted"], alpha=0.7, linewidth=0)
+            axes.barh(place, value, height=0.62, color=ROLES["blue" if last else "muted"], alpha=0.7, linewidth=0)
             _beside(axes, value, place, f"{value:.3f}")
         names = [f"layer {row['layer']}" + (" (in use)" if row.get("scores_at_inference") else "") for row in drawn]
         axes.set_yticks(np.arange(len(drawn)), names)
@@ -561,17 +535,17 @@ def _drawing(name: str) -> Iterator[None]:
         "font.size": 8.5,
         "font.family": "sans-serif",
         "axes.titlesize": 9,
-        "text.color": _ROLES["ink"],
-        "axes.labelcolor": _ROLES["muted"],
-        "axes.edgecolor": _ROLES["grid"],
-        "xtick.color": _ROLES["grid"],
-        "ytick.color": _ROLES["grid"],
-        "xtick.labelcolor": _ROLES["ink"],
-        "ytick.labelcolor": _ROLES["ink"],
+        "text.color": ROLES["ink"],
+        "axes.labelcolor": ROLES["muted"],
+        "axes.edgecolor": ROLES["grid"],
+        "xtick.color": ROLES["grid"],
+        "ytick.color": ROLES["grid"],
+        "xtick.labelcolor": ROLES["ink"],
+        "ytick.labelcolor": ROLES["ink"],
         "axes.facecolor": "none",
         "figure.facecolor": "none",
         "axes.grid": True,
-        "grid.color": _ROLES["grid"],
+        "grid.color": ROLES["grid"],
         "grid.linewidth": 0.6,
         "axes.axisbelow": True,
         "axes.spines.top": False,
@@ -633,13 +607,13 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str, Any]]) -> None:
                     (x / width, y - 0.055 / height),
                     0.2 / width,
                     0.11 / height,
-                    color=_ROLES[role],
+                    color=ROLES[role],
                     alpha=0.75,
                     linewidth=0,
                 )
             )
         else:
-            line = Line2D([x / width, (x + 0.26) / width], [y, y], color=_ROLES[role], linestyle=style, linewidth=1.6)
+            line = Line2D([x / width, (x + 0.26) / width], [y, y], color=ROLES[role], linestyle=style, linewidth=1.6)
             figure.add_artist(line)
         figure.text((x + 0.33) / width, y, words, va="center_baseline", fontsize=8.5)
         x += 0.62 + 0.075 * len(words)
@@ -674,7 +648,7 @@ def _inline(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", svg)
     svg = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
-    for role, stand_in in _ROLES.items():
+    for role, stand_in in ROLES.items():
         svg = svg.replace(stand_in, f"var(--{role})")
     return svg.strip()
 
@@ -688,13 +662,13 @@ def _subtitle(axes: Axes, name: str, detail: str) -> None:
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=7.5,
-        color=_ROLES["muted"],
+        color=ROLES["muted"],
     )
 
 
 def _beside(axes: Axes, x: float, y: float, words: str) -> None:
     """A value to the right of a bar's end."""
-    axes.annotate(words, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, color=_ROLES["muted"])
+    axes.annotate(words, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, color=ROLES["muted"])
 
 
 def _cut(name: str, length: int) -> str:

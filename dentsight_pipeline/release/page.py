@@ -1,6 +1,7 @@
 """What the HTML pages of this room have in common: the template environment and the style sheet.
 
-What a page shows is decided in `report.py` and `overview.py`.
+What a page shows is decided in `report.py` and `overview.py`. No library that draws is loaded here: the page over all
+cells is written after every run, also where nothing changed.
 """
 
 from __future__ import annotations
@@ -12,10 +13,38 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dentsight_pipeline.evaluation import plots
 from dentsight_pipeline.release.verdict import number_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+STYLE = {
+    "light": {
+        "ink": "#1b2330",
+        "muted": "#5b6675",
+        "grid": "#dfe4ea",
+        "blue": "#0063a6",
+        "orange": "#b25c00",
+        "green": "#00785a",
+        "red": "#b3261e",
+        "purple": "#8f3f7c",
+        "paper": "#ffffff",
+    },
+    "dark": {
+        "ink": "#e7ebf0",
+        "muted": "#a2adba",
+        "grid": "#343d49",
+        "blue": "#5fb3f0",
+        "orange": "#f0a94b",
+        "green": "#46c9a0",
+        "red": "#ff8a80",
+        "purple": "#e39ccf",
+        "paper": "#171c23",
+    },
+}
+"""Role of `evaluation/plots.py`, a CSS variable here → its value, in both colour schemes.
+
+The contrast of text on paper is at least 4.5 : 1.
+"""
 
 
 def render(template: str, **values: Any) -> str:
@@ -44,8 +73,7 @@ def stylesheet() -> str:
         "dark": {"page": "#0f1318", "line": "#313a46", "amber": "#f2b84b"},
     }
     schemes = {
-        name: " ".join(f"--{role}: {value};" for role, value in (plots.STYLE[name] | more[name]).items())
-        for name in more
+        name: " ".join(f"--{role}: {value};" for role, value in (STYLE[name] | more[name]).items()) for name in more
     }
     layout = (_TEMPLATES / "report.css").read_text("utf-8")
     return (

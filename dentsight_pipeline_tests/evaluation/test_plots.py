@@ -127,18 +127,3 @@ def test_the_weakest_class_comes_first_with_its_interval_and_floor():
     labels = "".join(ET.fromstring(picture.svg).itertext())  # our own output
     assert labels.index("caries") < labels.index("crown")
     assert "bridge" not in labels
-
-
-def test_every_text_colour_is_readable_on_its_paper():
-    """WCAG AA: at least 4.5 : 1 in both schemes."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    for scheme in plots.STYLE.values():
-        paper = luminance(scheme["paper"])
-        for role in ("ink", "muted", "blue", "orange", "green", "red", "purple"):
-            light, dark = sorted((luminance(scheme[role]), paper), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, role

@@ -34,25 +34,13 @@ _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
 
 
-def read_coco(
-    files: ExportFiles,
-    paths: Collection[str],
-    folders: Mapping[str, str],
-    readmes: Mapping[str, str],
-    refusals: Refusals,
-) -> Export:
-    """Reads the annotation files of all splits.
-
-    Args:
-        files: The export, its root the folder of the splits.
-        paths: Its files.
-        folders: Split → folder.
-        readmes: File name → text.
-        refusals: Where records that cannot be used go.
+def read_coco(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
+    """Reads the annotation files of the splits, which lie in `folders` (split → folder); READMEs are left out.
 
     Raises:
-        DataError: A split has no annotation file, or one cannot be read at all.
+        DataError: A split has no annotation file, or one cannot be read at all; other errors go to `refusals`.
     """
+    paths = files.paths()
     for folder in folders.values():
         file = f"{folder}/{COCO_FILE}"
         if file not in paths:
@@ -84,7 +72,6 @@ def read_coco(
     return Export(
         layout="coco",
         splits=splits,
-        readmes=readmes,
         license_names=tuple(dict.fromkeys(licenses)),
         info=infos[0],
     )

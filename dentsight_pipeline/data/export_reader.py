@@ -7,6 +7,7 @@ Add a layout beside `coco_reader.py` and `yolo_reader.py`. What labels mean (`on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from dentsight_pipeline.data.coco import SPLITS, Export
 from dentsight_pipeline.data.coco_reader import COCO_FILE, read_coco
@@ -39,9 +40,9 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
     readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
     folders = _split_folders(files.name, paths)
     if any(f"{folder}/{COCO_FILE}" in paths for folder in folders.values()):
-        return read_coco(files, paths, folders, readmes, refusals), files
+        return replace(read_coco(files, folders, refusals), readmes=readmes), files
     if YOLO_FILE in paths and any(path.startswith(f"{f}/images/") for f in folders.values() for path in paths):
-        return read_yolo(files, paths, folders, readmes, refusals), files
+        return replace(read_yolo(files, folders, refusals), readmes=readmes), files
     if folders:
         split, folder = next(iter(folders.items()))
         raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategory, ExportImage, ExportSplit
@@ -30,33 +30,20 @@ from dentsight_pipeline.errors import AnnotationError, DataError
 YOLO_FILE = "data.yaml"
 
 
-def read_yolo(
-    files: ExportFiles,
-    paths: Collection[str],
-    folders: Mapping[str, str],
-    readmes: Mapping[str, str],
-    refusals: Refusals,
-) -> Export:
-    """Reads `data.yaml` and the label files of all splits.
-
-    Args:
-        files: The export, its root the folder of `data.yaml`.
-        paths: Its files.
-        folders: Split → folder.
-        readmes: File name → text.
-        refusals: Where records that cannot be used go.
+def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
+    """Reads `data.yaml` and the label files of the splits, which lie in `folders` (split → folder); no README.
 
     Raises:
-        DataError: `data.yaml` cannot be read.
+        DataError: `data.yaml` cannot be read; other errors go to `refusals`.
     """
     settings = _yolo_settings(files)
     names = _yolo_names(settings)
     categories = [ExportCategory(number, name) for number, name in names.items()]
-    splits = [_yolo_split(files, paths, split, folder, categories, refusals) for split, folder in folders.items()]
+    splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
     roboflow = settings.get("roboflow")
     info = {str(k): str(v) for k, v in roboflow.items() if _is_scalar(v)} if isinstance(roboflow, dict) else {}
     license_names = (info["license"],) if info.get("license") else ()
-    return Export("yolo", splits, readmes, license_names, info)
+    return Export("yolo", splits, license_names=license_names, info=info)
 
 
 def _yolo_settings(files: ExportFiles) -> Mapping[str, Any]:
@@ -98,12 +85,12 @@ def _is_scalar(value: Any) -> bool:
 
 def _yolo_split(
     files: ExportFiles,
-    paths: Collection[str],
     split: str,
     folder: str,
     categories: list[ExportCategory],
     refusals: Refusals,
 ) -> ExportSplit:
+    paths = files.paths()
     images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
     names = {category.id: category.name for category in categories}
     images, annotations = image_records(), annotation_records()

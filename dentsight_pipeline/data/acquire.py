@@ -19,7 +19,6 @@ from dentsight_pipeline.progress import Progress
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
-
 ROBOFLOW = "roboflow:"
 S3 = "s3://"
 

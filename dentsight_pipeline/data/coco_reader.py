@@ -178,7 +178,7 @@ class _CocoSplitReader:
         names = {category.id: category.name for category in categories}
         annotations, counts = self.annotations(names)
         there = sum(path.startswith(f"{self.folder}/") and is_image(path) for path in self.known)
-        unlisted = there - sum(path in self.known and is_image(path) for path in self.listed)
+        unlisted = there - sum(image.exists and is_image(image.path) for image in images)
         return ExportSplit(self.split, self.file, categories, images, annotations, counts, unlisted)
 
     def categories(self) -> list[ExportCategory]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, turn_poi
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.ontology import LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.records import IdSet, RecordMap, Records, json_blocks
+from dentsight_pipeline.data.records import RecordMap, Records
 from dentsight_pipeline.data.stored_images import (
     KnownOriginals,
     StoredImage,
     fingerprint,
-    manifest_entries,
     open_json,
     remember_fingerprints,
+    stored_documents,
     stored_images,
 )
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
@@ -272,21 +272,14 @@ class _StoredImages:
     def __init__(self) -> None:
         self.originals = stored_images()
         self._original_of: RecordMap[str] = RecordMap()
-        self._at_hand: dict[str, StoredImage] = {}
 
     def add(self, path: str, image: StoredImage) -> None:
         self.originals[image.original_sha256] = image
         self._original_of[path] = image.original_sha256
 
-    def __contains__(self, path: str) -> bool:
-        return path in self._original_of
-
-    def __getitem__(self, path: str) -> StoredImage:
-        if path not in self._at_hand:
-            if len(self._at_hand) == _AT_HAND:
-                self._at_hand.clear()
-            self._at_hand[path] = self.originals[self._original_of[path]]
-        return self._at_hand[path]
+    def get(self, path: str) -> StoredImage | None:
+        original = self._original_of.get(path)
+        return None if original is None else self.originals[original]
 
 
 def _store_images(
@@ -348,9 +341,9 @@ def _stem_groups(export: Export, images: _StoredImages) -> Mapping[str, str]:
     groups: RecordMap[str] = RecordMap()
     for split in export.splits:
         for image in split.images:
-            if image.path in images:
-                digest = images[image.path].sha256
-                groups[image.stem] = min(groups.get(image.stem, digest), digest)
+            found = images.get(image.path)
+            if found is not None:
+                groups[image.stem] = min(groups.get(image.stem, found.sha256), found.sha256)
     return groups
 
 
@@ -360,9 +353,10 @@ def _privacy_facts(export: Export, images: _StoredImages) -> dict[str, Any]:
     with_metadata = 0
     for image in (image for split in export.splits for image in split.images):
         kinds[stem_kind(image.stem)] += 1
-        if image.path in images:
-            removed.update(images[image.path].removed.keys())
-            with_metadata += bool(images[image.path].removed)
+        found = images.get(image.path)
+        if found is not None:
+            removed.update(found.removed.keys())
+            with_metadata += bool(found.removed)
     return {
         "names_replaced": sum(kinds.values()),
         "stem_kinds": dict(sorted(kinds.items())),
@@ -382,18 +376,28 @@ def _raw_split(
     refusals: Refusals,
 ) -> dict[str, Any]:
     """One split of `annotations.json`, boxes in pixels of the stored image."""
-    reader = _RawSplit(split, stored, repairs, refusals)
+    reader = _RawSplit(split, repairs, refusals)
     images: Records[dict[str, Any]] = Records()
-    usable = IdSet()
     for image in split.images:
-        if reader.usable(image):
-            images.append(reader.image(image, group_of))
-            usable.add(image.id)
-    image_of = lru_cache(_AT_HAND)(lambda number: split.images.of(number)[0])
+        found = stored.get(image.path)
+        if found is not None:
+            reader.compare(image, found)
+            images.append(reader.image(image, found, group_of))
+        elif not image.exists:  # else it was refused while it was read
+            lost = len(split.annotations.of(image.id))
+            problem = f"listed, but its file is missing; {lost} annotations dropped"
+            reader.repair("image_without_file", image.id, problem)
+
+    @lru_cache(_AT_HAND)
+    def image_of(number: int) -> tuple[ExportImage, StoredImage | None]:
+        (image,) = split.images.of(number)
+        return image, stored.get(image.path)
+
     annotations: Records[dict[str, Any]] = raw_annotations()
     for annotation in split.annotations:
-        if annotation.image_id in usable:
-            record = reader.annotation(annotation, image_of(annotation.image_id))
+        image, found = image_of(annotation.image_id)
+        if found is not None:
+            record = reader.annotation(annotation, image, found)
             if record is not None:
                 annotations.append(record)
     return {
@@ -413,7 +417,6 @@ def raw_annotations(annotations: Iterable[dict[str, Any]] = ()) -> Records[dict[
 @dataclass(slots=True)
 class _RawSplit:
     split: ExportSplit
-    stored: _StoredImages
     repairs: Records[dict[str, Any]]
     refusals: Refusals
     turned: dict[int, tuple[tuple[int, int], int]] = field(default_factory=dict)
@@ -422,15 +425,8 @@ class _RawSplit:
         record = {"kind": kind, "split": self.split.name, "export_image_id": image, "detail": detail}
         self.repairs.append(record if annotation is None else record | {"export_annotation_id": annotation})
 
-    def usable(self, image: ExportImage) -> bool:
-        """Whether the image has its file and the size that is listed; notes or refuses it where not."""
-        if not image.exists:
-            lost = len(self.split.annotations.of(image.id))
-            self.repair("image_without_file", image.id, f"listed, but its file is missing; {lost} annotations dropped")
-            return False
-        if image.path not in self.stored:  # refused while it was read
-            return False
-        found = self.stored[image.path]
+    def compare(self, image: ExportImage, found: StoredImage) -> None:
+        """Notes or refuses an image whose file does not have the size that is listed, or was turned."""
         listed, shown = (image.width, image.height), (found.width, found.height)
         if 0 in listed:
             if self.split.file.endswith(".json"):
@@ -450,10 +446,8 @@ class _RawSplit:
                 self.turned[image.id] = (found.coded_size, found.orientation)
                 frame = "before turning, and were turned too"
             self.repair("exif_rotation", image.id, f"orientation {found.orientation} applied; boxes were {frame}")
-        return True
 
-    def image(self, image: ExportImage, group_of: Mapping[str, str]) -> dict[str, Any]:
-        found = self.stored[image.path]
+    def image(self, image: ExportImage, found: StoredImage, group_of: Mapping[str, str]) -> dict[str, Any]:
         return {
             "id": image.id,
             "file_name": found.path,
@@ -465,8 +459,7 @@ class _RawSplit:
             "stem_kind": stem_kind(image.stem),
         }
 
-    def annotation(self, annotation: ExportAnnotation, image: ExportImage) -> dict[str, Any] | None:
-        found = self.stored[image.path]
+    def annotation(self, annotation: ExportAnnotation, image: ExportImage, found: StoredImage) -> dict[str, Any] | None:
         box, polygons = _in_pixels(annotation, found, self.turned.get(image.id))
         x, y, w, h = box
         if (
@@ -549,9 +542,7 @@ def _build(store: Store, raw: RawDocument) -> Manifest:
         "repairs.json": raw.repairs,
         "originals.json": {"files": raw.files, "images": _original_records(raw.originals)},
     }
-    entries = manifest_entries()
-    for path, value in documents.items():
-        entries[path] = store.put_blocks(partial(json_blocks, value))
+    entries = stored_documents(store, documents)
     for image in raw.originals.values():
         entries[image.path] = Entry(image.sha256, image.size)
     return Manifest(KIND, entries, {}, raw.facts)

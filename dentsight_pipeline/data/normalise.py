@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import ChainMap, Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, compress
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +28,8 @@ from dentsight_pipeline.data.ingest import (
     read_raw_annotations,
 )
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
-from dentsight_pipeline.data.records import Records, json_blocks
-from dentsight_pipeline.data.stored_images import fingerprints_of, manifest_entries
+from dentsight_pipeline.data.records import Records
+from dentsight_pipeline.data.stored_images import fingerprints_of, stored_documents
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 from dentsight_pipeline.progress import Progress
 
@@ -109,9 +108,7 @@ def normalise_export(
         "labels.json": document.labels,
         "agreement.json": document.agreement,
     }
-    entries = manifest_entries()
-    for path, value in documents.items():
-        entries[path] = store.put_blocks(partial(json_blocks, value))
+    entries = stored_documents(store, documents)
     for image in chain.from_iterable(split["images"] for split in document.splits.values()):
         entries[image["file_name"]] = raw.entries[image["file_name"]]
     manifest = Manifest(KIND, entries, {"raw_export": raw.digest}, document.facts)

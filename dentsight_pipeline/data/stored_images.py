@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-
 CODE_VERSION = "1"
 """Goes up when the same original would be stored as other bytes."""
 
@@ -86,12 +85,15 @@ def stored_images() -> RecordMap[StoredImage]:
     )
 
 
-def manifest_entries() -> RecordMap[Entry]:
-    """No entries of a manifest yet, to be found by their paths."""
-    return RecordMap(
+def stored_documents(store: Store, documents: Mapping[str, Any]) -> RecordMap[Entry]:
+    """Store JSON documents; gives their entries for a manifest by path, to be followed by those of very many images."""
+    entries: RecordMap[Entry] = RecordMap(
         encode=lambda entry: f"{entry.sha256} {entry.size}",
         decode=lambda text: Entry(text[:64], int(text[65:])),
     )
+    for path, document in documents.items():
+        entries[path] = store.put_blocks(partial(json_blocks, document))
+    return entries
 
 
 def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> Mapping[str, str]:

@@ -95,15 +95,13 @@ def _yolo_split(
     names = {category.id: category.name for category in categories}
     images, annotations = image_records(), annotation_records()
 
-    def add_annotations(label_file: str, image: int) -> None:
-        for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
-            annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
-            counts[label] += 1
-
     def add_image(path: str, label_file: str, *, exists: bool) -> None:
-        images.append(ExportImage(len(images), path, stem_of(path), 0, 0, exists))
+        image = len(images)
+        images.append(ExportImage(image, path, stem_of(path), 0, 0, exists))
         if label_file in paths:
-            add_annotations(label_file, len(images) - 1)
+            for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
+                annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
+                counts[label] += 1
 
     def plain(start: str) -> Iterator[str]:
         for path in paths:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-
 SPLITS = ("train", "valid", "test")
 SAME_FINDING_IOU = 0.5
 """Two boxes that overlap at least this much mark the same finding, moved or called otherwise."""

@@ -22,10 +22,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dentsight_pipeline.lineage import log
 from dentsight_pipeline.lineage.verify import AuditResult, audit
-from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.manifest import Entry, Manifest, build
+from dentsight_pipeline.store import canonical, log
+from dentsight_pipeline.store.content import build
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 
 CLASSES = [f"condition-{number}" for number in range(13)]

@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.phantom import write_phantom_export
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.errors import TrainingError
-from dentsight_pipeline.store import manifest as manifests
-from dentsight_pipeline.store import objects
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import loop
@@ -112,7 +111,7 @@ def long_run(job: FitJob, store: Store, recipe: Recipe) -> dict[str, Any]:
             found = store.get_manifest(loop.run_fit(job, reporter))
     except TrainingError as error:
         return {"recipe": recipe.name, "failed": str(error)}
-    health = manifests.read_json(store, found, "health.json")
+    health = content.read_json(store, found, "health.json")
     result = json.loads((job.workdir / "result.json").read_text())
     return {
         "recipe": recipe.name,

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.objects import open_store
 
 CORES = 2
@@ -136,7 +136,7 @@ def _empty_document() -> dict[str, Any]:
 
 
 def _patterns(folder: Path, width: int, height: int) -> list[np.ndarray]:
-    from dentsight_pipeline.data.phantom import write_phantom_export
+    from dentsight_pipeline.phantom.export import write_phantom_export
 
     if not folder.exists():
         write_phantom_export(folder, images=6, seed=0, width=width)

@@ -28,13 +28,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.phantom import write_phantom_export
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.evaluation.evaluate import evaluate
-from dentsight_pipeline.store.manifest import Manifest, read_json
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training import loop
 from dentsight_pipeline.training import recipe as recipes

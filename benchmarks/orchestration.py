@@ -24,7 +24,7 @@ OURS = "from dentsight_pipeline.definitions import defs; defs.get_repository_def
 UNCHANGED = """
 import json, os, sys, time
 from dentsight_pipeline.definitions import defs
-from dentsight_pipeline.runtime.cell import CellRequest, run_cell
+from dentsight_pipeline.commands.run import CellRequest, run_cell
 defs.get_repository_def()
 before = time.process_time()
 said = run_cell(CellRequest(dataset="benchmark-v1", overrides={"max_steps": "2", "evaluate_every_steps": "2"}))

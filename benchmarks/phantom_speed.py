@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dentsight_pipeline.data.phantom import V8_SPLITS, write_phantom_export
+from dentsight_pipeline.phantom.export import V8_SPLITS, write_phantom_export
 
 TARGET_IMAGES_PER_SECOND = 15.0
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dentsight_pipeline.store import manifest, objects
+from dentsight_pipeline.store import content, manifest, objects
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -46,9 +46,9 @@ def main() -> None:
         files: dict[str, Path | bytes | manifest.Entry] = {path.name: path for path in source.iterdir()}
         store = objects.open_store(Path(scratch, "store"))
         copying = seconds(lambda: shutil.copytree(source, Path(scratch, "copy")))
-        storing = seconds(lambda: manifest.build(store, "raw-export", files, {}, {}))
-        again = seconds(lambda: manifest.build(store, "raw-export", files, {}, {}))
-        made = manifest.build(store, "raw-export", files, {}, {})
+        storing = seconds(lambda: content.build(store, "raw-export", files, {}, {}))
+        again = seconds(lambda: content.build(store, "raw-export", files, {}, {}))
+        made = content.build(store, "raw-export", files, {}, {})
         digest = store.put_manifest(made)
         paths = [str(store.local_path(entry.sha256)) for entry in made.entries.values()]
 
@@ -61,7 +61,7 @@ def main() -> None:
             for name, workers in (("one", 1), ("two", 2)):
 
                 def verify(workers: int = workers) -> None:
-                    found = manifest.damaged(store, store.get_manifest(digest), workers=workers)
+                    found = content.damaged(store, store.get_manifest(digest), workers=workers)
                     if found:
                         raise SystemExit(f"Damaged: {found}")
 

@@ -27,8 +27,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import RTDetrImageProcessor, Trainer, TrainerCallback, TrainingArguments
 
-from dentsight_pipeline.store import manifest as manifests
-from dentsight_pipeline.store import objects
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import loop
@@ -65,7 +64,7 @@ def draw_subset(store: Store, images: int) -> Manifest:
             annotations.append({**record, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     files["train.json"] = json.dumps({"images": records, "annotations": annotations, "categories": categories}).encode()
-    subset = manifests.build(store, "condition-subset", files, {}, {"classes": CLASSES})
+    subset = content.build(store, "condition-subset", files, {}, {"classes": CLASSES})
     store.put_manifest(subset)
     return subset
 

@@ -65,7 +65,7 @@ def phantom(
     as_json: Json = False,
 ) -> None:
     """Write a synthetic export of panoramic X-rays; never clinical data."""
-    from dentsight_pipeline.data.phantom import write_phantom_export
+    from dentsight_pipeline.phantom.export import write_phantom_export
 
     summary = write_phantom_export(out, images, seed, width, progress=_progress("drawing"))
     facts = {"out": str(out), "images": summary.images, "annotations": summary.annotations, "splits": summary.splits}
@@ -80,8 +80,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Tell what ingestion would do with an export, without doing it."""
-    from dentsight_pipeline.data.acquire import fetch
-    from dentsight_pipeline.data.inspect import inspect_export, summary_lines
+    from dentsight_pipeline.intake.acquire import fetch
+    from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
 
     progress = _staged_progress()
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:  # a remote export is not kept
@@ -108,7 +108,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Materialise the whole graph for one cell, from the export to the release report."""
-    from dentsight_pipeline.runtime.cell import CellRequest, run_cell
+    from dentsight_pipeline.commands.run import CellRequest, run_cell
 
     request = CellRequest(
         export=_absolute(export),
@@ -240,7 +240,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Verify every byte from a product down to the raw export; exit 5 when anything was changed or does not fit."""
-    from dentsight_pipeline.runtime.lookup import audit_reference
+    from dentsight_pipeline.commands.audit import audit_reference
 
     export = export.absolute() if export else None
     found, result = audit_reference(
@@ -258,7 +258,7 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Make a checkpoint again from what was recorded, and compare; exit 5 when it came out otherwise."""
-    from dentsight_pipeline.runtime.reproduction import reproduce_reference
+    from dentsight_pipeline.commands.reproduction import reproduce_reference
 
     into = into.absolute() if into else None
     result = reproduce_reference(_workspace(), ref, into=into, progress=_staged_progress())
@@ -294,7 +294,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Make a release the champion; what it replaces can be brought back with `rollback`."""
-    from dentsight_pipeline.runtime.lookup import promote_reference
+    from dentsight_pipeline.commands.audit import promote_reference
 
     facts = promote_reference(_workspace(), ref, by, reason, key=key)
     _show(facts, as_json, lambda: _champion_text(facts))
@@ -307,7 +307,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Give the title of champion back to the release before."""
-    from dentsight_pipeline.runtime.lookup import roll_back
+    from dentsight_pipeline.commands.audit import roll_back
 
     facts = roll_back(_workspace(), by, reason)
     _show(facts, as_json, lambda: _champion_text(facts))
@@ -344,7 +344,7 @@ def gc(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check this machine and workspace, and say what to do for each thing that is missing."""
-    from dentsight_pipeline.runtime.doctor import examine
+    from dentsight_pipeline.commands.doctor import examine
 
     findings = examine(_workspace())
     _show({"checks": findings, "ok": all(item["ok"] for item in findings)}, as_json, lambda: _doctor_text(findings))
@@ -356,7 +356,7 @@ def ui(
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI, or the next free one.")] = 5000,
 ) -> None:
     """Start the Dagster UI and the MLflow UI on localhost until Ctrl-C."""
-    from dentsight_pipeline.runtime.ui import serve
+    from dentsight_pipeline.commands.ui import serve
 
     serve(dagster_port, mlflow_port)
 
@@ -367,7 +367,7 @@ def workspace_init(
     as_json: Json = False,
 ) -> None:
     """Prepare a folder once: dagster.yaml, workspace.yaml, the store and the MLflow database."""
-    from dentsight_pipeline.runtime.doctor import initialise
+    from dentsight_pipeline.commands.doctor import initialise
 
     facts = initialise(folder.resolve())
     _show(facts, as_json, lambda: f"Workspace ready in {facts['home']}. Next: cd there and run `dentsight run`.")
@@ -544,7 +544,7 @@ def _progress(stage: str) -> Callable[[int, int], None]:
 
 
 def _staged_progress() -> Progress:
-    from dentsight_pipeline.resources import throttled
+    from dentsight_pipeline.progress import throttled
 
     return throttled(lambda text: print(text, file=sys.stderr, flush=True), seconds=2.0)  # noqa: T201 - progress
 
@@ -578,14 +578,14 @@ def _json_file(path: Path) -> Any:
 
 
 def _registry() -> Any:
-    from dentsight_pipeline.resources import Tracking
-    from dentsight_pipeline.runtime.lookup import MlflowRegistry
+    from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
+    from dentsight_pipeline.orchestration.tracking.registry import MlflowRegistry
 
     return MlflowRegistry(Tracking(workspace=_workspace()))
 
 
 def _workspace() -> Any:
-    from dentsight_pipeline.resources import Workspace
+    from dentsight_pipeline.orchestration.resources import Workspace
 
     return Workspace()
 

@@ -2,12 +2,13 @@
 
 import dagster as dg
 
-from dentsight_pipeline import automation
-from dentsight_pipeline.assets import champion, checks, data, evaluation, release, teeth, training
-from dentsight_pipeline.resources import Tracking, Workspace
-from dentsight_pipeline.runtime.backends import LocalBackend
-from dentsight_pipeline.runtime.cell import terminal_logger
-from dentsight_pipeline.runtime.notify import Notifier
+from dentsight_pipeline.orchestration import automation, checks
+from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
+from dentsight_pipeline.orchestration.backends.local import LocalBackend
+from dentsight_pipeline.orchestration.notify import Notifier
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.orchestration.terminal import terminal_logger
+from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 
 workspace = Workspace()
 

@@ -9,6 +9,7 @@ A missed release gate is a *result*, never an error; only releasing in spite of 
     │   ├── AnnotationError       one record of an annotation file
     │   ├── UnknownLabelError     a label name that no mapping knows
     │   ├── SplitLeakageError     splits that share sources where they must not
+    │   ├── DocumentError         a file or a product's facts that are not what they should say
     │   ├── IntegrityError        bytes that are missing or are not what their digest says
     │   └── SignatureError        a release whose signature, statement or chain does not hold
     ├── StorageError              the disk or bucket refused (full, read-only, unreachable)
@@ -77,6 +78,22 @@ class UnknownLabelError(DataError):
 
 class SplitLeakageError(DataError):
     """Splits that share images of one source where they must not."""
+
+
+class DocumentError(DataError):
+    """A document that is not of its type.
+
+    Args:
+        where: The file or product that it comes from.
+        kind: What it should be.
+        problem: What does not fit, with the field's path (`$.splits.train.images`).
+    """
+
+    def __init__(self, where: str, kind: str, problem: str) -> None:
+        self.where, self.kind, self.problem = where, kind, problem
+        super().__init__(
+            f"{where} is no {kind} of this release: {problem}. Restore it from a backup or make its product again."
+        )
 
 
 class IntegrityError(DataError):

@@ -10,9 +10,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dentsight_pipeline.assets.partitions import RECIPES, checked_dataset_key
 from dentsight_pipeline.definitions import defs
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.orchestration.partitions import RECIPES, checked_dataset_key
 
 PURE_ROOMS = ("data", "store", "training", "evaluation", "release", "lineage")
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2", "numpy")
@@ -113,7 +113,7 @@ def test_data_is_partitioned_by_dataset_and_experiments_by_dataset_and_recipe(gr
 
 
 def test_the_recipe_axis_lists_the_recipes_that_exist() -> None:
-    """The list is repeated in assets/partitions.py to keep the code location light; a drift would hide a recipe."""
+    """orchestration/partitions.py repeats the list to keep the code location light; a drift would hide a recipe."""
     from dentsight_pipeline.training import recipe
 
     assert [recipe.named(name).name for name in RECIPES] == list(RECIPES)

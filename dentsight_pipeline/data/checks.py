@@ -61,7 +61,7 @@ def test_split_is_clean(store: Store, manifest: Manifest) -> Outcome:
 
 def labels_are_known(store: Store, manifest: Manifest) -> Outcome:
     """Every annotation's raw name is in the mapping, and the mapping gives the class that the annotation has."""
-    from dentsight_pipeline.store.manifest import read_json
+    from dentsight_pipeline.store.content import read_json
 
     labels = {row["raw_name"]: row for row in read_json(store, manifest, "labels.json")}
     wrong: Counter[tuple[str, str]] = Counter()
@@ -213,7 +213,7 @@ def _stem_and_number(key: str) -> tuple[str, int] | None:
 
 
 def _splits(store: Store, manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
-    from dentsight_pipeline.store.manifest import read_json
+    from dentsight_pipeline.store.content import read_json
 
     return [(split, read_json(store, manifest, f"{split}.json")) for split in _names(manifest)]
 

@@ -21,13 +21,8 @@ from dentsight_pipeline.data.coco import (
     CocoImage,
     clip_xywh,
 )
-from dentsight_pipeline.data.ingest import (
-    OUTSIDE_PX,
-    iter_sources,
-    raw_annotations,
-    read_raw_annotations,
-)
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
+from dentsight_pipeline.data.raw_export import OUTSIDE_PX, iter_sources, raw_annotations, read_raw_annotations
 from dentsight_pipeline.data.records import Records
 from dentsight_pipeline.data.stored_images import fingerprints_of, stored_documents
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
@@ -91,7 +86,8 @@ def normalise_export(
         AnnotationError: A box that lies wholly outside its image.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
-    from dentsight_pipeline.store.manifest import Manifest, read_json
+    from dentsight_pipeline.store.content import read_json
+    from dentsight_pipeline.store.manifest import Manifest
 
     document = normalise_document(
         read_raw_annotations(store, raw),

@@ -98,7 +98,7 @@ def _publish(
     progress: Progress | None,
 ) -> Manifest:
     from dentsight_pipeline.data import exchange
-    from dentsight_pipeline.store.manifest import build, read_json
+    from dentsight_pipeline.store.content import build, read_json
 
     report = progress or (lambda stage, done, total: None)
     present = [name for name in SPLITS if f"{name}.json" in normalized.entries]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.manifest import build, read_json
+from dentsight_pipeline.store.content import build, read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

@@ -12,7 +12,7 @@ from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
 from dentsight_pipeline.lineage.reproduce import first_record, made_with
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.log import LogReading
+    from dentsight_pipeline.store.log import LogReading
     from dentsight_pipeline.store.manifest import Manifest
 
 INPUT_TAG = "dentsight/input."
@@ -129,7 +129,7 @@ def _unrecorded(event: Event, manifest: Manifest, records: Sequence[Mapping[str,
 
 
 def _in_log(noted: str, log: LogReading) -> bool:
-    from dentsight_pipeline.lineage.log import Head
+    from dentsight_pipeline.store.log import Head
 
     sequence, _, digest = noted.partition(":")
     return sequence.isdigit() and log.holds(Head(int(sequence), digest))

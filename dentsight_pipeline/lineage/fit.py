@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.lineage.walk import Walk

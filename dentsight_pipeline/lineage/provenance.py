@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.lineage.walk import Walk

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dentsight_pipeline.errors import ConfigurationError, DataError, StorageError
-from dentsight_pipeline.lineage import log as logs
 from dentsight_pipeline.lineage.fit import name_of
+from dentsight_pipeline.store import log as logs
+from dentsight_pipeline.store.content import materialise
 from dentsight_pipeline.store.local import hash_file
-from dentsight_pipeline.store.manifest import materialise
 from dentsight_pipeline.store.names import is_digest
 
 if TYPE_CHECKING:

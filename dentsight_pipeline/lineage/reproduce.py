@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import ConfigurationError, DataError
-from dentsight_pipeline.lineage import log as logs
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store import log as logs
+from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -226,7 +226,7 @@ def _remake_raw(store: Store, fresh: Store, raw: Manifest, folder: Path, say: Pr
     if not location.startswith(PHANTOM):
         _copy(store, fresh, raw, say)
         return raw.digest, "copied"
-    from dentsight_pipeline.data.acquire import Acquisition, ingest
+    from dentsight_pipeline.intake.acquire import Acquisition, ingest
 
     drawn = Acquisition(location=location, source=None, drop=(), registered=None, asked=True)
     return ingest(fresh, drawn, folder / "export", say), "drawn"

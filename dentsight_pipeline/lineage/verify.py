@@ -6,7 +6,7 @@
     records      each product says how it came about; no record and no log entry is gone  (log.py)
     releases     signature, statement, and the chain that the releases form             (release/statement.py)
     events       what Dagster and MLflow say does not contradict the store              (events.py)
-    originals    the files that somebody still has are those that the export was made of  (data/originals.py)
+    originals    the files that somebody still has are those that the export was made of  (intake/originals.py)
 
 Nothing is changed. A finding is one sentence; the first one is the first broken link, seen from the top.
 """
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dentsight_pipeline.errors import DataError, IntegrityError, SignatureError
-from dentsight_pipeline.lineage import log as logs
 from dentsight_pipeline.lineage.events import Event, cross_check
 from dentsight_pipeline.lineage.fit import misfits, name_of
 from dentsight_pipeline.lineage.provenance import provenance_of
 from dentsight_pipeline.lineage.walk import ChainItem, Walk, address, chain_items, walk
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.manifest import Entry, Manifest, damaged, materialise
+from dentsight_pipeline.store import log as logs
+from dentsight_pipeline.store.content import damaged, materialise
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import record_key
 
 if TYPE_CHECKING:
@@ -436,7 +437,7 @@ def _noted(store: Store, log: logs.LogReading, noted_heads: Iterable[str]) -> li
 
 
 def _originals(store: Store, walked: Walk, export: str | Path, say: Progress) -> list[str]:
-    from dentsight_pipeline.data.originals import verify_originals
+    from dentsight_pipeline.intake.originals import verify_originals
 
     raw = walked.find("raw-export")
     if raw is None:

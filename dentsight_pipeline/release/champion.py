@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.errors import ReleaseError
-from dentsight_pipeline.lineage import log
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

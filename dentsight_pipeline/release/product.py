@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release.gates import Policy, judge
 from dentsight_pipeline.release.verdict import Override, Verdict
-from dentsight_pipeline.store.manifest import build, materialise, read_json
+from dentsight_pipeline.store.content import build, materialise, read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -69,7 +69,7 @@ def publish_report(
         The published manifest of kind `release-report`, with `report.html`, `report.json`, `model_card.md` and
         `verdict.json`.
     """
-    from dentsight_pipeline.release.report import ChainLink, ReportInputs, build_report
+    from dentsight_pipeline.release.report.build import ChainLink, ReportInputs, build_report
 
     evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
     splits = store.get_manifest(subset.inputs["normalized_splits"])

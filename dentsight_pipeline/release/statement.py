@@ -324,7 +324,7 @@ def write(
     Returns:
         Facts for the release's manifest: `sequence`, `previous`, `corpus`, `never_for_xrays`, `overrides`, `title`.
     """
-    from dentsight_pipeline.lineage import log
+    from dentsight_pipeline.store import log
 
     newest, logged = head(store), log.head(store)
     corpus = report.facts.get("corpus") or {}

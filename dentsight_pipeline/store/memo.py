@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dentsight_pipeline.errors import DataError, IntegrityError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.canonical import JSON
-from dentsight_pipeline.store.manifest import missing
 from dentsight_pipeline.store.names import is_digest, memo_key
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def recall(store: Store, key: str) -> str | None:
         return None
     try:
         digest = canonical.unseal(data, f"Memo {key}", "Do the work again.")["manifest"]
-        if not is_digest(digest) or missing(store, store.get_manifest(digest)):
+        if not is_digest(digest) or store.missing(store.get_manifest(digest)):
             return None
     except (IntegrityError, DataError, KeyError, TypeError):
         return None

@@ -24,7 +24,7 @@ from dentsight_pipeline.errors import ConfigurationError, IntegrityError, RefCon
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES, Blobs, Stat
 from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, file_blocks, hash_file, write_and_hash
-from dentsight_pipeline.store.manifest import Entry, Manifest, missing
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import (
     check_digest,
     check_ref,
@@ -35,6 +35,7 @@ from dentsight_pipeline.store.names import (
     record_key,
     ref_key,
 )
+from dentsight_pipeline.store.threads import map_in_threads
 
 
 class _Any(Enum):
@@ -252,7 +253,7 @@ class Store:
         """
 
         def check() -> None:
-            lacking = missing(self, manifest)
+            lacking = self.missing(manifest)
             if lacking:
                 more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
                 what = f"{lacking[0]!r}{more} of the {manifest.kind} to publish in {self.uri}"
@@ -371,6 +372,18 @@ class Store:
             digest = key.rpartition("/")[2].removesuffix(suffix) if key.endswith(suffix) else ""
             if is_digest(digest) and key == f"{prefix}{digest[:2]}/{digest}{suffix}":
                 yield digest
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """The paths whose object is not in the store, or has another size; looked up, not hashed."""
+
+        def lacks(entry: Entry) -> bool:
+            stat = self.stat(entry.sha256)
+            return stat is None or stat.size != entry.size
+
+        threads = self.blobs.lookup_threads
+        entries = manifest.entries.values()
+        gone = map_in_threads(lacks, entries, threads) if threads > 1 else map(lacks, entries)
+        return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
 
     def _missing(self, what: str, digest: str) -> IntegrityError:
         remedy = "Restore it from a backup, or make it again from its inputs; check that this is the right store."

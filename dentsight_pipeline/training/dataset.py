@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.store import manifest as manifests
+from dentsight_pipeline.store import content
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import augment, letterbox
@@ -119,7 +119,7 @@ def read_split(store: Store, manifest: Manifest, name: str, stage: int = 2) -> S
         known = [path.removesuffix(".json") for path in manifest.entries if "/" not in path and path.endswith(".json")]
         splits = [split for split in known if split != "croissant"]
         raise DataError(f"Subset {manifest.digest[:12]} has no split {name!r}. It has {', '.join(splits) or 'none'}.")
-    coco = manifests.read_json(store, manifest, f"{name}.json")
+    coco = content.read_json(store, manifest, f"{name}.json")
     found = [category["name"] for category in sorted(coco["categories"], key=lambda c: c["id"])]
     if found != list(classes) or sorted(c["id"] for c in coco["categories"]) != list(range(1, len(classes) + 1)):
         raise DataError(

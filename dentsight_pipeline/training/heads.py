@@ -250,8 +250,8 @@ def read_images(folder: Path) -> list[NDArray[np.uint8]]:
 
 def phantom_xrays(count: int, seed: int, width: int = 1280) -> list[NDArray[np.uint8]]:
     """Synthetic panoramic X-rays, the same for the same arguments: `count` images [height, width], grayscale."""
-    from dentsight_pipeline.data.phantom_drawing import draw
-    from dentsight_pipeline.data.phantom_mouth import sample_mouth
+    from dentsight_pipeline.phantom.drawing import draw
+    from dentsight_pipeline.phantom.mouth import sample_mouth
 
     images = []
     for index in range(count):

@@ -31,8 +31,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, TrainingError
-from dentsight_pipeline.store import manifest as manifests
-from dentsight_pipeline.store import objects
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import cache, checkpointing, export, optim, validation
@@ -491,7 +490,7 @@ class Training:
         files["recipe.json"] = _json(self.recipe.model_dump())
         files["history.json"] = _json(self.history)
         files["health.json"] = _json(health)
-        product = manifests.build(self.store, "checkpoint", files, self._inputs(), self._facts(health))
+        product = content.build(self.store, "checkpoint", files, self._inputs(), self._facts(health))
         digest = self.store.put_manifest(product)
         self._read_meters()
         card = self.cost.card(self.job.price_per_hour, self.job.currency)
@@ -582,7 +581,7 @@ def _weights(job: FitJob, recipe: Recipe, store: Store) -> Path | None:
         raise ConfigurationError(
             f"weights = {recipe.weights} names a {found.kind} manifest. Give the digest of a checkpoint."
         )
-    return manifests.materialise(store, found, job.workdir / "initial", prefix="model/") / "model"
+    return content.materialise(store, found, job.workdir / "initial", prefix="model/") / "model"
 
 
 def _identity(recipe: Recipe, subset: Manifest) -> dict[str, str]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dentsight_pipeline.data.coco import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
-from dentsight_pipeline.store import manifest, objects
+from dentsight_pipeline.store import content, manifest, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
 from dentsight_pipeline.store.files import write_whole
 from dentsight_pipeline.training import letterbox
@@ -308,7 +308,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
     started = job.workdir / canonical_digest(
         {"checkpoint": job.checkpoint, "subset": job.subset, "batch_size": job.batch_size}, "A prediction's key"
     )
-    manifest.materialise(store, checkpoint, started / "checkpoint", prefix="model/", link=True)
+    content.materialise(store, checkpoint, started / "checkpoint", prefix="model/", link=True)
     detector = load_detector(started / "checkpoint", job.device)
     if not job.images_only and list(detector.classes) != list(subset.facts["classes"]):
         raise ConfigurationError(
@@ -317,7 +317,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
         )
 
     passes = [(split, False) for split in job.splits] + [(split, True) for split in job.mirrored]
-    images = {split: manifest.read_json(store, subset, f"{split}.json")["images"] for split, _ in passes}
+    images = {split: content.read_json(store, subset, f"{split}.json")["images"] for split, _ in passes}
     progress = _Progress(reporter, sum(len(images[split]) for split, _ in passes))
     files: dict[str, bytes] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -327,7 +327,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
         files[f"{name}.json"] = json.dumps(results, separators=(",", ":"), allow_nan=False).encode()
         counts[name] = {"images": len(images[split]), "detections": len(results)}
 
-    published = manifest.build(
+    published = content.build(
         store,
         "predictions",
         files,

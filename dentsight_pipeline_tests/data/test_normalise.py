@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.coco import CocoSplit
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
-from dentsight_pipeline.data.phantom import write_phantom_export
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
-from dentsight_pipeline.store.manifest import Manifest, read_json
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture, whole_export
 

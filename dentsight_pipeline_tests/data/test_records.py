@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.records import IdSet, Names, RecordMap, Records, json_blocks, to_json
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store import local
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import NAMES, ExportBuilder, jpeg, picture

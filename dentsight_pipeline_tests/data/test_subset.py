@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.store.manifest import Manifest, materialise, read_json
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store.content import materialise, read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, whole_export
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.evaluation.product import evaluate_predictions
-from dentsight_pipeline.lineage import log
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.release import gates, product, statement
-from dentsight_pipeline.store.manifest import Entry, Manifest, build, materialise, read_json
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import build, materialise, read_json
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder

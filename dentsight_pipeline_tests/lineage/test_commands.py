@@ -9,14 +9,16 @@ import dagster as dg
 import pytest
 from typer.testing import CliRunner, Result
 
-from dentsight_pipeline import automation, cli
+from dentsight_pipeline import cli
 from dentsight_pipeline.errors import ConfigurationError, ReleaseError
 from dentsight_pipeline.lineage.reference import resolve
+from dentsight_pipeline.orchestration import automation
+from dentsight_pipeline.orchestration.lineage_events import KEYS_FOLDER
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.orchestration.tracking import registry
+from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
+from dentsight_pipeline.orchestration.tracking.registry import MODEL, MlflowRegistry
 from dentsight_pipeline.release import champion, statement
-from dentsight_pipeline.resources import Tracking, Workspace
-from dentsight_pipeline.runtime import registry
-from dentsight_pipeline.runtime.lookup import KEYS_FOLDER, MlflowRegistry
-from dentsight_pipeline.runtime.registry import MODEL
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
 
@@ -253,8 +255,8 @@ def test_a_champion_taken_back_without_a_trace_is_found(chain: Chain, monkeypatc
 
 def test_a_release_made_while_mlflow_is_down_is_recorded(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is signed and heads the chain already: without a record of its own no audit would find it intact."""
-    from dentsight_pipeline.assets import release
-    from dentsight_pipeline.assets.partitions import cell_key
+    from dentsight_pipeline.orchestration.assets import release
+    from dentsight_pipeline.orchestration.partitions import cell_key
 
     at_home(chain, monkeypatch)
     monkeypatch.setattr(Tracking, "client", property(lambda _: (_ for _ in ()).throw(ConnectionError("away"))))

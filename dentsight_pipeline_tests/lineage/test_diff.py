@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.ingest import ingest_export
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.lineage.diff import diff
-from dentsight_pipeline.store.manifest import Manifest, build, read_json
+from dentsight_pipeline.store.content import build, read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder
 from dentsight_pipeline_tests.lineage.chain_builder import (

@@ -11,10 +11,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dentsight_pipeline.lineage import log
 from dentsight_pipeline.lineage.events import INPUT_METADATA, INPUT_TAG, LOG_METADATA, TAG_DIGITS, Event, cross_check
-from dentsight_pipeline.runtime.lookup import materialisations
-from dentsight_pipeline.store.manifest import Manifest, build
+from dentsight_pipeline.orchestration.lineage_events import materialisations
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import build
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 
 DAYS = dg.StaticPartitionsDefinition(["d1", "d2"])

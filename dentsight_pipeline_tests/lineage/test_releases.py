@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import ReleaseError
-from dentsight_pipeline.lineage import log
 from dentsight_pipeline.lineage.verify import audit
 from dentsight_pipeline.release import product, statement
-from dentsight_pipeline.store.manifest import read_json
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, recorded
 
 

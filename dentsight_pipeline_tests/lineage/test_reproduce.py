@@ -14,7 +14,8 @@ import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.lineage.reproduce import MetricCompared, Reproduction, reproduce
-from dentsight_pipeline.store.manifest import Manifest, build, read_json
+from dentsight_pipeline.store.content import build, read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
@@ -201,9 +202,9 @@ def test_a_dataset_alone_cannot_be_reproduced(intact_chain: Chain, tmp_path: Pat
 
 def test_a_drawn_corpus_is_drawn_again(tmp_path: Path) -> None:
     """A phantom is known by its numbers; reproducing it starts before the first byte."""
-    from dentsight_pipeline.data.acquire import Acquisition, ingest
     from dentsight_pipeline.data.normalise import normalise_export
     from dentsight_pipeline.data.subset import select_conditions
+    from dentsight_pipeline.intake.acquire import Acquisition, ingest
 
     store = open_store(tmp_path / "store")
     location = "phantom:6:1"

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.lineage import log
 from dentsight_pipeline.lineage.verify import AuditResult, audit
 from dentsight_pipeline.release import gates, product, statement
-from dentsight_pipeline.store.manifest import Manifest, build, read_json
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import build, read_json
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
     checkpoint_of,

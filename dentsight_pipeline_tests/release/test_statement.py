@@ -14,7 +14,7 @@ import pytest
 from dentsight_pipeline.errors import ReleaseError, SignatureError
 from dentsight_pipeline.release import gates, statement
 from dentsight_pipeline.release.verdict import Override, Verdict
-from dentsight_pipeline.store import manifest, objects
+from dentsight_pipeline.store import content, manifest, objects
 
 ROBOFLOW = {"kind": "roboflow", "name": "OPG REPORTING v8", "licence": "private"}
 
@@ -260,17 +260,15 @@ def _release(
 ) -> manifest.Manifest:
     """One release, as the pipeline makes it."""
     _folder(folder)
-    checkpoint = manifest.build(store, "checkpoint", {"model/config.json": b"{}"}, {}, {"recipe": "smoke"})
-    report = manifest.build(
-        store, "release-report", {"report.html": b"x"}, {}, {"corpus": corpus, "title": folder.name}
-    )
+    checkpoint = content.build(store, "checkpoint", {"model/config.json": b"{}"}, {}, {"recipe": "smoke"})
+    report = content.build(store, "release-report", {"report.html": b"x"}, {}, {"corpus": corpus, "title": folder.name})
     for product in (checkpoint, report):
         store.put_manifest(product)
     chain = {"release_report": report.digest, "trained_checkpoint": checkpoint.digest}
     facts = statement.write(store, folder, report=report, checkpoint=checkpoint, verdict=verdict, chain=chain)
     statement.sign(folder, keys)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    made = manifest.build(store, "release", files, chain, facts)
+    made = content.build(store, "release", files, chain, facts)
     store.put_manifest(made)
     statement.advance(store, made)
     return made
@@ -317,7 +315,7 @@ def test_a_release_that_claims_another_place_breaks_the_chain(store, tmp_path, v
 def test_two_releases_cannot_follow_the_same_one(store, tmp_path, verdict):
     """Of two runs that release at once, one must be told to release again."""
     first = _release(store, tmp_path / "r0", verdict, tmp_path / "keys", ROBOFLOW)
-    late = manifest.build(store, "release", {"x": b"y"}, {}, {"sequence": 1, "previous": None})
+    late = content.build(store, "release", {"x": b"y"}, {}, {"sequence": 1, "previous": None})
     store.put_manifest(late)
 
     with pytest.raises(ReleaseError, match="released meanwhile"):
@@ -331,7 +329,7 @@ def test_a_stored_release_verifies_after_it_was_taken_out_of_the_store(store, tm
     overridden = verdict.model_copy(update={"overrides": (override,)})
     made = _release(store, tmp_path / "r", overridden, tmp_path / "keys", {"kind": "phantom", "name": "phantom"})
 
-    out = manifest.materialise(store, made, tmp_path / "out")
+    out = content.materialise(store, made, tmp_path / "out")
 
     found = statement.verify_release(out, tmp_path / "keys" / "release-key.pub")
     assert found["predicate"]["overrides"] == [override.model_dump()]

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import RefConflictError, StorageError
-from dentsight_pipeline.store import gc, manifest, objects
+from dentsight_pipeline.store import content, gc, manifest, objects
 from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES
 from dentsight_pipeline.store.names import object_key
 
@@ -28,7 +28,7 @@ from .conftest import BucketPlace, DiskPlace
 PREAMBLE = """
 import os, signal, sys
 from pathlib import Path
-from dentsight_pipeline.store import gc, manifest, memo, objects
+from dentsight_pipeline.store import gc, content, manifest, memo, objects
 store = objects.open_store(sys.argv[1])
 """
 LARGE = IN_MEMORY_BYTES * 3
@@ -45,7 +45,7 @@ def assert_whole(store: objects.Store) -> None:
     for digest in store.object_digests():
         store.verify(digest)
     for digest in store.manifest_digests():
-        assert manifest.damaged(store, store.get_manifest(digest)) == []
+        assert content.damaged(store, store.get_manifest(digest)) == []
 
 
 # kill -9
@@ -83,7 +83,7 @@ def test_writers_killed_at_any_moment_leave_only_whole_objects(disk: DiskPlace) 
             """
             for number in range(10**6):
                 files = {f"{n}": os.urandom(3_000_000) for n in range(2)} | {"s": os.urandom(10)}
-                made = manifest.build(store, "k", files, {}, {"number": number})
+                made = content.build(store, "k", files, {}, {"number": number})
                 store.put_manifest(made)
                 store.write_ref("head", {"manifest": made.digest})
                 store.append_record(made.digest, {"number": number})
@@ -99,7 +99,7 @@ def test_writers_killed_at_any_moment_leave_only_whole_objects(disk: DiskPlace) 
 
     assert_whole(disk.store)
     head = disk.store.read_ref("head")
-    assert head is not None and manifest.missing(disk.store, disk.store.get_manifest(head["manifest"])) == []
+    assert head is not None and disk.store.missing(disk.store.get_manifest(head["manifest"])) == []
     assert_whole(disk.store)
 
 
@@ -118,7 +118,7 @@ def test_a_process_killed_with_a_lock_in_its_hand_blocks_nobody(disk: DiskPlace)
     holder.send_signal(signal.SIGKILL)
     holder.wait(120)
 
-    disk.store.put_manifest(manifest.build(disk.store, "k", {"a": b"x"}, {}, {}))
+    disk.store.put_manifest(content.build(disk.store, "k", {"a": b"x"}, {}, {}))
     disk.store.write_ref("head", {"n": 1}, expected=None)
     assert disk.store.read_ref("head") == {"n": 1}
 
@@ -196,10 +196,10 @@ def test_a_full_disk_publishes_no_manifest_and_keeps_the_reference(small_disk: P
 
 def test_a_full_disk_materialises_no_half_file(small_disk: Path, disk: DiskPlace) -> None:
     """A training run that starts on a cut image would train on grey."""
-    made = manifest.build(disk.store, "k", {"a": b"small", "b": os.urandom(2_000_000)}, {}, {})
+    made = content.build(disk.store, "k", {"a": b"small", "b": os.urandom(2_000_000)}, {}, {})
 
     with pytest.raises(StorageError, match="No space left"):
-        manifest.materialise(disk.store, made, small_disk / "out")
+        content.materialise(disk.store, made, small_disk / "out")
     assert [path.name for path in (small_disk / "out").iterdir()] == ["a"]
 
 
@@ -249,7 +249,7 @@ def test_many_processes_store_the_same_dataset_at_once(disk: DiskPlace) -> None:
     """Four ingestions of one export end with one copy of each image and one manifest."""
     code = """
     files = {f"images/{n}.jpg": f"image {n}".encode() * 1000 for n in range(150)}
-    print(store.put_manifest(manifest.build(store, "raw-export", files, {}, {})))
+    print(store.put_manifest(content.build(store, "raw-export", files, {}, {})))
     """
     writers = [start(code, str(disk.root)) for _ in range(4)]
     answers = [writer.communicate(timeout=120) for writer in writers]
@@ -291,7 +291,7 @@ def test_a_writer_and_a_collector_run_at_once_and_nothing_dangles(disk: DiskPlac
         while published < 60:
             files = {f"{n}": f"{published} {n}".encode() for n in range(5)}
             try:
-                store.put_manifest(manifest.build(store, "k", files, {}, {}))
+                store.put_manifest(content.build(store, "k", files, {}, {}))
                 published += 1
             except IntegrityError:
                 refused += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, StorageError
-from dentsight_pipeline.store import gc, manifest, objects
+from dentsight_pipeline.store import content, gc, objects
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import manifest_key, object_key, record_key, ref_key
 
@@ -240,11 +240,11 @@ def test_a_plan_fits_only_its_own_store(disk: DiskPlace, tmp_path: Path) -> None
 
 def test_many_objects_are_collected_in_batches(disk: DiskPlace) -> None:
     """More than one batch, so that the loop over batches is seen to end and to lose nothing."""
-    kept = manifest.build(disk.store, "k", {f"{n}": f"kept {n}".encode() for n in range(50)}, {}, {})
+    kept = content.build(disk.store, "k", {f"{n}": f"kept {n}".encode() for n in range(50)}, {}, {})
     disk.store.put_manifest(kept)
-    manifest.build(disk.store, "k", {f"{n}": f"lost {n}".encode() for n in range(600)}, {}, {})
+    content.build(disk.store, "k", {f"{n}": f"lost {n}".encode() for n in range(600)}, {}, {})
 
     removed = gc.apply(disk.store, gc.plan(disk.store, grace=timedelta(0)))
 
     assert (removed.objects, len(list(disk.store.object_digests()))) == (600, 50)
-    assert manifest.damaged(disk.store, kept) == []
+    assert content.damaged(disk.store, kept) == []

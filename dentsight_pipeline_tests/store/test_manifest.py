@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
-from dentsight_pipeline.store import manifest, objects
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import object_key
 
@@ -97,7 +97,7 @@ def test_a_path_that_could_leave_its_folder_is_refused(store: objects.Store, pat
     with pytest.raises(DataError, match="cannot be a file of a manifest"):
         Manifest("raw-export", {path: EMPTY})
     with pytest.raises(DataError, match="cannot be a file of a manifest"):
-        manifest.build(store, "raw-export", {"fine": b"x", path: b"y"}, {}, {})
+        content.build(store, "raw-export", {"fine": b"x", path: b"y"}, {}, {})
     assert list(store.object_digests()) == []
 
 
@@ -110,11 +110,11 @@ def test_a_path_that_is_file_and_folder_is_refused() -> None:
 def test_bad_facts_are_refused_before_anything_is_stored(store: objects.Store) -> None:
     """An hour of hashing must not end in an error that could have been known at once."""
     with pytest.raises(DataError, match="facts of a raw-export manifest cannot be written as canonical JSON"):
-        manifest.build(store, "raw-export", {"a": b"x"}, {}, {"map": float("nan")})
+        content.build(store, "raw-export", {"a": b"x"}, {}, {"map": float("nan")})
     with pytest.raises(DataError, match="Input 'splits' of a raw-export manifest must be 64"):
-        manifest.build(store, "raw-export", {"a": b"x"}, {"splits": "latest"}, {})
+        content.build(store, "raw-export", {"a": b"x"}, {"splits": "latest"}, {})
     with pytest.raises(DataError, match="lower-case words joined by hyphens"):
-        manifest.build(store, "../raw", {"a": b"x"}, {}, {})
+        content.build(store, "../raw", {"a": b"x"}, {}, {})
     assert list(store.object_digests()) == []
 
 
@@ -145,23 +145,23 @@ def test_files_bytes_and_stored_entries_go_into_one_manifest(store: objects.Stor
     (tmp_path / "image.jpg").write_bytes(b"pixels")
     kept = Entry(store.put_bytes(b"kept"), 4)
 
-    made = manifest.build(
+    made = content.build(
         store, "condition-subset", {"a.json": b'{"x": 1}', "images/i.jpg": tmp_path / "image.jpg", "k": kept}, {}, {}
     )
 
-    assert manifest.read_json(store, made, "a.json") == {"x": 1}
-    assert manifest.read_bytes(store, made, "images/i.jpg") == b"pixels"
+    assert content.read_json(store, made, "a.json") == {"x": 1}
+    assert content.read_bytes(store, made, "images/i.jpg") == b"pixels"
     assert (made.entry("k"), made.size) == (kept, 8 + 6 + 4)
 
 
 def test_a_file_that_is_not_in_the_manifest_is_named(store: objects.Store) -> None:
     """The message lists what there is, because the split is often called otherwise (`val`, `valid`)."""
-    made = manifest.build(store, "k", {"train.json": b"{}", "not.json": b"{"}, {}, {})
+    made = content.build(store, "k", {"train.json": b"{}", "not.json": b"{"}, {}, {})
 
     with pytest.raises(DataError, match=r"has no file 'val\.json'; it has not.json, train.json"):
-        manifest.read_json(store, made, "val.json")
+        content.read_json(store, made, "val.json")
     with pytest.raises(DataError, match=r"'not.json' of k .* is not JSON"):
-        manifest.read_json(store, made, "not.json")
+        content.read_json(store, made, "not.json")
 
 
 def test_a_version_with_ten_new_images_stores_ten_new_objects(place: Place, tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_a_version_with_ten_new_images_stores_ten_new_objects(place: Place, tmp_
         path.write_bytes(f"image {number}".encode() * 50)
         files[f"images/{number}.jpg"] = path
     old = dict(list(files.items())[: count - 10])
-    place.store.put_manifest(manifest.build(place.store, "raw-export", old, {}, {}))
+    place.store.put_manifest(content.build(place.store, "raw-export", old, {}, {}))
     before = set(place.store.object_digests())
     written = []
     write = place.store.blobs.write
     place.store.blobs.write = lambda key, data: (written.append(key), write(key, data))[1]
 
-    place.store.put_manifest(manifest.build(place.store, "raw-export", files, {}, {}))
+    place.store.put_manifest(content.build(place.store, "raw-export", files, {}, {}))
 
     assert len(before) == count - 10
     assert len(set(place.store.object_digests()) - before) == 10
@@ -191,9 +191,9 @@ def test_a_version_with_ten_new_images_stores_ten_new_objects(place: Place, tmp_
 
 def test_a_manifest_is_written_as_files(store: objects.Store, tmp_path: Path) -> None:
     """Programs that want a folder get one, with exactly the bytes that the manifest names."""
-    made = manifest.build(store, "k", {"model/config.json": b"{}", "model/a/b": b"x", "recipe.json": b"[]"}, {}, {})
+    made = content.build(store, "k", {"model/config.json": b"{}", "model/a/b": b"x", "recipe.json": b"[]"}, {}, {})
 
-    folder = manifest.materialise(store, made, tmp_path / "out", prefix="model/")
+    folder = content.materialise(store, made, tmp_path / "out", prefix="model/")
 
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert files == {"model/config.json": b"{}", "model/a/b": b"x"}
@@ -201,43 +201,43 @@ def test_a_manifest_is_written_as_files(store: objects.Store, tmp_path: Path) ->
 
 def test_writing_into_a_materialised_file_leaves_the_store_alone(store: objects.Store, tmp_path: Path) -> None:
     """Root may write into read-only files; a hard link would carry the damage into the store."""
-    made = manifest.build(store, "k", {"a": b"right"}, {}, {})
-    target = manifest.materialise(store, made, tmp_path / "out") / "a"
+    made = content.build(store, "k", {"a": b"right"}, {}, {})
+    target = content.materialise(store, made, tmp_path / "out") / "a"
 
     target.write_bytes(b"wrong")
 
-    assert manifest.read_bytes(store, made, "a") == b"right"
-    assert (manifest.materialise(store, made, tmp_path / "out") / "a").read_bytes() == b"right"
+    assert content.read_bytes(store, made, "a") == b"right"
+    assert (content.materialise(store, made, tmp_path / "out") / "a").read_bytes() == b"right"
 
 
 def test_readers_can_ask_for_hard_links(disk: DiskPlace, tmp_path: Path) -> None:
     """A training run over a large dataset needs no second copy on the same disk."""
-    made = manifest.build(disk.store, "k", {"a": b"x"}, {}, {})
+    made = content.build(disk.store, "k", {"a": b"x"}, {}, {})
 
-    folder = manifest.materialise(disk.store, made, tmp_path / "out", link=True)
+    folder = content.materialise(disk.store, made, tmp_path / "out", link=True)
 
     assert (folder / "a").samefile(disk.store.local_path(made.entry("a").sha256))
 
 
 def test_a_damaged_object_is_not_materialised(place: Place, tmp_path: Path) -> None:
     """A wrong file must not appear under a right name, not even for a moment."""
-    made = manifest.build(place.store, "k", {"a": b"right"}, {}, {})
+    made = content.build(place.store, "k", {"a": b"right"}, {}, {})
     place.overwrite(object_key(made.entry("a").sha256), lambda data: b"wrong")
 
     with pytest.raises(IntegrityError, match="was changed"):
-        manifest.materialise(place.store, made, tmp_path / "out")
+        content.materialise(place.store, made, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_symbolic_link_cannot_lead_a_file_out_of_the_folder(disk: DiskPlace, tmp_path: Path) -> None:
     """A prepared folder must not turn `images/x` into a file elsewhere."""
-    made = manifest.build(disk.store, "k", {"images/x": b"x"}, {}, {})
+    made = content.build(disk.store, "k", {"images/x": b"x"}, {}, {})
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "images").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(StorageError, match="symbolic link"):
-        manifest.materialise(disk.store, made, tmp_path / "out")
+        content.materialise(disk.store, made, tmp_path / "out")
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -247,28 +247,28 @@ def test_a_symbolic_link_cannot_lead_a_file_out_of_the_folder(disk: DiskPlace, t
 def test_every_damaged_or_missing_file_is_found(place: Place) -> None:
     """An audit lists all that is broken, not only the first."""
     files = {f"{number}": f"bytes {number}".encode() for number in range(20)}
-    made = manifest.build(place.store, "k", files, {}, {})
+    made = content.build(place.store, "k", files, {}, {})
     place.overwrite(object_key(made.entry("7").sha256), lambda data: data[:-1] + b"?")
     place.delete(object_key(made.entry("13").sha256))
 
-    found = manifest.damaged(place.store, made)
+    found = content.damaged(place.store, made)
 
     assert {path: error.found is None for path, error in found} == {"13": True, "7": False}
-    assert manifest.missing(place.store, made) == ["13"]
+    assert place.store.missing(made) == ["13"]
 
 
 def test_a_size_that_does_not_fit_is_damage(store: objects.Store) -> None:
     """The size is part of the manifest's statement, so it is verified like the bytes."""
     lying = Manifest("k", {"a": Entry(store.put_bytes(b"four"), 5)})
 
-    assert [path for path, _ in manifest.damaged(store, lying)] == ["a"]
+    assert [path for path, _ in content.damaged(store, lying)] == ["a"]
     with pytest.raises(DataError, match=r"has 4 bytes, but k .* says 5"):
-        manifest.read_bytes(store, lying, "a")
+        content.read_bytes(store, lying, "a")
 
 
 def test_what_a_manifest_says_is_plain_json(store: objects.Store) -> None:
     """Another program in another language can read a store without this package."""
-    digest = store.put_manifest(manifest.build(store, "k", {"a": b"x"}, {}, {"n": 1}))
+    digest = store.put_manifest(content.build(store, "k", {"a": b"x"}, {}, {"n": 1}))
 
     document = json.loads(store.get_manifest(digest).to_bytes())
 

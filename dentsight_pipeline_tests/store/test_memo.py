@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.errors import DataError, IntegrityError
-from dentsight_pipeline.store import manifest, memo, objects
+from dentsight_pipeline.store import content, manifest, memo, objects
 from dentsight_pipeline.store.names import manifest_key, memo_key, object_key
 
 from .conftest import Place
@@ -17,7 +17,7 @@ KEY = memo.key("trained_checkpoint", "1", {"condition_subset": "0" * 64}, {"reci
 
 def finished(store: objects.Store) -> manifest.Manifest:
     """A published product, remembered under `KEY`."""
-    made = manifest.build(store, "checkpoint", {"model": b"weights"}, {}, {})
+    made = content.build(store, "checkpoint", {"model": b"weights"}, {}, {})
     memo.remember(store, KEY, store.put_manifest(made))
     return made
 

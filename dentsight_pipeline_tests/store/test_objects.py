@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, RefConflictError, StorageError
-from dentsight_pipeline.store import manifest, objects
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import manifest_key, object_key, record_key, ref_key
@@ -189,7 +189,7 @@ def test_a_store_travels_to_worker_processes(store: objects.Store) -> None:
 
 def test_a_manifest_is_published_and_read_back(place: Place) -> None:
     """The digest of what comes back is the digest that was asked for."""
-    made = manifest.build(place.store, "raw-export", {"a.json": b"{}"}, {}, {"n": 1})
+    made = content.build(place.store, "raw-export", {"a.json": b"{}"}, {}, {"n": 1})
 
     digest = place.store.put_manifest(made)
 

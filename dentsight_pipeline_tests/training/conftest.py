@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store import manifest as manifests
-from dentsight_pipeline.store import objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import recipe as recipes
@@ -76,7 +76,7 @@ def make_subset(
             change(split, coco)
         files[f"{split}.json"] = json.dumps(coco).encode()
     facts = {"classes": list(classes), "corpus": {"kind": "phantom", "name": "shapes", "licence": "CC0"}}
-    subset = manifests.build(store, kind, files, {}, facts)
+    subset = content.build(store, kind, files, {}, facts)
     store.put_manifest(subset)
     return subset
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from dentsight_pipeline.errors import ConfigurationError, HeadCollapseError, StorageError, TrainingError
-from dentsight_pipeline.store import manifest as manifests
+from dentsight_pipeline.store import content
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import checkpointing, health, loop, validation
@@ -51,7 +51,7 @@ def run(job: FitJob) -> Manifest:
 
 def history(store: Store, checkpoint: Manifest) -> dict[str, Any]:
     """`history.json` of a checkpoint."""
-    return manifests.read_json(store, checkpoint, "history.json")
+    return content.read_json(store, checkpoint, "history.json")
 
 
 def messages(workdir: Path) -> str:
@@ -92,7 +92,7 @@ def test_a_finished_training_publishes_everything_the_contract_names(
 
 def test_nothing_volatile_is_part_of_the_checkpoint(store: Store, checkpoint: Manifest, tmp_path: Path):
     """The same training must give the same digest: no time, host or path in what is hashed."""
-    texts = b"".join(manifests.read_bytes(store, checkpoint, name) for name in checkpoint.entries if "json" in name)
+    texts = b"".join(content.read_bytes(store, checkpoint, name) for name in checkpoint.entries if "json" in name)
 
     assert str(tmp_path).encode() not in texts + checkpoint.to_bytes()
     assert b"images_per_s" not in texts
@@ -119,7 +119,7 @@ def test_the_published_model_is_the_average_of_the_best_evaluation(
     store: Store, checkpoint: Manifest, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
 ):
     """Its mAP, measured again from the published files, is the one in the history."""
-    model = models.load(manifests.materialise(store, checkpoint, tmp_path / "out", "model/") / "model")
+    model = models.load(content.materialise(store, checkpoint, tmp_path / "out", "model/") / "model")
     split = read_split(store, subset, "valid")
     images = np.load(next(p for p in (tmp_path / "work" / "cache").rglob("images.npy") if len(np.load(p)) == 5))
 
@@ -352,7 +352,7 @@ def test_head_health_does_not_depend_on_the_validation_images(store: Store, tiny
 
     jobs = [fit_job(store, subset, once, tmp_path / subset.digest) for subset in (plain, mislabelled)]
 
-    readings = [manifests.read_json(store, run(job), "health.json")["reading"] for job in jobs]
+    readings = [content.read_json(store, run(job), "health.json")["reading"] for job in jobs]
     assert readings[0]["matched_class_accuracy"] is not None
     assert readings[0] == readings[1]
 
@@ -429,7 +429,7 @@ def test_the_average_is_published_not_the_raw_weights(
     monkeypatch.setattr(checkpointing.CheckpointFolder, "remove", lambda _: None)
     found = run(fit_job(store, subset, tiny_recipe.override({"evaluate_every_steps": 8}), tmp_path / "work"))
     saved = checkpointing.CheckpointFolder(tmp_path / "work" / "checkpoints").read(8)
-    folder = manifests.materialise(store, found, tmp_path / "out", "model/") / "model"
+    folder = content.materialise(store, found, tmp_path / "out", "model/") / "model"
 
     published = models.load(folder).state_dict()
 
@@ -454,7 +454,7 @@ def test_bf16_trains(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_pa
     found = run(fit_job(store, subset, tiny_recipe.override({"precision": "bf16", "max_steps": 2}), tmp_path / "work"))
 
     assert all(math.isfinite(entry["loss"]) for entry in history(store, found)["training"])
-    folder = manifests.materialise(store, found, tmp_path / "out", "model/") / "model"
+    folder = content.materialise(store, found, tmp_path / "out", "model/") / "model"
     assert {p.dtype for p in models.load(folder).parameters()} == {torch.float32}
 
 
@@ -481,7 +481,7 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, still_reci
     assert [e["step"] for e in two["training"]] == [e["step"] for e in one["training"]]
     np.testing.assert_allclose([e["loss"] for e in two["training"]], [e["loss"] for e in one["training"]], rtol=0.02)
     assert len(two["validation"]) == 1
-    model = models.load(manifests.materialise(store, double, tmp_path / "out", "model/") / "model")
+    model = models.load(content.materialise(store, double, tmp_path / "out", "model/") / "model")
     split = read_split(store, subset, "valid")
     images = np.load(next(p for p in (job.workdir / "cache").rglob("images.npy") if len(np.load(p)) == 5))
     found = validation.detect(model, split, images, range(5), recipe, torch.device("cpu"))

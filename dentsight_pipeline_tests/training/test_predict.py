@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
+from dentsight_pipeline.store import content
 from dentsight_pipeline.store import manifest as manifests
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
@@ -50,7 +51,7 @@ def model_folder(recipe: Recipe, out: Path, classes: tuple[str, ...] = CLASSES) 
 
 def publish_checkpoint(store: Store, folder: Path, classes: tuple[str, ...] = CLASSES) -> str:
     files: dict[str, Path | bytes | manifests.Entry] = {f"model/{path.name}": path for path in folder.iterdir()}
-    return store.put_manifest(manifests.build(store, "checkpoint", files, {}, {"classes": list(classes)}))
+    return store.put_manifest(content.build(store, "checkpoint", files, {}, {"classes": list(classes)}))
 
 
 @pytest.fixture
@@ -84,8 +85,8 @@ class TestSplits:
         )
         assert product.inputs == {"trained_checkpoint": checkpoint, "condition_subset": subset.digest}
         for split in ("train", "valid"):
-            results = manifests.read_json(store, product, f"{split}.json")
-            ids = [image["id"] for image in manifests.read_json(store, subset, f"{split}.json")["images"]]
+            results = content.read_json(store, product, f"{split}.json")
+            ids = [image["id"] for image in content.read_json(store, subset, f"{split}.json")["images"]]
             assert list(dict.fromkeys(row["image_id"] for row in results)) == ids
             assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
             assert {row["category_id"] for row in results} <= {1, 2, 3}
@@ -98,11 +99,11 @@ class TestSplits:
     ) -> None:
         """Written a second time with transformers' post-processing on the padded canvas, as TRAINING.md asks."""
         digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[], batch_size=5))
-        found = manifests.read_json(store, store.get_manifest(digest), "valid.json")
+        found = content.read_json(store, store.get_manifest(digest), "valid.json")
         model = models.load(tmp_path / "model")
         processor = RTDetrImageProcessorPil()
 
-        for record in manifests.read_json(store, subset, "valid.json")["images"]:
+        for record in content.read_json(store, subset, "valid.json")["images"]:
             size = record["width"], record["height"]
             image = letterbox.read_grayscale(str(store.local_path(subset.entry(record["file_name"]).sha256)), size)
             geometry = letterbox.fit(size, (96, 64))
@@ -124,7 +125,7 @@ class TestSplits:
         """Rounded scores tie, and ties change AP."""
         digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[]))
 
-        results = manifests.read_json(store, store.get_manifest(digest), "valid.json")
+        results = content.read_json(store, store.get_manifest(digest), "valid.json")
 
         assert len({row["score"] for row in results}) > 0.99 * len(results)
         assert any(row["bbox"][0] != round(row["bbox"][0], 6) for row in results)
@@ -180,7 +181,7 @@ class TestSplits:
         }
         records = [{"id": i, "file_name": name, "width": 300, "height": 200} for i, name in enumerate(files, start=1)]
         coco = {"images": records, "annotations": [], "categories": []}
-        subset = manifests.build(
+        subset = content.build(
             store,
             "condition-subset",
             {**files, "valid.json": json.dumps(coco).encode()},
@@ -192,7 +193,7 @@ class TestSplits:
 
         product = store.get_manifest(run(predict_job(store, checkpoint, subset, tmp_path / "work")))
 
-        plain, mirrored = (manifests.read_json(store, product, f"valid{part}.json") for part in ("", ".mirrored"))
+        plain, mirrored = (content.read_json(store, product, f"valid{part}.json") for part in ("", ".mirrored"))
         of_two = [row for row in plain if row["image_id"] == 2]
         back_from_two = [row for row in mirrored if row["image_id"] == 1]
         assert [row["score"] for row in back_from_two] == [row["score"] for row in of_two]

@@ -1,0 +1,220 @@
+"""The one form that a split's images and boxes have, from normalisation to the evaluation: two Arrow tables.
+
+Boxes are `[x, y, width, height]` float64 in pixels of the stored image, x to the right and y down from its top left
+corner. Rows of `annotations` stand in the order of their images, so that the boxes of one image are one slice.
+COCO JSON is written only where pycocotools or a person reads it (`Split.to_coco`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dentsight_pipeline.errors import DocumentError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+IMAGES = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),  # dense from 1 over all splits
+        pa.field("file_name", pa.string(), nullable=False),  # `images/<sha256>.<ext>`
+        pa.field("width", pa.int32(), nullable=False),  # px
+        pa.field("height", pa.int32(), nullable=False),  # px
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("source_group", pa.string(), nullable=False),  # the smallest digest among the images of one source
+        pa.field("clean", pa.bool_(), nullable=False),  # shares no source with any other split
+        pa.field("partial_annotation", pa.bool_(), nullable=False),  # conditions, but no tooth boxes
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # implausible teeth, for a person
+    ]
+)
+"""One row for each image."""
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field(
+            "id", pa.int64(), nullable=False
+        ),  # from 1, unique over all splits: pycocotools reads 0 as 'unmatched'
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("category_id", pa.int16(), nullable=False),  # from 1, in the order of `Split.classes`
+        pa.field("bbox", pa.list_(pa.float64(), 4), nullable=False),  # x, y, width, height in px
+        pa.field("area", pa.float64(), nullable=False),  # px²
+        pa.field("segmentation", pa.list_(pa.list_(pa.float64())), nullable=False),  # flat x, y, … px; [] for a box
+        pa.field("raw_name", pa.dictionary(pa.int16(), pa.string()), nullable=False),
+        pa.field("loose", pa.bool_(), nullable=False),  # the source uses this label loosely
+    ]
+)
+"""One row for each box, in the order of the images."""
+
+RAW_IMAGES = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),  # as in the export's file of this split
+        pa.field("file_name", pa.string(), nullable=False),  # `images/<sha256>.<ext>`
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("original_sha256", pa.string(), nullable=False),  # of the export's own file
+        pa.field("width", pa.int32(), nullable=False),  # px, of the stored image
+        pa.field("height", pa.int32(), nullable=False),  # px
+        pa.field("stem_group", pa.string(), nullable=False),  # the smallest digest among the images of one stem
+        pa.field("stem_kind", pa.string(), nullable=False),
+    ]
+)
+"""One row for each image of a raw export's split."""
+
+RAW_ANNOTATIONS = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),  # as in the export's file of this split
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("label", pa.dictionary(pa.int32(), pa.string()), nullable=False),  # the raw name
+        pa.field("bbox", pa.list_(pa.float64(), 4), nullable=False),  # x, y, width, height in px of the stored image
+        pa.field("polygons", pa.list_(pa.list_(pa.float64())), nullable=False),  # flat x, y, … px
+    ]
+)
+"""One row for each annotation of a raw export's split, in the order of its file."""
+
+REPAIRS = pa.schema(
+    [
+        pa.field("kind", pa.dictionary(pa.int16(), pa.string()), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("export_image_id", pa.int64(), nullable=False),
+        pa.field("export_annotation_id", pa.int64()),  # null where the repair is of an image
+        pa.field("image", pa.string()),  # stored digest, where it is known
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+"""One row for each thing that was mended."""
+
+
+@dataclass(frozen=True)
+class RawCategory:
+    """A category as its export lists it: id in its split's file, raw name, and whether it is Roboflow's root."""
+
+    id: int
+    name: str
+    placeholder: bool
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """One split of a raw export.
+
+    Attributes:
+        name: `train`, `valid` or `test`.
+        file: The annotation file (COCO) or label folder (YOLO) that it came from, for messages.
+        categories: As the export lists them.
+        images: A table of schema `RAW_IMAGES`.
+        annotations: A table of schema `RAW_ANNOTATIONS`.
+    """
+
+    name: str
+    file: str
+    categories: tuple[RawCategory, ...]
+    images: pa.Table
+    annotations: pa.Table
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a normalised dataset or subset.
+
+    Attributes:
+        name: `train`, `valid` or `test`.
+        classes: Class names; category id k is `classes[k - 1]`.
+        images: A table of schema `IMAGES`.
+        annotations: A table of schema `ANNOTATIONS`, its rows in the order of `images`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: pa.Table
+    annotations: pa.Table
+
+    @cached_property
+    def image_ids(self) -> NDArray[np.int64]:
+        """`[n_images]`, ascending."""
+        return self.images["id"].to_numpy()
+
+    @cached_property
+    def boxes_xywh_px(self) -> NDArray[np.float64]:
+        """`[n_annotations, 4]`."""
+        return flat_values(self.annotations["bbox"]).reshape(-1, 4)
+
+    @cached_property
+    def category_ids(self) -> NDArray[np.int16]:
+        """`[n_annotations]`, from 1."""
+        return self.annotations["category_id"].to_numpy()
+
+    @cached_property
+    def annotation_image_ids(self) -> NDArray[np.int64]:
+        """`[n_annotations]`, ascending."""
+        return self.annotations["image_id"].to_numpy()
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """`[n_images + 1]`: the boxes of image k are rows `offsets[k]` to `offsets[k + 1]` of the annotations."""
+        ends = np.searchsorted(self.annotation_image_ids, self.image_ids, side="right")
+        return np.concatenate([[0], ends])
+
+    def to_coco(self) -> dict[str, Any]:
+        """The split as COCO JSON's dictionary, for pycocotools and for people."""
+        categories = [
+            {"id": number, "name": name, "supercategory": supercategory_of(name)}
+            for number, name in enumerate(self.classes, start=1)
+        ]
+        annotations = self.annotations.append_column("iscrowd", pa.array([0] * len(self.annotations), pa.int8()))
+        return {"images": self.images.to_pylist(), "annotations": annotations.to_pylist(), "categories": categories}
+
+
+def supercategory_of(name: str) -> str:
+    """`tooth` for an FDI number, `condition` for everything else."""
+    return "tooth" if name.isdigit() else "condition"
+
+
+def flat_values(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """The numbers of a column of lists, one behind the other, without a copy where the column is one chunk."""
+    chunks = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.empty(0), *chunks])
+
+
+def write_table(table: pa.Table) -> bytes:
+    """A table as an uncompressed Arrow IPC file: the same bytes for the same rows, whatever chunks they came in."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks().unify_dictionaries())
+    return sink.getvalue().to_pybytes()
+
+
+def read_table(source: Path | bytes, schema: pa.Schema, where: str) -> pa.Table:
+    """A table from an Arrow IPC file, memory-mapped when it is given by its path.
+
+    Raises:
+        DocumentError: No Arrow file, or of other columns; the message names `where` and the first that differs.
+    """
+    try:
+        opened = pa.memory_map(str(source)) if isinstance(source, Path) else pa.py_buffer(source)
+        table = pa.ipc.open_file(opened).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DocumentError(where, "Arrow table", str(error)) from error
+    if not table.schema.equals(schema):
+        raise DocumentError(where, "Arrow table", _difference(table.schema, schema))
+    return table
+
+
+def _difference(found: pa.Schema, wanted: pa.Schema) -> str:
+    """The first column in which two schemas differ, in words."""
+    for field in wanted:
+        if field.name not in found.names or not found.field(field.name).equals(field):
+            has = found.field(field.name) if field.name in found.names else "absent"
+            return f"column {field.name!r} is {has}, not {field}"
+    extra = [name for name in found.names if name not in wanted.names]
+    return f"column {extra[0]!r} is not known" if extra else "the columns stand in another order"
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """A table from a handful of records, for tests and small corpora."""
+    return pa.Table.from_pylist(list(rows), schema=schema)

@@ -1,0 +1,57 @@
+"""One way to read and to write a document: strict, and a refusal names the file and the field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from dentsight_pipeline.errors import DocumentError
+
+T = TypeVar("T")
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every document: immutable, by keyword, and nothing unknown is passed over."""
+
+
+def read(data: bytes | str, kind: type[T], where: str | Path) -> T:
+    """A document from JSON.
+
+    Args:
+        data: The JSON text.
+        kind: The document's type.
+        where: The file or product that it comes from, for the refusal.
+
+    Raises:
+        DocumentError: Not JSON, or not such a document; the message names `where` and the field's path.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DocumentError(str(where), kind.__name__, str(error)) from error
+
+
+def convert(value: Any, kind: type[T], where: str | Path) -> T:
+    """A document from values that `json` has already parsed; refuses as `read` does.
+
+    Raises:
+        DocumentError: Not such a document; the message names `where` and the field's path.
+    """
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise DocumentError(str(where), kind.__name__, str(error)) from error
+
+
+def plain(document: object) -> Any:
+    """A document as the plain dictionaries, lists, numbers and texts that JSON has."""
+    return msgspec.to_builtins(document)
+
+
+def write(document: object) -> bytes:
+    """A document as JSON bytes: keys in alphabetical order, no white space, the same bytes for the same content."""
+    text = json.dumps(plain(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()

@@ -1,0 +1,120 @@
+"""Proves, or disproves, that a raw export was made from the files someone still has: `dentsight audit --export DIR`.
+
+Files are matched by their sha256 alone, because no name of theirs was kept. Walking from a release back to its raw
+export belongs in `lineage/`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
+from dentsight_pipeline.intake.files import open_export
+from dentsight_pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalsReport:
+    """What was found of a raw export's original files.
+
+    Attributes:
+        images: Distinct original images that the manifest names.
+        files: Annotation and README files that it names.
+        found: Of both, those that are there with exactly the bytes named.
+        missing_images: sha256 of original images that are not there (removed or changed).
+        missing_files: Names, or sha256 where there is no name, of other files that are not there.
+        not_reproduced: sha256 of originals whose stripped bytes are not those that the manifest stored.
+        unused: Files there that the raw export was not made from.
+    """
+
+    images: int
+    files: int
+    found: int
+    missing_images: tuple[str, ...]
+    missing_files: tuple[str, ...]
+    not_reproduced: tuple[str, ...]
+    unused: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether every original is there and gives the stored bytes."""
+        return not (self.missing_images or self.missing_files or self.not_reproduced)
+
+    def findings(self) -> list[str]:
+        """What is wrong, one line each; empty when intact."""
+        lines = [f"original image with sha256 {digest} is missing or was changed" for digest in self.missing_images]
+        lines += [f"original file {name} is missing or was changed" for name in self.missing_files]
+        return lines + [f"stripping the original {digest} gives other bytes" for digest in self.not_reproduced]
+
+
+def verify_originals(
+    store: Store,
+    raw: Manifest,
+    export: str | Path,
+    progress: Progress | None = None,
+) -> OriginalsReport:
+    """Compares a raw export with an export's files, byte by byte.
+
+    Args:
+        store: Where the manifest's files are.
+        raw: A manifest of kind `raw-export`.
+        export: A folder, a zip or an `s3://` address.
+        progress: Called as files are hashed.
+
+    Raises:
+        DataError: The export cannot be opened.
+        IntegrityError: The manifest's own `originals.json` is missing or was changed.
+    """
+    from dentsight_pipeline.store.content import read_json
+
+    originals = read_json(store, raw, "originals.json")
+    images: dict[str, dict[str, Any]] = {record["original_sha256"]: record for record in originals["images"]}
+    files = {record["sha256"]: record["name"] or record["sha256"] for record in originals["files"]}
+    found: set[str] = set()
+    not_reproduced: list[str] = []
+    unused = 0
+    with open_export(export) as opened:
+        paths = opened.paths()
+        for done, path in enumerate(paths, start=1):
+            data = opened.read(path)
+            digest = sha256(data).hexdigest()
+            if digest in images and digest not in found and not _gives(data, images[digest], store):
+                not_reproduced.append(digest)
+            if digest in images or digest in files:
+                found.add(digest)
+            else:
+                unused += 1
+            if progress and (done % 200 == 0 or done == len(paths)):
+                progress("originals", done, len(paths))
+    return OriginalsReport(
+        images=len(images),
+        files=len(files),
+        found=len(found),
+        missing_images=tuple(sorted(images.keys() - found)),
+        missing_files=tuple(sorted(name for digest, name in files.items() if digest not in found)),
+        not_reproduced=tuple(sorted(not_reproduced)),
+        unused=unused,
+    )
+
+
+def _gives(original: bytes, record: dict[str, Any], store: Store) -> bool:
+    """Whether stripping the original gives the stored bytes; for a turned one, coded anew, the same pixels."""
+    try:
+        stripped = clean(original)
+    except ImageBytesError:
+        return False
+    if sha256(stripped.data).hexdigest() == record["sha256"]:
+        return True
+    if stripped.orientation == 1:
+        return False
+    first, second = (decode_gray(data, (1, 1)) for data in (stripped.data, store.get_bytes(record["sha256"])))
+    return first is not None and second is not None and np.array_equal(first, second)

@@ -1,0 +1,73 @@
+"""Reads what an export says into records, in whichever layout it has; no image is opened.
+
+Add a layout beside `coco_reader.py` and `yolo_reader.py`. What labels mean (`ontology.py`), which boxes are repaired
+(`normalise.py`) and what images hold (`image_bytes.py`) is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from dentsight_pipeline.data.coco import SPLITS, Export
+from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.intake.coco import COCO_FILE, read_coco
+from dentsight_pipeline.intake.files import ExportFiles, without_top_folder
+from dentsight_pipeline.intake.records import Refusals, text_of
+from dentsight_pipeline.intake.yolo import YOLO_FILE, read_yolo
+
+README_FILES = ("README.roboflow.txt", "README.dataset.txt")
+SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+"""Folder name → split."""
+
+
+def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
+    """Reads an export's annotations, READMEs and file list; no image is opened.
+
+    Args:
+        files: The export, with or without one top folder.
+        refusals: Where records that cannot be used go; by default the first is raised.
+
+    Returns:
+        The export, and its files relative to the folder that holds the splits.
+
+    Raises:
+        DataError: It is no export, or an annotation file cannot be read at all.
+    """
+    refusals = refusals or Refusals()
+    files = without_top_folder(files, (*SPLIT_FOLDERS, YOLO_FILE, *README_FILES))
+    paths = files.paths()
+    readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
+    folders = _split_folders(files.name, paths)
+    if any(f"{folder}/{COCO_FILE}" in paths for folder in folders.values()):
+        return replace(read_coco(files, folders, refusals), readmes=readmes), files
+    if YOLO_FILE in paths and any(path.startswith(f"{f}/images/") for f in folders.values() for path in paths):
+        return replace(read_yolo(files, folders, refusals), readmes=readmes), files
+    if folders:
+        split, folder = next(iter(folders.items()))
+        raise DataError(
+            f"{files.name}: {folder}/{COCO_FILE} is missing, so the {split} images have no annotations. "
+            "Export again from Roboflow as COCO, COCO segmentation or YOLO."
+        )
+    some = sorted({path.split("/", 1)[0] for path in paths})
+    raise DataError(
+        f"{files.name}: no Roboflow export. Looked for train, valid or test with {COCO_FILE}, or for {YOLO_FILE}; "
+        f"found {', '.join(some[:6])}{', …' if len(some) > 6 else ''}. Give the folder that holds the splits."
+    )
+
+
+def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
+    """The refusal of an export that lacks a split which is needed."""
+    return DataError(
+        f"{name}: the split {split!r} is missing; found {', '.join(present)}. "
+        "Export the version again with train, valid and test images."
+    )
+
+
+def _split_folders(name: str, paths: Iterable[str]) -> dict[str, str]:
+    """Split → its folder, in published order."""
+    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
+    if {"val", "valid"} <= tops:
+        raise DataError(f"{name}: has both 'val' and 'valid'. Keep one of the two folders.")
+    found = {SPLIT_FOLDERS[top]: top for top in tops & set(SPLIT_FOLDERS)}
+    return {split: found[split] for split in SPLITS if split in found}

@@ -1,0 +1,173 @@
+"""Reads Roboflow's YOLO layout: `data.yaml`, and in each split's folder `images/` and `labels/`.
+
+Boxes and polygons may stand in one file. A line that cannot be meant is refused with its file, its number and the
+remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategory, ExportImage, ExportSplit
+from dentsight_pipeline.data.records import RecordMap
+from dentsight_pipeline.errors import AnnotationError, DataError
+from dentsight_pipeline.intake.files import ExportFiles
+from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
+from dentsight_pipeline.intake.records import (
+    EXPORT_AGAIN,
+    Refusals,
+    annotation_records,
+    image_records,
+    is_id,
+    is_image,
+    stem_of,
+    text_of,
+)
+
+YOLO_FILE = "data.yaml"
+
+
+def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
+    """Reads `data.yaml` and the label files of the splits, which lie in `folders` (split → folder); no README.
+
+    Raises:
+        DataError: `data.yaml` cannot be read; other errors go to `refusals`.
+    """
+    settings = _yolo_settings(files)
+    names = _yolo_names(settings)
+    categories = [ExportCategory(number, name) for number, name in names.items()]
+    splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
+    roboflow = settings.get("roboflow")
+    info = {str(k): str(v) for k, v in roboflow.items() if _is_scalar(v)} if isinstance(roboflow, dict) else {}
+    license_names = (info["license"],) if info.get("license") else ()
+    return Export("yolo", splits, license_names=license_names, info=info)
+
+
+def _yolo_settings(files: ExportFiles) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(text_of(files, YOLO_FILE))
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split())
+        raise DataError(f"{YOLO_FILE}: not whole YAML ({problem}). Download the export again.") from error
+    if not isinstance(settings, dict):
+        raise DataError(f"{YOLO_FILE}: holds no settings. Download the export again.")
+    return settings
+
+
+def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
+    names = settings.get("names")
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if (
+        not isinstance(names, dict)
+        or not names
+        or not all(map(is_id, names))
+        or not all(_is_scalar(name) and is_text(str(name)) for name in names.values())
+    ):
+        given = f" ({names!r})" if _is_scalar(names) else ""
+        raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
+    nc = settings.get("nc")
+    if not _is_scalar(nc) or nc not in (None, len(names)):
+        given = repr(nc) if _is_scalar(nc) else f"a {type(nc).__name__}"
+        raise DataError(f"{YOLO_FILE}: nc is {given} but 'names' has {len(names)} names. Export again.")
+    return {number: str(name) for number, name in names.items()}
+
+
+def _is_scalar(value: Any) -> bool:
+    """No list and no mapping: YAML's aliases can nest those so that printing them takes for ever."""
+    return isinstance(value, str | int | float | None)
+
+
+def _yolo_split(
+    files: ExportFiles,
+    split: str,
+    folder: str,
+    categories: list[ExportCategory],
+    refusals: Refusals,
+) -> ExportSplit:
+    paths = files.paths()
+    images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
+    names = {category.id: category.name for category in categories}
+    images, annotations = image_records(), annotation_records()
+
+    def add_image(path: str, label_file: str, *, exists: bool) -> None:
+        image = len(images)
+        images.append(ExportImage(image, path, stem_of(path), 0, 0, exists))
+        if label_file in paths:
+            for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
+                annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
+                counts[label] += 1
+
+    def plain(start: str) -> Iterator[str]:
+        for path in paths:
+            if path.startswith(start):
+                try:
+                    refuse_unsafe_path(path, files.name)
+                except DataError as error:
+                    refusals.add(error)
+                else:
+                    yield path
+
+    counts: Counter[str] = Counter()
+    labelled: RecordMap[bool] = RecordMap()  # label files that belong to an image
+    for path in filter(is_image, plain(images_folder)):
+        label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
+        if label_file in labelled:
+            problem = "two images share one label file. Rename one of them."
+            refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
+            continue
+        add_image(path, label_file, exists=True)
+        labelled[label_file] = True
+    alone = (path for path in plain(labels_folder) if path.endswith(".txt") and path not in labelled)
+    for path in sorted(alone, key=_without_suffix):
+        add_image(path, path, exists=False)
+    return ExportSplit(split, f"{folder}/labels", categories, images, annotations, counts)
+
+
+def _without_suffix(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+_YoloLine = tuple[tuple[float, float, float, float] | None, tuple[tuple[float, ...], ...], str]
+"""Box, polygons and label."""
+
+
+def _yolo_annotations(file: str, text: str, names: Mapping[int, str], refusals: Refusals) -> Iterator[_YoloLine]:
+    """The boxes (class, centre x, centre y, width, height) and polygons (class, x, y, x, y …) of one label file.
+
+    All coordinates are fractions of the image's width and height.
+    """
+    for position, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield _yolo_line(line, names)
+        except ValueError as error:
+            refusals.add(AnnotationError(file, f"line {position}", str(error), EXPORT_AGAIN))
+
+
+def _yolo_line(line: str, names: Mapping[int, str]) -> _YoloLine:
+    words = line.split()
+    if not re.fullmatch(r"\d+", words[0]) or int(words[0]) not in names:
+        raise ValueError(f"its class {words[0]!r} is not one of the {len(names)} in {YOLO_FILE}")
+    try:
+        numbers = [float(word) for word in words[1:]]
+    except ValueError:
+        raise ValueError("it holds something that is no number") from None
+    if not all(math.isfinite(number) and -1 <= number <= 2 for number in numbers):
+        raise ValueError("its coordinates are not fractions of the image")
+    label = names[int(words[0])]
+    if len(numbers) == 4:
+        cx, cy, w, h = numbers
+        if w < 0 or h < 0:
+            raise ValueError("its width or height is negative")
+        return (cx - w / 2, cy - h / 2, w, h), (), label
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(f"its {len(numbers)} coordinates are neither a box (4) nor a polygon (6 or more, even)")
+    return None, (tuple(numbers),), label

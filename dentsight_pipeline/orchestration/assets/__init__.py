@@ -1,0 +1,1 @@
+"""Thin Dagster assets. Logic lives in the pure rooms, never here."""

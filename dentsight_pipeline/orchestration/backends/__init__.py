@@ -1,0 +1,1 @@
+"""Where a training job runs. What is trained belongs to `training/`."""

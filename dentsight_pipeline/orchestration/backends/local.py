@@ -1,0 +1,219 @@
+"""Training backends: how a training or prediction job gets a process to run in, and how its events come back.
+
+Dagster is known here, torch is not: the job runs in `python -m dentsight_pipeline.training`, behind the guard.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dentsight_pipeline import errors
+
+OUTPUT_FILE = "output.log"
+"""In a job's folder: everything that its process printed, over all attempts."""
+RESTARTS = 2
+"""How often a job whose process was killed from outside is taken up again within its run."""
+GPUS_VARIABLE, GPUS_PER_TRAINING_VARIABLE = "DENTSIGHT_GPUS", "DENTSIGHT_GPUS_PER_TRAINING"
+CANCELLED = 130
+"""Exit status of the guard after a cancel."""
+
+
+class LocalBackend(dg.ConfigurableResource):
+    """Runs jobs on this machine, one GPU a job, each in its own process through Dagster Pipes."""
+
+    gpus: int = 0
+    """GPUs of this machine; `DENTSIGHT_GPUS`, else 1, when 0. 1 also without a GPU, so that two trainings never share
+    its cores."""
+    gpus_per_training: int = 0
+    """GPUs of one training, which goes through torchrun when they are more than one; `DENTSIGHT_GPUS_PER_TRAINING`,
+    else all of them, when 0. As many trainings as fit run at once, where the pool `gpu` allows it."""
+    grace_seconds: float = 20.0
+    """How long a cancelled job may take to end by itself before it is killed."""
+
+    @property
+    def count(self) -> int:
+        """GPUs in use."""
+        return self.gpus or _number(GPUS_VARIABLE, 1)
+
+    @property
+    def width(self) -> int:
+        """GPUs of one training."""
+        wanted = self.gpus_per_training or _number(GPUS_PER_TRAINING_VARIABLE, self.count)
+        if wanted > self.count:
+            raise errors.ConfigurationError(
+                f"One training is to use {wanted} GPUs ({GPUS_PER_TRAINING_VARIABLE}), but there are {self.count} "
+                f"({GPUS_VARIABLE}). The nearest legal value is {self.count}."
+            )
+        return wanted
+
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        verb: str,
+        job: Mapping[str, Any],
+        workdir: Path,
+        locks: Path,
+        listen: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
+        """Run one job to its end.
+
+        Args:
+            context: The step, for Pipes and its log.
+            verb: `fit` or `predict`.
+            job: The job, as in `training/job.py`.
+            workdir: Resumable state; the same folder takes an interrupted job up again.
+            locks: Folder of the GPU locks.
+            listen: Receives every event that the job reports, in order, also those of an earlier attempt that
+                nobody heard.
+
+        Returns:
+            The job's `result.json`.
+
+        Raises:
+            DentsightError: The job refused, with its own words.
+            TrainingError: The job died; the message names its log.
+            RetryRequested: Its process was killed from outside; Dagster takes the step up again, and it resumes.
+        """
+        workdir.mkdir(parents=True, exist_ok=True)
+        for stale in ("error.json", "result.json"):
+            (workdir / stale).unlink(missing_ok=True)
+        job_file = workdir / "job.json"
+        job_file.write_text(json.dumps(dict(job), indent=1, sort_keys=True))
+        trainer = [sys.executable, "-m", "dentsight_pipeline.training", verb, str(job_file)]
+        width = self.width
+        slots = max(1, self.count // width)
+        if verb == "fit" and width > 1:
+            trainer = [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
+                *(f"--nproc-per-node={width}", "-m", *trainer[2:]),
+            ]
+        command = [
+            *(sys.executable, "-m", "dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid())),
+            *("--locks", str(locks), "--slots", str(slots), "--width", str(width)),
+            *("--grace", str(self.grace_seconds), "--alone", str(workdir / "attempt.lock"), "--", *trainer),
+        ]
+        with (
+            dg.open_pipes_session(
+                context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+            ) as session,
+            _following(workdir / "events.jsonl", workdir / "events.heard", listen),
+        ):
+            environment = {**os.environ, **session.get_bootstrap_env_vars()}
+            status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
+        if status == 0 and (workdir / "result.json").exists():
+            return json.loads((workdir / "result.json").read_text())
+        failure = _failure(verb, status, workdir)
+        if _was_killed(status) and not (workdir / "error.json").exists():
+            context.log.warning(f"The {verb} process was killed. It is taken up again where it stood.")
+            raise dg.RetryRequested(max_retries=RESTARTS, seconds_to_wait=2) from failure
+        raise failure
+
+    def _wait(
+        self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
+    ) -> int:
+        # What the job has to say comes as events; its raw output, tracebacks included, is kept in a file.
+        with output.open("ab") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            return process.wait()
+        except BaseException:
+            context.log.info(f"Cancelled: asking the job to stop; it is killed after {self.grace_seconds:.0f} s.")
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=self.grace_seconds + 10)
+            if process.poll() is None:
+                process.kill()
+            raise
+
+
+def _number(variable: str, default: int) -> int:
+    """A whole number of at least 1 from the environment."""
+    given = os.environ.get(variable, "").strip() or str(default)
+    if not given.isdecimal() or int(given) < 1:
+        raise errors.ConfigurationError(f"{variable} is {given!r}. It must be a number of GPUs; the least is 1.")
+    return int(given)
+
+
+def _was_killed(status: int) -> bool:
+    """Whether a signal that nobody here sent ended the job (128 + n) or its guard (-n)."""
+    return status < 0 or (status > 128 and status != CANCELLED)
+
+
+def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
+    """The error that a job left behind, under its own type where it wrote one."""
+    report = workdir / "error.json"
+    if report.exists():
+        told = json.loads(report.read_text())
+        kind = getattr(errors, told.get("type", ""), errors.TrainingError)
+        # Typed errors build their message from fields; here the message exists already.
+        error = kind.__new__(kind)
+        Exception.__init__(error, told["message"])
+        return error
+    by = status - 128 if status > 0 else -status
+    how = f"was killed by signal {by}" if _was_killed(status) else f"ended with status {status}"
+    return errors.TrainingError(
+        f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept: "
+        f"launch the same cell again and it resumes. The end of its output ({workdir / OUTPUT_FILE}):\n"
+        + _end_of(workdir / OUTPUT_FILE)
+    )
+
+
+def _end_of(path: Path, lines: int = 15) -> str:
+    if not path.exists():
+        return "(none)"
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+@contextlib.contextmanager
+def _following(events: Path, heard: Path, listen: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Hand every line of an event file to `listen` while the block runs, exactly once over all attempts.
+
+    Args:
+        events: JSON lines that another process appends.
+        heard: Remembers how many bytes were handed on, between attempts.
+        listen: Receives one event. What it raises is kept and raised at the end of the block.
+    """
+    done = threading.Event()
+    position = int(heard.read_text()) if heard.exists() else 0
+    failures: list[Exception] = []
+
+    def drain() -> None:
+        nonlocal position
+        if not events.exists() or failures:
+            return
+        with events.open("rb") as lines:
+            lines.seek(position)
+            while (line := lines.readline()).endswith(b"\n"):
+                try:
+                    listen(json.loads(line))
+                except Exception as failure:
+                    failures.append(failure)
+                    return
+                position = lines.tell()
+        temporary = heard.with_suffix(".new")
+        temporary.write_text(str(position))
+        temporary.replace(heard)
+
+    def follow() -> None:
+        while not done.wait(1.0):
+            drain()
+
+    follower = threading.Thread(target=follow, name="events", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join()
+        drain()
+    if failures:
+        raise failures[0]

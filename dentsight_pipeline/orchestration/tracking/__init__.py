@@ -1,0 +1,1 @@
+"""What MLflow is told, and when it could not be reached, told later."""

@@ -1,0 +1,1 @@
+"""The drawn corpus: synthetic panoramic X-rays with true answers. Nothing here knows how exports are read."""

@@ -1,0 +1,72 @@
+"""Reading a whole export: its layout is found, and what it lacks is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.intake.records import Refusals
+from dentsight_pipeline_tests.data.export_builder import jpeg, picture, read, whole_export
+
+
+def test_the_real_export_reads_as_it_is_known(real_export: Path) -> None:
+    """1085/154/30 images and 9,280 boxes, category 0 without annotations."""
+    export = read(real_export)
+
+    assert [(s.name, len(s.images), len(s.annotations)) for s in export.splits] == [
+        ("train", 1085, 7845),
+        ("valid", 154, 1216),
+        ("test", 30, 219),
+    ]
+    assert [c.name for c in export.splits[0].categories if c.placeholder] == ["dental-xray-cv"]
+    assert export.license_names == ("CC BY 4.0",)
+
+
+def test_all_refusals_are_collected_when_asked_for(tmp_path: Path) -> None:
+    """`dentsight inspect` shows everything that has to be mended, not one thing at a time."""
+    builder = whole_export(tmp_path)
+    builder.splits["train"]["annotations"][0]["image_id"] = 99
+    builder.splits["valid"]["annotations"][0]["bbox"] = [1]
+    refusals = Refusals(collect=True)
+
+    export = read(builder.write(), refusals)
+
+    assert [str(error).split(",")[0] for error in refusals.errors] == [
+        "train/_annotations.coco.json",
+        "valid/_annotations.coco.json",
+    ]
+    assert sum(len(split.annotations) for split in export.splits) == 7
+
+
+def test_a_folder_that_is_no_export_is_refused_with_what_was_found(tmp_path: Path) -> None:
+    """The usual mistake is to give the folder above or below."""
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg(picture(1)))
+
+    with pytest.raises(DataError, match=r"no Roboflow export\. Looked for train, valid or test with .*; found"):
+        read(tmp_path)
+
+
+def test_a_missing_split_is_read_as_missing(tmp_path: Path) -> None:
+    """Roboflow exports without a test split exist; whether one is needed is decided by who needs it."""
+    builder = whole_export(tmp_path)
+    del builder.splits["test"]
+    builder.write()
+    for file in (tmp_path / "test").iterdir():
+        file.unlink()
+    (tmp_path / "test").rmdir()
+
+    assert [split.name for split in read(tmp_path).splits] == ["train", "valid"]
+
+
+def test_nothing_of_the_original_names_reaches_a_collected_record_by_accident(tmp_path: Path) -> None:
+    """Only `ExportImage` carries the path and stem; annotations must not."""
+    export = read(whole_export(tmp_path).write())
+
+    text = json.dumps([repr(annotation) for split in export.splits for annotation in split.annotations])
+
+    assert "1-2-826" not in text

@@ -1,0 +1,151 @@
+"""Roboflow's YOLO layout, and every line of it that cannot be meant."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dentsight_pipeline.errors import AnnotationError, DataError
+from dentsight_pipeline.intake.records import Refusals
+from dentsight_pipeline_tests.data.export_builder import jpeg, picture, read
+
+
+def yolo_export(root: Path, lines: dict[str, list[str]], names: str = "['caries', 'crown']") -> Path:
+    """An export in Roboflow's YOLO layout: image name → label lines."""
+    (root / "data.yaml").parent.mkdir(parents=True, exist_ok=True)
+    (root / "data.yaml").write_text(
+        f"train: ../train/images\nval: ../valid/images\nnc: 2\nnames: {names}\n"
+        "roboflow:\n  workspace: clinic\n  project: opg\n  version: 3\n  license: CC BY 4.0\n"
+    )
+    for number, (name, rows) in enumerate(lines.items()):
+        split, _, file = name.partition("/")
+        for kind in ("images", "labels"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        (root / split / "images" / f"{file}.jpg").write_bytes(jpeg(picture(number)))
+        (root / split / "labels" / f"{file}.txt").write_text("\n".join(rows))
+    return root
+
+
+def test_yolo_boxes_and_polygons_mix_in_one_file(tmp_path: Path) -> None:
+    """Roboflow writes a polygon line for whatever was drawn as one."""
+    root = yolo_export(
+        tmp_path,
+        {
+            "train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5", "", "1 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.6"],
+            "train/b_png.rf.0b": [],
+            "valid/c_png.rf.0c": ["1 0.5 0.5 0.1 0.1"],
+        },
+    )
+
+    export = read(root)
+
+    train = export.splits[0]
+    assert export.layout == "yolo"
+    assert [(i.stem, i.exists) for i in train.images] == [("a_png", True), ("b_png", True)]
+    assert [(a.label, a.bbox, a.polygons, a.relative) for a in train.annotations] == [
+        ("caries", (0.375, 0.25, 0.25, 0.5), (), True),
+        ("crown", None, ((0.1, 0.2, 0.3, 0.2, 0.3, 0.6, 0.1, 0.6),), True),
+    ]
+    assert export.info["workspace"] == "clinic"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("7 0.5 0.5 0.1 0.1", "its class '7' is not one of the 2 in data.yaml"),
+        ("x 0.5 0.5 0.1 0.1", "its class 'x' is not one of"),
+        ("0 0.5 0.5 0.1", r"its 3 coordinates are neither a box \(4\) nor a polygon"),
+        ("0 0.5 0.5 0.1 0.1 0.2", "its 5 coordinates are neither"),
+        ("0 320 240 50 50", "its coordinates are not fractions of the image"),
+        ("0 0.5 nan 0.1 0.1", "its coordinates are not fractions"),
+        ("0 0.5 0.5 -0.1 0.1", "its width or height is negative"),
+        ("0 0.5 a 0.1 0.1", "it holds something that is no number"),
+    ],
+)
+def test_a_yolo_line_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    """By label file and line."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5", line]})
+
+    with pytest.raises(AnnotationError, match=rf"train/labels/a_png\.rf\.0a\.txt, line 2: {message}"):
+        read(root)
+
+
+BILLION_LAUGHS = "[&a [x, x], " + ", ".join(
+    f"&{after} [{', '.join([f'*{before}'] * 10)}]" for before, after in pairwise("abcdefghijkl")
+)
+BILLION_LAUGHS += "]"
+"""Aliases that nest: read in no time, but printing them takes for ever."""
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[a", "not whole YAML"),
+        ("['a']", "nc is 2 but 'names' has 1 names"),
+        ("7", "is no list of class names"),
+        ('["a", "\\ud800"]', "is no list of class names"),
+        (BILLION_LAUGHS, "'names' is no list of class names"),
+    ],
+)
+def test_a_broken_data_yaml_is_refused(tmp_path: Path, names: str, message: str) -> None:
+    """Without the names no label means anything."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": []}, names)
+
+    with pytest.raises(DataError, match=f"data.yaml.*{message}"):
+        read(root)
+
+
+def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one; COCO files may have it too."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    for path in (root / "data.yaml", root / "train" / "labels" / "a_png.rf.0a.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    (train,) = read(root).splits
+
+    assert [annotation.label for annotation in train.annotations] == ["caries"]
+
+
+def test_a_label_file_without_its_image_is_an_image_without_a_file(tmp_path: Path) -> None:
+    """As in COCO, where the listing remains when the file is lost."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"], "train/b_png.rf.0b": []})
+    (root / "train" / "images" / "a_png.rf.0a.jpg").unlink()
+
+    (train,) = read(root).splits
+
+    assert [(image.stem, image.exists) for image in train.images] == [("b_png", True), ("a_png", False)]
+
+
+def test_yolo_images_that_share_a_label_file_are_refused(tmp_path: Path) -> None:
+    """`a.jpg` and `a.png` have one `a.txt`: nobody knows whose boxes they are."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    (root / "train" / "images" / "a_png.rf.0a.png").write_bytes(b"x")
+    refusals = Refusals(collect=True)
+
+    (train,) = read(root, refusals).splits
+
+    assert [str(error) for error in refusals.errors] == [
+        "train/images/a_png.rf.0a.*: two images share one label file. Rename one of them."
+    ]
+    assert (len(train.images), len(train.annotations)) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["images/{}.jpg", "labels/{}.txt"])
+@pytest.mark.parametrize("name", [b"\xff", b"a\\b"])
+def test_a_yolo_file_whose_name_is_no_plain_path_is_refused_and_the_rest_is_read(
+    tmp_path: Path, kind: str, name: bytes
+) -> None:
+    """Linux allows any bytes in a name; `inspect` shows them all."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    before, after = kind.encode().split(b"{}")
+    Path(os.fsdecode(os.fsencode(root / "train") + b"/" + before + name + after)).write_bytes(b"")
+    refusals = Refusals(collect=True)
+
+    (train,) = read(root, refusals).splits
+
+    (error,) = refusals.errors
+    assert "is no plain relative path" in str(error)
+    assert (len(train.images), len(train.annotations)) == (1, 1)

@@ -1,0 +1,121 @@
+"""`dentsight run --with-teeth`: stage 1 and the findings by tooth, on top of a finished cell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data.ontology import TEETH
+from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
+
+pytestmark = pytest.mark.xdist_group("graph")
+
+
+@dataclass(frozen=True)
+class Teeth:
+    """The finished cell's home after the second run, and what that run said."""
+
+    home: Home
+    said: dict[str, Any]
+    stderr: str
+
+    @property
+    def findings(self) -> Manifest:
+        """The findings by tooth."""
+        return self.home.store.get_manifest(self.said["tooth_findings_digest"])
+
+
+def run_with_teeth(home: Home) -> Teeth:
+    """The cell once more, with teeth."""
+    done = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-teeth", "--json")
+    assert done.returncode == 0, done.stderr
+    return Teeth(home, json.loads(done.stdout), done.stderr)
+
+
+@pytest.fixture(scope="module")
+def teeth(finished_cell: FinishedCell) -> Teeth:
+    """The second run: only stage 1 is new."""
+    return run_with_teeth(finished_cell.home)
+
+
+def test_teeth_come_on_top_of_a_cell_that_stays_as_it_was(finished_cell: FinishedCell, teeth: Teeth) -> None:
+    """Asking for teeth must not train, judge or change anything of stage 2."""
+    assert teeth.said["checkpoint_digest"] == finished_cell.said["checkpoint_digest"]
+    assert teeth.said["report_digest"] == finished_cell.said["report_digest"]
+    assert len(teeth.said["cached"]) == 7
+    assert not [name for name in teeth.said["cached"] if name.startswith("tooth")]
+
+
+def test_without_the_option_nothing_of_stage_one_is_made(finished_cell: FinishedCell) -> None:
+    """Teeth are opt-in: they double the training time of a cell."""
+    assert "tooth_findings_digest" not in finished_cell.said
+    assert not [name for name in ("tooth_subset", "tooth_checkpoint", "tooth_findings") if name in finished_cell.stderr]
+
+
+def test_the_progress_counts_the_assets_of_stage_one_too(teeth: Teeth) -> None:
+    """The tooth subset comes before any training, since it may refuse the export."""
+    stages = [line for line in teeth.stderr.splitlines() if line.startswith("[")]
+
+    assert [line.split()[0] for line in stages] == [f"[{n}/11]" for n in range(1, 12)]
+    assert [line.split()[1] for line in stages if "tooth" in line] == [
+        "tooth_subset",
+        "tooth_checkpoint",
+        "tooth_findings",
+    ]
+    assert stages[3] == "[4/11] tooth_subset"
+
+
+def test_both_stages_come_from_the_same_splits(teeth: Teeth) -> None:
+    """A test image of one stage must be no training image of the other."""
+    store, findings = teeth.home.store, teeth.findings
+    checkpoint = store.get_manifest(findings.inputs["tooth_checkpoint"])
+    subsets = [store.get_manifest(findings.inputs[name]) for name in ("condition_subset", "tooth_subset")]
+
+    assert checkpoint.inputs == {"tooth_subset": subsets[1].digest}
+    assert len({subset.inputs["normalized_splits"] for subset in subsets}) == 1
+
+
+def test_stage_one_is_the_cells_recipe_on_teeth(finished_cell: FinishedCell, teeth: Teeth) -> None:
+    """Same overrides, other stage; the stage itself is nobody's override."""
+    store = teeth.home.store
+    stage_one = store.get_manifest(teeth.findings.inputs["tooth_checkpoint"])
+    stage_two = store.get_manifest(finished_cell.said["checkpoint_digest"])
+    recipes = [read_json(store, checkpoint, "recipe.json") for checkpoint in (stage_one, stage_two)]
+
+    assert stage_one.facts["classes"] == list(TEETH)
+    assert recipes[0] == {**recipes[1], "stage": 1}
+    assert recipes[0]["max_steps"] == 4
+
+
+def test_every_test_image_is_looked_at(teeth: Teeth) -> None:
+    """Also those whose teeth nobody marked: they are left out of the tooth subset, but have conditions."""
+    store, findings = teeth.home.store, teeth.findings
+    subset = store.get_manifest(findings.inputs["condition_subset"])
+    predictions = store.get_manifest(findings.inputs["tooth_predictions"])
+    listed = {image["id"] for image in read_json(store, subset, "test.json")["images"]}
+
+    assert {row["image_id"] for row in read_json(store, predictions, "test.json")} == listed
+    assert {image["image_id"] for image in read_json(store, findings, "findings.json")["images"]} == listed
+    assert {row["category_id"] for row in read_json(store, predictions, "test.json")} <= set(range(1, 33))
+
+
+def test_figures_are_told_where_teeth_are_annotated(teeth: Teeth) -> None:
+    """Four steps find nothing worth telling, and the figures must say so instead of being absent."""
+    measured = read_json(teeth.home.store, teeth.findings, "metrics.json")["populations"]["all"]
+
+    assert measured["images"] == teeth.findings.facts["images_with_annotated_teeth"] > 0
+    assert measured["teeth"]["n_gt"] > 0
+    assert measured["teeth"]["recall"] is not None
+
+
+def test_a_second_run_with_teeth_trains_nothing(teeth: Teeth) -> None:
+    """Unchanged work is never done twice, in stage 1 neither."""
+    again = run_with_teeth(teeth.home)
+
+    assert again.said["tooth_findings_digest"] == teeth.said["tooth_findings_digest"]
+    assert {"tooth_subset", "tooth_checkpoint", "tooth_findings"} <= set(again.said["cached"])

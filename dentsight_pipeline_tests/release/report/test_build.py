@@ -1,0 +1,554 @@
+"""The report states every fact, escapes everything that comes from data, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.release import gates
+from dentsight_pipeline.release.report import build as report
+from dentsight_pipeline.release.report import gallery
+from dentsight_pipeline.release.report import tables as tables_module
+from dentsight_pipeline.release.verdict import Override
+
+EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
+PHANTOM = {"kind": "phantom", "name": "dentsight phantom corpus", "licence": "CC0-1.0"}
+HEALTH = {
+    "healthy": True,
+    "ratio_last_to_first": 1.03,
+    "layers": [{"layer": i, "mean_max_score": 0.6 + i / 100, "scores_at_inference": i == 2} for i in range(3)],
+    "rules": [{"rule": "last layer scores like the first", "tripped": False, "evidence": "R = 1.03"}],
+    "override": None,
+}
+
+
+def _coco(classes: list[str], images: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ground truth with five boxes an image, and detections that find most of them."""
+    random = np.random.default_rng(seed)
+    truth: dict[str, Any] = {
+        "images": [
+            {
+                "id": i,
+                "file_name": f"{EVIL}{i}.jpg",
+                "width": 400,
+                "height": 200,
+                "source_group": f"{i:064x}",
+                "clean": i % 4 != 0,
+            }
+            for i in range(1, images + 1)
+        ],
+        "annotations": [],
+        "categories": [{"id": k + 1, "name": name, "supercategory": "condition"} for k, name in enumerate(classes)],
+    }
+    found = []
+    for image in range(1, images + 1):
+        for _ in range(5):
+            x, y, w, h = (float(v) for v in random.uniform((20, 20, 15, 15), (340, 140, 50, 50)))
+            category = int(random.integers(1, len(classes) + 1))
+            truth["annotations"].append(
+                {"id": len(truth["annotations"]) + 1, "image_id": image, "category_id": category, "bbox": [x, y, w, h],
+                 "area": w * h, "iscrowd": 0}
+            )  # fmt: skip
+            if random.random() < 0.8:
+                box = [x + float(random.normal(0, 1)), y, w, h]
+                found.append(
+                    {"image_id": image, "category_id": category, "bbox": box, "score": float(random.uniform(0.3, 1))}
+                )
+        for _ in range(4):
+            x, y = (float(v) for v in random.uniform(20, 130, 2))
+            category, score = int(random.integers(1, len(classes) + 1)), float(random.uniform(0, 0.6))
+            found.append({"image_id": image, "category_id": category, "bbox": [x, y, 20.0, 20.0], "score": score})
+    return truth, found
+
+
+def _picture(_: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(np.arange(400) % 256, (200, 1)).astype(np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+Inputs = Callable[..., report.ReportInputs]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Report inputs on a real evaluation of made-up detections; keywords replace fields."""
+    policy = gates.load_policy("card")
+
+    def made(classes: list[str], **changes: Any) -> report.ReportInputs:
+        folder = tmp_path_factory.mktemp("evaluation")
+        truth, found = _coco(classes, 40, 1)
+        write_evaluation(
+            evaluate(truth, found, thresholds_from=_coco(classes, 20, 2), mirrored=found, resamples=60), folder
+        )
+        counts = dict.fromkeys(classes, 3)
+        base = report.ReportInputs(
+            title="phantom-v1 × smoke",
+            evaluation_folder=folder,
+            verdict=gates.judge(report.read_evaluation(folder), policy, HEALTH),
+            policy=policy,
+            health=HEALTH,
+            subset_facts={
+                "corpus": PHANTOM,
+                "classes": classes,
+                "splits": {"train": {"images": 90, "clean_images": 80, "annotations": 400, "class_counts": counts},
+                           "test": {"images": 40, "clean_images": 30, "annotations": 200, "class_counts": counts}},
+                "leakage": {"test": {"images": 40, "shared_with_train": 9, "shared_with_any": 10, "clean": 30}},
+            },
+            checkpoint_facts={"recipe": "smoke", "variant": False, "image_size": [320, 192], "parameters": 3_700_000},
+            chain=(report.ChainLink("evaluation", "e" * 64), report.ChainLink("raw-export", "f" * 64)),
+            cost={"wall_seconds": 12.5, "usd": None},
+            links={"MLflow run": "http://127.0.0.1:5000/#/runs/1"},
+            ground_truth=truth,
+            images=_picture,
+        )  # fmt: skip
+        return replace(base, **changes)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def plain(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[report.ReportInputs, report.ReportPaths]:
+    """A report on the 13 conditions."""
+    given = inputs(list(gates.load_policy("card").classes))
+    return given, report.build_report(given, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def hostile(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> report.ReportPaths:
+    """A report in which every text that data can bring is an attack."""
+    policy = gates.load_policy("card")
+    given = inputs([EVIL, "caries", "}}{{ 7 * 7 }}", "</style></svg>"])
+    override = Override(gate="tier1_caries_ap", name=EVIL, reason=EVIL)
+    health = {**HEALTH, "rules": [{"rule": EVIL, "tripped": False, "evidence": EVIL}], "override": EVIL}
+    hostile = replace(
+        given,
+        title=EVIL,
+        verdict=gates.judge(report.read_evaluation(given.evaluation_folder), policy, health, overrides=[override]),
+        health=health,
+        subset_facts={
+            **given.subset_facts,
+            "corpus": {"kind": EVIL, "name": EVIL, "licence": EVIL},
+            "loose_classes": [EVIL],
+        },
+        checkpoint_facts={"recipe": EVIL, "variant": True, "overrides": {EVIL: EVIL}},
+        chain=(report.ChainLink(EVIL, EVIL),),
+        cost={EVIL: EVIL},
+        links={EVIL: "javascript:alert(1)", "run": 'http://127.0.0.1/"onmouseover="alert(1)'},
+    )
+    return report.build_report(hostile, tmp_path_factory.mktemp("hostile"))
+
+
+class _Tags(HTMLParser):
+    """Every start tag with its attributes, and all text outside `style`."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._style = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._style = self._style and tag != "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._style:
+            self.text += data
+
+
+def test_the_verdict_comes_first_in_plain_language(plain):
+    """A reviewer who reads one screen must know what was decided and what not to do."""
+    given, paths = plain
+    text = _Tags(paths.html.read_text("utf-8")).text
+
+    assert given.verdict.outcome in text
+    assert text.index("It must not be released.") < text.index("A gate passes when")
+    for row in given.verdict.blocking:
+        assert row.sentence in text
+
+
+def test_phantom_results_are_labelled_before_anything_else(plain):
+    """Nobody may take a figure on drawn images for a clinical one."""
+    text = _Tags(plain[1].html.read_text("utf-8")).text
+
+    assert text.index("Phantom corpus: these are not clinical results.") < text.index("It must not be released.")
+
+
+def test_everything_that_reviewers_look_for_is_there(plain):
+    """The list of EVALUATION.md, 'What reviewers like to see', as section and figure ids."""
+    html = plain[1].html.read_text("utf-8")
+
+    sections = [
+        "verdict",
+        "gates",
+        "classes",
+        "data",
+        "head",
+        "curves",
+        "errors",
+        "trust",
+        "gallery",
+        "champion",
+        "why",
+        "cost",
+        "chain",
+        "limits",
+    ]
+    figures = (
+        "precision-recall",
+        "thresholds",
+        "confusion",
+        "errors",
+        "scores",
+        "reliability",
+        "sizes",
+        "froc",
+        "layers",
+    )
+    assert [name for name in sections if f'id="{name}"' not in html] == []
+    assert [name for name in figures if f'id="figure-{name}"' not in html] == []
+
+
+def test_the_page_needs_nothing_but_itself(plain):
+    """A report is kept for years and read offline: no script, no font, no image from elsewhere."""
+    html = plain[1].html.read_text("utf-8")
+    page = _Tags(html)
+
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"} == set()
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "action"):
+            target = attributes.get(name)
+            if target and tag != "a":
+                assert target.startswith(("#", "data:image/jpeg;base64,"))
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+
+
+def test_every_figure_has_an_alternative_text(plain):
+    """Figures must be readable without eyes, and in a page whose pictures failed."""
+    pictures = [attributes for tag, attributes in _Tags(plain[1].html.read_text("utf-8")).tags if tag == "svg"]
+
+    assert len(pictures) >= 10
+    assert all(picture["role"] == "img" and len(picture["aria-label"] or "") > 20 for picture in pictures)
+
+
+def test_ids_are_unique_on_the_page(plain):
+    """Figures are drawn apart from each other; a shared clip path would cut the wrong one."""
+    ids = [attributes["id"] for _, attributes in _Tags(plain[1].html.read_text("utf-8")).tags if "id" in attributes]
+
+    assert len(ids) == len(set(ids))
+
+
+def test_light_dark_and_paper_are_provided_for(plain):
+    """Colours are roles: a value fixed in a figure would be unreadable in one of the schemes."""
+    html = plain[1].html.read_text("utf-8")
+
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert "@media print" in html
+    assert "var(--ink)" in html
+    assert re.findall(r"#0[1-9]0[1-9]0[1-9]", html) == []
+
+
+def test_verdicts_are_words_and_not_only_colours(plain):
+    """One reader in twelve men does not tell red from green."""
+    badges = re.findall(r'class="badge [^"]*">([^<]+)<', plain[1].html.read_text("utf-8"))
+
+    assert badges
+    assert all(
+        re.search(r"PASS|FAIL|INCONCLUSIVE|NOT EVALUABLE|NOT APPLICABLE|good|tripped|not judged", b) for b in badges
+    )
+
+
+def test_class_names_are_spelt_as_in_the_ontology(plain):
+    """A report that says 'periapical' where the data says 'periapical-radiolucency' cannot be searched."""
+    from dentsight_pipeline.data.ontology import CONDITIONS
+
+    text = _Tags(plain[1].html.read_text("utf-8")).text
+
+    assert [name for name in CONDITIONS if name not in text] == []
+    assert gates.load_policy("card").classes == CONDITIONS
+
+
+def test_the_same_inputs_give_the_same_bytes(plain, tmp_path):
+    """The report is a product with a digest: rebuilding it must not change it."""
+    given, paths = plain
+
+    again = report.build_report(given, tmp_path)
+
+    for first, second in ((paths.html, again.html), (paths.json, again.json), (paths.model_card, again.model_card)):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_report_json_holds_the_facts_of_the_page(plain):
+    """Scripts read the JSON; it must not know less than the page."""
+    given, paths = plain
+    facts = json.loads(paths.json.read_text("utf-8"))
+
+    assert facts["verdict"]["outcome"] == given.verdict.outcome
+    assert facts["evaluation"]["ground_truth_sha256"] == given.verdict.ground_truth_sha256
+    assert facts["data"]["leakage"]["test"]["shared_with_train"] == 9
+    assert facts["policy"]["name"] == "card"
+    assert [link["digest"] for link in facts["chain"]] == ["e" * 64, "f" * 64]
+    assert facts["health"]["ratio_last_to_first"] == 1.03
+    assert any("not a medical device" in limit for limit in facts["limits"])
+    assert len(facts["gallery"]) == 6
+
+
+def test_leakage_figures_are_on_the_page(plain):
+    """'Tested on 40 images' means little when nine of them share a source with training."""
+    html = plain[1].html.read_text("utf-8")
+
+    row = re.search(r'<th scope="row">test</th>(.*?)</tr>', html, re.DOTALL)
+    assert row is not None
+    assert re.findall(r">(\d+)<", row.group(1)) == ["40", "30", "9", "10", "200"]
+
+
+def test_the_gallery_shows_the_worst_images_with_missed_and_wrong_boxes(plain):
+    """Figures hide what a look at the pictures shows at once."""
+    html = plain[1].html.read_text("utf-8")
+    counts = [tuple(map(int, c)) for c in re.findall(r"Image \d+: (\d+) right, (\d+) wrong, (\d+) missed\.<", html)]
+
+    assert len(counts) == 6
+    assert [wrong + missed for _, wrong, missed in counts] == sorted((w + m for _, w, m in counts), reverse=True)
+    shown = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html.partition('<section id="gallery">')[2])
+    assert Image.open(io.BytesIO(base64.b64decode(shown[0]))).size == (400, 200)
+
+
+def test_a_crowded_picture_numbers_the_surest_and_says_how_many_more(plain):
+    """Sixty numbers on one X-ray hide the teeth; the boxes themselves all stay."""
+    truth, image = plain[0].ground_truth, 1
+    found = pd.DataFrame(
+        [{"image_id": image, "class": "caries", "score": 0.9 - i / 100, "x": 5.0 * i, "y": 5.0, "w": 9.0, "h": 9.0,
+          "matched_at_50": np.nan, "iou": 0.0, "kind": "background", "above_threshold": True} for i in range(30)]
+    )  # fmt: skip
+
+    examples, _ = gallery.worst_cases(found, truth, {"caries": 0.5}, _picture, most=1)
+
+    wrong = next(part["text"] for part in examples[0].lists if part["title"] == "Wrong")
+    drawn = [box for box in examples[0].boxes if box.words.startswith("caries 0.")]
+    assert len(drawn) == 30
+    assert [box.words[7:11] for box in drawn if box.number] == [f"{0.9 - i / 100:.2f}" for i in range(12)]
+    assert wrong.endswith("and 18 more without a number")
+
+
+def test_the_cuttings_count_what_the_error_figure_counts(plain):
+    """Both are on the images that the gates read; two numbers for one thing would cost the reader's trust."""
+    given, paths = plain
+    html = paths.html.read_text("utf-8")
+    shown = re.findall(r'<h3>([\w-]+) <span class="muted small">(\d+) wrong, (\d+) missed<', html)
+    errors = report.read_evaluation(given.evaluation_folder)["errors"]
+
+    assert {name: (int(wrong), int(missed)) for name, wrong, missed in shown} == {
+        name: (sum(counts.values()) - counts["missed"], counts["missed"])
+        for name, counts in errors.items()
+        if any(counts.values())
+    }
+    assert sum(sum(counts.values()) for counts in errors.values()) > 0
+
+
+def test_an_image_that_cannot_be_decoded_is_left_out_and_said_so(inputs, tmp_path):
+    """A broken or oversized image must not take the report down."""
+    given = inputs(["caries", "crown"], images=lambda image_id: b"no picture")
+
+    facts = json.loads(report.build_report(given, tmp_path).json.read_text("utf-8"))
+
+    assert facts["gallery"] == []
+    assert facts["gallery_problems"][0].startswith("Image ")
+    assert facts["gallery_problems"][0] in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_labels_names_and_reasons_cannot_inject_html(hostile):
+    """Label and file names come from outside; the report is opened in a browser beside the MLflow session."""
+    html = hostile.html.read_text("utf-8")
+    page = _Tags(html)
+
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert [a for _, attributes in page.tags for a in attributes if a.startswith("on")] == []
+    assert [a["src"] for _, a in page.tags if "src" in a] == []
+    assert "alert('x')" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert html.count("</style>") == 1
+
+
+def test_only_web_addresses_become_links(hostile):
+    """`javascript:` in an MLflow address must stay text."""
+    targets = [a["href"] or "" for tag, a in _Tags(hostile.html.read_text("utf-8")).tags if tag == "a"]
+
+    assert [t for t in targets if not t.startswith(("#", "http://127.0.0.1"))] == []
+
+
+def test_the_page_forbids_scripts_itself(plain):
+    """If an injection were ever found, the browser still must not run it."""
+    policy = next(
+        attributes["content"]
+        for tag, attributes in _Tags(plain[1].html.read_text("utf-8")).tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+
+    assert "default-src 'none'" in (policy or "")
+    assert "script-src" not in (policy or "")
+
+
+def test_no_file_name_reaches_the_report(plain, hostile):
+    """File names can hold identifiers of persons; the report names images by number."""
+    for paths in (plain[1], hostile):
+        assert not re.search(r"\d\.jpg", paths.html.read_text("utf-8"))
+
+
+def test_huggingface_parses_the_model_card(plain):
+    """The card's figures must appear on the hub as results, not only as text."""
+    given, paths = plain
+
+    card: Any = huggingface_hub.ModelCard.load(paths.model_card)
+
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results or []}
+    macro = report.read_evaluation(given.evaluation_folder)["populations"]["clean"]["macro"]
+    assert results["macro mAP@0.5"] == macro["ap50"]
+    assert "mAP@0.5:0.95 (caries)" in results
+    assert card.data.license == "apache-2.0"
+    assert "never-for-x-rays" in (card.data.tags or [])
+    assert (huggingface_hub.metadata_load(paths.model_card) or {})["model-index"]
+
+
+def test_the_model_card_says_what_the_page_says(plain):
+    """Whoever has the card alone must not know less: why a gate is there, how the model errs, what it takes."""
+    given, paths = plain
+    card = paths.model_card.read_text("utf-8").replace("\\", "")
+    evaluation = report.read_evaluation(given.evaluation_folder)
+    page = _Tags(paths.html.read_text("utf-8")).text
+
+    for row in given.verdict.rows:
+        assert f"| {row.id} | {row.reason} | {row.source} |" in unescape(card)
+    for name, counts in evaluation["errors"].items():
+        kinds = ("class_confusion", "localisation", "duplicate", "background", "missed")
+        assert f"| {name} | {' | '.join(str(counts[kind]) for kind in kinds)} |" in card
+    tables = tables_module.tier2_tables(evaluation)
+    assert [table["title"] for table in tables][-1] == "X-rays for an interval of ±0.05"
+    for name, value in (row for table in tables for row in table["rows"]):
+        assert f"| {name} | {value} |" in unescape(card)
+        assert name in page
+    assert "| last layer scores like the first | ✓ good | R = 1.03 |" in card
+    assert "Thresholds were chosen on: valid." in card
+
+
+def test_a_hostile_label_stays_text_in_the_model_card(hostile):
+    """Markdown renders HTML, and a bar would shift every column of the table."""
+    card = huggingface_hub.ModelCard.load(hostile.model_card)
+
+    assert "<script" not in card.text
+    assert "<img" not in card.text
+    rows = [line for line in card.text.splitlines() if line.startswith("|") and "alert" in line]
+    assert rows
+    for table in re.findall(r"(?:^\|.*\n)+", card.text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+
+
+def test_a_verdict_of_another_evaluation_is_refused(plain, tmp_path):
+    """A PASS must not be printed above other figures."""
+    given, _ = plain
+    foreign = given.verdict.model_copy(update={"detections_sha256": "0" * 64})
+
+    with pytest.raises(EvaluationError, match="belongs to another evaluation"):
+        report.build_report(replace(given, verdict=foreign), tmp_path)
+
+
+def test_a_verdict_under_another_policy_is_refused(plain, tmp_path):
+    """The floors printed beside a verdict must be the ones that made it."""
+    given, _ = plain
+
+    with pytest.raises(EvaluationError, match="Judge again under the policy"):
+        report.build_report(replace(given, policy=gates.load_policy("phantom")), tmp_path)
+
+
+def test_an_empty_folder_is_refused_with_the_remedy(plain, tmp_path):
+    """One clear line instead of a traceback."""
+    given, _ = plain
+
+    with pytest.raises(EvaluationError, match=r"holds no evaluation\.json"):
+        report.build_report(replace(given, evaluation_folder=tmp_path), tmp_path / "out")
+
+
+def test_a_bare_evaluation_still_gives_a_report(inputs, tmp_path):
+    """`dentsight evaluate` alone leaves no images, no health and no subset; what is unknown is said, not hidden."""
+    bare = inputs(["caries", "crown"])
+    for name in ("curves.json", "matches.parquet"):
+        (bare.evaluation_folder / name).unlink()
+    verdict = gates.judge(report.read_evaluation(bare.evaluation_folder), bare.policy)
+    bare = report.ReportInputs("bare", bare.evaluation_folder, verdict, bare.policy)
+
+    html = report.build_report(bare, tmp_path).html.read_text("utf-8")
+
+    assert "Unknown corpus." in html
+    assert "Not measured." in html
+    assert 'id="gallery"' not in html
+    assert 'id="mistakes"' not in html
+
+
+def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
+    """A collapsed head can look well calibrated; the number must not stand in the gates."""
+    given = inputs(["caries", "crown"])
+    health = {**HEALTH, "healthy": False}
+    verdict = gates.judge(report.read_evaluation(given.evaluation_folder), given.policy, health)
+
+    html = report.build_report(replace(given, verdict=verdict, health=health), tmp_path).html.read_text("utf-8")
+
+    assert "Ranking-only." in html
+    assert "**NOT EVALUABLE:**" in (tmp_path / "model_card.md").read_text("utf-8")
+    row = re.search(r"Detection calibration error</span>(.*?)</tr>", html, re.DOTALL)
+    assert row is not None
+    assert "NOT EVALUABLE" in row.group(1)
+    assert not re.search(r">0\.\d\d", row.group(1))
+
+
+@pytest.mark.parametrize("width_px", [1280, 500])
+def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
+    """Tables cut off at the right edge were the first thing wrong with the page; on a telephone, figures too small."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs chromium")
+    probe = (
+        "<script>addEventListener('load', () => { const wide = [...document.querySelectorAll('.scroll')]"
+        ".filter(e => e.scrollWidth > e.clientWidth + 1).length; "
+        "const tiny = [...document.querySelectorAll('.drawing svg')]"
+        ".filter(e => e.clientWidth < Math.min(640, parseFloat(e.style.getPropertyValue('--natural')) - 1)).length;"
+        "document.title = `${document.documentElement.scrollWidth}/${innerWidth}/${wide}/${tiny}`; })</script></body>"
+    )
+    html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", plain[1].html.read_text("utf-8"))
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", probe), "utf-8")
+
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         f"--window-size={width_px},900", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+
+    title = re.search(r"<title>(\d+)/(\d+)/(\d+)/(\d+)</title>", done.stdout)
+    assert title is not None
+    scroll_width, inner_width, wide_tables, tiny_drawings = map(int, title.groups())
+    assert scroll_width <= inner_width
+    assert tiny_drawings == 0
+    if width_px >= 1280:
+        assert wide_tables == 0

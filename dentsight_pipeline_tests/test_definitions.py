@@ -140,7 +140,7 @@ def test_a_dataset_key_that_breaks_later_is_refused_now(key: str) -> None:
 
 def test_the_files_that_workspace_init_writes_are_those_of_the_project(project_root: Path) -> None:
     """Two copies of the instance configuration must not drift."""
-    packaged = project_root / "dentsight_pipeline" / "runtime" / "instance"
+    packaged = project_root / "dentsight_pipeline" / "commands" / "instance_files"
     for name in ("dagster.yaml", "workspace.yaml"):
         assert (packaged / name).read_text("utf-8") == (project_root / name).read_text("utf-8")
 

@@ -1,6 +1,6 @@
 """A checkpoint made again in an empty store gives the same digests, and what did not is told.
 
-The training itself is replaced by a function that is as deterministic; a slow test of `assets/` trains for real.
+The training itself is replaced by a function that is as deterministic; a slow test of the assets trains for real.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_several_writers_lose_nothing(place: Place) -> None:  # noqa: F811
 def test_several_processes_lose_nothing(tmp_path: Path) -> None:
     """Steps are processes; a lock inside one of them would not be enough."""
     program = (
-        "import sys\nfrom dentsight_pipeline.lineage import log\n"
+        "import sys\nfrom dentsight_pipeline.store import log\n"
         "from dentsight_pipeline.store.objects import open_store\n"
         "for number in range(8): log.append(open_store(sys.argv[1]), 'a' * 64, {'writer': sys.argv[2], 'n': number})"
     )

@@ -1,16 +1,27 @@
-"""What a stored raw export says: its splits' images and annotations, read back for normalisation."""
+"""A raw export's content as tables: written to its JSON documents at ingestion, and read back for normalisation.
+
+The documents' bytes are what a raw export's digest names. What is in an export is found out in `intake/`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.records import Records
 from dentsight_pipeline.data.stored_images import (
+    fingerprints_of,
     open_json,
 )
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -20,6 +31,127 @@ if TYPE_CHECKING:
 KIND = "raw-export"
 OUTSIDE_PX = 1.0
 """Pixels outside the image beyond which a box cannot be meant for it."""
+_ROWS_AT_ONCE = 4096
+"""Records that are Python objects at a time."""
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class RawExport:
+    """Everything that normalisation needs of an export, before or after it was stored.
+
+    Attributes:
+        layout: `coco` or `yolo`.
+        splits: Those that exist, in published order.
+        repairs: What ingestion mended, a table of schema `REPAIRS`.
+        fingerprints: Stored sha256 → fingerprint, as text.
+        facts: The facts of its manifest.
+    """
+
+    layout: str
+    splits: tuple[RawSplit, ...]
+    repairs: pa.Table
+    fingerprints: Mapping[str, str]
+    facts: Mapping[str, Any]
+
+    def sources(self) -> Iterator[leakage.SourceItem]:
+        """The images as the grouping by source sees them, in the order of splits and images."""
+        for split in self.splits:
+            columns = (split.images[name].to_pylist() for name in ("sha256", "stem_group", "stem_kind"))
+            for digest, group, kind in zip(*columns, strict=True):
+                code = leakage.Fingerprint.from_json(self.fingerprints[digest])
+                yield leakage.SourceItem(digest, split.name, group, kind, code)
+
+
+class _Image(codec.Document):
+    id: int
+    file_name: str
+    sha256: str
+    original_sha256: str
+    width: int
+    height: int
+    stem_group: str
+    stem_kind: str
+
+
+class _Annotation(codec.Document):
+    id: int
+    image_id: int
+    label: str
+    bbox: list[float]
+    polygons: list[list[float]]
+
+
+class _Repair(codec.Document):
+    kind: str
+    split: str
+    export_image_id: int
+    detail: str
+    export_annotation_id: int | None = None
+    image: str | None = None
+
+
+class _Split(codec.Document):
+    name: str
+    file: str
+    categories: tuple[RawCategory, ...]
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+
+
+class _Annotations(codec.Document):
+    """`annotations.json`; its long lists are read some records at a time."""
+
+    schema: str
+    layout: str
+    splits: tuple[_Split, ...]
+
+
+def read_raw(store: Store, raw: Manifest, progress: Progress | None = None) -> RawExport:
+    """The content of a stored raw export.
+
+    Args:
+        store: Where it is.
+        raw: A manifest of kind `raw-export`.
+        progress: Called as images are decoded, where their fingerprints were lost.
+
+    Raises:
+        DocumentError: One of its documents is not what ingestion writes.
+        IntegrityError: One is missing or was changed.
+    """
+    from dentsight_pipeline.store.content import read_bytes
+
+    path = "annotations.json"
+    document = codec.read(read_bytes(store, raw, path), _Annotations, path)
+    splits = tuple(
+        RawSplit(
+            split.name,
+            split.file,
+            split.categories,
+            _table(split.images, _Image, RAW_IMAGES, f"{path}, images of {split.name}"),
+            _table(split.annotations, _Annotation, RAW_ANNOTATIONS, f"{path}, annotations of {split.name}"),
+        )
+        for split in document.splits
+    )
+    repairs = codec.read(read_bytes(store, raw, "repairs.json"), list[msgspec.Raw], "repairs.json")
+    return RawExport(
+        document.layout,
+        splits,
+        _table(repairs, _Repair, REPAIRS, "repairs.json"),
+        fingerprints_of(store, raw, progress),
+        raw.facts,
+    )
+
+
+def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schema, where: str) -> pa.Table:
+    """A table of JSON records whose fields are its columns."""
+    tables = [schema.empty_table()]
+    for start in range(0, len(records), _ROWS_AT_ONCE):
+        rows = codec.read(b"[" + b",".join(records[start : start + _ROWS_AT_ONCE]) + b"]", list[kind], where)
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+        tables.append(pa.Table.from_pydict(columns, schema))
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def raw_annotations(annotations: Iterable[dict[str, Any]] = ()) -> Records[dict[str, Any]]:

@@ -15,7 +15,7 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from dentsight_pipeline.errors import ConfigurationError, StorageError
 from dentsight_pipeline.phantom.canvas import Points, Shape
 from dentsight_pipeline.phantom.drawing import Drawing, draw
 from dentsight_pipeline.phantom.mouth import FDI_TEETH, V8_CONDITION_COUNTS, Mouth, neighbours, sample_mouth
+
+_Json = dict[str, Any]
+"""A record as it is written."""
 
 CODE_VERSION = "1"
 """Goes up when the same numbers would draw other bytes; keys the reuse of drawn corpora."""
@@ -256,10 +259,10 @@ def _annotate(shapes: list[Shape], second: bool, rng: np.random.Generator) -> li
 class _Split:
     """One split's annotation file in the making; ids start at 0, as Roboflow's do."""
 
-    images: list[dict[str, Any]] = field(default_factory=list)
-    annotations: list[dict[str, Any]] = field(default_factory=list)
+    images: list[_Json] = field(default_factory=list)
+    annotations: list[_Json] = field(default_factory=list)
 
-    def add(self, label: _Label, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any] | None:
+    def add(self, label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Json | None:
         """Write one label as Roboflow does; returns its record, or None when too little of it is in the picture."""
         record = _record(label, size, rng)
         if record is None:
@@ -274,12 +277,12 @@ class _Split:
             self._append(near)
         return record
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: _Json) -> None:
         record["id"], record["image_id"] = len(self.annotations), len(self.images)
         self.annotations.append(record)
 
 
-def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any] | None:
+def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Json | None:
     """One COCO annotation in Roboflow's dialect: x, y floored, w, h decimals, area = w·h, polygon or []."""
     limit = np.array(size, dtype=np.float64)
     low, high = label.outline.min(axis=0), label.outline.max(axis=0)
@@ -309,7 +312,7 @@ def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> d
     }
 
 
-def _transform(item: PlannedImage, rng: np.random.Generator) -> dict[str, Any]:
+def _transform(item: PlannedImage, rng: np.random.Generator) -> _Json:
     """How the file differs from the drawn picture; a second upload was re-encoded, some are brighter or darker."""
     if item.copy == 0:
         return {"kind": "original", "gain": 1.0, "offset": 0.0, "jpeg_quality": 90}
@@ -324,7 +327,7 @@ def _transform(item: PlannedImage, rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _encode(gray: np.ndarray, transform: Mapping[str, Any]) -> bytes:
+def _encode(gray: np.ndarray, transform: _Json) -> bytes:
     """The JPEG bytes of one upload."""
     if transform["kind"] == "brightness":
         gray = cv2.convertScaleAbs(gray, alpha=transform["gain"], beta=transform["offset"])
@@ -343,7 +346,7 @@ def _patient(seed: int, source: int, width: int) -> tuple[Mouth, Drawing]:
     return mouth, draw(mouth, width, rng)
 
 
-def _finding(shape: Shape) -> dict[str, Any]:
+def _finding(shape: Shape) -> _Json:
     low, high = shape.outline_xy_px.min(axis=0), shape.outline_xy_px.max(axis=0)
     return {"name": shape.raw_name, "fdi": shape.fdi, "box_xyxy_px": [round(float(v), 2) for v in (*low, *high)]}
 
@@ -416,84 +419,117 @@ def _write(
     folder: Path, images: int, seed: int, width: int, progress: Callable[[int, int], None] | None
 ) -> PhantomSummary:
     """Write all files of the export into an existing, empty folder."""
+    writing = _Writing(folder, seed, width)
     plan = plan_images(images, seed)
-    splits = {split: _Split() for split in V8_SPLITS}
-    truth_sources: dict[int, dict[str, Any]] = {}
-    truth_files: list[dict[str, Any]] = []
-    counts: Counter[str] = Counter()
-    empty = 0
-    for split in splits:
-        (folder / split).mkdir()
     for done, item in enumerate(plan, start=1):
-        mouth, drawing = _patient(seed, item.source, width)
-        height = drawing.gray.shape[0]
-        original = _original_name(seed, item.source)
-        name = _file_name(seed, item, original)
-        rng = _stream(seed, 3, item.source, item.copy)
-        transform = _transform(item, rng)
-        (folder / item.split / name).write_bytes(_encode(drawing.gray, transform))
-
-        split = splits[item.split]
-        first = len(split.annotations)
-        labels: list[dict[str, Any]] = []
-        for label in [] if mouth.healthy else _annotate(drawing.shapes, item.copy == 1, rng):
-            record = split.add(label, (width, height), rng)
-            if record is not None and not label.raw_name.isdigit():
-                labels.append({"annotation_id": record["id"], "fdi": label.fdi, "true_name": label.true_name})
-        written = split.annotations[first:]
-        counts.update(CATEGORY_NAMES[a["category_id"]] for a in written)
-        empty += not written
-        split.images.append(
-            {
-                "id": len(split.images),
-                "license": 1,
-                "file_name": name,
-                "height": height,
-                "width": width,
-                "date_captured": _DATE,
-                "extra": {"name": original},
-            }
-        )
-        truth_sources[item.source] = {
-            "healthy": mouth.healthy,
-            "teeth": {str(fdi): tooth.status for fdi, tooth in mouth.teeth.items()},
-            "findings": [_finding(s) for s in drawing.shapes if not s.raw_name.isdigit()],
-        }
-        truth_files.append(
-            {
-                "split": item.split,
-                "file_name": name,
-                "source": item.source,
-                "copy": item.copy,
-                "annotator": "second" if item.copy else "first",
-                "transform": transform,
-                "teeth_annotated": any(CATEGORY_NAMES[a["category_id"]].isdigit() for a in written),
-                "labels": labels,
-            }
-        )
+        writing.add(item)
         if progress is not None:
             progress(done, images)
-    _write_texts(folder, splits, images)
-    sources = Counter(item.source for item in plan)
-    truth = {
-        "corpus": PHANTOM_MARKER,
-        "seed": seed,
-        "width": width,
-        "sources": {str(source): truth_sources[source] for source in sorted(truth_sources)},
-        "files": truth_files,
+    _write_annotations(folder, writing.splits)
+    _write_readmes(folder, images)
+    _write_json(folder / TRUTH_FILE, writing.truth())
+    return writing.summary(Counter(item.source for item in plan))
+
+
+class _Writing:
+    """An export in the making: its splits' records, and the true answers beside them."""
+
+    def __init__(self, folder: Path, seed: int, width: int) -> None:
+        self.folder, self.seed, self.width = folder, seed, width
+        self.splits = {split: _Split() for split in V8_SPLITS}
+        self._sources: dict[int, _Json] = {}
+        self._files: list[_Json] = []
+        for split in self.splits:
+            (folder / split).mkdir()
+
+    def add(self, item: PlannedImage) -> None:
+        """Draw, annotate and write one image."""
+        mouth, drawing = _patient(self.seed, item.source, self.width)
+        original = _original_name(self.seed, item.source)
+        name = _file_name(self.seed, item, original)
+        rng = _stream(self.seed, 3, item.source, item.copy)
+        transform = _transform(item, rng)
+        (self.folder / item.split / name).write_bytes(_encode(drawing.gray, transform))
+        height = drawing.gray.shape[0]
+        split = self.splits[item.split]
+        first = len(split.annotations)
+        drawn = [] if mouth.healthy else _annotate(drawing.shapes, item.copy == 1, rng)
+        labels = [split.add(label, (self.width, height), rng) for label in drawn]
+        written = split.annotations[first:]
+        split.images.append(_image(len(split.images), name, (self.width, height), original))
+        self._sources[item.source] = _source_truth(mouth, drawing)
+        self._files.append(_file_truth(item, name, transform, written, zip(drawn, labels, strict=True)))
+
+    def truth(self) -> _Json:
+        """The true answers: what each patient has, and what each file shows of it."""
+        return {
+            "corpus": PHANTOM_MARKER,
+            "seed": self.seed,
+            "width": self.width,
+            "sources": {str(source): self._sources[source] for source in sorted(self._sources)},
+            "files": self._files,
+        }
+
+    def summary(self, sources: Counter[int]) -> PhantomSummary:
+        """Counts of what was written; `sources` says how many images each patient has."""
+        splits = self.splits
+        counts = Counter(CATEGORY_NAMES[a["category_id"]] for s in splits.values() for a in s.annotations)
+        annotated = sum(len({a["image_id"] for a in s.annotations}) for s in splits.values())
+        return PhantomSummary(
+            images=sources.total(),
+            annotations=counts.total(),
+            splits={k: {"images": len(s.images), "annotations": len(s.annotations)} for k, s in splits.items()},
+            sources=len(sources),
+            doubled_sources=sum(n == 2 for n in sources.values()),
+            images_without_annotations=sources.total() - annotated,
+            class_counts={name: counts[name] for name in CATEGORY_NAMES if counts[name]},
+            width=self.width,
+            seed=self.seed,
+        )
+
+
+def _image(number: int, name: str, size: tuple[int, int], original: str) -> _Json:
+    """An image's record in its split's annotation file."""
+    return {
+        "id": number,
+        "license": 1,
+        "file_name": name,
+        "height": size[1],
+        "width": size[0],
+        "date_captured": _DATE,
+        "extra": {"name": original},
     }
-    _write_json(folder / TRUTH_FILE, truth)
-    return PhantomSummary(
-        images=images,
-        annotations=sum(len(s.annotations) for s in splits.values()),
-        splits={k: {"images": len(s.images), "annotations": len(s.annotations)} for k, s in splits.items()},
-        sources=len(sources),
-        doubled_sources=sum(n == 2 for n in sources.values()),
-        images_without_annotations=empty,
-        class_counts={name: counts[name] for name in CATEGORY_NAMES if counts[name]},
-        width=width,
-        seed=seed,
-    )
+
+
+def _source_truth(mouth: Mouth, drawing: Drawing) -> _Json:
+    return {
+        "healthy": mouth.healthy,
+        "teeth": {str(fdi): tooth.status for fdi, tooth in mouth.teeth.items()},
+        "findings": [_finding(s) for s in drawing.shapes if not s.raw_name.isdigit()],
+    }
+
+
+def _file_truth(
+    item: PlannedImage,
+    name: str,
+    transform: _Json,
+    written: Sequence[_Json],
+    labels: Iterable[tuple[_Label, _Json | None]],
+) -> _Json:
+    return {
+        "split": item.split,
+        "file_name": name,
+        "source": item.source,
+        "copy": item.copy,
+        "annotator": "second" if item.copy else "first",
+        "transform": transform,
+        "teeth_annotated": any(CATEGORY_NAMES[a["category_id"]].isdigit() for a in written),
+        "labels": [
+            {"annotation_id": record["id"], "fdi": label.fdi, "true_name": label.true_name}
+            for label, record in labels
+            if record is not None and not label.raw_name.isdigit()
+        ],
+    }
 
 
 _DATE = "2025-01-01T00:00:00+00:00"  # fixed: the same arguments give the same bytes
@@ -503,8 +539,8 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
 
 
-def _write_texts(folder: Path, splits: Mapping[str, _Split], images: int) -> None:
-    """The three annotation files and the two README files of a Roboflow export."""
+def _write_annotations(folder: Path, splits: Mapping[str, _Split]) -> None:
+    """The annotation file of each split."""
     head = {
         "info": {
             "year": "2025",
@@ -523,18 +559,16 @@ def _write_texts(folder: Path, splits: Mapping[str, _Split], images: int) -> Non
     for name, split in splits.items():
         document = {**head, "images": split.images, "annotations": split.annotations}
         _write_json(folder / name / "_annotations.coco.json", document)
-    (folder / "README.dataset.txt").write_text(
-        f"""# OPG REPORTING > v8-opg-reduced-classes (phantom)
+
+
+_DATASET_README = f"""# OPG REPORTING > v8-opg-reduced-classes (phantom)
 
 Provided by the command `dentsight phantom`
 License: Public Domain
 
 {PHANTOM_MARKER}
-""",
-        encoding="utf-8",
-    )
-    (folder / "README.roboflow.txt").write_text(
-        f"""
+"""
+_ROBOFLOW_README = """
 OPG REPORTING - v8 opg-reduced-classes (phantom)
 ==============================
 
@@ -548,6 +582,10 @@ The following pre-processing was applied to each image:
 * Auto-orientation of pixel data (with EXIF-orientation stripping)
 
 No image augmentation techniques were applied.
-""",
-        encoding="utf-8",
-    )
+"""
+
+
+def _write_readmes(folder: Path, images: int) -> None:
+    """The two README files of a Roboflow export."""
+    (folder / "README.dataset.txt").write_text(_DATASET_README, encoding="utf-8")
+    (folder / "README.roboflow.txt").write_text(_ROBOFLOW_README.format(images=images), encoding="utf-8")

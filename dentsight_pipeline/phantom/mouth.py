@@ -197,30 +197,37 @@ def _place_third_molars(mouth: Mouth, rng: np.random.Generator) -> None:
 
 
 def _place_gaps(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
-    free = [t for t in _with_status(mouth, "erupted") if t % 10 != 8]
     wear = severity * float(rng.gamma(1.2, 1 / 1.2))
     count = min(_count(rng, "missing", wear), 18)
-    for fdi in _choose(rng, free, (count + 1) // 2, _LOSS_WEIGHT):
+    for fdi in _choose(rng, _losable(mouth), (count + 1) // 2, _LOSS_WEIGHT):
         mouth.teeth[fdi].status = "missing"
     for _ in range(count // 2):  # the rest beside an existing gap: losses come in runs
-        edge = [
-            t
-            for t in _with_status(mouth, "erupted")
-            if t % 10 != 8 and any(mouth.teeth[n].status == "missing" for n in neighbours(t))
-        ]
+        edge = [t for t in _losable(mouth) if any(mouth.teeth[n].status == "missing" for n in neighbours(t))]
         for fdi in _choose(rng, edge, 1, _LOSS_WEIGHT):
             mouth.teeth[fdi].status = "missing"
-    if rng.random() < 0.09:
-        free = [t for t in _with_status(mouth, "erupted") if t % 10 != 8]
-        for fdi in _choose(rng, free, _count(rng, "implant", 1 / 0.09), _LOSS_WEIGHT):
-            tooth = mouth.teeth[fdi]
-            tooth.status, tooth.crowned = "implant", bool(rng.random() < 0.7)
-    free = _with_status(mouth, "erupted")
+    _place_implants(mouth, rng)
+    _leave_stumps(mouth, rng, wear)
+
+
+def _losable(mouth: Mouth) -> list[int]:
+    """Erupted teeth but the third molars."""
+    return [t for t in _with_status(mouth, "erupted") if t % 10 != 8]
+
+
+def _place_implants(mouth: Mouth, rng: np.random.Generator) -> None:
+    if rng.random() >= 0.09:
+        return
+    for fdi in _choose(rng, _losable(mouth), _count(rng, "implant", 1 / 0.09), _LOSS_WEIGHT):
+        tooth = mouth.teeth[fdi]
+        tooth.status, tooth.crowned = "implant", bool(rng.random() < 0.7)
+
+
+def _leave_stumps(mouth: Mouth, rng: np.random.Generator, wear: float) -> None:
     stumps = _count(rng, "root-stump", wear) + _count(rng, "RC-treated-and-root-stump", 1.0)
-    for fdi in _choose(rng, free, stumps, _CARIES_WEIGHT):
+    share = V8_CONDITION_COUNTS["RC-treated-and-root-stump"]
+    for fdi in _choose(rng, _with_status(mouth, "erupted"), stumps, _CARIES_WEIGHT):
         tooth = mouth.teeth[fdi]
         tooth.status = "stump"
-        share = V8_CONDITION_COUNTS["RC-treated-and-root-stump"]
         tooth.root_filled = bool(rng.random() < share / (share + V8_CONDITION_COUNTS["root-stump"]))
 
 
@@ -253,20 +260,30 @@ def _place_bridges(mouth: Mouth, rng: np.random.Generator, severity: float) -> N
 
 
 def _place_tooth_findings(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
-    teeth = mouth.teeth
     bridged = {t for run in mouth.bridges for t in run}
     erupted = _with_status(mouth, "erupted")
-    for fdi in _choose(rng, erupted, _count(rng, "RC-treated", severity), _RESTORED_WEIGHT):
-        teeth[fdi].root_filled = True
     free = [t for t in erupted if t not in bridged]
-    already = sum(t.crowned for t in teeth.values())  # crowns on implants count as crowns
+    for fdi in _choose(rng, erupted, _count(rng, "RC-treated", severity), _RESTORED_WEIGHT):
+        mouth.teeth[fdi].root_filled = True
+    _place_crowns(mouth, rng, severity, free)
+    _place_decay(mouth, rng, severity, [t for t in free if not mouth.teeth[t].crowned])
+    _place_calculus(mouth, rng, severity, free)
+    _place_periapical(mouth, rng, severity, erupted)
+
+
+def _place_crowns(mouth: Mouth, rng: np.random.Generator, severity: float, free: list[int]) -> None:
+    already = sum(t.crowned for t in mouth.teeth.values())  # crowns on implants count as crowns
     wanted = max(_count(rng, "crown", severity) - already, 0)
-    filled = [t for t in free if teeth[t].root_filled]
+    filled = [t for t in free if mouth.teeth[t].root_filled]
     crowned = _choose(rng, filled, min(wanted, round(len(filled) * 0.7)))
     crowned += _choose(rng, [t for t in free if t not in crowned], wanted - len(crowned), _RESTORED_WEIGHT)
     for fdi in crowned:
-        teeth[fdi].crowned = True
-    bare = [t for t in free if not teeth[t].crowned]
+        mouth.teeth[fdi].crowned = True
+
+
+def _place_decay(mouth: Mouth, rng: np.random.Generator, severity: float, bare: list[int]) -> None:
+    """Restorations and caries, on teeth without a crown."""
+    teeth = mouth.teeth
     for fdi in _choose(rng, bare, _count(rng, "restoration", severity), _RESTORED_WEIGHT):
         teeth[fdi].restored = True
     for _ in range(_count(rng, "caries", severity)):
@@ -275,20 +292,29 @@ def _place_tooth_findings(mouth: Mouth, rng: np.random.Generator, severity: floa
             teeth[fdi].caries += 1
     for fdi in _choose(rng, [t for t in bare if teeth[t].caries and t % 10 >= 4], _count(rng, "grossly-decayed", 1.0)):
         teeth[fdi].grossly_decayed, teeth[fdi].caries, teeth[fdi].restored = True, 0, False
-    calculus_weight = {1: 1.6, 2: 1.4, 3: 1.0, 4: 0.6, 5: 0.7, 6: 1.2, 7: 1.2, 8: 0.4}
+
+
+_CALCULUS_WEIGHT = {1: 1.6, 2: 1.4, 3: 1.0, 4: 0.6, 5: 0.7, 6: 1.2, 7: 1.2, 8: 0.4}
+
+
+def _place_calculus(mouth: Mouth, rng: np.random.Generator, severity: float, free: list[int]) -> None:
+    able = {t for t in free if not (mouth.teeth[t].crowned or mouth.teeth[t].grossly_decayed)}
     tartar = severity * float(rng.gamma(0.7, 1 / 0.7))
     for _ in range(_count(rng, "calculus", tartar)):
-        open_sites = [
-            t for t in free if teeth[t].calculus < 2 and not teeth[t].crowned and not teeth[t].grossly_decayed
-        ]
-        for fdi in _choose(rng, open_sites, 1, calculus_weight):
-            teeth[fdi].calculus += 1
-    likely = [t for t in erupted if teeth[t].root_filled or teeth[t].caries] + _with_status(mouth, "stump")
+        open_sites = [t for t in free if t in able and mouth.teeth[t].calculus < 2]
+        for fdi in _choose(rng, open_sites, 1, _CALCULUS_WEIGHT):
+            mouth.teeth[fdi].calculus += 1
+
+
+def _place_periapical(mouth: Mouth, rng: np.random.Generator, severity: float, erupted: list[int]) -> None:
+    """Most at teeth that are filled or decayed, the rest anywhere."""
+    likely = [t for t in erupted if mouth.teeth[t].root_filled or mouth.teeth[t].caries]
+    likely += _with_status(mouth, "stump")
     count = _count(rng, "periapical radiolucency", severity)
     sites = _choose(rng, likely, round(count * 0.8))
     sites += _choose(rng, [t for t in erupted if t not in sites], count - len(sites))
     for fdi in sites:
-        teeth[fdi].periapical = True
+        mouth.teeth[fdi].periapical = True
 
 
 _AT_PREMOLARS_AND_MOLARS = [q * 10 + p for q in (3, 4) for p in (4, 5, 6, 7)]
@@ -296,29 +322,8 @@ _AT_PREMOLARS_AND_MOLARS = [q * 10 + p for q in (3, 4) for p in (4, 5, 6, 7)]
 
 def _place_others(mouth: Mouth, rng: np.random.Generator) -> None:
     """The rare findings, each at a tooth where it can be seen; those that need a partner look for one."""
-    status = {fdi: tooth.status for fdi, tooth in mouth.teeth.items()}
-    sound = [
-        t for t, tooth in mouth.teeth.items() if tooth.status == "erupted" and not (tooth.periapical or tooth.crowned)
-    ]
     used: set[int] = set()
-    for raw_name, eligible in (
-        ("RPD clasp", [t for t in sound if t % 10 in (3, 4, 5, 6)]),
-        ("cast partial denture", [t for t in sound if t in (36, 46)]),
-        ("condensing osteitis", [t for t in sound if t in (35, 36, 45, 46, 37, 47)]),
-        ("cyst", _AT_PREMOLARS_AND_MOLARS),
-        ("distomolar", [t for t in (18, 28, 38, 48) if status[t] == "erupted"]),
-        (
-            "hemimandibulectomy",
-            [t for t in (37, 47) if not any(t // 10 == b // 10 for run in mouth.bridges for b in run)],
-        ),
-        ("inter radicularradiolucency", [t for t in sound if t in (36, 37, 46, 47)]),
-        ("mini plates", [33, 43, 35, 45, 37, 47]),
-        ("radiolucency", _AT_PREMOLARS_AND_MOLARS),
-        ("retained decidious", [t for t in sound if t % 10 in (5, 3)]),
-        ("supernumerary", [t for t in sound if t % 10 in (1, 4)]),
-        ("vascular clips", [37, 47]),
-        ("wire splint", [t for t in sound if t in (31, 41)]),
-    ):
+    for raw_name, eligible in _sites_of_others(mouth).items():
         for _ in range(_count(rng, raw_name, 1.0)):
             open_sites = [t for t in eligible if t not in used]
             if not open_sites:
@@ -326,12 +331,38 @@ def _place_others(mouth: Mouth, rng: np.random.Generator) -> None:
             fdi = open_sites[int(rng.integers(len(open_sites)))]
             used.add(fdi)
             mouth.others.append((raw_name, fdi))
-            if raw_name == "retained decidious":
-                mouth.teeth[fdi] = Tooth("deciduous")
-            if raw_name == "hemimandibulectomy":  # the jaw is gone from the premolars backwards, teeth and all
-                for position in range(4, 9):
-                    mouth.teeth[fdi // 10 * 10 + position] = Tooth("absent")
-    implants = _with_status(mouth, "implant")
-    for fdi in implants:
+            _change_teeth(mouth, raw_name, fdi)
+    for fdi in _with_status(mouth, "implant"):
         if rng.random() < V8_CONDITION_COUNTS["peri implant bone loss"] / V8_CONDITION_COUNTS["implant"]:
             mouth.others.append(("peri implant bone loss", fdi))
+
+
+def _sites_of_others(mouth: Mouth) -> dict[str, list[int]]:
+    """Rare finding → the teeth at which it can be seen, as the mouth is before the first of them."""
+    erupted = _with_status(mouth, "erupted")
+    sound = [t for t in erupted if not (mouth.teeth[t].periapical or mouth.teeth[t].crowned)]
+    bridged = {t // 10 for run in mouth.bridges for t in run}
+    return {
+        "RPD clasp": [t for t in sound if t % 10 in (3, 4, 5, 6)],
+        "cast partial denture": [t for t in sound if t in (36, 46)],
+        "condensing osteitis": [t for t in sound if t in (35, 36, 45, 46, 37, 47)],
+        "cyst": _AT_PREMOLARS_AND_MOLARS,
+        "distomolar": [t for t in (18, 28, 38, 48) if t in erupted],
+        "hemimandibulectomy": [t for t in (37, 47) if t // 10 not in bridged],
+        "inter radicularradiolucency": [t for t in sound if t in (36, 37, 46, 47)],
+        "mini plates": [33, 43, 35, 45, 37, 47],
+        "radiolucency": _AT_PREMOLARS_AND_MOLARS,
+        "retained decidious": [t for t in sound if t % 10 in (5, 3)],
+        "supernumerary": [t for t in sound if t % 10 in (1, 4)],
+        "vascular clips": [37, 47],
+        "wire splint": [t for t in sound if t in (31, 41)],
+    }
+
+
+def _change_teeth(mouth: Mouth, raw_name: str, fdi: int) -> None:
+    """What a rare finding does to the teeth themselves."""
+    if raw_name == "retained decidious":
+        mouth.teeth[fdi] = Tooth("deciduous")
+    if raw_name == "hemimandibulectomy":  # the jaw is gone from the premolars backwards, teeth and all
+        for position in range(4, 9):
+            mouth.teeth[fdi // 10 * 10 + position] = Tooth("absent")

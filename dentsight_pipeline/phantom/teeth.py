@@ -202,43 +202,63 @@ class Face:
 def layout(face: Face, rng: np.random.Generator) -> dict[int, Place]:
     """Put all 32 positions on the two arches, side by side from the midline outwards."""
     places: dict[int, Place] = {}
-    jitter = rng.standard_normal((32, 6))
-    row = 0
+    jitter = iter(rng.standard_normal((32, 6)))
     for upper, table in ((True, _UPPER_MM), (False, _LOWER_MM)):
-        sign = -1.0 if upper else 1.0
         stretch = 1.0 + 0.03 * float(rng.standard_normal())
         for quadrant, side in ((1, -1.0), (2, 1.0)) if upper else ((4, -1.0), (3, 1.0)):
             x = face.center_x + side * 0.1 * face.mm
-            for i, (width_mm, crown_mm, root_mm) in enumerate(table):
-                z = jitter[row]
-                row += 1
-                half = width_mm * face.mm * stretch * (1 + 0.03 * z[0]) / 2
-                slope = -2 * face.smile * (x - face.center_x) / (0.28 * face.width) ** 2
-                cosine = 1.0 / np.hypot(1.0, slope)
-                cx = x + side * half * cosine
-                x = cx + side * (half * cosine + 0.12 * face.mm)
-                tilt = np.arctan(slope) * (0.55 if upper else 1.0) + np.deg2rad(2.2) * z[1]
-                if not upper and i >= 6:
-                    tilt -= side * np.deg2rad(6)
-                if i < 3:
-                    tilt += side * np.deg2rad(-2.5 if upper else 2.0)
-                across = np.array([np.cos(tilt), np.sin(tilt)]) * side * half
-                along = np.array([-np.sin(tilt), np.cos(tilt)]) * sign
-                closing = 1.0 if i < 3 else 0.75
-                y = float(face.occlusal(np.asarray(cx))) + sign * face.bite_px * closing + z[2] * 0.35 * face.mm
-                fdi = quadrant * 10 + i + 1
-                places[fdi] = Place(
-                    fdi=fdi,
-                    origin=np.array([cx, y]),
-                    across=across,
-                    along=along,
-                    crown_px=crown_mm * face.mm * (1 + 0.04 * z[3]) * 1.02,
-                    root_px=root_mm * face.mm * (1 + 0.07 * z[4]) * 1.05,
-                    bend=0.16 * z[5] + (0.12 if i >= 5 else 0.04),
-                    kind=_kind(fdi),
-                    column=7 - i if side < 0 else 8 + i,
-                )
+            for i, size_mm in enumerate(table):
+                z = next(jitter)
+                half = size_mm[0] * face.mm * stretch * (1 + 0.03 * z[0]) / 2
+                place, x = _next_place(face, quadrant * 10 + i + 1, side, x, half, size_mm, z)
+                places[place.fdi] = place
     return places
+
+
+def _next_place(
+    face: Face, fdi: int, side: float, x: float, half: float, size_mm: tuple[float, float, float], z: Points
+) -> tuple[Place, float]:
+    """One tooth beside the last one, and where the next one starts.
+
+    Args:
+        face: The patient's proportions.
+        fdi: Which tooth.
+        side: -1 on the image's left, +1 on its right.
+        x: Where the last one ends, px.
+        half: Half the tooth's width, px.
+        size_mm: Width, crown length, root length.
+        z: `[6]` how it differs from the mean: width, tilt, height, crown, root, bend.
+    """
+    upper, i = fdi < 30, fdi % 10 - 1
+    sign = -1.0 if upper else 1.0
+    slope = -2 * face.smile * (x - face.center_x) / (0.28 * face.width) ** 2
+    cosine = 1.0 / np.hypot(1.0, slope)
+    cx = x + side * half * cosine
+    tilt = _tilt(slope, upper, side, i, z[1])
+    closing = 1.0 if i < 3 else 0.75
+    y = float(face.occlusal(np.asarray(cx))) + sign * face.bite_px * closing + z[2] * 0.35 * face.mm
+    place = Place(
+        fdi=fdi,
+        origin=np.array([cx, y]),
+        across=np.array([np.cos(tilt), np.sin(tilt)]) * side * half,
+        along=np.array([-np.sin(tilt), np.cos(tilt)]) * sign,
+        crown_px=size_mm[1] * face.mm * (1 + 0.04 * z[3]) * 1.02,
+        root_px=size_mm[2] * face.mm * (1 + 0.07 * z[4]) * 1.05,
+        bend=0.16 * z[5] + (0.12 if i >= 5 else 0.04),
+        kind=_kind(fdi),
+        column=7 - i if side < 0 else 8 + i,
+    )
+    return place, cx + side * (half * cosine + 0.12 * face.mm)
+
+
+def _tilt(slope: float, upper: bool, side: float, i: int, z: float) -> float:
+    """How far a tooth leans, in radians: with the biting plane, lower molars inwards, front teeth apart."""
+    tilt = np.arctan(slope) * (0.55 if upper else 1.0) + np.deg2rad(2.2) * z
+    if not upper and i >= 6:
+        tilt -= side * np.deg2rad(6)
+    if i < 3:
+        tilt += side * np.deg2rad(-2.5 if upper else 2.0)
+    return tilt
 
 
 # Attenuation of the teeth layers, added to the anatomy below.

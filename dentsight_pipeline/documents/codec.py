@@ -31,7 +31,7 @@ def read(data: bytes | str, kind: type[T], where: str | Path) -> T:
     try:
         return msgspec.json.decode(data, type=kind, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DocumentError(str(where), kind.__name__, str(error)) from error
+        raise DocumentError(str(where), getattr(kind, "__name__", "Document"), str(error)) from error
 
 
 def convert(value: Any, kind: type[T], where: str | Path) -> T:
@@ -43,7 +43,7 @@ def convert(value: Any, kind: type[T], where: str | Path) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise DocumentError(str(where), kind.__name__, str(error)) from error
+        raise DocumentError(str(where), getattr(kind, "__name__", "Document"), str(error)) from error
 
 
 def plain(document: object) -> Any:

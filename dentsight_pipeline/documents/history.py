@@ -18,7 +18,7 @@ class TrainingPoint(Document, omit_defaults=True):
     """Learning rates by parameter group; on steps that are on the curve."""
 
 
-class ValidationPoint(Document):
+class ValidationPoint(Document, kw_only=True):
     """One evaluation on the validation split."""
 
     step: int
@@ -27,7 +27,7 @@ class ValidationPoint(Document):
     """By the curve's name, e.g. `valid/map_50`; empty without validation images."""
 
 
-class Best(Document):
+class Best(Document, kw_only=True):
     """The evaluation whose weights are published."""
 
     step: int | None = None
@@ -38,7 +38,7 @@ class Best(Document):
     """Evaluations after it, none of which was better."""
 
 
-class History(Document):
+class History(Document, kw_only=True):
     """The whole training."""
 
     training: tuple[TrainingPoint, ...] = ()

@@ -18,7 +18,7 @@ Count = Annotated[int, Meta(ge=1)]
 Scalar = str | int | float | bool | None
 
 
-class Job(Document):
+class Job(Document, kw_only=True):
     """What every job says."""
 
     store_uri: str
@@ -36,7 +36,7 @@ class Job(Document):
         return Path(self.workdir)
 
 
-class FitJob(Job):
+class FitJob(Job, kw_only=True):
     """Train a recipe on a subset and publish a checkpoint manifest."""
 
     subset: Digest
@@ -62,7 +62,7 @@ class FitJob(Job):
         return Path(self.cache_dir) if self.cache_dir else self.folder / "cache"
 
 
-class PredictJob(Job):
+class PredictJob(Job, kw_only=True):
     """Predict splits of a subset with a checkpoint and publish a predictions manifest."""
 
     checkpoint: Digest
@@ -117,7 +117,7 @@ class CostCard(Document, omit_defaults=True):
     """The card in one line."""
 
 
-class Hardware(Document):
+class Hardware(Document, kw_only=True):
     """What a job ran on."""
 
     device: str
@@ -132,7 +132,7 @@ class Hardware(Document):
     """The processor's architecture."""
 
 
-class RunRecord(Document):
+class RunRecord(Document, kw_only=True):
     """How a product came about, on that day and machine; kept beside the manifest, never inside."""
 
     cost: CostCard
@@ -145,7 +145,7 @@ class RunRecord(Document):
     """Seconds since 1970."""
 
 
-class Result(Document):
+class Result(Document, kw_only=True):
     """`result.json`: what a job published."""
 
     digest: Digest
@@ -154,7 +154,7 @@ class Result(Document):
     """How it came about."""
 
 
-class Published(Document):
+class Published(Document, kw_only=True):
     """`published.json`: that this working folder's training is done, for an attempt that starts again."""
 
     recipe: Digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,8 +31,10 @@ def read(data: bytes | str, kind: type[T], where: str | Path) -> T:
     """
     try:
         return msgspec.json.decode(data, type=kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise _refusal(error, json.loads(data), kind, where) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DocumentError(str(where), getattr(kind, "__name__", "Document"), str(error)) from error
+        raise DocumentError(str(where), _name(kind), str(error)) from error
 
 
 def convert(value: Any, kind: type[T], where: str | Path) -> T:
@@ -43,7 +46,7 @@ def convert(value: Any, kind: type[T], where: str | Path) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise DocumentError(str(where), getattr(kind, "__name__", "Document"), str(error)) from error
+        raise _refusal(error, value, kind, where) from error
 
 
 def plain(document: object) -> Any:
@@ -55,3 +58,35 @@ def write(document: object) -> bytes:
     """A document as JSON bytes: keys in alphabetical order, no white space, the same bytes for the same content."""
     text = json.dumps(plain(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def _refusal(error: msgspec.ValidationError, value: Any, kind: Any, where: str | Path) -> DocumentError:
+    return DocumentError(str(where), _name(kind), _with_keys(str(error), plain(value), kind))
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", "Document")
+
+
+def _with_keys(problem: str, value: Any, kind: Any) -> str:
+    """A refusal whose path names the keys of mappings too (`$.splits.train.images`), where msgspec writes `[...]`."""
+    named, *others = problem.split("[...]")
+    path, holder = named.partition("`$")[2], value
+    for rest in others:
+        for field, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
+            holder = holder[field] if field else holder[int(index)]
+        key = _failing_key(holder, value, kind)
+        path, holder, named = rest, holder[key], f"{named}.{key}{rest}"
+    return named
+
+
+def _failing_key(holder: dict[str, Any], value: Any, kind: Any) -> str:
+    """The first key of a mapping inside `value` whose content does not fit; the mapping keeps that one alone."""
+    for key, held in list(holder.items()):
+        holder.clear()
+        holder[key] = held
+        try:
+            msgspec.convert(value, kind, strict=True)
+        except msgspec.ValidationError:
+            break
+    return next(iter(holder))

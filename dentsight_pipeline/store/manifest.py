@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from dentsight_pipeline.documents.codec import convert
+from dentsight_pipeline.documents.facts import FACTS, Facts
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.entries import HEAD, Entries, Entry, canonical_members
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     pass
 
 SCHEMA = "dentsight-manifest/1"
+F = TypeVar("F", bound=Facts)
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class Manifest:
         for asset, digest in self.inputs.items():
             check_digest(digest, f"input {asset!r} of a {self.kind} manifest")
         facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
+        object.__setattr__(self, "kind", str(self.kind))
         object.__setattr__(self, "facts", canonical.loads(facts))
-        object.__setattr__(self, "inputs", dict(sorted(self.inputs.items())))
+        object.__setattr__(self, "inputs", {str(name): self.inputs[name] for name in sorted(self.inputs)})
         object.__setattr__(self, "_bytes", self._canonical(self.entries))
         object.__setattr__(self, "entries", Entries(self.to_bytes()))
         object.__setattr__(self, "_digest", sha256(self.to_bytes()).hexdigest())
@@ -105,6 +109,19 @@ class Manifest:
         if manifest.to_bytes() != data:
             raise DataError("The manifest is not in canonical form (RFC 8785). Restore it from a backup.")
         return manifest
+
+    def facts_as(self, kind: type[F]) -> F:
+        """The facts as their type, e.g. `CheckpointFacts`; a base such as `DatasetFacts` takes each of its kinds.
+
+        Raises:
+            DataError: A product of another kind.
+            DocumentError: Facts that do not fit; the message names product and field (`$.splits.train.images`).
+        """
+        own = FACTS.get(self.kind)
+        if own is None or not issubclass(own, kind):
+            wanted = " or ".join(name for name, facts in FACTS.items() if issubclass(facts, kind))
+            raise DataError(f"{self.digest[:12]} is a {self.kind}, not a {wanted}. Give the digest of a {wanted}.")
+        return convert(self.facts, own, f"The facts of {self.kind} {self.digest[:12]}")  # pyright: ignore[reportReturnType]
 
     def entry(self, path: str) -> Entry:
         """The entry of one path.

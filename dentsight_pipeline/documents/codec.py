@@ -60,6 +60,12 @@ def write(document: object) -> bytes:
     return text.encode()
 
 
+def pretty(document: object) -> bytes:
+    """A document as JSON that people read as well: a field a line, keys in alphabetical order."""
+    text = json.dumps(plain(document), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()
+
+
 def _refusal(error: msgspec.ValidationError, value: Any, kind: Any, where: str | Path) -> DocumentError:
     return DocumentError(str(where), _name(kind), _with_keys(str(error), plain(value), kind))
 

@@ -31,7 +31,7 @@ class Corpus(Document, frozen=True):
     """As its source says; `unknown` when it says nothing."""
 
 
-class Policy(Document, frozen=True):
+class PolicyVersion(Document, frozen=True):
     """The policy that a verdict was given under."""
 
     name: str
@@ -363,7 +363,7 @@ class ReportFacts(Facts, frozen=True):
     """`PASS`, `FAIL` or `INCONCLUSIVE`: what was measured, overrides or not."""
     releasable: bool
     """Whether a release may follow, by measurement or by recorded overrides."""
-    policy: Policy
+    policy: PolicyVersion
     """The gates."""
     never_for_xrays: bool
     """Whether the policy is made for drawn images."""

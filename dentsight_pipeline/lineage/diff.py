@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
@@ -125,8 +126,8 @@ def _fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, 
 def _data(store: Store, a: Manifest, b: Manifest) -> dict[str, Any]:
     subsets = {"a": a.digest, "b": b.digest}
     counts = {
-        "a": {split: facts["images"] for split, facts in a.facts["splits"].items()},
-        "b": {split: facts["images"] for split, facts in b.facts["splits"].items()},
+        name: {split: counts.images for split, counts in subset.facts_as(SubsetFacts).splits.items()}
+        for name, subset in (("a", a), ("b", b))
     }
     if a.digest == b.digest:
         return {"same": True, "subsets": subsets, "splits": counts, "images": _no_images(), "labels": {}}

@@ -13,15 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.names import INPUT_METADATA, INPUT_TAG, LOG_METADATA, TAG_DIGITS
+
 if TYPE_CHECKING:
     from dentsight_pipeline.store.log import LogReading
     from dentsight_pipeline.store.manifest import Manifest
 
-INPUT_TAG = "dentsight/input."
-INPUT_METADATA = "dentsight/input/"
-LOG_METADATA = "dentsight/log"
-TAG_DIGITS = 63
-"""A Dagster tag value holds 63 characters: the first 63 of a sha256."""
 POINTER_TAG = "dagster/input_event_pointer/"
 
 

@@ -11,7 +11,17 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.facts import (
+    CheckpointFacts,
+    DatasetFacts,
+    EvaluationFacts,
+    Facts,
+    ReleaseFacts,
+    ReportFacts,
+)
+from dentsight_pipeline.documents.names import KIND_OF_ASSET, Asset, Kind
+from dentsight_pipeline.errors import ConfigurationError, DataError, DocumentError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.content import read_json
 
@@ -21,31 +31,27 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-KIND_OF_ASSET: Mapping[str, str] = {
-    "raw_export": "raw-export",
-    "normalized_splits": "normalized-splits",
-    "condition_subset": "condition-subset",
-    "tooth_subset": "tooth-subset",
-    "trained_checkpoint": "checkpoint",
-    "initial_checkpoint": "checkpoint",
-    "tooth_checkpoint": "checkpoint",
-    "test_predictions": "predictions",
-    "tooth_predictions": "predictions",
-    "class_metrics": "evaluation",
-    "release_report": "release-report",
-}
-"""What an input of each name must be."""
-
-NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "normalized-splits": (("raw_export",),),
-    "condition-subset": (("normalized_splits",),),
-    "tooth-subset": (("normalized_splits",),),
-    "checkpoint": (("condition_subset", "tooth_subset"),),
-    "predictions": (("trained_checkpoint", "tooth_checkpoint"), ("condition_subset", "tooth_subset")),
-    "evaluation": (("test_predictions",), ("condition_subset", "tooth_subset")),
-    "release-report": (("class_metrics",), ("test_predictions",), ("trained_checkpoint",), ("condition_subset",)),
-    "release": (("release_report",),),
-    "tooth-findings": (("class_metrics",), ("tooth_checkpoint",), ("tooth_predictions",), ("condition_subset",)),
+_SUBSETS = (Asset.CONDITION_SUBSET, Asset.TOOTH_SUBSET)
+NEEDS: Mapping[str, tuple[tuple[Asset, ...], ...]] = {
+    Kind.NORMALIZED_SPLITS: ((Asset.RAW_EXPORT,),),
+    Kind.CONDITION_SUBSET: ((Asset.NORMALIZED_SPLITS,),),
+    Kind.TOOTH_SUBSET: ((Asset.NORMALIZED_SPLITS,),),
+    Kind.CHECKPOINT: (_SUBSETS,),
+    Kind.PREDICTIONS: ((Asset.TRAINED_CHECKPOINT, Asset.TOOTH_CHECKPOINT), _SUBSETS),
+    Kind.EVALUATION: ((Asset.TEST_PREDICTIONS,), _SUBSETS),
+    Kind.RELEASE_REPORT: (
+        (Asset.CLASS_METRICS,),
+        (Asset.TEST_PREDICTIONS,),
+        (Asset.TRAINED_CHECKPOINT,),
+        (Asset.CONDITION_SUBSET,),
+    ),
+    Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
+    Kind.TOOTH_FINDINGS: (
+        (Asset.CLASS_METRICS,),
+        (Asset.TOOTH_CHECKPOINT,),
+        (Asset.TOOTH_PREDICTIONS,),
+        (Asset.CONDITION_SUBSET,),
+    ),
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""
 
@@ -68,6 +74,10 @@ def misfits(store: Store, walked: Walk, manifest: Manifest) -> list[str]:
         manifest: The product. Files of it that are damaged are skipped: they are a finding of their own.
     """
     found = list(_inputs(walked, manifest))
+    try:
+        manifest.facts_as(Facts)
+    except DocumentError as error:
+        return [*found, f"The {name_of(manifest)} does not have the form of its kind: {error.problem}."]
     for check in _CHECKS.get(manifest.kind, ()):
         try:
             found.extend(check(store, walked, manifest))
@@ -96,7 +106,7 @@ def _inputs(walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 def _images(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """Every image keeps its bytes from the export to the subset, under the name that its bytes give it."""
-    above = _input(walked, manifest, "raw_export", "normalized_splits")
+    above = _input(walked, manifest, Asset.RAW_EXPORT, Asset.NORMALIZED_SPLITS)
     for path, entry in manifest.entries.items():
         if not path.startswith("images/"):
             continue
@@ -107,21 +117,22 @@ def _images(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 
 def _checkpoint(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
+    facts = manifest.facts_as(CheckpointFacts)
     recipe = read_json(store, manifest, "recipe.json")
     found = canonical.digest(recipe, "A recipe")
-    if found != manifest.facts["recipe_digest"]:
+    if found != facts.recipe_digest:
         yield (
             f"The recipe in the {name_of(manifest)} has digest {found[:12]}, but its facts say "
-            f"{manifest.facts['recipe_digest'][:12]}."
+            f"{facts.recipe_digest[:12]}."
         )
     health = read_json(store, manifest, "health.json")
-    if health.get("healthy") != manifest.facts["healthy"]:
+    if health.get("healthy") != facts.healthy:
         yield (
-            f"The {name_of(manifest)} calls its head {_health(manifest.facts['healthy'])}, but its health.json "
+            f"The {name_of(manifest)} calls its head {_health(facts.healthy)}, but its health.json "
             f"says {_health(health.get('healthy'))}."
         )
-    subset = _input(walked, manifest, "condition_subset", "tooth_subset")
-    if subset is not None and list(manifest.facts["classes"]) != list(subset.facts["classes"]):
+    subset = _input(walked, manifest, *_SUBSETS)
+    if subset is not None and facts.classes != subset.facts_as(DatasetFacts).classes:
         yield f"The {name_of(manifest)} knows other classes than the {name_of(subset)} that it was trained on."
 
 
@@ -132,18 +143,19 @@ def _health(healthy: Any) -> str:
 def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     from dentsight_pipeline.evaluation.validation import digest_of
 
-    predictions = _input(walked, manifest, "test_predictions")
-    subset = _input(walked, manifest, "condition_subset", "tooth_subset")
+    predictions = _input(walked, manifest, Asset.TEST_PREDICTIONS)
+    subset = _input(walked, manifest, *_SUBSETS)
     if predictions is None or subset is None:
         return
-    if manifest.facts.get("checkpoint") not in (None, predictions.inputs.get("trained_checkpoint")):
+    facts = manifest.facts_as(EvaluationFacts)
+    if facts.checkpoint != predictions.inputs.get(Asset.TRAINED_CHECKPOINT):
         yield f"The {name_of(manifest)} names another checkpoint than the {name_of(predictions)} that it scores."
     evaluation = read_json(store, manifest, "evaluation.json")
-    split = manifest.facts.get("split", "test")
     scored = {"ground_truth_sha256": (subset, "ground truth"), "detections_sha256": (predictions, "detections")}
     for key, (source, what) in scored.items():
-        if evaluation[key] != digest_of(read_json(store, source, f"{split}.json")):
-            yield f"The {name_of(manifest)} was made from other {what} than {split}.json of the {name_of(source)}."
+        if evaluation[key] != digest_of(read_json(store, source, f"{facts.split}.json")):
+            file = f"{facts.split}.json"
+            yield f"The {name_of(manifest)} was made from other {what} than {file} of the {name_of(source)}."
 
 
 # The report and its verdict ----------------------------------------------------------------------------------------
@@ -166,16 +178,16 @@ def _verdict(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     from dentsight_pipeline.release.gates import judge
     from dentsight_pipeline.release.verdict import Override
 
-    evaluation, checkpoint = _input(walked, manifest, "class_metrics"), _input(walked, manifest, "trained_checkpoint")
+    facts = manifest.facts_as(ReportFacts)
+    evaluation, checkpoint = (
+        _input(walked, manifest, name) for name in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT)
+    )
     stored = read_json(store, manifest, "verdict.json")
     report = read_json(store, manifest, "report.json")
     if report["verdict"] != stored:
         yield f"report.json of the {name_of(manifest)} tells another verdict than its verdict.json."
-    if (manifest.facts["verdict"], manifest.facts["releasable"]) != (stored["outcome"], stored["releasable"]):
-        yield (
-            f"The {name_of(manifest)} is marked {manifest.facts['verdict']}, but its verdict.json says "
-            f"{stored['outcome']}."
-        )
+    if (facts.verdict, facts.releasable) != (stored["outcome"], stored["releasable"]):
+        yield f"The {name_of(manifest)} is marked {facts.verdict}, but its verdict.json says {stored['outcome']}."
     policy = policy_of(report)
     if policy is None or policy.digest != stored["policy_digest"]:
         yield f"The policy in report.json of the {name_of(manifest)} is not the one that its verdict was given under."
@@ -189,9 +201,9 @@ def _verdict(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     for key, value in (("evaluation", measured), ("health", health)):
         if report[key] != value:
             yield f"The {key} that report.json of the {name_of(manifest)} shows is not the stored one."
-    if (report["champion"] or {}).get("digest") != manifest.facts["champion"]:
+    if (report["champion"] or {}).get("digest") != facts.champion:
         yield f"report.json of the {name_of(manifest)} compares with another champion than its facts name."
-    overrides = [Override(**override) for override in manifest.facts["overrides"]]
+    overrides = [Override(**plain(override)) for override in facts.overrides]
     again = judge(measured, policy, health, report["champion"], overrides).to_json()
     if difference := _difference(stored, again):
         yield f"The verdict of the {name_of(manifest)} was edited: {difference}."
@@ -248,17 +260,17 @@ def _release(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """The release holds the model and the report that it names, and its statement says the same."""
     from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT
 
-    report = _input(walked, manifest, "release_report")
+    report = _input(walked, manifest, Asset.RELEASE_REPORT)
     if report is None:
         return
-    chain = {"release_report": report.digest, **report.inputs}
-    if dict(manifest.facts["chain"]) != chain:
-        named = manifest.facts["chain"]
-        wrong = next(asset for asset in {**chain, **named} if named.get(asset) != chain.get(asset))
+    facts, allowed = manifest.facts_as(ReleaseFacts), report.facts_as(ReportFacts)
+    chain = {Asset.RELEASE_REPORT: report.digest, **report.inputs}
+    if facts.chain != chain:
+        wrong = next(asset for asset in {**chain, **facts.chain} if facts.chain.get(asset) != chain.get(asset))
         yield f"The {name_of(manifest)} names another {wrong} than the {name_of(report)} that allowed it."
-    if not report.facts["releasable"]:
-        yield f"The {name_of(manifest)} was made although the verdict of its report is {report.facts['verdict']}."
-    checkpoint = walked.products.get(report.inputs.get("trained_checkpoint", ""))
+    if not allowed.releasable:
+        yield f"The {name_of(manifest)} was made although the verdict of its report is {allowed.verdict}."
+    checkpoint = walked.products.get(report.inputs.get(Asset.TRAINED_CHECKPOINT, ""))
     wanted = {path: report.entries.get(path) for path in REPORT_FILES}
     if checkpoint is not None:
         wanted |= {path: entry for path, entry in checkpoint.entries.items() if path.startswith("model/")}
@@ -276,13 +288,16 @@ def _release(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     said = {item["name"]: item["digest"]["sha256"] for item in predicate["inputs"]}
     if said != chain:
         yield f"The statement of the {name_of(manifest)} names other products than its report."
-    facts = {"verdict": "verdict", "sequence": "sequence", "previous": "previous", "neverForXrays": "never_for_xrays"}
-    for key, fact in facts.items():
-        if predicate[key] != manifest.facts[fact]:
-            yield (
-                f"The statement of the {name_of(manifest)} says {key} {predicate[key]!r}, but its facts say "
-                f"{manifest.facts[fact]!r}."
-            )
+    told = {
+        "verdict": facts.verdict,
+        "sequence": facts.sequence,
+        "previous": facts.previous,
+        "neverForXrays": facts.never_for_xrays,
+    }
+    for key, value in told.items():
+        if predicate[key] != value:
+            said_so = f"says {key} {predicate[key]!r}, but its facts say {value!r}"
+            yield f"The statement of the {name_of(manifest)} {said_so}."
 
 
 def _input(walked: Walk, manifest: Manifest, *names: str) -> Manifest | None:
@@ -292,13 +307,13 @@ def _input(walked: Walk, manifest: Manifest, *names: str) -> Manifest | None:
 
 _Check = Callable[["Store", "Walk", "Manifest"], Iterator[str]]
 _CHECKS: Mapping[str, tuple[_Check, ...]] = {
-    "raw-export": (_images,),
-    "normalized-splits": (_images,),
-    "condition-subset": (_images,),
-    "tooth-subset": (_images,),
-    "checkpoint": (_checkpoint,),
-    "evaluation": (_one_chain, _evaluation),
-    "tooth-findings": (_one_chain,),
-    "release-report": (_one_chain, _verdict),
-    "release": (_release,),
+    Kind.RAW_EXPORT: (_images,),
+    Kind.NORMALIZED_SPLITS: (_images,),
+    Kind.CONDITION_SUBSET: (_images,),
+    Kind.TOOTH_SUBSET: (_images,),
+    Kind.CHECKPOINT: (_checkpoint,),
+    Kind.EVALUATION: (_one_chain, _evaluation),
+    Kind.TOOTH_FINDINGS: (_one_chain,),
+    Kind.RELEASE_REPORT: (_one_chain, _verdict),
+    Kind.RELEASE: (_release,),
 }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.facts import CheckpointFacts, EvaluationFacts, RawExportFacts
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.content import read_json
 
@@ -52,11 +55,11 @@ def provenance_of(
         known = {key: first[key] for key in _OF_A_STEP if first.get(key) is not None}
         asset = first.get("asset", walked.asset(digest))
         steps.append({"asset": asset, "kind": manifest.kind, "digest": digest, **known})
-    raw = walked.find("raw-export")
     codes = [step["code"] for step in steps if "code" in step]
+    told = walked.facts(RawExportFacts)
     return {
-        "source": dict(raw.facts.get("source", {})) if raw else None,
-        "corpus": dict(raw.facts.get("corpus", {})) if raw else None,
+        "source": plain(told.source) if told else None,
+        "corpus": plain(told.corpus) if told else None,
         "code": {
             "commits": sorted({str(code["commit"]) for code in codes if code.get("commit")}),
             "dirty": any(code.get("dirty") for code in codes) if codes else None,
@@ -71,24 +74,29 @@ def provenance_of(
 
 
 def _recipe(store: Store, walked: Walk) -> dict[str, Any] | None:
-    checkpoint = walked.find("checkpoint")
-    if checkpoint is None:
+    checkpoint, facts = walked.find(Kind.CHECKPOINT), walked.facts(CheckpointFacts)
+    if checkpoint is None or facts is None:
         return None
-    facts = {key: checkpoint.facts.get(key) for key in ("recipe", "recipe_digest", "variant", "overrides")}
     try:
-        facts["fields"] = read_json(store, checkpoint, "recipe.json")
+        fields = read_json(store, checkpoint, "recipe.json")
     except DataError:  # damaged: a finding of its own
-        facts["fields"] = None
-    return {"name": facts.pop("recipe"), "digest": facts.pop("recipe_digest"), **facts}
+        fields = None
+    return {
+        "name": facts.recipe,
+        "digest": facts.recipe_digest,
+        "variant": facts.variant,
+        "overrides": dict(facts.overrides),
+        "fields": fields,
+    }
 
 
 def _seeds(store: Store, walked: Walk) -> dict[str, Any]:
-    recipe, evaluation = _recipe(store, walked), walked.find("evaluation")
+    recipe, evaluation = _recipe(store, walked), walked.facts(EvaluationFacts)
     seeds = {}
     if recipe and recipe["fields"] and "seed" in recipe["fields"]:
         seeds["training"] = recipe["fields"]["seed"]
-    if evaluation is not None and "seed" in evaluation.facts:
-        seeds["bootstrap"] = evaluation.facts["seed"]
+    if evaluation is not None:
+        seeds["bootstrap"] = evaluation.seed
     return seeds
 
 

@@ -20,6 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dentsight_pipeline.documents.facts import EvaluationFacts, ReleaseFacts
+from dentsight_pipeline.documents.names import (
+    MLFLOW_INPUT_TAG,
+    MLFLOW_RELEASE_TAG,
+    Asset,
+    Kind,
+    mlflow_chain_tag,
+    mlflow_digest_tag,
+)
 from dentsight_pipeline.errors import ConfigurationError, DataError, StorageError
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.store import log as logs
@@ -36,9 +45,7 @@ _HEX = re.compile(r"[0-9a-f]{8,63}")
 _RUN = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
 _ALIAS = re.compile(r"[A-Za-z][\w.-]*")
-_MADE_TAGS = ("dentsight.checkpoint_digest", "dentsight.predictions_digest", "dentsight.evaluation_digest")
-_RELEASE_TAG = "dentsight.release_digest"
-_INPUT_TAG = "dentsight.input."
+_MADE_TAGS = tuple(mlflow_digest_tag(kind) for kind in (Kind.CHECKPOINT, Kind.PREDICTIONS, Kind.EVALUATION))
 
 
 class Registry(Protocol):
@@ -144,10 +151,10 @@ def checkpoint_folder(workspace: HasStore, ref: str, registry: Registry | None =
     store = workspace.store
     manifest = store.get_manifest(resolve(store, ref, registry).digest)
     if not any(name.startswith("model/") for name in manifest.entries):
-        below = manifest.inputs.get("trained_checkpoint") or manifest.facts.get("checkpoint")
-        if not is_digest(below):
+        below = _checkpoint_below(manifest)
+        if below is None:
             raise ConfigurationError(f"The {name_of(manifest)} has no model. Give a checkpoint or a release.")
-        manifest = store.get_manifest(str(below))
+        manifest = store.get_manifest(below)
     with tempfile.TemporaryDirectory(prefix="dentsight-model-") as folder:
         yield materialise(store, manifest, Path(folder), "model/", link=True) / "model"
 
@@ -159,15 +166,23 @@ def checkpoint_of(store: Store, digest: str) -> Manifest:
         ConfigurationError: Neither.
     """
     manifest = store.get_manifest(digest)
-    if manifest.kind == "checkpoint":
+    if manifest.kind == Kind.CHECKPOINT:
         return manifest
-    chain = manifest.facts.get("chain") if manifest.kind == "release" else None
-    below = (chain or manifest.inputs).get("trained_checkpoint") or manifest.facts.get("checkpoint")
-    if not is_digest(below):
+    below = _checkpoint_below(manifest)
+    if below is None:
         raise ConfigurationError(
             f"The {name_of(manifest)} was not made with a checkpoint. Give a checkpoint or a release."
         )
-    return store.get_manifest(str(below))
+    return store.get_manifest(below)
+
+
+def _checkpoint_below(manifest: Manifest) -> str | None:
+    """Digest of the checkpoint that a product names, by whatever name its kind has for it."""
+    if manifest.kind == Kind.RELEASE:
+        return manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
+    if manifest.kind == Kind.EVALUATION:
+        return manifest.facts_as(EvaluationFacts).checkpoint
+    return manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
 
 
 # The store's own names -----------------------------------------------------------------------------------------------
@@ -236,7 +251,7 @@ def _by_bytes(store: Store, path: Path) -> Reference:
             }
             same = sum(1 for name, found in files.items() if name in here and here[name].sha256 == found)
             if same and (only is None or only in here):
-                score = (same, -len(here), int(manifest.kind == "checkpoint"))
+                score = (same, -len(here), int(manifest.kind == Kind.CHECKPOINT))
                 if best is None or score > best[0]:
                     best = (score, manifest, prefix)
     if best is None:
@@ -258,7 +273,7 @@ def _by_bytes(store: Store, path: Path) -> Reference:
                 f"{name.removeprefix(prefix)} in {folder} is not the one of the {name_of(manifest)}{whose}: its bytes "
                 f"hash to {found}, not to {entry.sha256}."
             )
-    if manifest.kind == "release":
+    if manifest.kind == Kind.RELEASE:
         findings += [f"{name} in {folder} is not part of the {name_of(manifest)}." for name in files]
     return Reference(manifest.digest, f"the files in {folder}", tuple(findings))
 
@@ -306,8 +321,8 @@ def _by_run(store: Store, run_id: str, registry: Registry | None) -> Reference:
     if store.has_manifest(digest):
         inputs = store.get_manifest(digest).inputs
         for key, value in tags.items():
-            asset = key.removeprefix(_INPUT_TAG)
-            if key.startswith(_INPUT_TAG) and asset in inputs and inputs[asset] != value:
+            asset = key.removeprefix(MLFLOW_INPUT_TAG)
+            if key.startswith(MLFLOW_INPUT_TAG) and asset in inputs and inputs[asset] != value:
                 findings.append(
                     f"A tag was forged: MLflow run {run_id} says that it read {asset} {value[:12]}, but what it made "
                     f"names {inputs[asset][:12]}."
@@ -323,9 +338,9 @@ def _by_version(
     tags = registry.version_tags(name, version=version, alias=alias) if registry else None
     if tags is None:
         raise ConfigurationError(f"MLflow knows no {wanted}. Give NAME/NUMBER or NAME@ALIAS of a registered model.")
-    digest = tags.get(_RELEASE_TAG)
+    digest = tags.get(MLFLOW_RELEASE_TAG)
     if not is_digest(digest):
-        raise ConfigurationError(f"{wanted} carries no {_RELEASE_TAG}: it was not registered by this pipeline.")
+        raise ConfigurationError(f"{wanted} carries no {MLFLOW_RELEASE_TAG}: it was not registered by this pipeline.")
     digest = str(digest)
     findings = [*_registered_chain(store, digest, tags, wanted)]
     if alias == "champion":
@@ -345,11 +360,11 @@ def _registered_chain(store: Store, digest: str, tags: Mapping[str, str], wanted
     if not store.has_manifest(digest):
         return
     release = store.get_manifest(digest)
-    if release.kind != "release":
+    if release.kind != Kind.RELEASE:
         yield f"A tag was forged: {wanted} names {digest[:12]} as its release, but that is a {release.kind}."
         return
-    for asset, below in release.facts["chain"].items():
-        said = tags.get(f"dentsight.{asset}")
+    for asset, below in release.facts_as(ReleaseFacts).chain.items():
+        said = tags.get(mlflow_chain_tag(asset))
         if said is not None and said != below:
             yield f"A tag was forged: {wanted} names {asset} {said[:12]}, but release {digest[:12]} names {below[:12]}."
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.facts import EvaluationFacts
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.lineage.fit import name_of
 from dentsight_pipeline.lineage.reference import checkpoint_of
@@ -241,17 +243,17 @@ def _remake_splits(store: Store, fresh: Store, raw: Manifest, splits: Manifest, 
 
 
 def _remake_subset(fresh: Store, splits: Manifest, kind: str, say: Progress) -> str:
-    from dentsight_pipeline.data.subset import CONDITION_KIND, select_conditions, select_teeth
+    from dentsight_pipeline.data.subset import select_conditions, select_teeth
 
-    select = select_conditions if kind == CONDITION_KIND else select_teeth
+    select = select_conditions if kind == Kind.CONDITION_SUBSET else select_teeth
     return select(fresh, splits, progress=say).digest
 
 
 def _evaluate(fresh: Store, subset: Manifest, predictions: Manifest, recorded: Manifest, say: Progress) -> Manifest:
     from dentsight_pipeline.evaluation.product import evaluate_predictions
 
-    resamples, seed = recorded.facts.get("resamples", 1000), recorded.facts.get("seed", 0)
-    return evaluate_predictions(fresh, subset, predictions, resamples=resamples, seed=seed, progress=say)
+    facts = recorded.facts_as(EvaluationFacts)
+    return evaluate_predictions(fresh, subset, predictions, resamples=facts.resamples, seed=facts.seed, progress=say)
 
 
 def made_with(store: Store, checkpoint: Manifest) -> tuple[Manifest | None, Manifest | None]:
@@ -265,16 +267,16 @@ def made_with(store: Store, checkpoint: Manifest) -> tuple[Manifest | None, Mani
             manifest = store.get_manifest(digest)
         except DataError:  # damaged, and no part of what is made again
             continue
-        if manifest.kind == "predictions" and manifest.inputs.get("trained_checkpoint") == checkpoint.digest:
+        if manifest.kind == Kind.PREDICTIONS and manifest.inputs.get(Asset.TRAINED_CHECKPOINT) == checkpoint.digest:
             if subset in manifest.inputs.values():
                 below[digest] = manifest
-        elif manifest.kind == "evaluation":
+        elif manifest.kind == Kind.EVALUATION:
             evaluations.append(manifest)
     for manifest in evaluations:
-        if manifest.inputs.get("test_predictions") in below:
+        if manifest.inputs.get(Asset.TEST_PREDICTIONS) in below:
             evaluation = manifest
     if evaluation is not None:
-        predictions = below[evaluation.inputs["test_predictions"]]
+        predictions = below[evaluation.inputs[Asset.TEST_PREDICTIONS]]
     elif below:
         predictions = next(iter(below.values()))
     return predictions, evaluation
@@ -322,8 +324,7 @@ def _subset_of(checkpoint: Manifest) -> Iterator[str]:
 
 
 def _asset(manifest: Manifest) -> str:
-    names = {"raw-export": "raw_export", "normalized-splits": "normalized_splits", "checkpoint": "trained_checkpoint"}
-    return names.get(manifest.kind, manifest.kind.replace("-", "_"))
+    return Asset.TRAINED_CHECKPOINT if manifest.kind == Kind.CHECKPOINT else Kind(manifest.kind).asset
 
 
 def first_record(store: Store, digest: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import DataError, IntegrityError, SignatureError
 from dentsight_pipeline.lineage.events import Event, cross_check
 from dentsight_pipeline.lineage.fit import misfits, name_of
@@ -138,7 +139,7 @@ def audit(
         findings += _limited(byte_faults.get(product, []), name_of(manifest))
         findings += _limited(misfits(store, walked, manifest), name_of(manifest))
         findings += record_faults.get(product, [])
-    if not walked.broken and walked.find("raw-export") is None:
+    if not walked.broken and walked.find(Kind.RAW_EXPORT) is None:
         findings.append("The chain does not reach a raw export.")
     findings += log.faults
     findings += _releases(store, walked, log, public_key)
@@ -358,7 +359,7 @@ def _releases(store: Store, walked: Walk, log: logs.LogReading, public_key: Path
                 )
     findings += _champions(store, log)
     for manifest in walked.products.values():
-        if manifest.kind == "release":
+        if manifest.kind == Kind.RELEASE:
             if whole and manifest.digest not in in_chain:
                 findings.append(f"The {name_of(manifest)} is not in the chain of releases.")
             findings += _signature(store, manifest, log, public_key)
@@ -439,7 +440,7 @@ def _noted(store: Store, log: logs.LogReading, noted_heads: Iterable[str]) -> li
 def _originals(store: Store, walked: Walk, export: str | Path, say: Progress) -> list[str]:
     from dentsight_pipeline.intake.originals import verify_originals
 
-    raw = walked.find("raw-export")
+    raw = walked.find(Kind.RAW_EXPORT)
     if raw is None:
         return [f"The originals in {export} cannot be compared: no raw export was reached."]
     try:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.documents.facts import Facts, ReleaseFacts
+from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.errors import DataError, DocumentError
 from dentsight_pipeline.store.names import is_digest, manifest_key, object_key
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Entry, Manifest
     from dentsight_pipeline.store.objects import Store
+
+F = TypeVar("F", bound=Facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,13 @@ class Walk:
     products: Mapping[str, Manifest]
     named: Mapping[str, tuple[Naming, ...]]
     broken: Mapping[str, DataError]
+
+    def facts(self, kind: type[F]) -> F | None:
+        """The facts of the first product that has them, or None; those of another form are a finding of `fit`."""
+        for manifest in self.products.values():
+            with suppress(DataError):
+                return manifest.facts_as(kind)
+        return None
 
     def find(self, kind: str) -> Manifest | None:
         """The first product of a kind, or None."""
@@ -141,6 +153,7 @@ def address(store: Store, key: str) -> str:
 def _names(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Asset and digest of everything that a manifest says it was made from."""
     yield from manifest.inputs.items()
-    chain = manifest.facts.get("chain")
-    if manifest.kind == "release" and isinstance(chain, Mapping):
-        yield from ((str(asset), below) for asset, below in chain.items() if is_digest(below))
+    if manifest.kind == Kind.RELEASE:
+        with suppress(DocumentError):  # another form than its kind's: `fit` says so
+            chain = manifest.facts_as(ReleaseFacts).chain
+            yield from ((asset, below) for asset, below in chain.items() if is_digest(below))

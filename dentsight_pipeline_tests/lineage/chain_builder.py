@@ -25,6 +25,7 @@ from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, predictions_facts
 
 CRITICAL = ("caries", "calculus", "periapical-radiolucency")
 HEALTH = {
@@ -154,17 +155,13 @@ def checkpoint_of(store: Store, subset: Manifest, seed: int = 0, **changes: str)
         "history.json": b"{}",
         "health.json": json.dumps(HEALTH).encode(),
     }
-    facts = {
-        "recipe": recipe.name,
-        "recipe_digest": recipe.digest,
-        "variant": bool(recipe.overrides),
-        "overrides": dict(recipe.overrides),
-        "classes": subset.facts["classes"],
-        "image_size": [recipe.image_width, recipe.image_height],
-        "parameters": 1024,
-        "best_step": 4,
-        "healthy": True,
-    }
+    facts = checkpoint_facts(
+        subset.facts["classes"],
+        recipe_digest=recipe.digest,
+        variant=bool(recipe.overrides),
+        overrides=dict(recipe.overrides),
+        image_size=[recipe.image_width, recipe.image_height],
+    )
     return build(store, "checkpoint", files, {"condition_subset": subset.digest}, facts)
 
 
@@ -183,7 +180,7 @@ def predictions_of(store: Store, subset: Manifest, checkpoint: Manifest, shift_p
         ]
         files[f"{split}.json"] = json.dumps(found).encode()
     inputs = {"condition_subset": subset.digest, "trained_checkpoint": checkpoint.digest}
-    return build(store, "predictions", files, inputs, {"splits": {}, "classes": subset.facts["classes"]})
+    return build(store, "predictions", files, inputs, predictions_facts(subset.facts["classes"]))
 
 
 def evaluation_of(store: Store, subset: Manifest, predictions: Manifest) -> Manifest:

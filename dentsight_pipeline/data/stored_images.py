@@ -20,7 +20,7 @@ from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.records import RecordMap, from_text, json_blocks, to_text
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.entries import Entry
+from dentsight_pipeline.store.manifest import Entry
 from dentsight_pipeline.store.local import file_blocks
 from dentsight_pipeline.store.threads import map_in_threads
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.facts import Facts
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
-from dentsight_pipeline.store.entries import Entry
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import check_entry_paths
 from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.store.manifest import Manifest
 
 
 def build(
@@ -25,7 +25,7 @@ def build(
     kind: str,
     files: Mapping[str, Path | bytes | Entry],
     inputs: Mapping[str, str],
-    facts: Mapping[str, Any],
+    facts: Facts | Mapping[str, Any],
     *,
     workers: int = 8,
 ) -> Manifest:
@@ -36,7 +36,7 @@ def build(
         kind: The manifest's kind.
         files: Relative POSIX path to a local file, bytes, or the entry of an object that is already stored.
         inputs: Asset name to the digest of the manifest that was read.
-        facts: JSON, deterministic.
+        facts: The kind's typed facts, or JSON; deterministic.
         workers: Threads that hash and write; hashing and fsync both let go of the interpreter lock.
 
     Raises:

@@ -7,54 +7,86 @@ Those go to `Store.append_record`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from dentsight_pipeline.documents.codec import convert
+import msgspec
+
+from dentsight_pipeline.documents.codec import convert, plain
 from dentsight_pipeline.documents.facts import FACTS, Facts
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.entries import HEAD, Entries, Entry, canonical_members
 from dentsight_pipeline.store.names import check_digest, check_entry_paths, check_kind
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = "dentsight-manifest/1"
 F = TypeVar("F", bound=Facts)
 
 
-@dataclass(frozen=True)
+class Entry(msgspec.Struct, frozen=True, order=True, gc=False):
+    """One file of a manifest."""
+
+    sha256: str
+    """64 lower-case hex digits."""
+    size: int
+    """Bytes."""
+
+    def __post_init__(self) -> None:
+        check_digest(self.sha256, "an entry's sha256")
+        if type(self.size) is not int or not 0 <= self.size < 2**53:
+            raise DataError(f"An entry's size must be bytes in a number that canonical JSON holds, not {self.size!r}.")
+
+
+class _Text(msgspec.Struct):
+    """A manifest as its bytes say it; whatever else they say is found when they are compared."""
+
+    schema: Literal["dentsight-manifest/1"]
+    kind: str
+    entries: dict[str, Entry]
+    inputs: dict[str, str]
+    facts: msgspec.Raw
+    """Read by `canonical.loads`: huge numbers are doubles."""
+
+
 class Manifest:
     """Kind, files, inputs and facts of one product.
 
-    `entries` maps relative POSIX paths to files; `inputs` an asset's name to the digest of the manifest that was read;
-    `facts` is JSON. All three are copied and come back in canonical order, so that a manifest equals itself after
-    a round trip through the store (RFC 8785 writes 1.0 as 1: a whole number is an `int` here).
+    All is copied and comes back in canonical order, so that a manifest equals itself after a round trip through the
+    store (RFC 8785 writes 1.0 as 1: a whole number is an `int` here).
+
+    Attributes:
+        kind: What it is a product of, one of `names.Kind`.
+        entries: Relative POSIX paths to files.
+        inputs: An asset's name to the digest of the manifest that was read.
+        facts: Plain JSON; `facts_as` reads it.
+        digest: The sha256 (hex) of `to_bytes()`: the product's identity.
 
     Raises:
-        DataError: A path that would leave its folder, a malformed digest, or facts that are not JSON.
+        DataError: A path that would leave its folder, a malformed digest, or or facts that are not JSON
+            or not of the kind.
     """
 
-    kind: str
-    entries: Mapping[str, Entry]
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_kind(self.kind)
-        check_entry_paths(self.entries)
-        for asset, digest in self.inputs.items():
-            check_digest(digest, f"input {asset!r} of a {self.kind} manifest")
-        facts = canonical.dumps(dict(self.facts), f"The facts of a {self.kind} manifest")
-        object.__setattr__(self, "kind", str(self.kind))
-        object.__setattr__(self, "facts", canonical.loads(facts))
-        object.__setattr__(self, "inputs", {str(name): self.inputs[name] for name in sorted(self.inputs)})
-        object.__setattr__(self, "_bytes", self._canonical(self.entries))
-        object.__setattr__(self, "entries", Entries(self.to_bytes()))
-        object.__setattr__(self, "_digest", sha256(self.to_bytes()).hexdigest())
+    def __init__(
+        self,
+        kind: str,
+        entries: Mapping[str, Entry],
+        inputs: Mapping[str, str] | None = None,
+        facts: Facts | Mapping[str, Any] | None = None,
+    ) -> None:
+        check_kind(kind)
+        check_entry_paths(entries)
+        for asset, digest in (inputs or {}).items():
+            check_digest(digest, f"input {asset!r} of a {kind} manifest")
+        what = f"The facts of a {kind} manifest"
+        told = plain(convert(plain(facts), FACTS[kind], what)) if isinstance(facts, Facts) else dict(facts or {})
+        self.kind: Final = str(kind)
+        self.entries: Final[Mapping[str, Entry]] = dict(sorted(entries.items(), key=lambda item: _utf_16(item[0])))
+        self.inputs: Final[Mapping[str, str]] = {str(asset): digest for asset, digest in sorted((inputs or {}).items())}
+        self.facts: Final[Mapping[str, Any]] = canonical.loads(canonical.dumps(told, what))
+        rest = {"facts": self.facts, "inputs": self.inputs, "kind": self.kind, "schema": SCHEMA}
+        # Nothing in a legal path needs an escape but the quotation mark, so this is how RFC 8785 writes it.
+        entries_text = msgspec.json.encode(self.entries)
+        self._bytes: Final = b'{"entries":%b,%b' % (entries_text, canonical.dumps(rest, f"A {kind} manifest")[1:])
+        self.digest: Final = sha256(self._bytes).hexdigest()
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -62,10 +94,8 @@ class Manifest:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Manifest) and self.digest == other.digest
 
-    @property
-    def digest(self) -> str:
-        """The sha256 (hex) of `to_bytes()`: the product's identity."""
-        return self.__dict__["_digest"]
+    def __repr__(self) -> str:
+        return f"Manifest({self.kind!r}, {self.digest!r})"
 
     @property
     def size(self) -> int:
@@ -74,17 +104,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The manifest as RFC 8785 canonical JSON, as it was when it was made."""
-        return self.__dict__["_bytes"]
-
-    def _canonical(self, entries: Mapping[str, Entry]) -> bytes:
-        what = f"A {self.kind} manifest"
-        rest = {"facts": self.facts, "inputs": self.inputs, "kind": self.kind, "schema": SCHEMA}
-        document = BytesIO()
-        document.write(HEAD)
-        for number, member in enumerate(canonical_members(entries, what)):  # one by one: there can be very many
-            document.write(b"," * (number > 0) + member)
-        document.write(b"}," + canonical.dumps(rest, what)[1:])
-        return document.getvalue()
+        return self._bytes
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
@@ -94,17 +114,12 @@ class Manifest:
             DataError: Not a manifest of this schema, or not in canonical form (so its digest would be ambiguous).
         """
         try:
-            document = _document(data)
-            if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-                found = document.get("schema") if isinstance(document, dict) else type(document).__name__
-                raise DataError(f"Not a manifest of schema {SCHEMA!r}: found {found!r}. Use the release that wrote it.")
-            entries = document["entries"]
-            if not isinstance(entries, Entries):
-                entries = {path: Entry(entry["sha256"], entry["size"]) for path, entry in entries.items()}
-            manifest = cls(document["kind"], entries, document["inputs"], document["facts"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            text = msgspec.json.decode(data, type=_Text)
+            manifest = cls(text.kind, text.entries, text.inputs, canonical.loads(bytes(text.facts)))
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
-                f"Not a manifest: {error!r}. Restore it from a backup or make its product again."
+                f"Not a manifest of schema {SCHEMA!r}: {error}. Use the release that wrote it, restore it from a "
+                "backup or make its product again."
             ) from error
         if manifest.to_bytes() != data:
             raise DataError("The manifest is not in canonical form (RFC 8785). Restore it from a backup.")
@@ -135,10 +150,6 @@ class Manifest:
         return self.entries[path]
 
 
-def _document(data: bytes) -> Any:
-    """What a manifest's bytes say; entries in canonical form stay text."""
-    if data.startswith(HEAD):
-        entries = Entries(data)
-        if data[entries.end : entries.end + 2] == b"},":
-            return {**canonical.loads(b"{" + data[entries.end + 2 :]), "entries": entries}
-    return canonical.loads(data)
+def _utf_16(path: str) -> bytes:
+    """What RFC 8785 sorts keys by."""
+    return path.encode("utf-16be")

@@ -1,4 +1,4 @@
-"""The files of a manifest read like a dictionary, though they stay the text that they were."""
+"""The files of a manifest: a dictionary in canonical order, written in one way alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.store.entries import Entry
-from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.manifest import Entry, Manifest
 
 DIGEST = sha256(b"").hexdigest()
 NAMES = st.text(
@@ -63,8 +62,8 @@ def test_a_size_that_canonical_json_cannot_hold_is_refused() -> None:
         Manifest("k", {"a": Entry(DIGEST, 2**53)})
 
 
-def test_memory_of_a_manifest_is_its_text() -> None:
-    """A hundred thousand images are 15 MB of text; as objects they would be 40 MB more."""
+def test_memory_of_a_manifest_is_three_times_its_text() -> None:
+    """A hundred thousand images are 17 MB of text, 50 MB in memory: several manifests are held at once."""
     made = Manifest("k", {f"images/{number:064d}.jpg": Entry(DIGEST, number) for number in range(5000)})
     data = made.to_bytes()
     tracemalloc.start()
@@ -73,5 +72,5 @@ def test_memory_of_a_manifest_is_its_text() -> None:
     tracemalloc.stop()
 
     assert len(read.entries) == len(json.loads(data)["entries"]) == 5000
-    assert held < 1.2 * len(data)
-    assert peak < 1.6 * len(data)
+    assert held < 3.3 * len(data)
+    assert peak < 5 * len(data)

@@ -29,6 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.evaluation.evaluate import evaluate
@@ -230,10 +231,10 @@ def measure(
     )
     with Reporter(workdir) as reporter:
         predictions = store.get_manifest(run_predict(job, reporter))
-    truth, found = (read_json(store, manifest, f"{on}.json") for manifest in (subset, predictions))
+    truth, found = read_split(store, subset, on).to_coco(), read_json(store, predictions, f"{on}.json")
     valid = None
     if on == "test":
-        valid = (read_json(store, subset, "valid.json"), read_json(store, predictions, "valid.json"))
+        valid = (read_split(store, subset, "valid").to_coco(), read_json(store, predictions, "valid.json"))
     evaluation = evaluate(truth, found, thresholds_from=valid, resamples=resamples)
     document = evaluation.document
     highest: dict[int, float] = {}

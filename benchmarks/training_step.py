@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import RTDetrImageProcessor, Trainer, TrainerCallback, TrainingArguments
 
+from dentsight_pipeline.data.splits import from_coco, split_files
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
@@ -57,13 +57,16 @@ def draw_subset(store: Store, images: int) -> Manifest:
         encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         digest = hashlib.sha256(encoded).hexdigest()
         files[f"images/{digest}.jpg"] = encoded
-        records.append({"id": i, "sha256": digest, "width": IMAGE_SIZE[0], "height": IMAGE_SIZE[1]})
+        size = {"width": IMAGE_SIZE[0], "height": IMAGE_SIZE[1]}
+        records.append({"id": i, "sha256": digest, "file_name": f"images/{digest}.jpg", **size})
         for _ in range(BOXES_PER_IMAGE):
             x, y, w, h = random.uniform([0, 0, 30, 30], [1500, 950, 120, 110])
             record = {"id": len(annotations) + 1, "image_id": i, "category_id": int(random.integers(1, 14))}
             annotations.append({**record, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
-    files["train.json"] = json.dumps({"images": records, "annotations": annotations, "categories": categories}).encode()
+    files |= split_files(
+        [from_coco("train", {"images": records, "annotations": annotations, "categories": categories})]
+    )
     subset = content.build(store, "condition-subset", files, {}, {"classes": CLASSES})
     store.put_manifest(subset)
     return subset

@@ -213,9 +213,9 @@ def _stem_and_number(key: str) -> tuple[str, int] | None:
 
 
 def _splits(store: Store, manifest: Manifest) -> list[tuple[str, dict[str, Any]]]:
-    from dentsight_pipeline.store.content import read_json
+    from dentsight_pipeline.data.splits import read_splits
 
-    return [(split, read_json(store, manifest, f"{split}.json")) for split in _names(manifest)]
+    return [(name, split.to_coco()) for name, split in read_splits(store, manifest).items()]
 
 
 def _names(manifest: Manifest) -> list[str]:

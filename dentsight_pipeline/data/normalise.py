@@ -24,9 +24,12 @@ from dentsight_pipeline.data.coco import (
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelMapping, SourceChoice, categories, mapping_for
 from dentsight_pipeline.data.raw_export import OUTSIDE_PX, iter_sources, raw_annotations, read_raw_annotations
 from dentsight_pipeline.data.records import Records
+from dentsight_pipeline.data.splits import from_coco, split_files
 from dentsight_pipeline.data.stored_images import fingerprints_of, stored_documents
+from dentsight_pipeline.documents.annotations import REPAIRS, table_of, write_table
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store.entries import Entry
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -98,13 +101,11 @@ def normalise_export(
         drop=drop,
         progress=progress,
     )
-    documents: dict[str, Any] = {f"{name}.json": split for name, split in document.splits.items()}
-    documents |= {
-        "repairs.json": document.repairs,
-        "labels.json": document.labels,
-        "agreement.json": document.agreement,
-    }
-    entries = stored_documents(store, documents)
+    entries = stored_documents(store, {"labels.json": document.labels, "agreement.json": document.agreement})
+    tables = split_files(from_coco(name, split) for name, split in document.splits.items())
+    tables["repairs.arrow"] = write_table(table_of(document.repairs, REPAIRS))
+    for path, data in tables.items():
+        entries[path] = Entry(store.put_bytes(data), len(data))
     for image in chain.from_iterable(split["images"] for split in document.splits.values()):
         entries[image["file_name"]] = raw.entries[image["file_name"]]
     manifest = Manifest(KIND, entries, {"raw_export": raw.digest}, document.facts)

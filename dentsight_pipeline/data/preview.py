@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from dentsight_pipeline.data.ontology import CLASSES
 from dentsight_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.documents.annotations import Split
+    from dentsight_pipeline.store.objects import Store
 
 
 def draw_boxes(
@@ -43,6 +48,20 @@ def draw_boxes(
     if not done:
         raise DataError("OpenCV could not encode the preview.")
     return encoded.tobytes()
+
+
+def richest_images(store: Store, split: Split, count: int) -> list[bytes]:
+    """The images of a split with the most boxes, drawn with them; of equals the one with the smaller id first."""
+    chosen = np.argsort(-np.diff(split.offsets), kind="stable")[:count]
+    digests = split.images["sha256"]
+    return [draw_boxes(store.get_bytes(digests[int(row)].as_py()), _named_boxes(split, row)) for row in chosen]
+
+
+def _named_boxes(split: Split, row: int) -> list[tuple[str, Sequence[float]]]:
+    """Class and box of each annotation of the image in row `row`."""
+    own = slice(*split.offsets[row : row + 2])
+    names = [split.classes[number - 1] for number in split.category_ids[own]]
+    return list(zip(names, split.boxes_xywh_px[own].tolist(), strict=True))
 
 
 def _color(name: str) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dentsight_pipeline.data.image_bytes import metadata_left
@@ -133,10 +133,12 @@ def find_identifiers(
         progress: Called with stage, done and total.
     """
     found: list[IdentifierFinding] = []
-    documents = {path: entry for path, entry in manifest.entries.items() if path.endswith(".json")}
     texts: dict[str, Iterable[str]] = {"facts": _strings([dict(manifest.facts), list(manifest.entries)])}
-    for path, entry in documents.items():
-        texts[path] = _strings(json.loads(store.get_bytes(entry.sha256)))
+    for path, entry in manifest.entries.items():
+        if path.endswith(".json"):
+            texts[path] = _strings(json.loads(store.get_bytes(entry.sha256)))
+        elif path.endswith(".arrow"):
+            texts[path] = _strings_of_table(store.local_path(entry.sha256))
     for where, strings in texts.items():
         counts: dict[str, int] = {}
         for text in set(strings):
@@ -162,6 +164,21 @@ def _images_with_metadata(store: Store, manifest: Manifest, progress: Progress |
             if progress and (done % 200 == 0 or done == len(paths)):
                 progress("looking for identifiers", done, len(paths))
     return found
+
+
+def _strings_of_table(file: Path) -> Iterator[str]:
+    """Every distinct text in an Arrow file, column by column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    for column in table.columns:
+        if pa.types.is_dictionary(column.type):
+            yield from (text for chunk in column.chunks for text in chunk.dictionary.to_pylist())
+        elif pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+            yield from pc.unique(pc.list_flatten(column)).to_pylist()
+        elif pa.types.is_string(column.type):
+            yield from pc.unique(column).drop_null().to_pylist()
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.data.coco import SPLITS, CocoAnnotation, CocoImage, CocoSplit
+from dentsight_pipeline.data.coco import CocoAnnotation, CocoImage, CocoSplit
 from dentsight_pipeline.data.normalise import split_facts
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
 from dentsight_pipeline.data.records import to_json
+from dentsight_pipeline.data.splits import from_coco, read_splits, split_files
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
 
@@ -70,7 +71,7 @@ def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | Non
     return _publish(store, normalized, TOOTH_KIND, TEETH, lambda image: not image["partial_annotation"], progress)
 
 
-def narrowed(split: CocoSplit, classes: Sequence[str], keep: Callable[[CocoImage], bool]) -> CocoSplit:
+def narrowed(split: Mapping[str, Any], classes: Sequence[str], keep: Callable[[CocoImage], bool]) -> CocoSplit:
     """One split with only these classes, in their order, as category ids from 1.
 
     Args:
@@ -98,18 +99,18 @@ def _publish(
     progress: Progress | None,
 ) -> Manifest:
     from dentsight_pipeline.data import exchange
-    from dentsight_pipeline.store.content import build, read_json
+    from dentsight_pipeline.store.content import build
 
     report = progress or (lambda stage, done, total: None)
-    present = [name for name in SPLITS if f"{name}.json" in normalized.entries]
-    splits = {name: narrowed(read_json(store, normalized, f"{name}.json"), classes, keep) for name in present}
+    whole = read_splits(store, normalized)
+    splits = {name: narrowed(split.to_coco(), classes, keep) for name, split in whole.items()}
     listed = {image["file_name"] for split in splits.values() for image in split["images"]}
     files: dict[str, Any] = {path: normalized.entries[path] for path in sorted(listed)}
-    files |= {f"{name}.json": to_json(split) for name, split in splits.items()}
+    files |= split_files(from_coco(name, split) for name, split in splits.items())
     facts = {key: normalized.facts[key] for key in _CARRIED} | {
         "classes": list(classes),
         "splits": split_facts(splits),
-        "images_left_out": sum(normalized.facts["splits"][n]["images"] - len(splits[n]["images"]) for n in present),
+        "images_left_out": sum(len(split.images) - len(splits[name]["images"]) for name, split in whole.items()),
     }
     facts["loose_classes"] = [name for name in facts["loose_classes"] if name in classes]
 

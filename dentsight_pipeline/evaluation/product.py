@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.data.splits import read_split, split_names
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
 from dentsight_pipeline.progress import Progress
@@ -55,14 +56,14 @@ def evaluate_predictions(
             f"subset {subset.digest[:12]} has {', '.join(subset.facts['classes'])}. Evaluate a checkpoint of the "
             "subset's own classes."
         )
-    if f"{EVALUATED}.json" not in subset.entries:
+    if EVALUATED not in split_names(subset):
         raise EvaluationError(
             f"Subset {subset.digest[:12]} has no {EVALUATED} split, so there is nothing to evaluate on. "
             "Export a version with a test split."
         )
 
     def both(split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return read_json(store, subset, f"{split}.json"), read_json(store, predictions, f"{split}.json")
+        return read_split(store, subset, split).to_coco(), read_json(store, predictions, f"{split}.json")
 
     ground_truth, detections = both(EVALUATED)
     mirrored = f"{EVALUATED}.mirrored.json"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.data.splits import read_split, read_splits
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.fit import name_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-SPLITS = ("train", "valid", "test")
 SAME_FINDING_IOU = 0.5
 """Two boxes that overlap at least this much mark the same finding, moved or called otherwise."""
 
@@ -168,10 +168,8 @@ def _no_images() -> dict[str, Any]:
 def _images(store: Store, subset: Manifest) -> dict[str, tuple[str, list[Label]]]:
     """sha256 of every image → its split and its labels."""
     found: dict[str, tuple[str, list[Label]]] = {}
-    for split in SPLITS:
-        if f"{split}.json" not in subset.entries:
-            continue
-        coco = read_json(store, subset, f"{split}.json")
+    for split, columns in read_splits(store, subset).items():
+        coco = columns.to_coco()
         names = {category["id"]: category["name"] for category in coco["categories"]}
         digests = {image["id"]: image["sha256"] for image in coco["images"]}
         found.update((digest, (split, [])) for digest in digests.values())
@@ -242,7 +240,7 @@ def _metrics(
     from dentsight_pipeline.evaluation.compare import compare
 
     made_b = compare(
-        read_json(store, subsets[1], "test.json"),
+        read_split(store, subsets[1], "test").to_coco(),
         read_json(store, predictions_b, "test.json"),
         read_json(store, predictions_a, "test.json"),
         resamples=resamples,

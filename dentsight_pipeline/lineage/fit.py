@@ -141,6 +141,7 @@ def _health(healthy: Any) -> str:
 
 
 def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
+    from dentsight_pipeline.data.splits import read_split
     from dentsight_pipeline.evaluation.validation import digest_of
 
     predictions = _input(walked, manifest, Asset.TEST_PREDICTIONS)
@@ -151,11 +152,11 @@ def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]
     if facts.checkpoint != predictions.inputs.get(Asset.TRAINED_CHECKPOINT):
         yield f"The {name_of(manifest)} names another checkpoint than the {name_of(predictions)} that it scores."
     evaluation = read_json(store, manifest, "evaluation.json")
-    scored = {"ground_truth_sha256": (subset, "ground truth"), "detections_sha256": (predictions, "detections")}
-    for key, (source, what) in scored.items():
-        if evaluation[key] != digest_of(read_json(store, source, f"{facts.split}.json")):
-            file = f"{facts.split}.json"
-            yield f"The {name_of(manifest)} was made from other {what} than {file} of the {name_of(source)}."
+    split = facts.split
+    if evaluation["ground_truth_sha256"] != digest_of(read_split(store, subset, split).to_coco()):
+        yield f"The {name_of(manifest)} was made from other ground truth than {split} of the {name_of(subset)}."
+    if evaluation["detections_sha256"] != digest_of(read_json(store, predictions, f"{split}.json")):
+        yield f"The {name_of(manifest)} was made from other detections than {split}.json of the {name_of(predictions)}."
 
 
 # The report and its verdict ----------------------------------------------------------------------------------------

@@ -272,27 +272,14 @@ def _json_of(manifest: "Manifest") -> dg.JsonMetadataValue:
 
 
 def _samples(store: "Store", manifest: "Manifest", count: int = 2) -> str:
-    from dentsight_pipeline.data.preview import draw_boxes
+    from dentsight_pipeline.data.preview import richest_images
+    from dentsight_pipeline.data.splits import read_split, split_names
 
-    split = next((name for name in ("test", "valid", "train") if f"{name}.json" in manifest.entries), None)
-    if split is None:
+    names = split_names(manifest)
+    if not names:
         return "no split"
-    coco = read_json(store, manifest, f"{split}.json")
-    names = {category["id"]: category["name"] for category in coco["categories"]}
-    by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation in coco["annotations"]:
-        by_image.setdefault(annotation["image_id"], []).append(annotation)
-    richest = sorted(coco["images"], key=lambda image: (-len(by_image.get(image["id"], [])), image["id"]))[:count]
-    pictures = [
-        base64.b64encode(
-            draw_boxes(
-                store.get_bytes(manifest.entries[image["file_name"]].sha256),
-                [(names[a["category_id"]], a["bbox"]) for a in by_image.get(image["id"], [])],
-            )
-        ).decode()
-        for image in richest
-    ]
-    return "\n\n".join(f"![{split} image with boxes](data:image/jpeg;base64,{picture})" for picture in pictures)
+    pictures = map(base64.b64encode, richest_images(store, read_split(store, manifest, names[-1]), count))
+    return "\n\n".join(f"![{names[-1]} image with boxes](data:image/jpeg;base64,{p.decode()})" for p in pictures)
 
 
 def _tooth_sample(store: "Store", manifest: "Manifest") -> str:

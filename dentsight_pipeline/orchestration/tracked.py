@@ -46,7 +46,9 @@ def predict_job(
         checkpoint: The model.
         images_only: The model finds other classes than the subset has; nothing is predicted mirrored.
     """
-    splits = [split for split in SPLITS_PREDICTED if f"{split}.json" in subset.entries]
+    from dentsight_pipeline.data.splits import split_names
+
+    splits = [split for split in SPLITS_PREDICTED if split in split_names(subset)]
     return {
         "store_uri": workspace.store.uri,
         "workdir": str(workspace.scratch("predict", f"{subset.digest[:16]}-{checkpoint.digest[:16]}")),

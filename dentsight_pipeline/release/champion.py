@@ -126,10 +126,11 @@ def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: i
     theirs = champion_predictions(store, champion, subset)
     if theirs is None:
         return {"digest": champion.digest, "ground_truth_sha256": None, "measurements": []}
+    from dentsight_pipeline.data.splits import read_split
     from dentsight_pipeline.evaluation.compare import compare
 
     made = compare(
-        read_json(store, subset, "test.json"),
+        read_split(store, subset, "test").to_coco(),
         read_json(store, predictions, "test.json"),
         read_json(store, theirs, "test.json"),
         resamples=resamples,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release.gates import Policy, judge
 from dentsight_pipeline.release.verdict import Override, Verdict
@@ -75,7 +76,7 @@ def publish_report(
     splits = store.get_manifest(subset.inputs["normalized_splits"])
     health = read_json(store, checkpoint, "health.json")
     verdict = judge(read_json(store, evaluation, "evaluation.json"), policy, health, champion, overrides)
-    ground_truth = read_json(store, subset, "test.json")
+    ground_truth = read_split(store, subset, "test").to_coco()
     files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
     below = [evaluation, predictions, checkpoint, subset, splits, store.get_manifest(splits.inputs["raw_export"])]
     training = first_record(store, checkpoint)

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from dentsight_pipeline.data import splits
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.store import content
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import augment, letterbox
@@ -115,22 +115,12 @@ def read_split(store: Store, manifest: Manifest, name: str, stage: int = 2) -> S
         DataError: The split is missing, or a category or image reference makes no sense.
     """
     classes = read_classes(manifest, stage)
-    if f"{name}.json" not in manifest.entries:
-        known = [path.removesuffix(".json") for path in manifest.entries if "/" not in path and path.endswith(".json")]
-        splits = [split for split in known if split != "croissant"]
-        raise DataError(f"Subset {manifest.digest[:12]} has no split {name!r}. It has {', '.join(splits) or 'none'}.")
-    coco = content.read_json(store, manifest, f"{name}.json")
-    found = [category["name"] for category in sorted(coco["categories"], key=lambda c: c["id"])]
-    if found != list(classes) or sorted(c["id"] for c in coco["categories"]) != list(range(1, len(classes) + 1)):
-        raise DataError(
-            f"{name}.json of subset {manifest.digest[:12]} has categories {found}, its facts say {list(classes)} with "
-            f"ids from 1. Make the subset again."
-        )
+    coco = splits.read_split(store, manifest, name).to_coco()
     boxes_of: dict[int, list[tuple[list[float], int]]] = {image["id"]: [] for image in coco["images"]}
     for annotation in coco["annotations"]:
         if annotation["image_id"] not in boxes_of or not 1 <= annotation["category_id"] <= len(classes):
             raise DataError(
-                f"{name}.json, annotation {annotation['id']}: image {annotation['image_id']} or category "
+                f"{name}, annotation {annotation['id']}: image {annotation['image_id']} or category "
                 f"{annotation['category_id']} does not exist. Make the subset again."
             )
         if not annotation.get("iscrowd"):

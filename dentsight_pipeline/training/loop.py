@@ -30,6 +30,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dentsight_pipeline.data.splits import split_names
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, TrainingError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
@@ -129,7 +130,7 @@ class Training:
         """Splits, their cached images, and the draws."""
         recipe = self.recipe
         self.train = read_split(self.store, self.subset, "train", recipe.stage)
-        has_valid = "valid.json" in self.subset.entries
+        has_valid = "valid" in split_names(self.subset)
         valid = read_split(self.store, self.subset, "valid", recipe.stage) if has_valid else None
         chosen = None if valid is None else valid.spread(recipe.validation_images)
         self.valid = chosen if chosen is not None and any(map(len, chosen.labels)) else None

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dentsight_pipeline.data.coco import SPLITS
+from dentsight_pipeline.data import splits
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.store import content, manifest, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
@@ -317,7 +317,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
         )
 
     passes = [(split, False) for split in job.splits] + [(split, True) for split in job.mirrored]
-    images = {split: content.read_json(store, subset, f"{split}.json")["images"] for split, _ in passes}
+    images = {split: splits.read_split(store, subset, split).images.to_pylist() for split, _ in passes}
     progress = _Progress(reporter, sum(len(images[split]) for split, _ in passes))
     files: dict[str, bytes] = {}
     counts: dict[str, dict[str, int]] = {}
@@ -444,7 +444,7 @@ def _check_inputs(job: PredictJob, checkpoint: manifest.Manifest, subset: manife
     for given, kinds in ((checkpoint, ("checkpoint",)), (subset, ("condition-subset", "tooth-subset"))):
         if given.kind not in kinds:
             raise ConfigurationError(f"{given.digest} is a {given.kind}, a {' or '.join(kinds)} is needed.")
-    existing = [split for split in SPLITS if f"{split}.json" in subset.entries]
+    existing = splits.split_names(subset)
     wanted = [*job.splits, *job.mirrored]
     unknown = sorted(set(wanted) - set(existing))
     if unknown or not wanted:

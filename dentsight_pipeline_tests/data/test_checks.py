@@ -12,6 +12,7 @@ import pytest
 from dentsight_pipeline.data import checks
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS
+from dentsight_pipeline.data.splits import from_coco, read_split, split_files, split_names
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import build, read_json
@@ -31,10 +32,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Manifest:
 
 
 def spoilt(store: Store, sound: Manifest, file: str, change: Callable[[Any], None]) -> Manifest:
-    """The same dataset with one of its JSON files changed."""
-    document = read_json(store, sound, file)
+    """The same dataset with one of its splits or JSON files changed."""
+    is_split = file in split_names(sound)
+    document = read_split(store, sound, file).to_coco() if is_split else read_json(store, sound, file)
     change(document)
-    files: dict[str, Any] = {**sound.entries, file: json.dumps(document).encode()}
+    changed = split_files([from_coco(file, document)]) if is_split else {file: json.dumps(document).encode()}
+    files: dict[str, Any] = {**sound.entries, **changed}
     return build(store, sound.kind, files, dict(sound.inputs), dict(sound.facts))
 
 
@@ -75,7 +78,7 @@ def test_a_class_that_the_mapping_does_not_give_is_named_with_its_raw_name(store
         caries = next(a for a in document["annotations"] if a["raw_name"] == "caries")
         caries["category_id"] += 1
 
-    outcome = checks.labels_are_known(store, spoilt(store, sound, "train.json", shift))
+    outcome = checks.labels_are_known(store, spoilt(store, sound, "train", shift))
 
     assert (outcome.passed, outcome.blocking) == (False, True)
     assert outcome.rows == [{"raw name": "caries", "class": "calculus", "annotations": 1}]
@@ -114,7 +117,7 @@ def test_a_box_that_cannot_be_is_found_with_its_split_and_reason(
     store: Store, sound: Manifest, change: dict[str, Any], problem: str
 ) -> None:
     """Such a box teaches nonsense, or makes pycocotools score nonsense, without any error."""
-    broken = spoilt(store, sound, "train.json", lambda document: document["annotations"][0].update(change))
+    broken = spoilt(store, sound, "train", lambda document: document["annotations"][0].update(change))
 
     outcome = checks.boxes_are_valid(store, broken)
 
@@ -212,7 +215,7 @@ def test_the_version_before_is_the_nearest_lower_one_of_the_same_name(key: str, 
 def test_a_dataset_that_fails_a_blocking_check_cannot_be_read_by_a_later_run(store: Store, sound: Manifest) -> None:
     """Dagster's blocking ends with the run; training launched tomorrow must be stopped by the bytes themselves."""
     checks.require(store, sound)
-    broken = spoilt(store, sound, "test.json", lambda d: d["annotations"][0].update(bbox=[60, 5, 10, 10]))
+    broken = spoilt(store, sound, "test", lambda d: d["annotations"][0].update(bbox=[60, 5, 10, 10]))
 
     with pytest.raises(DataError, match=r"boxes_are_valid failed.*Mend the export"):
         checks.require(store, broken)

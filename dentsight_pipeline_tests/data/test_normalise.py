@@ -12,10 +12,11 @@ from dentsight_pipeline.data.coco import CocoSplit
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
 from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.documents.annotations import REPAIRS
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
-from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture, whole_export
@@ -47,7 +48,11 @@ def _normalised(store: Store, root: Path, **options: Any) -> Manifest:
 
 
 def _split(store: Store, manifest: Manifest, name: str = "train") -> CocoSplit:
-    return read_json(store, manifest, f"{name}.json")
+    return read_split(store, manifest, name).to_coco()
+
+
+def _repairs(store: Store, manifest: Manifest) -> list[dict[str, Any]]:
+    return read_stored(store, manifest, "repairs.arrow", REPAIRS).to_pylist()
 
 
 def test_class_counts_of_a_v8_shaped_corpus_are_the_published_ones(shared_folder: Path) -> None:
@@ -190,7 +195,7 @@ def test_every_repair_is_counted_and_listed(tmp_path: Path, store: Store) -> Non
         ("crown", [60.0, 40.0, 4.0, 5.0]),
     ]
     assert annotations[2]["segmentation"] == [[60.0, 40.0, 64.0, 40.0, 64.0, 45.0]]
-    assert [(r["kind"], r["export_annotation_id"]) for r in read_json(store, manifest, "repairs.json")] == [
+    assert [(r["kind"], r["export_annotation_id"]) for r in _repairs(store, manifest)] == [
         ("clipped_box", 1),
         ("zero_area_box", 2),
         ("clipped_box", 3),

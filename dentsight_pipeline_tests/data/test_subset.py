@@ -9,10 +9,11 @@ import pytest
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
-from dentsight_pipeline.store.content import materialise, read_json
+from dentsight_pipeline.store.content import materialise
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, whole_export
@@ -40,7 +41,7 @@ def test_the_condition_subset_keeps_every_image_and_drops_the_teeth(store: Store
     """An image that loses all its boxes is a true negative; dropping it would overstate precision."""
     subset = select_conditions(store, normalised)
 
-    train = read_json(store, subset, "train.json")
+    train = read_split(store, subset, "train").to_coco()
     assert subset.kind == "condition-subset"
     assert [c["name"] for c in train["categories"]] == list(CONDITIONS)
     assert [c["id"] for c in train["categories"]] == list(range(1, 14))
@@ -61,7 +62,7 @@ def test_the_tooth_subset_leaves_partially_annotated_images_out(store: Store, no
     """Nobody marked their teeth: as negatives they would teach the model to miss teeth."""
     subset = select_teeth(store, normalised)
 
-    train = read_json(store, subset, "train.json")
+    train = read_split(store, subset, "train").to_coco()
     assert [c["name"] for c in train["categories"]] == list(TEETH)
     assert len(train["images"]) == 3
     assert {a["raw_name"] for a in train["annotations"]} == {"11"}
@@ -82,9 +83,9 @@ def test_an_export_without_tooth_boxes_gives_no_tooth_subset(tmp_path: Path, sto
 
 def test_annotation_ids_stay_those_of_the_splits_they_came_from(store: Store, normalised: Manifest) -> None:
     """A finding can be traced from the subset to the splits by its id."""
-    whole = {a["id"]: a for a in read_json(store, normalised, "valid.json")["annotations"]}
+    whole = {a["id"]: a for a in read_split(store, normalised, "valid").to_coco()["annotations"]}
 
-    for annotation in read_json(store, select_conditions(store, normalised), "valid.json")["annotations"]:
+    for annotation in read_split(store, select_conditions(store, normalised), "valid").to_coco()["annotations"]:
         assert annotation["bbox"] == whole[annotation["id"]]["bbox"]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -176,7 +177,7 @@ def predictions_of(store: Store, subset: Manifest, checkpoint: Manifest, shift_p
                 "bbox": [row["bbox"][0] + shift_px, *row["bbox"][1:]],
                 "score": 0.5 + 0.4 * (row["id"] % 7) / 7,
             }
-            for row in read_json(store, subset, f"{split}.json")["annotations"]
+            for row in read_split(store, subset, split).to_coco()["annotations"]
         ]
         files[f"{split}.json"] = json.dumps(found).encode()
     inputs = {"condition_subset": subset.digest, "trained_checkpoint": checkpoint.digest}

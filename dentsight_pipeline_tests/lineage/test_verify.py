@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.data.splits import annotations_file, from_coco, read_split, split_files
 from dentsight_pipeline.lineage.verify import AuditResult, audit
 from dentsight_pipeline.release import gates, product, statement
 from dentsight_pipeline.store import log
@@ -92,8 +93,10 @@ def _flip_a_pixel(chain: Chain) -> None:
 
 
 def _edit_a_label(chain: Chain) -> None:
-    path = chain.object_file("condition_subset", "test.json")
-    overwrite(path, path.read_bytes().replace(b'"category_id":1,', b'"category_id":2,', 1))
+    path = chain.object_file("condition_subset", annotations_file("test"))
+    coco = read_split(chain.store, chain.manifest("condition_subset"), "test").to_coco()
+    coco["annotations"][0]["category_id"] += 1
+    overwrite(path, split_files([from_coco("test", coco)])[annotations_file("test")])
 
 
 def _swap_the_weights(chain: Chain) -> None:
@@ -111,7 +114,7 @@ def _edit_a_manifest(chain: Chain) -> None:
 
 
 def _remove_an_object(chain: Chain) -> None:
-    chain.object_file("normalized_splits", "train.json").unlink()
+    chain.object_file("normalized_splits", annotations_file("train")).unlink()
 
 
 def _remove_a_manifest(chain: Chain) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dentsight_pipeline.data.splits import from_coco, split_files
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store import manifest as manifests
 from dentsight_pipeline.store.manifest import Manifest
@@ -74,7 +74,7 @@ def make_subset(
         coco = {"images": images, "annotations": annotations, "categories": categories}
         if change is not None:
             change(split, coco)
-        files[f"{split}.json"] = json.dumps(coco).encode()
+        files |= split_files([from_coco(split, coco)])
     facts = {"classes": list(classes), "corpus": {"kind": "phantom", "name": "shapes", "licence": "CC0"}}
     subset = content.build(store, kind, files, {}, facts)
     store.put_manifest(subset)

@@ -79,7 +79,7 @@ def test_a_category_that_does_not_exist_is_refused_by_record(store: Store):
     def break_one(_: str, coco: dict[str, Any]) -> None:
         coco["annotations"][0]["category_id"] = 0
 
-    with pytest.raises(DataError, match=r"train.json, annotation 1: .*category 0 does not exist"):
+    with pytest.raises(DataError, match=r"train, annotation 1: .*category 0 does not exist"):
         read_split(store, make_subset(store, {"train": 2}, change=break_one), "train")
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
+from dentsight_pipeline.data.splits import from_coco, read_split, split_files
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.store import content
 from dentsight_pipeline.store import manifest as manifests
@@ -86,7 +87,7 @@ class TestSplits:
         assert product.inputs == {"trained_checkpoint": checkpoint, "condition_subset": subset.digest}
         for split in ("train", "valid"):
             results = content.read_json(store, product, f"{split}.json")
-            ids = [image["id"] for image in content.read_json(store, subset, f"{split}.json")["images"]]
+            ids = [image["id"] for image in read_split(store, subset, split).to_coco()["images"]]
             assert list(dict.fromkeys(row["image_id"] for row in results)) == ids
             assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
             assert {row["category_id"] for row in results} <= {1, 2, 3}
@@ -103,7 +104,7 @@ class TestSplits:
         model = models.load(tmp_path / "model")
         processor = RTDetrImageProcessorPil()
 
-        for record in content.read_json(store, subset, "valid.json")["images"]:
+        for record in read_split(store, subset, "valid").to_coco()["images"]:
             size = record["width"], record["height"]
             image = letterbox.read_grayscale(str(store.local_path(subset.entry(record["file_name"]).sha256)), size)
             geometry = letterbox.fit(size, (96, 64))
@@ -184,7 +185,7 @@ class TestSplits:
         subset = content.build(
             store,
             "condition-subset",
-            {**files, "valid.json": json.dumps(coco).encode()},
+            {**files, **split_files([from_coco("valid", coco)])},
             {},
             {"classes": list(CLASSES)},
         )

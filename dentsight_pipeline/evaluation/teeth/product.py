@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.ontology import categories
+from dentsight_pipeline.data.splits import read_split, split_names
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.folder import plain
 from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM
@@ -74,7 +75,7 @@ def publish_tooth_findings(
         EvaluationError: The tooth predictions were made by another checkpoint or on other images.
     """
     _require_made_from(tooth_predictions, chain)
-    truth = read_json(store, chain["condition_subset"], f"{EVALUATED}.json")
+    truth = read_split(store, chain["condition_subset"], EVALUATED).to_coco()
     tooth_truth = _split(store, chain["tooth_subset"], EVALUATED)
     teeth, tooth_threshold, chosen_on = _teeth_found(store, chain["tooth_subset"], tooth_predictions)
     conditions, thresholds = _conditions_found(store, chain)
@@ -157,7 +158,7 @@ def _teeth_found(store: Store, subset: Manifest, predictions: Manifest) -> tuple
         found = by_image(read_json(store, predictions, f"{split}.json"), names)
         return {image: one_mouth(detections) for image, detections in found.items()}
 
-    both = all(f"{THRESHOLDS_FROM}.json" in manifest.entries for manifest in (subset, predictions))
+    both = THRESHOLDS_FROM in split_names(subset) and f"{THRESHOLDS_FROM}.json" in predictions.entries
     chosen_on = THRESHOLDS_FROM if both else EVALUATED
     threshold = choose_tooth_threshold(_split(store, subset, chosen_on), mouths(chosen_on))
     found = mouths(EVALUATED)
@@ -186,8 +187,8 @@ def _at_least(found: Sequence[Marked], threshold: float) -> list[Marked]:
 
 def _split(store: Store, subset: Manifest, name: str) -> dict[str, Any]:
     """A split of the tooth subset; empty when it has none."""
-    if f"{name}.json" in subset.entries:
-        return read_json(store, subset, f"{name}.json")
+    if name in split_names(subset):
+        return read_split(store, subset, name).to_coco()
     return {"images": [], "annotations": [], "categories": categories(subset.facts["classes"])}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH, categories
+from dentsight_pipeline.data.splits import from_coco, split_files
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, tooth_chain
@@ -97,7 +98,10 @@ class Products:
 
     def put(self, kind: str, splits: dict[str, Any], inputs: dict[str, str], facts: dict[str, Any]) -> Manifest:
         """Publish a small product."""
-        files = {f"{name}.json": json.dumps(content).encode() for name, content in splits.items()}
+        if kind == "predictions":
+            files: dict[str, Any] = {f"{name}.json": json.dumps(found).encode() for name, found in splits.items()}
+        else:
+            files = dict(split_files(from_coco(name, coco) for name, coco in splits.items()))
         manifest = build(self.store, kind, files, inputs, facts)
         self.store.put_manifest(manifest)
         return manifest

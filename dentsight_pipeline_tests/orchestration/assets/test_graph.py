@@ -13,6 +13,7 @@ import pytest
 from dagster._core.instance.ref import InstanceRef
 from mlflow import MlflowClient
 
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, TINY, FinishedCell
 
@@ -126,7 +127,7 @@ def test_predictions_cover_every_image_of_valid_and_test(finished_cell: Finished
     predictions = store.get_manifest(report.inputs["test_predictions"])
     subset = store.get_manifest(report.inputs["condition_subset"])
     for split in ("valid", "test"):
-        listed = {image["id"] for image in read_json(store, subset, f"{split}.json")["images"]}
+        listed = {image["id"] for image in read_split(store, subset, split).to_coco()["images"]}
         predicted = {row["image_id"] for row in read_json(store, predictions, f"{split}.json")}
 
         assert predicted == listed

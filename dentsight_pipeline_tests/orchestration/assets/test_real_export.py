@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, new_home
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,8 @@ def test_a_real_export_runs_to_a_report_with_its_own_label_mapping(real_export: 
     report = Path(said["report"]).read_text("utf-8")
     subset = home.store.get_manifest(said["dataset_digest"])
     raw_names = {
-        (item["raw_name"], item["category_id"]) for item in read_json(home.store, subset, "train.json")["annotations"]
+        (item["raw_name"], item["category_id"])
+        for item in read_split(home.store, subset, "train").to_coco()["annotations"]
     }
 
     assert said["verdict"] == "INCONCLUSIVE"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.ontology import TEETH
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
@@ -97,7 +98,7 @@ def test_every_test_image_is_looked_at(teeth: Teeth) -> None:
     store, findings = teeth.home.store, teeth.findings
     subset = store.get_manifest(findings.inputs["condition_subset"])
     predictions = store.get_manifest(findings.inputs["tooth_predictions"])
-    listed = {image["id"] for image in read_json(store, subset, "test.json")["images"]}
+    listed = {image["id"] for image in read_split(store, subset, "test").to_coco()["images"]}
 
     assert {row["image_id"] for row in read_json(store, predictions, "test.json")} == listed
     assert {image["image_id"] for image in read_json(store, findings, "findings.json")["images"]} == listed

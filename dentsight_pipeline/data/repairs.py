@@ -1,0 +1,179 @@
+"""What is mended in boxes and polygons, on columns; every repair is noted with the row that it was made in.
+
+The arithmetic is that of one box at a time, step by step: a box that fits its image must not change in one bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NEAR_DUPLICATE_IOU = 0.9
+"""Two boxes of one class on one image that overlap at least this much mark one finding twice."""
+ZERO_PX = 1e-6
+"""Width or height (px), or area of a polygon (px²), up to which there is nothing to see."""
+OUTSIDE_PX = 1.0
+"""Pixels outside the image beyond which a box cannot be meant for it."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Repairs of one kind.
+
+    Attributes:
+        kind: As the table of repairs names it.
+        rows: The annotation that each was made in, shape [n].
+        details: What was done, in words, n of them.
+        order: Where one annotation has several repairs, which comes first, shape [n].
+    """
+
+    kind: str
+    rows: NDArray[np.int64]
+    details: Sequence[str]
+    order: NDArray[np.int64]
+
+
+def note(
+    kind: str, rows: NDArray[np.int64], details: str | Sequence[str], order: NDArray[np.int64] | None = None
+) -> Note:
+    """A note; one detail for all rows, or one for each. Without an order rows come as they are."""
+    return Note(
+        kind,
+        rows,
+        [details] * len(rows) if isinstance(details, str) else details,
+        np.zeros(len(rows), np.int64) if order is None else order,
+    )
+
+
+@dataclass(frozen=True)
+class MendedBoxes:
+    """Boxes inside their images.
+
+    Attributes:
+        boxes: Shape [n, 4], x, y, width, height in px; one that is not kept means nothing.
+        kept: Whether anything of a box is left, shape [n].
+        outside: Whether it lies wholly outside the image, which nobody can have meant, shape [n].
+        notes: What was mended.
+    """
+
+    boxes: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+    notes: list[Note]
+
+
+def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> MendedBoxes:
+    """Boxes [n, 4] clipped to images of width and height `sizes` [n, 2]; those without area are left out."""
+    with_area = (boxes[:, 2:] > ZERO_PX).all(axis=1)
+    ends = boxes[:, :2] + boxes[:, 2:]
+    over = np.maximum(-boxes[:, :2], ends - sizes).max(axis=1)
+    beyond = np.flatnonzero(with_area & (over > 0))
+    clipped = boxes.copy()
+    clipped[beyond] = _clipped(boxes[beyond, :2], ends[beyond], sizes[beyond])
+    left = (clipped[:, 2:] > ZERO_PX).all(axis=1)
+    far = (boxes[:, :2] >= sizes + OUTSIDE_PX) | (ends <= -OUTSIDE_PX)
+    cut, gone, flat = beyond[left[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
+    notes = [
+        note("zero_area_box", flat, [f"{w:g}×{h:g} px, left out" for w, h in boxes[flat, 2:].tolist()]),
+        note("clipped_box", cut, [f"reached {reach:.3g} px past the edge" for reach in over[cut].tolist()]),
+        note("zero_area_box", gone, "nothing of it is inside the image, left out"),
+    ]
+    outside = np.zeros(len(boxes), dtype=bool)
+    outside[gone] = far[gone].any(axis=1)
+    return MendedBoxes(clipped, with_area & left, outside, notes)
+
+
+def _clipped(starts: NDArray[np.float64], ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of each box inside its image, [n, 4]; its width or height is 0 when there is none."""
+    starts, ends = _inside(starts, sizes), _inside(ends, sizes)
+    return np.concatenate([starts, _at_least_zero(ends - starts)], axis=1)
+
+
+def _inside(values: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.float64]:
+    low = _at_least_zero(values)
+    return np.where(limits < low, limits, low)
+
+
+def _at_least_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Like Python's `max(value, 0.0)`, which leaves -0.0 as it is; numpy's maximum need not."""
+    return np.where(values < 0.0, 0.0, values)
+
+
+def mended_polygons(polygons: pa.ListArray, sizes: NDArray[np.float64]) -> tuple[pa.ListArray, list[Note]]:
+    """Polygons with their points moved into the image; those without area are left out.
+
+    Args:
+        polygons: For each of n annotations its polygons, flat x, y, x, y … in px.
+        sizes: Width and height of each annotation's image, shape [n, 2].
+
+    Returns:
+        The same for what is left, and what was mended.
+    """
+    per_annotation = polygons.value_lengths().to_numpy()
+    rings = polygons.flatten()
+    lengths, values = rings.value_lengths().to_numpy(), rings.flatten().to_numpy()
+    annotation = np.repeat(np.arange(len(polygons)), per_annotation)  # [polygons]
+    ring = np.repeat(np.arange(len(rings)), lengths)  # [values]
+    inside = _inside(values, sizes[annotation[ring], np.arange(len(values)) % 2])
+    moved = np.bincount(ring, inside != values, minlength=len(rings)) > 0
+    kept = _areas(inside, lengths) > ZERO_PX
+    order = np.arange(len(rings))
+    notes = [
+        note("polygon_dropped", annotation[~kept], "a polygon without area; the box stays", order[~kept]),
+        note(
+            "clipped_polygon", annotation[kept & moved], "points past the edge were moved onto it", order[kept & moved]
+        ),
+    ]
+    left = _list_array(lengths[kept], pa.array(inside[kept[ring]]))
+    return _list_array(np.bincount(annotation[kept], minlength=len(polygons)), left), notes
+
+
+def _areas(values: NDArray[np.float64], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The area of each polygon in px², by the shoelace formula; summed point by point, in their order."""
+    xs, ys = values[::2], values[1::2]
+    points = lengths // 2
+    polygon = np.repeat(np.arange(len(points)), points)
+    ends = np.cumsum(points)
+    before = np.arange(len(xs)) - 1
+    drawn = points > 0
+    before[(ends - points)[drawn]] = ends[drawn] - 1
+    return np.abs(np.bincount(polygon, xs[before] * ys - xs * ys[before], minlength=len(points))) / 2
+
+
+def _list_array(lengths: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), values)
+
+
+def twins(groups: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each box the earlier one of its group that marks the same finding and stays, or -1.
+
+    Args:
+        groups: Equal for boxes of one class on one image, shape [n].
+        boxes: In the order in which they were drawn, shape [n, 4].
+    """
+    twin = np.full(len(groups), -1)
+    rest = np.argsort(groups, kind="stable")
+    while len(rest):  # the first of each group stays; what marks the same goes; then the first of what is left …
+        first = np.ones(len(rest), dtype=bool)
+        first[1:] = groups[rest[1:]] != groups[rest[:-1]]
+        heads = rest[first][np.cumsum(first) - 1]
+        same = ~first & _mark_the_same(boxes[rest], boxes[heads])
+        twin[rest[same]] = heads[same]
+        rest = rest[~first & ~same]
+    return twin
+
+
+def _mark_the_same(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether paired boxes overlap so far that both mark one finding, shape [n]."""
+    low = np.maximum(boxes[:, :2], others[:, :2])
+    across, down = (np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]) - low).T
+    overlap = across * down
+    union = boxes[:, 2] * boxes[:, 3] + others[:, 2] * others[:, 3] - overlap
+    return (across > 0.5 * boxes[:, 2]) & (down > 0) & (overlap >= NEAR_DUPLICATE_IOU * union)

@@ -1,0 +1,106 @@
+"""Splits as they lie in the store: `<split>/images.arrow` and `<split>/annotations.arrow` of a dataset or subset.
+
+Every reader of a normalised dataset or subset goes through here; what the columns mean is said in
+`documents/annotations.py`. What a raw export says is read in `raw_export.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split, read_table, table_of, write_table
+from dentsight_pipeline.documents.names import SPLITS
+from dentsight_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+
+def images_file(split: str) -> str:
+    """The path of a split's images in its manifest."""
+    return f"{split}/images.arrow"
+
+
+def annotations_file(split: str) -> str:
+    """The path of a split's annotations in its manifest."""
+    return f"{split}/annotations.arrow"
+
+
+def split_names(manifest: Manifest) -> list[str]:
+    """The splits that a dataset or subset has, in published order."""
+    return [name for name in SPLITS if images_file(name) in manifest.entries]
+
+
+def read_split(store: Store, manifest: Manifest, name: str) -> Split:
+    """One split, verified and mapped into memory from the store's local file.
+
+    Raises:
+        DataError: There is no such split, or its tables have other columns.
+        IntegrityError: A table is missing or was changed.
+    """
+    if images_file(name) not in manifest.entries:
+        has = ", ".join(split_names(manifest)) or "none"
+        raise DataError(f"The {manifest.kind} {manifest.digest[:12]} has no split {name!r}. It has {has}.")
+    return Split(
+        name,
+        tuple(manifest.facts["classes"]),
+        read_stored(store, manifest, images_file(name), IMAGES),
+        read_stored(store, manifest, annotations_file(name), ANNOTATIONS),
+    )
+
+
+def read_splits(store: Store, manifest: Manifest) -> dict[str, Split]:
+    """All splits by name, in published order; raises as `read_split` does."""
+    return {name: read_split(store, manifest, name) for name in split_names(manifest)}
+
+
+def read_stored(store: Store, manifest: Manifest, path: str, schema: pa.Schema) -> pa.Table:
+    """One Arrow file of a manifest, verified and mapped into memory; raises as `read_split` does."""
+    entry = manifest.entry(path)
+    file = store.local_path(entry.sha256)
+    if (size := file.stat().st_size) != entry.size:
+        raise DataError(f"{path!r} has {size} bytes, but {manifest.kind} {manifest.digest} says {entry.size}.")
+    return read_table(file, schema, f"{path} of {manifest.kind} {manifest.digest[:12]}")
+
+
+def split_files(splits: Iterable[Split]) -> dict[str, bytes]:
+    """The files of splits, by their path in a manifest."""
+    tables = [
+        pair
+        for split in splits
+        for pair in ((images_file(split.name), split.images), (annotations_file(split.name), split.annotations))
+    ]
+    return {path: write_table(table) for path, table in tables}
+
+
+def from_coco(name: str, coco: Mapping[str, Any]) -> Split:
+    """A split from COCO JSON's dictionary; what COCO files of others lack is filled in.
+
+    Without `area` it is the box's; without `source_group` an image is its own source, and clean.
+    """
+    classes = [category["name"] for category in sorted(coco["categories"], key=lambda category: category["id"])]
+    images = sorted(coco["images"], key=lambda image: image["id"])
+    annotations = sorted(coco["annotations"], key=lambda annotation: annotation["image_id"])
+    return Split(
+        name,
+        tuple(classes),
+        table_of([_image(image) for image in images], IMAGES),
+        table_of([_annotation(annotation, classes) for annotation in annotations], ANNOTATIONS),
+    )
+
+
+def _image(image: Mapping[str, Any]) -> dict[str, Any]:
+    sha256 = image.get("sha256", Path(image["file_name"]).stem)
+    filled = {"sha256": sha256, "source_group": sha256, "clean": True, "partial_annotation": False, "flags": []}
+    return {**filled, **image}
+
+
+def _annotation(annotation: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
+    number, (_, _, width, height) = annotation["category_id"], annotation["bbox"]
+    label = classes[number - 1] if 1 <= number <= len(classes) else ""
+    return {"area": width * height, "segmentation": [], "raw_name": label, "loose": False, **annotation}

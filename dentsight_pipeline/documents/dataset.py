@@ -1,4 +1,4 @@
-"""The small documents that lie beside the tables of `normalized-splits`: what labels became, how far annotators agree."""
+"""The small documents beside the tables of `normalized-splits`: what labels became, how far annotators agree."""
 
 from __future__ import annotations
 

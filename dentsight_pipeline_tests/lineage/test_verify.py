@@ -187,7 +187,7 @@ def _remove_a_release_from_the_middle(chain: Chain) -> None:
     ("damage", "asset", "first"),
     [
         (_flip_a_pixel, "released_model", r"^images/\S+ of the condition-subset .* was changed: its bytes hash to"),
-        (_edit_a_label, "released_model", r"^test\.json of the condition-subset \w+ was changed"),
+        (_edit_a_label, "released_model", r"^test/annotations\.arrow of the condition-subset \w+ was changed"),
         (
             _swap_the_weights,
             "released_model",
@@ -197,7 +197,7 @@ def _remove_a_release_from_the_middle(chain: Chain) -> None:
         (_edit_the_report, "released_model", r"^report\.html of the release .* was changed"),
         (_edit_the_report, "release_report", r"^report\.html of the release-report .* was changed"),
         (_edit_a_manifest, "released_model", r"^The manifest of the trained_checkpoint .* was changed"),
-        (_remove_an_object, "released_model", r"^train\.json of the normalized-splits .* is missing"),
+        (_remove_an_object, "released_model", r"^train/annotations\.arrow of the normalized-splits .* is missing"),
         (_remove_a_manifest, "trained_checkpoint", r"^The manifest of the normalized_splits .* is missing"),
         (_cut_an_object, "released_model", r"^test\.json of the predictions .* was changed"),
         (_edit_a_record, "trained_checkpoint", r"^A record of how the checkpoint .* was changed"),

@@ -228,6 +228,9 @@ def _nothing(store: Store, ref: str) -> str:
 # Folders and files ---------------------------------------------------------------------------------------------------
 
 
+WEIGHTS = ".safetensors"
+
+
 def _by_bytes(store: Store, path: Path) -> Reference:
     """The product whose files lie in a folder; of one file, the folder that it lies in."""
     folder = path if path.is_dir() else path.parent
@@ -235,7 +238,7 @@ def _by_bytes(store: Store, path: Path) -> Reference:
     files = _hashed(folder)
     if only is not None and only not in files:
         raise ConfigurationError(f"{path} is no plain file. Give a report, or a folder that was written out.")
-    best: tuple[tuple[int, int, int], Manifest, str] | None = None
+    best: tuple[tuple[int, ...], Manifest, str] | None = None
     owners: dict[str, str] = {}
     for digest in store.manifest_digests():
         try:
@@ -249,9 +252,10 @@ def _by_bytes(store: Store, path: Path) -> Reference:
             here = {
                 name.removeprefix(prefix): entry for name, entry in manifest.entries.items() if name.startswith(prefix)
             }
-            same = sum(1 for name, found in files.items() if name in here and here[name].sha256 == found)
+            same = [name for name, found in files.items() if name in here and here[name].sha256 == found]
             if same and (only is None or only in here):
-                score = (same, -len(here), int(manifest.kind == Kind.CHECKPOINT))
+                documents = sum(not name.endswith(WEIGHTS) for name in same)  # of two, the one that the rest is from
+                score = (len(same), documents, -len(here), int(manifest.kind == Kind.CHECKPOINT))
                 if best is None or score > best[0]:
                     best = (score, manifest, prefix)
     if best is None:

@@ -29,7 +29,7 @@ from dentsight_pipeline.data.stored_images import fingerprints_of, stored_docume
 from dentsight_pipeline.documents.annotations import REPAIRS, table_of, write_table
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.entries import Entry
+from dentsight_pipeline.store.manifest import Entry
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

@@ -13,14 +13,11 @@ import msgspec
 import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
-from dentsight_pipeline.data.json_stream import JsonStream
 from dentsight_pipeline.data.records import Records
-from dentsight_pipeline.data.stored_images import (
-    fingerprints_of,
-    open_json,
-)
+from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
+from dentsight_pipeline.documents.facts import RawExportFacts
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 
-KIND = "raw-export"
+SCHEMA = "dentsight-raw-export/1"
 OUTSIDE_PX = 1.0
 """Pixels outside the image beyond which a box cannot be meant for it."""
 _ROWS_AT_ONCE = 4096
@@ -53,7 +50,7 @@ class RawExport:
     splits: tuple[RawSplit, ...]
     repairs: pa.Table
     fingerprints: Mapping[str, str]
-    facts: Mapping[str, Any]
+    facts: RawExportFacts
 
     def sources(self) -> Iterator[leakage.SourceItem]:
         """The images as the grouping by source sees them, in the order of splits and images."""
@@ -140,7 +137,7 @@ def read_raw(store: Store, raw: Manifest, progress: Progress | None = None) -> R
         splits,
         _table(repairs, _Repair, REPAIRS, "repairs.json"),
         fingerprints_of(store, raw, progress),
-        raw.facts,
+        raw.facts_as(RawExportFacts),
     )
 
 
@@ -154,38 +151,55 @@ def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schem
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
+def raw_documents(raw: RawExport, originals: Originals) -> dict[str, Any]:
+    """The JSON documents of a raw export by path, long lists as tables."""
+    splits = [
+        {
+            "name": split.name,
+            "file": split.file,
+            "categories": codec.plain(split.categories),
+            "images": split.images,
+            "annotations": split.annotations,
+        }
+        for split in raw.splits
+    ]
+    return {
+        "annotations.json": {"schema": SCHEMA, "layout": raw.layout, "splits": splits},
+        "repairs.json": raw.repairs,
+        "originals.json": codec.plain(originals),
+    }
+
+
+# Until normalisation reads tables ------------------------------------------------------------------------------------
+
+
 def raw_annotations(annotations: Iterable[dict[str, Any]] = ()) -> Records[dict[str, Any]]:
     """Annotations of a raw split, to be found by the id of their image."""
     return Records(annotations, key=lambda annotation: annotation["image_id"])
 
 
 def read_raw_annotations(store: Store, raw: Manifest) -> dict[str, Any]:
-    """The content of a raw export's `annotations.json`, images and annotations as `Records`."""
-    stream = open_json(store, raw, "annotations.json")
-    document: dict[str, Any] = {}
-    for key in stream.members():
-        document[key] = [_read_raw_split(stream) for _ in stream.elements()] if key == "splits" else stream.value()
-    return document
+    """The content of a raw export's `annotations.json`."""
+    return as_document(read_raw(store, raw))
 
 
-def _read_raw_split(stream: JsonStream) -> dict[str, Any]:
-    split: dict[str, Any] = {"images": Records(), "annotations": raw_annotations()}
-    for key in stream.members():
-        if key in ("images", "annotations"):
-            for record, text in stream.items():
-                split[key].append(record, text)
-        else:
-            split[key] = stream.value()
-    return split
+def as_document(raw: RawExport) -> dict[str, Any]:
+    """The content of `annotations.json`."""
+    splits = [
+        {
+            "name": split.name,
+            "file": split.file,
+            "categories": codec.plain(split.categories),
+            "images": split.images.to_pylist(),
+            "annotations": raw_annotations(split.annotations.to_pylist()),
+        }
+        for split in raw.splits
+    ]
+    return {"splits": splits}
 
 
 def iter_sources(raw: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Iterable[leakage.SourceItem]:
-    """The images of a raw export as the grouping by source sees them, in the order of splits and images.
-
-    Args:
-        raw: The content of `annotations.json`.
-        fingerprints: Stored sha256 → fingerprint.
-    """
+    """The images of a raw export as the grouping by source sees them, in the order of splits and images."""
     for split in raw["splits"]:
         for image in split["images"]:
             yield leakage.SourceItem(

@@ -1,14 +1,13 @@
 """What became of an export's images, and what the store remembers of them, so that no image is worked on twice.
 
 An image is found by the sha256 of its original, in the raw exports that were made last. Fingerprints lie beside a raw
-export, not in it. How an image becomes bytes to store is decided in `ingest.py` and `image_bytes.py`.
+export, not in it. How an image becomes bytes to store is decided in `image_bytes.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,11 @@ import numpy as np
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.image_bytes import ImageBytesError, decode_gray
-from dentsight_pipeline.data.json_stream import JsonStream
-from dentsight_pipeline.data.records import RecordMap, from_text, json_blocks, to_text
+from dentsight_pipeline.data.json_blocks import json_blocks
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import Entry
-from dentsight_pipeline.store.local import file_blocks
 from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
@@ -36,64 +34,68 @@ FINGERPRINTS = "ingest/fingerprints"
 _KNOWN_MANIFESTS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """What became of one original image file; all that a later ingestion of the same bytes needs to know.
-
-    Attributes:
-        original_sha256: Of the file as it was exported.
-        original_size: Its bytes.
-        sha256: Of the stored bytes.
-        size: Their number.
-        extension: `jpg` or `png`.
-        width: Of the stored image, pixels.
-        height: Of the stored image, pixels.
-        orientation: The EXIF orientation that the original had; the stored image is upright.
-        coded_size: The original's width and height before turning.
-        removed: Metadata left out: segment → how often.
-        fingerprint: Of its pixels, as text.
-    """
+class StoredImage(codec.Document):
+    """What became of one original image file."""
 
     original_sha256: str
+    """Of the file as it was exported."""
     original_size: int
+    """Its bytes."""
     sha256: str
+    """Of the stored bytes."""
     size: int
+    """Their number."""
     extension: str
+    """`jpg` or `png`."""
     width: int
+    """Of the stored image, pixels."""
     height: int
+    """Of the stored image, pixels."""
     orientation: int
+    """The EXIF orientation that the original had; the stored image is upright."""
     coded_size: tuple[int, int]
+    """The original's width and height before turning."""
     removed: Mapping[str, int]
-    fingerprint: str
+    """Metadata left out: segment → how often."""
 
     @property
     def path(self) -> str:
         """The image's name in manifests and COCO files."""
         return f"images/{self.sha256}.{self.extension}"
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> StoredImage:
-        """Read back `asdict` as JSON keeps it, which knows no tuples."""
-        return cls(**{**record, "coded_size": tuple(record["coded_size"])})
+
+class OriginalFile(codec.Document):
+    """A file of an export that was read and is no image."""
+
+    name: str | None
+    """Its last two parts; none when it could hold an image's stem."""
+    sha256: str
+    size: int
+    """Bytes."""
 
 
-def stored_images() -> RecordMap[StoredImage]:
-    """No images yet, to be found by the sha256 of their originals."""
-    return RecordMap(
-        encode=lambda image: to_text(asdict(image)),
-        decode=lambda text: StoredImage.from_record(from_text(text)),
-    )
+class Originals(codec.Document):
+    """`originals.json`: the files that a raw export was made from, by which an audit proves it."""
+
+    files: tuple[OriginalFile, ...]
+    images: tuple[StoredImage, ...]
+    """In the order of `original_sha256`."""
 
 
-def stored_documents(store: Store, documents: Mapping[str, Any]) -> RecordMap[Entry]:
-    """Store JSON documents; gives their entries for a manifest by path, to be followed by those of very many images."""
-    entries: RecordMap[Entry] = RecordMap(
-        encode=lambda entry: f"{entry.sha256} {entry.size}",
-        decode=lambda text: Entry(text[:64], int(text[65:])),
-    )
-    for path, document in documents.items():
-        entries[path] = store.put_blocks(partial(json_blocks, document))
-    return entries
+def read_originals(store: Store, raw: Manifest) -> Originals:
+    """The content of a raw export's `originals.json`.
+
+    Raises:
+        IntegrityError: It is missing or was changed.
+    """
+    from dentsight_pipeline.store.content import read_bytes
+
+    return codec.read(read_bytes(store, raw, "originals.json"), Originals, "originals.json")
+
+
+def stored_documents(store: Store, documents: Mapping[str, Any]) -> dict[str, Entry]:
+    """Store JSON documents; gives their entries for a manifest by path."""
+    return {path: store.put_blocks(partial(json_blocks, document)) for path, document in documents.items()}
 
 
 def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = None) -> Mapping[str, str]:
@@ -111,34 +113,19 @@ def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = Non
         IntegrityError: An image is missing or was changed.
     """
     codes = _recalled_fingerprints(store, raw.digest)
-    lacking = {
-        image["sha256"]: (image["width"], image["height"])
-        for image in _original_images(store, raw)
-        if image["sha256"] not in codes
-    }
-    if not lacking:
+    if codes:
         return codes
+    images = {image.sha256: image for image in read_originals(store, raw).images}
 
-    def make(item: tuple[str, tuple[int, int]]) -> tuple[str, str]:
-        digest, size = item
-        return digest, fingerprint(store.get_bytes(digest), size)
+    def make(image: StoredImage) -> tuple[str, str]:
+        return image.sha256, fingerprint(store.get_bytes(image.sha256), (image.width, image.height))
 
-    for done, (digest, code) in enumerate(map_in_threads(make, sorted(lacking.items()), 4), start=1):
+    for done, (digest, code) in enumerate(map_in_threads(make, images.values(), 4), start=1):
         codes[digest] = code
-        if progress and (done % 50 == 0 or done == len(lacking)):
-            progress("fingerprints", done, len(lacking))
+        if progress and (done % 50 == 0 or done == len(images)):
+            progress("fingerprints", done, len(images))
     remember_fingerprints(store, raw.digest, codes)
     return codes
-
-
-def _original_images(store: Store, raw: Manifest) -> Iterator[dict[str, Any]]:
-    """The images of `originals.json`, one by one."""
-    stream = open_json(store, raw, "originals.json")
-    for key in stream.members():
-        if key == "images":
-            yield from (image for image, _ in stream.items())
-        else:
-            stream.value()
 
 
 def fingerprint(data: bytes, size: tuple[int, int]) -> str:
@@ -149,6 +136,7 @@ def fingerprint(data: bytes, size: tuple[int, int]) -> str:
     return leakage.fingerprint(gray).to_json()
 
 
+@lru_cache(1)
 def _fingerprint_version() -> str:
     """Changes whenever this installation would make other fingerprints: the digest of a fixed picture's."""
     rows, columns = np.mgrid[0:96, 0:160]
@@ -156,21 +144,18 @@ def _fingerprint_version() -> str:
     return sha256(leakage.fingerprint(pattern).to_json().encode()).hexdigest()[:16]
 
 
-def _recalled_fingerprints(store: Store, raw_digest: str) -> RecordMap[str]:
-    codes: RecordMap[str] = RecordMap()
+def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:
+    """What is kept beside a raw export: all of its fingerprints, or none that can be used."""
     ref = store.read_ref(f"{FINGERPRINTS}/{raw_digest}")
     if ref is None or ref.get("version") != _fingerprint_version():
-        return codes
+        return {}
     try:
-        stream = JsonStream(file_blocks(store.local_path(ref["codes"])))
+        return codec.read(store.get_bytes(ref["codes"]), dict[str, str], "fingerprints")
     except DataError:  # lost or damaged: they are made again
-        return codes
-    for digest in stream.members():
-        codes[digest] = stream.value()
-    return codes
+        return {}
 
 
-def remember_fingerprints(store: Store, raw_digest: str, codes: RecordMap[str]) -> None:
+def remember_fingerprints(store: Store, raw_digest: str, codes: Mapping[str, str]) -> None:
     """Keep the fingerprints of a raw export beside it, for `fingerprints_of` and `KnownOriginals`."""
     name = f"{FINGERPRINTS}/{raw_digest}"
     value = {"version": _fingerprint_version(), "codes": store.put_blocks(partial(json_blocks, codes)).sha256}
@@ -181,41 +166,32 @@ def remember_fingerprints(store: Store, raw_digest: str, codes: RecordMap[str]) 
 class KnownOriginals:
     """What earlier raw exports of this store tell about an original by its sha256, so that no work is done twice."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._ref = store.read_ref(KNOWN_ORIGINALS) or {}
-        self._digests: list[str] = (
-            list(self._ref.get("manifests", ())) if self._ref.get("code_version") == CODE_VERSION else []
-        )
-        self._images = stored_images()
-        for digest in self._digests:
-            self._load(digest)
+    def __init__(self, store: Store | None = None) -> None:
+        ref = (store.read_ref(KNOWN_ORIGINALS) if store else None) or {}
+        self._digests: list[str] = list(ref.get("manifests", ())) if ref.get("code_version") == CODE_VERSION else []
+        self.images: dict[str, StoredImage] = {}
+        self.fingerprints: dict[str, str] = {}
+        for digest in self._digests if store else ():
+            self._load(store, digest)
 
-    def _load(self, digest: str) -> None:
-        codes = _recalled_fingerprints(self._store, digest)
+    def _load(self, store: Store, digest: str) -> None:
+        codes = _recalled_fingerprints(store, digest)
         try:
-            for record in _original_images(self._store, self._store.get_manifest(digest)):
-                if record["original_sha256"] not in self._images and record["sha256"] in codes:
-                    image = StoredImage.from_record({**record, "fingerprint": codes[record["sha256"]]})
-                    self._images[image.original_sha256] = image
+            images: Iterable[StoredImage] = read_originals(store, store.get_manifest(digest)).images
         except DataError:  # collected or damaged since: its images are simply worked on again
             return
+        for image in images:
+            if image.original_sha256 not in self.images and image.sha256 in codes:
+                self.images[image.original_sha256] = image
+                self.fingerprints[image.sha256] = codes[image.sha256]
 
-    def find(self, original_sha256: str) -> StoredImage | None:
-        return self._images.get(original_sha256)
+    def find(self, original_sha256: str) -> tuple[StoredImage, str] | None:
+        """The image and its fingerprint."""
+        image = self.images.get(original_sha256)
+        return None if image is None else (image, self.fingerprints[image.sha256])
 
-    def add(self, digest: str) -> None:
-        if digest in self._digests:
-            return
-        manifests = [digest, *self._digests][:_KNOWN_MANIFESTS]
-        self._store.write_ref(KNOWN_ORIGINALS, {"code_version": CODE_VERSION, "manifests": manifests})
-
-
-def open_json(store: Store, manifest: Manifest, path: str) -> JsonStream:
-    """One JSON file of a manifest, verified, to be read piece by piece.
-
-    Raises:
-        DataError: The manifest has no such file.
-        IntegrityError: The object is missing or was changed.
-    """
-    return JsonStream(file_blocks(store.local_path(manifest.entry(path).sha256)))
+    def add(self, store: Store, digest: str) -> None:
+        """Remember a raw export, in place of the oldest."""
+        if digest not in self._digests:
+            manifests = [digest, *self._digests][:_KNOWN_MANIFESTS]
+            store.write_ref(KNOWN_ORIGINALS, {"code_version": CODE_VERSION, "manifests": manifests})

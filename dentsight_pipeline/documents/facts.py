@@ -71,6 +71,8 @@ class Source(Document, frozen=True, omit_defaults=True):
     """As README or annotation files name it."""
     url: str = ""
     """Roboflow Universe's address."""
+    created: str = ""
+    """When Roboflow made the version, as its API says."""
     exported_at: str = ""
     """As README.roboflow.txt writes it."""
     annotation_format: str = ""

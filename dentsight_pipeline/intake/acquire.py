@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.data.coco import SPLITS
+from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
 from dentsight_pipeline.progress import Progress
@@ -99,15 +99,11 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
     Raises:
         DataError: The export is refused; the message names file, record and remedy.
     """
-    from dentsight_pipeline.intake.ingest import ingest_export  # its packages are not needed to recall finished work
+    # Its packages are not needed to recall finished work.
+    from dentsight_pipeline.intake.ingest import Request, ingest_export
 
     location = acquisition.location
-    common: dict[str, Any] = {
-        "label_source": acquisition.source,
-        "drop": acquisition.drop,
-        "require": SPLITS,
-        "progress": progress,
-    }
+    request = Request(label_source=acquisition.source, drop=acquisition.drop, require=SPLITS, progress=progress)
     if location.startswith(f"{PHANTOM}:"):
         from dentsight_pipeline.phantom.export import write_phantom_export
 
@@ -118,7 +114,7 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
             drawn, images, seed, progress=lambda done, total: progress("drawing phantoms", done, total)
         )
         try:
-            return ingest_export(drawn, store, **common).digest
+            return ingest_export(drawn, store, request).digest
         finally:
             shutil.rmtree(drawn, ignore_errors=True)
     if not location.startswith((ROBOFLOW, S3)) and not Path(location).exists():
@@ -126,7 +122,7 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
             return acquisition.registered
         raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
     path, identity = fetch(location, scratch, progress)
-    return ingest_export(path, store, identity=identity, **common).digest
+    return ingest_export(path, store, replace(request, identity=identity)).digest
 
 
 def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, Any] | None]:

@@ -1,30 +1,34 @@
 """Reads Roboflow's COCO and COCO-segmentation layouts: one `_annotations.coco.json` in each split's folder.
 
 A record that cannot be meant is refused with its file, its id and the remedy; one that can be mended without a decision
-is mended and noted.
+is mended and noted. Records whose form is sound are read by msgspec, many at once; `json` reads all others one by one,
+so that a refusal can name what stands there.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategory, ExportImage, ExportSplit
-from dentsight_pipeline.data.json_stream import JsonStream
-from dentsight_pipeline.data.records import IdSet, RecordMap, Records
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
+    AnnotationRows,
+    Export,
+    ExportImage,
+    ExportSplit,
     Refusals,
-    annotation_records,
-    image_records,
     is_id,
     is_image,
     stem_of,
@@ -33,6 +37,43 @@ from dentsight_pipeline.intake.records import (
 COCO_FILE = "_annotations.coco.json"
 _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
+_ROWS_AT_ONCE = 4096
+_AGAIN = "Download the export again."
+
+
+class _File(msgspec.Struct):
+    """What is read of an annotation file; its long lists as unread records."""
+
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[Any]
+    info: Any = None
+    licenses: Any = None
+
+
+class _Sound(msgspec.Struct):
+    """An annotation in whose form there is nothing to mend."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    segmentation: list[list[float]] = []
+    iscrowd: int | None = 0
+
+
+_sound = msgspec.json.Decoder(list[_Sound])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one annotation file says: its split, its info block, licences, names that may be Roboflow's root."""
+
+    split: ExportSplit
+    info: Mapping[str, str]
+    licenses: Sequence[str]
+    roots: Set[str]
+    root_is_used: bool
 
 
 def read_coco(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
@@ -41,50 +82,52 @@ def read_coco(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     Raises:
         DataError: A split has no annotation file, or one cannot be read at all; other errors go to `refusals`.
     """
-    paths = files.paths()
     for folder in folders.values():
         file = f"{folder}/{COCO_FILE}"
-        if file not in paths:
+        if file not in files.paths():
             raise DataError(f"{files.name}: {file} is missing although {folder}/ is there. Restore it or export again.")
-    splits: list[ExportSplit] = []
-    licenses: list[str] = []
-    infos: list[dict[str, str]] = []
-    roots: set[str] = set()
-    root_is_used = False
-    for split, folder in folders.items():
-        file = f"{folder}/{COCO_FILE}"
-        document = _document(files, file)
-        reader = _CocoSplitReader(file, split, folder, document, paths, refusals)
-        splits.append(reader.read())
-        root_is_used |= reader.root_is_used
-        info = document.get("info")
-        infos.append({str(k): str(v) for k, v in info.items()} if isinstance(info, dict) else {})
-        named = (item.get("name") for item in _objects(document.get("licenses")))
-        licenses += [str(name) for name in named if name]
-        roots |= {
-            item["name"]
-            for item in _objects(document["categories"])
-            if item.get("id") == 0 and item.get("supercategory") in ("none", None) and isinstance(item.get("name"), str)
-        }
-    if not any(split.images for split in splits):
+    parts = [_read_part(files, split, folder, refusals) for split, folder in folders.items()]
+    if not any(part.split.images for part in parts):
         refusals.add(DataError(f"{files.name}: no split lists an image. Export the version again with its images."))
-    if not root_is_used:
-        splits = [_with_placeholder(split, roots) for split in splits]
+    roots = set() if any(part.root_is_used for part in parts) else {name for part in parts for name in part.roots}
     return Export(
         layout="coco",
-        splits=splits,
-        license_names=tuple(dict.fromkeys(licenses)),
-        info=infos[0],
+        splits=[_with_placeholder(part.split, roots) for part in parts],
+        license_names=tuple(dict.fromkeys(name for part in parts for name in part.licenses)),
+        info=parts[0].info,
     )
 
 
-def _with_placeholder(split: ExportSplit, roots: set[str]) -> ExportSplit:
+def _with_placeholder(split: ExportSplit, roots: Set[str]) -> ExportSplit:
     """Marks Roboflow's root: id 0, supercategory `none`, and no annotation in any split (it may share a class's name).
 
     "COCO for MMDetection" starts at 1 and has none.
     """
-    marked = [ExportCategory(c.id, c.name, c.id == 0 and c.name in roots) for c in split.categories]
-    return replace(split, categories=marked)
+    marked = (RawCategory(c.id, c.name, c.id == 0 and c.name in roots) for c in split.categories)
+    return replace(split, categories=tuple(marked))
+
+
+def _read_part(files: ExportFiles, split: str, folder: str, refusals: Refusals) -> _Part:
+    file = f"{folder}/{COCO_FILE}"
+    document = _document(files, file)
+    reader = _Reader(file, refusals)
+    categories = reader.categories(document.categories)
+    images = reader.images(document.images, folder, files.paths())
+    annotations = reader.annotations(document.annotations)
+    there = sum(path.startswith(f"{folder}/") and is_image(path) for path in files.paths())
+    unlisted = there - sum(image.exists and is_image(image.path) for image in images)
+    return _Part(
+        ExportSplit(split, file, categories, images, annotations, unlisted_files=unlisted),
+        {str(k): str(v) for k, v in document.info.items()} if isinstance(document.info, dict) else {},
+        [str(item["name"]) for item in _objects(document.licenses) if item.get("name")],
+        {item["name"] for item in _objects(document.categories) if _may_be_root(item)},
+        reader.root_is_used,
+    )
+
+
+def _may_be_root(category: Mapping[str, Any]) -> bool:
+    is_top = category.get("id") == 0 and category.get("supercategory") in ("none", None)
+    return is_top and isinstance(category.get("name"), str)
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -92,41 +135,44 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
     return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
 
 
-def _document(files: ExportFiles, file: str) -> Mapping[str, Any]:
-    """One annotation file; `images` and `annotations`, which are long, as unread records in the file's order."""
-    remedy = "Download the export again."
-    stream = JsonStream(files.blocks(file))
+def _document(files: ExportFiles, file: str) -> _File:
+    data = files.read(file)
     try:
-        document = dict(_members(stream)) if stream.peek() == "{" else stream.value()
-        stream.end()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text (byte {error.start}). {remedy}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}: not whole JSON ({error.msg} at line {error.lineno}, column {error.colno}). {remedy}"
-        ) from error
-    except ValueError as error:  # Python reads no integer of more than 4,300 digits
-        raise DataError(f"{file}: holds a number with more digits than can be read. {remedy}") from error
-    except RecursionError as error:
-        raise DataError(f"{file}: JSON nested deeper than any annotation file. {remedy}") from error
+        if not data.isascii():
+            data.decode()  # msgspec passes over bytes that are no text
+        return msgspec.json.decode(data, type=_File)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _file_by_json(data, file)
+
+
+def _file_by_json(data: bytes, file: str) -> _File:
+    """A file that msgspec does not read: `json` knows `NaN`, and says where a fault is."""
+    document = _loads(data, file)
     if not isinstance(document, dict):
-        raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {remedy}")
+        raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {_AGAIN}")
     for key in ("images", "annotations", "categories"):
-        if not isinstance(document.get(key), (list, Records)):
+        if not isinstance(document.get(key), list):
             found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
-    return document
+    images, annotations = (
+        [msgspec.Raw(json.dumps(record).encode()) for record in document[key]] for key in ("images", "annotations")
+    )
+    return _File(images, annotations, document["categories"], document.get("info"), document.get("licenses"))
 
 
-def _members(stream: JsonStream) -> Iterator[tuple[str, Any]]:
-    for key in stream.members():
-        if key in ("images", "annotations") and stream.peek() == "[":
-            records: Records[Any] = Records()
-            for item, text in stream.items():
-                records.append(item, text)
-            yield key, records
-        else:
-            yield key, stream.value()
+def _loads(data: bytes, file: str) -> Any:
+    """A JSON value as `json` reads it."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text (byte {error.start}). {_AGAIN}") from error
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise DataError(f"{file}: not whole JSON ({where}). {_AGAIN}") from error
+    except ValueError as error:  # Python reads no integer of more than 4,300 digits
+        raise DataError(f"{file}: holds a number with more digits than can be read. {_AGAIN}") from error
+    except RecursionError as error:
+        raise DataError(f"{file}: JSON nested deeper than any annotation file. {_AGAIN}") from error
 
 
 def _shown(item: Any, *keys: str) -> str:
@@ -137,84 +183,50 @@ def _shown(item: Any, *keys: str) -> str:
     return f"given is {', '.join(given)}"
 
 
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:  # JSON integers have no largest one
-        return None
-    return number if math.isfinite(number) else None
-
-
-class _CocoSplitReader:
-    """Turns one `_annotations.coco.json` into records, refusing what cannot be meant.
+class _Reader:
+    """Turns the records of one `_annotations.coco.json` into images and annotations, refusing what cannot be meant.
 
     Attributes:
         root_is_used: Some annotation names category 0; known when the annotations are read.
     """
 
-    def __init__(
-        self,
-        file: str,
-        split: str,
-        folder: str,
-        document: Mapping[str, Any],
-        known: Collection[str],
-        refusals: Refusals,
-    ) -> None:
-        self.file, self.split, self.folder, self.document = file, split, folder, document
-        self.known, self.refusals = known, refusals
-        self.image_ids = IdSet()
-        self.listed: RecordMap[int] = RecordMap()  # path → id
+    def __init__(self, file: str, refusals: Refusals) -> None:
+        self.file, self.refusals = file, refusals
+        self.names: dict[int, str] = {}
+        self.paths_by_id: dict[int, str] = {}
         self.root_is_used = False
 
     def refuse(self, record: str, problem: str, remedy: str = EXPORT_AGAIN) -> None:
         self.refusals.add(AnnotationError(self.file, record, problem, remedy))
 
-    def read(self) -> ExportSplit:
-        categories = self.categories()
-        images = self.images()
-        names = {category.id: category.name for category in categories}
-        annotations, counts = self.annotations(names)
-        there = sum(path.startswith(f"{self.folder}/") and is_image(path) for path in self.known)
-        unlisted = there - sum(image.exists and is_image(image.path) for image in images)
-        return ExportSplit(self.split, self.file, categories, images, annotations, counts, unlisted)
-
-    def categories(self) -> list[ExportCategory]:
-        found: dict[int, ExportCategory] = {}
-        for position, item in enumerate(self.document["categories"]):
-            record = f"category {position}"
+    def categories(self, items: Sequence[Any]) -> tuple[RawCategory, ...]:
+        for position, item in enumerate(items):
             if not isinstance(item, dict) or not is_id(item.get("id")) or not is_text(item.get("name")):
-                given = _shown(item, "id", "name")
-                self.refuse(record, f"it needs an integer id and a name, {given}")
-            elif item["id"] in found:
-                self.refuse(
-                    f"category {item['id']}",
-                    f"two categories have this id: {found[item['id']].name!r} and {item['name']!r}",
-                )
+                self.refuse(f"category {position}", f"it needs an integer id and a name, {_shown(item, 'id', 'name')}")
+            elif item["id"] in self.names:
+                both = f"{self.names[item['id']]!r} and {item['name']!r}"
+                self.refuse(f"category {item['id']}", f"two categories have this id: {both}")
             else:
-                found[item["id"]] = ExportCategory(item["id"], item["name"])
-        return list(found.values())
+                self.names[item["id"]] = item["name"]
+        return tuple(RawCategory(number, name, False) for number, name in self.names.items())
 
-    def images(self) -> Records[ExportImage]:
-        found = image_records()
-        for position, item in enumerate(self.document["images"]):
-            image = self.image(position, item)
+    def images(self, records: Sequence[msgspec.Raw], folder: str, known: Set[str]) -> list[ExportImage]:
+        found: list[ExportImage] = []
+        listed: dict[str, int] = {}
+        for position, record in enumerate(records):
+            image = self.image(position, _loads(bytes(record), self.file), folder, known)
             if image is None:
                 continue
-            if image.id in self.image_ids:
+            if image.id in self.paths_by_id:
                 self.refuse(f"image {image.id}", "two images have this id, so their annotations cannot be told apart")
-            elif image.path in self.listed:
-                self.refuse(f"image {image.id}", f"the same file as image {self.listed[image.path]}: {image.path}")
+            elif image.path in listed:
+                self.refuse(f"image {image.id}", f"the same file as image {listed[image.path]}: {image.path}")
             else:
                 found.append(image)
-                self.image_ids.add(image.id)
-                self.listed[image.path] = image.id
+                self.paths_by_id[image.id], listed[image.path] = image.path, image.id
         return found
 
-    def image(self, position: int, item: Any) -> ExportImage | None:
+    def image(self, position: int, item: Any, folder: str, known: Set[str]) -> ExportImage | None:
         if not isinstance(item, dict) or not is_id(item.get("id")):
             self.refuse(f"image at position {position}", f"it needs an integer id, {_shown(item, 'id')}")
             return None
@@ -231,87 +243,112 @@ class _CocoSplitReader:
         if any(value is not None and (not is_id(value) or value < 0) for value in size):
             self.refuse(record, f"width {size[0]!r} and height {size[1]!r} are no sizes in pixels")
             return None
-        path = f"{self.folder}/{PurePosixPath(name).as_posix()}"
-        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in self.known)
+        path = f"{folder}/{PurePosixPath(name).as_posix()}"
+        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in known)
 
-    def annotations(self, names: Mapping[int, str]) -> tuple[Records[ExportAnnotation], Counter[str]]:
-        found, counts, ids = annotation_records(), Counter[str](), IdSet()
-        for position, item in enumerate(self.document["annotations"]):
-            self.root_is_used |= isinstance(item, dict) and item.get("category_id") == 0
-            annotation = self.annotation(position, item, names)
-            if annotation is None:
-                continue
-            if not ids.add(annotation.id):
-                annotation = _noted(annotation, "duplicate_annotation_id")
-            counts[annotation.label] += 1
-            found.append(annotation)
-        return found, counts
+    def annotations(self, records: Sequence[msgspec.Raw]) -> pa.Table:
+        rows = AnnotationRows()
+        for start in range(0, len(records), _ROWS_AT_ONCE):
+            some = records[start : start + _ROWS_AT_ONCE]
+            for position, (record, row) in enumerate(zip(some, _sound_rows(some), strict=True), start=start):
+                if row is not None and self.is_sound(row):
+                    self.root_is_used |= row.category_id == 0
+                    name = self.names[row.category_id]
+                    rows.add(row.id, row.image_id, name, row.bbox, row.segmentation)
+                else:
+                    self.annotation(position, _loads(bytes(record), self.file), rows)
+        return _with_duplicates_noted(rows.table())
 
-    def annotation(self, position: int, item: Any, names: Mapping[int, str]) -> ExportAnnotation | None:
+    def is_sound(self, row: _Sound) -> bool:
+        """Whether the record can be taken as it stands."""
+        return (
+            is_id(row.id)
+            and row.image_id in self.paths_by_id
+            and row.category_id in self.names
+            and not row.iscrowd
+            and min(row.bbox[2:]) >= 0
+            and all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in row.segmentation)
+        )
+
+    def annotation(self, position: int, item: Any, rows: AnnotationRows) -> None:
+        """Adds one annotation, mended where it has to be, unless it is refused."""
         if not isinstance(item, dict):
             self.refuse(f"annotation at position {position}", "it is no object")
-            return None
+            return
+        self.root_is_used |= item.get("category_id") == 0
         has_id = is_id(item.get("id"))
         record = f"annotation {item['id']}" if has_id else f"annotation at position {position}"
-        if not is_id(item.get("image_id")) or item["image_id"] not in self.image_ids:
+        if not is_id(item.get("image_id")) or item["image_id"] not in self.paths_by_id:
             self.refuse(record, f"its image_id {item.get('image_id')!r} is not an image of this file")
-            return None
+            return
         record += f" of image {item['image_id']}"
-        if not is_id(item.get("category_id")) or item["category_id"] not in names:
+        if not is_id(item.get("category_id")) or item["category_id"] not in self.names:
             self.refuse(record, f"its category_id {item.get('category_id')!r} is not a category of this file")
-            return None
+            return
         if item.get("iscrowd") not in (0, None, False):
             self.refuse(record, "it is a crowd region, which has no single box", "Annotate single findings.")
-            return None
-        notes = [] if has_id else ["missing_annotation_id"]
-        polygons = self.polygons(item.get("segmentation"), notes)
+            return
+        polygons, notes = _polygons(item.get("segmentation"))
         box = self.box(item.get("bbox"), record, bool(polygons))
         if box is None and not polygons:
-            return None
-        if box is None:
-            notes.append("box_from_polygon")
-        label = names[item["category_id"]]
+            return
+        notes = [*["missing_annotation_id"] * (not has_id), *notes, *["box_from_polygon"] * (box is None)]
         number = item["id"] if has_id else position
-        return ExportAnnotation(number, item["image_id"], label, box, polygons, tuple(notes))
+        rows.add(number, item["image_id"], self.names[item["category_id"]], box, polygons, notes)
 
-    def box(self, value: Any, record: str, has_polygons: bool) -> tuple[float, float, float, float] | None:
+    def box(self, value: Any, record: str, has_polygons: bool) -> Sequence[float] | None:
         if value in (None, []):
             if not has_polygons:
                 self.refuse(record, "it has neither a bbox nor a polygon")
             return None
-        numbers = [_number(v) for v in value] if isinstance(value, (list, tuple)) else []
-        if len(numbers) != 4 or any(number is None for number in numbers):
+        numbers = _numbers(value)
+        if numbers is None or len(numbers) != 4:
             self.refuse(record, f"bbox {value!r} is not four finite numbers x, y, width, height")
             return None
-        x, y, w, h = (number or 0.0 for number in numbers)
-        if w < 0 or h < 0:
+        if min(numbers[2:]) < 0:
             self.refuse(record, f"bbox {value!r} has a negative width or height")
             return None
-        return x, y, w, h
-
-    @staticmethod
-    def polygons(value: Any, notes: list[str]) -> tuple[tuple[float, ...], ...]:
-        if not value:
-            return ()
-        if not isinstance(value, list):  # run lengths (RLE): the box stays, the mask cannot be a polygon
-            notes.append("mask_dropped")
-            return ()
-        rings = value if isinstance(value[0], (list, tuple)) else [value]
-        kept = [ring for ring in map(_ring, rings) if ring]
-        if len(kept) < len(rings):
-            notes.append("polygon_dropped")
-        return tuple(kept)
+        return numbers
 
 
-def _ring(value: Any) -> tuple[float, ...]:
-    """A polygon's x, y, x, y …, or () when it is none: odd, not finite, or fewer than three points."""
-    if not isinstance(value, (list, tuple)):
-        return ()
-    numbers = [_number(v) for v in value]
-    if len(numbers) < 6 or len(numbers) % 2 or any(number is None for number in numbers):
-        return ()
-    return tuple(number for number in numbers if number is not None)
+def _sound_rows(records: Sequence[msgspec.Raw]) -> Sequence[_Sound | None]:
+    """The records, or None for each when one of them has another form."""
+    try:
+        return _sound.decode(b"[" + b",".join(records) + b"]")
+    except (msgspec.DecodeError, RecursionError):
+        return [None] * len(records)
 
 
-def _noted(annotation: ExportAnnotation, note: str) -> ExportAnnotation:
-    return replace(annotation, notes=(*annotation.notes, note))
+def _polygons(value: Any) -> tuple[list[list[float]], list[str]]:
+    """The polygons that are some, and what is noted about the others."""
+    if not value:
+        return [], []
+    if not isinstance(value, list):  # run lengths (RLE): the box stays, the mask cannot be a polygon
+        return [], ["mask_dropped"]
+    rings = [_numbers(ring) for ring in (value if isinstance(value[0], list) else [value])]
+    kept = [ring for ring in rings if ring is not None and len(ring) >= 6 and len(ring) % 2 == 0]
+    return kept, ["polygon_dropped"] * (len(kept) < len(rings))
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """A list's finite numbers, or None when it is no list of such."""
+    if not isinstance(value, list) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in value):
+        return None
+    try:
+        numbers = [float(v) for v in value]
+    except OverflowError:  # JSON integers have no largest one
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
+def _with_duplicates_noted(table: pa.Table) -> pa.Table:
+    """Notes each annotation whose id an earlier one has."""
+    ids = table["id"].to_numpy()
+    again = np.ones(len(ids), bool)
+    again[np.unique(ids, return_index=True)[1]] = False
+    if not again.any():
+        return table
+    noted = zip(table["notes"].to_pylist(), again.tolist(), strict=True)
+    notes = [[*notes, "duplicate_annotation_id"] if is_again else notes for notes, is_again in noted]
+    place = table.schema.get_field_index("notes")
+    return table.set_column(place, table.schema.field(place), pa.array(notes, pa.list_(pa.string())))

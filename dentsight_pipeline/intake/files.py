@@ -1,22 +1,20 @@
-"""Where an export's files lie: a folder or a zip, here or fetched from S3, read through one small interface.
+"""An export's files, in a folder or a zip, read through one small interface.
 
-Add a new place here. Everything hostile about an archive is refused when it is opened, before any byte of it is used.
-What the files mean belongs in `export_reader.py`, how they come from a bucket in `s3_export.py`.
+Everything hostile about an archive is refused when it is opened, before any byte of it is used. What the files mean
+belongs in `read.py`, how they come from a bucket in `s3.py`.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-from dentsight_pipeline.data.records import Names
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.paths import is_junk, refuse_unsafe_path
 from dentsight_pipeline.progress import Progress
@@ -39,7 +37,7 @@ class ExportFiles(ABC):
     """What the user gave, for messages."""
 
     @abstractmethod
-    def paths(self) -> Collection[str]:
+    def paths(self) -> Set[str]:
         """All files, in order and quickly found, without what operating systems leave behind."""
 
     @abstractmethod
@@ -64,7 +62,7 @@ class FolderFiles(ExportFiles):
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root, self.name = root, name or str(root)
-        self._paths = Names(path for path in self._listed() if not is_junk(path))
+        self._paths = _in_order(path for path in self._listed() if not is_junk(path))
 
     def _listed(self) -> Iterator[str]:
         """The files below the root; symbolic links to folders are not followed."""
@@ -83,16 +81,32 @@ class FolderFiles(ExportFiles):
                 problem = f"cannot be listed ({error.strerror}). Give leave to read it, or export again"
                 raise DataError(f"{where}: {problem}.") from error
 
-    def paths(self) -> Collection[str]:
+    def paths(self) -> Set[str]:
         """All files below the folder when it was opened."""
         return self._paths
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """The bytes of one file, piece by piece."""
-        try:
+        with _unreadable(path):
             yield from file_blocks(self.root / path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}). Restore it, or export again.") from error
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one file."""
+        with _unreadable(path), (self.root / path).open("rb", buffering=0) as file:
+            return file.read()
+
+
+@contextmanager
+def _unreadable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Restore it, or export again.") from error
+
+
+def _in_order(paths: Iterable[str]) -> Set[str]:
+    """Names in the order of their bytes, which need not be text; quickly found."""
+    return dict.fromkeys(sorted(paths, key=os.fsencode)).keys()
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -158,7 +172,7 @@ class ZipFiles(ExportFiles):
             f"{self.name}: {problem}, as a decompression bomb does. Unpack it yourself and give the folder."
         )
 
-    def paths(self) -> Collection[str]:
+    def paths(self) -> Set[str]:
         """All files of the archive."""
         return self._entries.keys()
 
@@ -194,13 +208,16 @@ class _Below(ExportFiles):
 
     def __init__(self, files: ExportFiles, top: str) -> None:
         self.name, self._files, self._top = files.name, files, f"{top}/"
-        self._paths = Names(path.removeprefix(self._top) for path in files.paths() if path.startswith(self._top))
+        self._paths = _in_order(path.removeprefix(self._top) for path in files.paths() if path.startswith(self._top))
 
-    def paths(self) -> Collection[str]:
+    def paths(self) -> Set[str]:
         return self._paths
 
     def blocks(self, path: str) -> Iterator[bytes]:
         return self._files.blocks(self._top + path)
+
+    def read(self, path: str) -> bytes:
+        return self._files.read(self._top + path)
 
 
 def without_top_folder(files: ExportFiles, marks: tuple[str, ...]) -> ExportFiles:
@@ -210,35 +227,20 @@ def without_top_folder(files: ExportFiles, marks: tuple[str, ...]) -> ExportFile
         files: The files.
         marks: Names that an export's root holds; where one is there already, nothing is skipped.
     """
-    tops = {path.split("/", 1)[0] for path in files.paths()}
-    folders = {path.split("/", 1)[0] for path in files.paths() if "/" in path}
+    tops = {path.partition("/")[0] for path in files.paths()}
+    folders = {path.partition("/")[0] for path in files.paths() if "/" in path}
     if tops.isdisjoint(marks) and len(folders) == 1:
         return _Below(files, folders.pop())
     return files
 
 
 @contextmanager
-def open_export(source: str | Path) -> Iterator[ExportFiles]:
-    """Opens an export: a folder, a zip, `s3://bucket/prefix` or `s3://bucket/export.zip`.
+def open_files(path: Path, name: str) -> Iterator[ExportFiles]:
+    """Opens a folder or a zip; `name` is what the user gave.
 
     Raises:
         DataError: It does not exist, is empty, or is no archive that may be read.
     """
-    if str(source).startswith("s3://"):
-        from dentsight_pipeline.intake.s3 import fetch_s3_export
-
-        with (
-            tempfile.TemporaryDirectory(prefix="dentsight-export-") as folder,
-            _open(fetch_s3_export(str(source), Path(folder)), str(source)) as files,
-        ):
-            yield files
-        return
-    with _open(Path(source), str(source)) as files:
-        yield files
-
-
-@contextmanager
-def _open(path: Path, name: str) -> Iterator[ExportFiles]:
     if path.is_dir():
         yield _nonempty(FolderFiles(path, name))
     elif path.is_file():

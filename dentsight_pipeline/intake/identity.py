@@ -9,16 +9,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dentsight_pipeline.data.coco import Export
 from dentsight_pipeline.data.privacy import redact
-
-PHANTOM_LINE = "dentsight phantom corpus (synthetic, not clinical data)"
-"""The line of README.dataset.txt that makes an export the phantom corpus, and nothing else does."""
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.facts import Corpus, Source
+from dentsight_pipeline.documents.names import PHANTOM_MARKER, CorpusKind
+from dentsight_pipeline.intake.records import Export
 
 _UNIVERSE = re.compile(r"https?://universe\.roboflow\.com/([\w-]+)/([\w-]*)(?:/(?:dataset/)?(\d+))?")
 
 
-def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> Source:
     """Workspace, project, version and so on, as far as the export names them.
 
     Args:
@@ -26,8 +26,7 @@ def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> d
         known: Facts from elsewhere, e.g. Roboflow's API; they win.
 
     Returns:
-        Any of `name`, `workspace`, `project`, `version`, `licence`, `url`, `exported_at`, `annotation_format`;
-        identifiers masked, nothing empty.
+        What is said, identifiers masked.
     """
     dataset, roboflow = export.readmes.get("README.dataset.txt", ""), export.readmes.get("README.roboflow.txt", "")
     found: dict[str, str] = {}
@@ -44,18 +43,18 @@ def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> d
     found["licence"] = _licence(export, dataset + "\n" + roboflow)
     found |= {key: export.info[key] for key in ("workspace", "project", "version", "url") if key in _roboflow(export)}
     found |= {key: str(value) for key, value in (known or {}).items()}
-    return {key: redact(value) for key, value in sorted(found.items()) if value}
+    return codec.convert({key: redact(value) for key, value in found.items() if value}, Source, "the export's identity")
 
 
-def corpus(export: Export, identity: Mapping[str, Any]) -> dict[str, str]:
-    """The corpus as every report names it: kind (`phantom` or `roboflow`), name and licence."""
+def corpus(export: Export, identity: Source) -> Corpus:
+    """The corpus as every report names it."""
     lines = [line.strip().lstrip("# ").strip() for line in export.readmes.get("README.dataset.txt", "").splitlines()]
-    licence = identity.get("licence", "unknown")
-    if PHANTOM_LINE in lines:
-        return {"kind": "phantom", "name": PHANTOM_LINE, "licence": licence}
-    version = f" v{identity['version']}" if identity.get("version") else ""
-    name = identity.get("name") or identity.get("project") or "unnamed export"
-    return {"kind": "roboflow", "name": f"{name}{version}", "licence": licence}
+    licence = identity.licence or "unknown"
+    if PHANTOM_MARKER in lines:
+        return Corpus(kind=CorpusKind.PHANTOM, name=PHANTOM_MARKER, licence=licence)
+    version = f" v{identity.version}" if identity.version else ""
+    name = identity.name or identity.project or "unnamed export"
+    return Corpus(kind=CorpusKind.ROBOFLOW, name=f"{name}{version}", licence=licence)
 
 
 def _licence(export: Export, text: str) -> str:

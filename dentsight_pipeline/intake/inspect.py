@@ -11,11 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
+from dentsight_pipeline.data.raw_export import RawExport, as_document
+from dentsight_pipeline.data.records import from_text
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
-from dentsight_pipeline.intake.files import open_export
-from dentsight_pipeline.intake.ingest import RawDocument, read_raw
+from dentsight_pipeline.intake.ingest import Request, read_content
+from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.records import Refusals
 from dentsight_pipeline.progress import Progress
 
@@ -53,22 +57,14 @@ def inspect_export(
     """
     refusals = Refusals(collect=True)
     with open_export(export) as files:
-        raw = read_raw(
-            files,
-            label_source=source,
-            drop=drop,
-            require=require,
-            refusals=refusals,
-            workers=workers,
-            progress=progress,
-        )
-    chosen = source or raw.facts["label_source"]["source"]
+        raw = read_content(files, Request(source, drop, require, None, workers, progress), refusals).raw
+    chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     result = normalise_document(
-        raw.annotations,
-        raw.fingerprints(),
-        raw.repairs,
-        raw.facts,
+        as_document(raw),
+        raw.fingerprints,
+        from_text(b"".join(json_blocks(raw.repairs)).decode()),
+        codec.plain(raw.facts),
         source=source,
         drop=[*drop, *unknown],
         progress=progress,
@@ -77,13 +73,13 @@ def inspect_export(
 
 
 def _report(
-    raw: RawDocument, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
+    raw: RawExport, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
 ) -> dict[str, Any]:
     facts = result.facts
     return {
         "corpus": facts["corpus"],
         "identity": facts["source"],
-        "layout": raw.facts["layout"],
+        "layout": raw.facts.layout,
         "source": {**facts["mapping"], "drop": [name for name in facts["mapping"]["drop"] if name not in unknown]},
         "sources_known": list(MAPPINGS),
         "mapping_digest": mapping_for(chosen).digest,
@@ -91,7 +87,7 @@ def _report(
             name: {
                 **{key: value for key, value in split.items() if key != "class_counts"},
                 "partial_annotation": facts["partial_annotation"][name],
-                "unlisted_files": raw.facts["splits"][name]["unlisted_files"],
+                "unlisted_files": raw.facts.splits[name].unlisted_files,
             }
             for name, split in facts["splits"].items()
         },

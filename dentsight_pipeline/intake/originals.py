@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
-from dentsight_pipeline.intake.files import open_export
+from dentsight_pipeline.data.stored_images import StoredImage, read_originals
+from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -74,11 +75,9 @@ def verify_originals(
         DataError: The export cannot be opened.
         IntegrityError: The manifest's own `originals.json` is missing or was changed.
     """
-    from dentsight_pipeline.store.content import read_json
-
-    originals = read_json(store, raw, "originals.json")
-    images: dict[str, dict[str, Any]] = {record["original_sha256"]: record for record in originals["images"]}
-    files = {record["sha256"]: record["name"] or record["sha256"] for record in originals["files"]}
+    originals = read_originals(store, raw)
+    images = {image.original_sha256: image for image in originals.images}
+    files = {file.sha256: file.name or file.sha256 for file in originals.files}
     found: set[str] = set()
     not_reproduced: list[str] = []
     unused = 0
@@ -106,15 +105,15 @@ def verify_originals(
     )
 
 
-def _gives(original: bytes, record: dict[str, Any], store: Store) -> bool:
+def _gives(original: bytes, stored: StoredImage, store: Store) -> bool:
     """Whether stripping the original gives the stored bytes; for a turned one, coded anew, the same pixels."""
     try:
         stripped = clean(original)
     except ImageBytesError:
         return False
-    if sha256(stripped.data).hexdigest() == record["sha256"]:
+    if sha256(stripped.data).hexdigest() == stored.sha256:
         return True
     if stripped.orientation == 1:
         return False
-    first, second = (decode_gray(data, (1, 1)) for data in (stripped.data, store.get_bytes(record["sha256"])))
+    first, second = (decode_gray(data, (1, 1)) for data in (stripped.data, store.get_bytes(stored.sha256)))
     return first is not None and second is not None and np.array_equal(first, second)

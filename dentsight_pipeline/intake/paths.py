@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePosixPath
 
 from dentsight_pipeline.errors import DataError
 
 _JUNK = ("__MACOSX/", ".git/", "lost+found/")
 _JUNK_NAMES = (".DS_Store", "Thumbs.db", "desktop.ini")
+_UNSAFE = re.compile(r"^/|^[A-Za-z]:|[\\\x00-\x1f]")
+_HALF_CHARACTER = re.compile(r"[\ud800-\udfff]")
 
 
 def refuse_unsafe_path(path: str, where: str) -> None:
@@ -18,17 +19,7 @@ def refuse_unsafe_path(path: str, where: str) -> None:
         DataError: The path is empty, absolute, holds `..`, a backslash, a drive letter, a control character or half
             a character.
     """
-    parts = path.split("/")
-    unsafe = (
-        not path.strip()
-        or path.startswith("/")
-        or "\\" in path
-        or ".." in parts
-        or re.match(r"[A-Za-z]:", path) is not None
-        or any(ord(character) < 32 for character in path)
-        or not is_text(path)
-    )
-    if unsafe:
+    if not path.strip() or ".." in path.split("/") or _UNSAFE.search(path) or not is_text(path):
         raise DataError(
             f"{where}: the path {path!r} leaves its folder or is no plain relative path. "
             "Such an export is not read; get it again from its origin."
@@ -37,9 +28,9 @@ def refuse_unsafe_path(path: str, where: str) -> None:
 
 def is_text(value: object) -> bool:
     """Whether this is text that can be written: JSON and file names can hold halves of characters (surrogates)."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+    return isinstance(value, str) and _HALF_CHARACTER.search(value) is None
 
 
 def is_junk(path: str) -> bool:
     """Whether an operating system or tool left this file behind."""
-    return PurePosixPath(path).name in _JUNK_NAMES or any(part in f"/{path}" for part in (f"/{junk}" for junk in _JUNK))
+    return path.rpartition("/")[2] in _JUNK_NAMES or any(f"/{junk}" in f"/{path}" for junk in _JUNK)

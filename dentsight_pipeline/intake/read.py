@@ -1,6 +1,6 @@
 """Reads what an export says into records, in whichever layout it has; no image is opened.
 
-Add a layout beside `coco_reader.py` and `yolo_reader.py`. What labels mean (`ontology.py`), which boxes are repaired
+Add a layout beside `coco.py` and `yolo.py`. What labels mean (`ontology.py`), which boxes are repaired
 (`normalise.py`) and what images hold (`image_bytes.py`) is decided elsewhere.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from dentsight_pipeline.data.coco import SPLITS, Export
+from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.coco import COCO_FILE, read_coco
 from dentsight_pipeline.intake.files import ExportFiles, without_top_folder
-from dentsight_pipeline.intake.records import Refusals, text_of
+from dentsight_pipeline.intake.records import Export, Refusals, text_of
 from dentsight_pipeline.intake.yolo import YOLO_FILE, read_yolo
 
 README_FILES = ("README.roboflow.txt", "README.dataset.txt")

@@ -1,20 +1,39 @@
-"""What the readers of all layouts share: how an unusable record is refused, and where usable ones wait.
+"""What the readers of all layouts share: the records of an export, read but not judged, and how one is refused.
 
-What a layout looks like belongs in its own reader (`coco_reader.py`, `yolo_reader.py`).
+Boxes are `[x, y, width, height]`, x to the right and y down from the image's top left corner. What a layout looks like
+belongs in its own reader (`coco.py`, `yolo.py`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from dentsight_pipeline.data.coco import ExportAnnotation, ExportImage
-from dentsight_pipeline.data.records import Records, from_text, to_text
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm")
 EXPORT_AGAIN = "Correct it in the annotation tool and export again."
+_ROWS_AT_ONCE = 4096
+
+EXPORT_ANNOTATIONS = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),  # as listed, or counted where none is listed
+        pa.field("image_id", pa.int64(), nullable=False),  # an `ExportImage.id` of the same split
+        pa.field("label", pa.dictionary(pa.int32(), pa.string()), nullable=False),  # the raw name
+        pa.field("bbox", pa.list_(pa.float64(), 4)),  # null when only polygons were given
+        pa.field("polygons", pa.list_(pa.list_(pa.float64())), nullable=False),  # flat x, y, …; none for a plain box
+        pa.field("notes", pa.list_(pa.string()), nullable=False),  # what was mended while reading
+    ]
+)
+"""One row for each annotation, in the order of the export."""
 
 
 class Refusals:
@@ -35,27 +54,114 @@ class Refusals:
         self.errors.append(error)
 
 
-def image_records() -> Records[ExportImage]:
-    """No images yet, to be found by their id."""
+@dataclass(frozen=True, slots=True)
+class ExportImage:
+    """An image as its export lists it. Holds the original name: never to be stored.
 
-    def encode(image: ExportImage) -> str:
-        return to_text([image.id, image.path, image.stem, image.width, image.height, image.exists])
+    Attributes:
+        id: The id in its split's file.
+        path: Path inside the export, `/`-separated.
+        stem: The part of the file name before `.rf.`.
+        width: Listed width in pixels, 0 when not listed.
+        height: Listed height in pixels, 0 when not listed.
+        exists: The file is there.
+    """
 
-    return Records(key=lambda image: image.id, encode=encode, decode=lambda text: ExportImage(*from_text(text)))
+    id: int
+    path: str
+    stem: str
+    width: int
+    height: int
+    exists: bool = True
 
 
-def annotation_records() -> Records[ExportAnnotation]:
-    """No annotations yet, to be found by the id of their image."""
+@dataclass(frozen=True, slots=True)
+class ExportSplit:
+    """One split of an export.
 
-    def encode(a: ExportAnnotation) -> str:
-        return to_text([a.id, a.image_id, a.label, a.bbox, a.polygons, a.notes, a.relative])
+    Attributes:
+        name: `train`, `valid` or `test`.
+        file: The annotation file (COCO) or label folder (YOLO), relative to the export, for messages.
+        images: In the order of the export.
+        annotations: A table of schema `EXPORT_ANNOTATIONS`.
+        relative: Coordinates are fractions of the image's width and height (YOLO) instead of pixels.
+        unlisted_files: Images that lie there but are not listed.
+    """
 
-    def decode(text: str) -> ExportAnnotation:
-        number, image, label, box, polygons, notes, relative = from_text(text)
-        rings = tuple(map(tuple, polygons))
-        return ExportAnnotation(number, image, label, box and tuple(box), rings, tuple(notes), relative)
+    name: str
+    file: str
+    categories: tuple[RawCategory, ...]
+    images: Sequence[ExportImage]
+    annotations: pa.Table
+    relative: bool = False
+    unlisted_files: int = 0
 
-    return Records(key=lambda annotation: annotation.image_id, encode=encode, decode=decode)
+    @property
+    def label_counts(self) -> Counter[str]:
+        """Annotations of each raw label name that has any."""
+        counts = pc.value_counts(self.annotations["label"].combine_chunks().dictionary_decode()).to_pylist()
+        return Counter({row["values"]: row["counts"] for row in counts})
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Everything that an export says, read but not judged.
+
+    Attributes:
+        layout: `coco` or `yolo`.
+        splits: Those that exist, in published order.
+        readmes: File name → text.
+        license_names: Licences as the annotation files name them.
+        info: The first annotation file's `info` block.
+    """
+
+    layout: str
+    splits: Sequence[ExportSplit]
+    readmes: Mapping[str, str] = field(default_factory=dict)
+    license_names: tuple[str, ...] = ()
+    info: Mapping[str, str] = field(default_factory=dict)
+
+    def category_names(self) -> list[str]:
+        """All category names, in the order of first appearance."""
+        return list(dict.fromkeys(category.name for split in self.splits for category in split.categories))
+
+
+class AnnotationRows:
+    """Annotations on their way into a table, so that few of them are Python objects at a time."""
+
+    def __init__(self) -> None:
+        self._tables = [EXPORT_ANNOTATIONS.empty_table()]
+        self._rows: list[tuple[Any, ...]] = []
+        self._before = 0
+
+    def __len__(self) -> int:
+        return self._before + len(self._rows)
+
+    def add(
+        self,
+        number: int,
+        image: int,
+        label: str,
+        box: Sequence[float] | None,
+        polygons: Sequence[Sequence[float]] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Adds one annotation, its values in the order of the schema."""
+        self._rows.append((number, image, label, box, polygons, notes))
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = dict(zip(EXPORT_ANNOTATIONS.names, zip(*self._rows, strict=True), strict=True))
+        self._tables.append(pa.Table.from_pydict(columns, EXPORT_ANNOTATIONS))
+        self._before += len(self._rows)
+        self._rows.clear()
+
+    def table(self) -> pa.Table:
+        """All of them, of schema `EXPORT_ANNOTATIONS`."""
+        if self._rows:
+            self._flush()
+        return pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
 
 
 def is_id(value: Any) -> bool:
@@ -65,12 +171,12 @@ def is_id(value: Any) -> bool:
 
 def is_image(path: str) -> bool:
     """Whether a file's name says that it is an image."""
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+    return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 def stem_of(path: str) -> str:
     """The part of an image's file name that stands for its source: before `.rf.`, or without the suffix."""
-    name = PurePosixPath(path).name
+    name = path.rpartition("/")[2]
     stem, mark, _ = name.rpartition(".rf.")
     return stem if mark else PurePosixPath(name).stem
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dentsight_pipeline.data.coco import Export, ExportAnnotation, ExportCategory, ExportImage, ExportSplit
-from dentsight_pipeline.data.records import RecordMap
+from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
+    AnnotationRows,
+    Export,
+    ExportImage,
+    ExportSplit,
     Refusals,
-    annotation_records,
-    image_records,
     is_id,
     is_image,
     stem_of,
@@ -39,7 +39,7 @@ def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     """
     settings = _yolo_settings(files)
     names = _yolo_names(settings)
-    categories = [ExportCategory(number, name) for number, name in names.items()]
+    categories = tuple(RawCategory(number, name, False) for number, name in names.items())
     splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
     roboflow = settings.get("roboflow")
     info = {str(k): str(v) for k, v in roboflow.items() if _is_scalar(v)} if isinstance(roboflow, dict) else {}
@@ -85,49 +85,46 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _yolo_split(
-    files: ExportFiles,
-    split: str,
-    folder: str,
-    categories: list[ExportCategory],
-    refusals: Refusals,
+    files: ExportFiles, split: str, folder: str, categories: tuple[RawCategory, ...], refusals: Refusals
 ) -> ExportSplit:
-    paths = files.paths()
-    images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
     names = {category.id: category.name for category in categories}
-    images, annotations = image_records(), annotation_records()
-
-    def add_image(path: str, label_file: str, *, exists: bool) -> None:
-        image = len(images)
-        images.append(ExportImage(image, path, stem_of(path), 0, 0, exists))
-        if label_file in paths:
+    images: list[ExportImage] = []
+    rows = AnnotationRows()
+    for path, label_file in _images_and_labels(files, folder, refusals):
+        if label_file in files.paths():
             for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
-                annotations.append(ExportAnnotation(len(annotations), image, label, box, polygons, relative=True))
-                counts[label] += 1
+                rows.add(len(rows), len(images), label, box, polygons)
+        images.append(ExportImage(len(images), path, stem_of(path), 0, 0, exists=path != label_file))
+    return ExportSplit(split, f"{folder}/labels", categories, images, rows.table(), relative=True)
 
-    def plain(start: str) -> Iterator[str]:
-        for path in paths:
-            if path.startswith(start):
-                try:
-                    refuse_unsafe_path(path, files.name)
-                except DataError as error:
-                    refusals.add(error)
-                else:
-                    yield path
 
-    counts: Counter[str] = Counter()
-    labelled: RecordMap[bool] = RecordMap()  # label files that belong to an image
-    for path in filter(is_image, plain(images_folder)):
+def _images_and_labels(files: ExportFiles, folder: str, refusals: Refusals) -> Iterator[tuple[str, str]]:
+    """Each image's path and that of its label file, which may not be there; of a label file without an image twice."""
+    images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
+    labelled: set[str] = set()
+    for path in filter(is_image, _plain(files, images_folder, refusals)):
         label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
         if label_file in labelled:
             problem = "two images share one label file. Rename one of them."
             refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
             continue
-        add_image(path, label_file, exists=True)
-        labelled[label_file] = True
-    alone = (path for path in plain(labels_folder) if path.endswith(".txt") and path not in labelled)
-    for path in sorted(alone, key=_without_suffix):
-        add_image(path, path, exists=False)
-    return ExportSplit(split, f"{folder}/labels", categories, images, annotations, counts)
+        yield path, label_file
+        labelled.add(label_file)
+    plain = _plain(files, labels_folder, refusals)
+    for path in sorted((p for p in plain if p.endswith(".txt") and p not in labelled), key=_without_suffix):
+        yield path, path
+
+
+def _plain(files: ExportFiles, start: str, refusals: Refusals) -> Iterator[str]:
+    """The files below a folder whose names are plain paths."""
+    for path in files.paths():
+        if path.startswith(start):
+            try:
+                refuse_unsafe_path(path, files.name)
+            except DataError as error:
+                refusals.add(error)
+            else:
+                yield path
 
 
 def _without_suffix(path: str) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dentsight_pipeline.data.coco import Export
-from dentsight_pipeline.intake.files import open_export
+from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.read import read_export
-from dentsight_pipeline.intake.records import Refusals
+from dentsight_pipeline.intake.records import Export, Refusals
 
 NAMES = ("OPG-data", "11", "caries", "crown", "RC-treated", "root-stump", "RC-treated-and-root-stump")
 

@@ -15,7 +15,7 @@ from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.annotations import REPAIRS
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
-from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def _normalised(store: Store, root: Path, **options: Any) -> Manifest:
-    return normalise_export(store, ingest_export(root, store, **{"drop": options.get("drop", ())}), **options)
+    return normalise_export(store, ingest_export(root, store, Request(drop=options.get("drop", ()))), **options)
 
 
 def _split(store: Store, manifest: Manifest, name: str = "train") -> CocoSplit:
@@ -336,7 +336,7 @@ def test_a_phantom_export_goes_through_with_its_known_answers(tmp_path: Path, st
     drawn = write_phantom_export(tmp_path / "phantom", images=24, seed=5, width=320)
     stems = [p.name.split(".rf.")[0] for p in (tmp_path / "phantom").glob("*/*.jpg")]
 
-    raw = ingest_export(tmp_path / "phantom", store, require=("train", "valid", "test"))
+    raw = ingest_export(tmp_path / "phantom", store, Request(require=("train", "valid", "test")))
     facts = (manifest := normalise_export(store, raw)).facts
 
     duplicates = sum(facts["repairs"].get(kind, 0) for kind in ("exact_duplicate", "near_duplicate"))

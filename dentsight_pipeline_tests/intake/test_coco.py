@@ -27,7 +27,7 @@ def test_a_root_placeholder_may_share_its_name_with_a_real_class(tmp_path: Path)
         (1, "crown", False),
         (2, "caries", False),
     ]
-    assert [a.label for a in split.annotations] == ["crown", "caries"]
+    assert split.annotations["label"].to_pylist() == ["crown", "caries"]
 
 
 def test_a_first_category_with_annotations_is_a_class(tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_repairable_records_are_mended_and_noted(tmp_path: Path) -> None:
 
     train = read(builder.write()).splits[0]
 
-    assert [a.notes for a in train.annotations] == [
-        ("mask_dropped",),
-        ("duplicate_annotation_id",),
-        ("polygon_dropped",),
-        ("box_from_polygon",),
-        ("missing_annotation_id",),
+    assert train.annotations["notes"].to_pylist() == [
+        ["mask_dropped"],
+        ["duplicate_annotation_id"],
+        ["polygon_dropped"],
+        ["box_from_polygon"],
+        ["missing_annotation_id"],
     ]
-    assert train.annotations[2].polygons == ((1, 1, 5, 1, 5, 5),)
+    assert train.annotations["polygons"].to_pylist()[2] == [[1, 1, 5, 1, 5, 5]]

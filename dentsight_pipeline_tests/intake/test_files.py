@@ -12,7 +12,8 @@ import pytest
 
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake import files as export_files
-from dentsight_pipeline.intake.files import ZipFiles, open_export
+from dentsight_pipeline.intake.files import ZipFiles
+from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.read import read_export
 from dentsight_pipeline_tests.data.export_builder import whole_export
 

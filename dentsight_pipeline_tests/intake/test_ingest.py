@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,22 @@ import boto3
 import numpy as np
 import pytest
 
-from dentsight_pipeline.data import image_bytes
+from dentsight_pipeline.data import image_bytes, json_blocks
 from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.stored_images import FINGERPRINTS, fingerprints_of
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.names import PHANTOM_MARKER
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError, UnknownLabelError
-from dentsight_pipeline.intake import ingest
-from dentsight_pipeline.intake.files import open_export
-from dentsight_pipeline.intake.identity import PHANTOM_LINE, corpus, source_identity
-from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.intake import coco, images, records
+from dentsight_pipeline.intake.files import FolderFiles
+from dentsight_pipeline.intake.identity import corpus, source_identity
+from dentsight_pipeline.intake.ingest import Request, ingest_export
+from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.read import read_export
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
-from dentsight_pipeline_tests.data.export_builder import ExportBuilder, exif, jpeg, picture, whole_export
+from dentsight_pipeline_tests.data.export_builder import NAMES, ExportBuilder, exif, jpeg, picture, whole_export
 from dentsight_pipeline_tests.intake.test_yolo import yolo_export
 
 
@@ -121,11 +126,10 @@ def test_ingesting_an_unchanged_export_again_writes_nothing(
     first = ingest_export(root, store)
     before = _files(tmp_path / "store")
     reads: list[str] = []
-    original_blocks = ingest._HashedFiles.blocks
-    monkeypatch.setattr(
-        ingest._HashedFiles, "blocks", lambda self, path: (reads.append(path), original_blocks(self, path))[1]
-    )
-    monkeypatch.setattr(ingest, "clean", lambda data: pytest.fail("an image was worked on again"))
+    original_read = FolderFiles.read
+    monkeypatch.setattr(FolderFiles, "read", lambda self, path: (reads.append(path), original_read(self, path))[1])
+    monkeypatch.setattr(FolderFiles, "blocks", lambda self, path: pytest.fail("a file was read in another way"))
+    monkeypatch.setattr(images, "clean", lambda data: pytest.fail("an image was worked on again"))
     monkeypatch.setattr(store.blobs, "write", lambda *_: pytest.fail("something was written"))
 
     again = ingest_export(root, store)
@@ -144,7 +148,7 @@ def test_a_version_with_new_images_works_on_those_alone(
     objects = set(store.object_digests())
     builder.image("train", {"crown": [[1, 1, 9, 9]]})
     worked: list[int] = []
-    monkeypatch.setattr(ingest, "clean", lambda data: (worked.append(1), image_bytes.clean(data))[1])
+    monkeypatch.setattr(images, "clean", lambda data: (worked.append(1), image_bytes.clean(data))[1])
 
     manifest = ingest_export(builder.write(), store)
 
@@ -195,7 +199,38 @@ def test_the_source_option_does_not_change_the_raw_export(tmp_path: Path, store:
     """Labels are mapped in normalisation; a raw export says only which mapping the export itself calls for."""
     root = whole_export(tmp_path / "export").write()
 
-    assert ingest_export(root, store).digest == ingest_export(root, store, label_source="canonical").digest
+    assert ingest_export(root, store).digest == ingest_export(root, store, Request(label_source="canonical")).digest
+
+
+GROWTH_BYTES_PER_BOX = 600
+"""At the peak: the text of its record, read and joined, and a view of it. As Python objects it takes 1,500 bytes."""
+
+
+def test_boxes_are_columns_not_python_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corpora of fifty thousand images are read on small machines.
+
+    The boxes stand in no order, so that a reader that only manages Roboflow's order is found too.
+    """
+    for module in (coco, records, json_blocks):
+        monkeypatch.setattr(module, "_ROWS_AT_ONCE", 100)  # a limit, which looks like growth until it is reached
+    data = jpeg(picture(0))
+    peaks = {}
+    for images_of_60 in (30, 150):
+        builder = ExportBuilder(tmp_path / str(images_of_60))
+        for _ in range(images_of_60):
+            row = {
+                name: [[column * 6.0, 6.0 * y, 5.0, 5.0] for column in range(10)] for y, name in enumerate(NAMES[1:])
+            }
+            builder.image("train", row, data=data)
+        random.Random(0).shuffle(builder.splits["train"]["annotations"])
+        root, store = builder.write(), open_store(tmp_path / f"store-{images_of_60}")
+        tracemalloc.start()
+        manifest = ingest_export(root, store)
+        peaks[images_of_60] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert manifest.facts["splits"]["train"]["annotations"] == images_of_60 * 60
+
+    assert (peaks[150] - peaks[30]) / (120 * 60) < GROWTH_BYTES_PER_BOX
 
 
 # What the export says about itself -----------------------------------------------------------------------------------
@@ -208,17 +243,21 @@ def test_the_real_export_is_identified(real_export: Path) -> None:
 
     identity = source_identity(export)
 
-    assert corpus(export, identity) == {"kind": "roboflow", "name": "Рентгеновские снимки v2", "licence": "CC BY 4.0"}
-    assert identity["workspace"] == "dental-uispo"
-    assert identity["exported_at"] == "June 1, 2024 at 2:33 PM GMT"
+    assert plain(corpus(export, identity)) == {
+        "kind": "roboflow",
+        "name": "Рентгеновские снимки v2",
+        "licence": "CC BY 4.0",
+    }
+    assert identity.workspace == "dental-uispo"
+    assert identity.exported_at == "June 1, 2024 at 2:33 PM GMT"
 
 
 def test_only_its_own_line_makes_an_export_the_phantom_corpus(tmp_path: Path, store: Store) -> None:
     """A real corpus must never pass as synthetic, nor the other way round."""
     builder = whole_export(tmp_path / "export")
-    (builder.root / "README.dataset.txt").write_text(f"# not quite: {PHANTOM_LINE}\n")
+    (builder.root / "README.dataset.txt").write_text(f"# not quite: {PHANTOM_MARKER}\n")
     assert ingest_export(builder.write(), store).facts["corpus"]["kind"] == "roboflow"
-    (builder.root / "README.dataset.txt").write_text(f"# OPG\n\n{PHANTOM_LINE}\n")
+    (builder.root / "README.dataset.txt").write_text(f"# OPG\n\n{PHANTOM_MARKER}\n")
 
     assert ingest_export(builder.write(), store).facts["corpus"]["kind"] == "phantom"
 
@@ -227,7 +266,7 @@ def test_identity_known_from_elsewhere_wins(tmp_path: Path, store: Store) -> Non
     """Roboflow's API knows the version better than a README that somebody edited."""
     root = whole_export(tmp_path / "export").write()
 
-    facts = ingest_export(root, store, identity={"workspace": "clinic", "project": "opg", "version": 8}).facts
+    facts = ingest_export(root, store, Request(identity={"workspace": "clinic", "project": "opg", "version": 8})).facts
 
     assert facts["source"] == {"licence": "CC BY 4.0", "project": "opg", "version": "8", "workspace": "clinic"}
     assert facts["corpus"]["name"] == "opg v8"
@@ -286,7 +325,7 @@ def test_an_unknown_label_stops_before_the_first_image_is_stored(tmp_path: Path,
         ingest_export(builder.write(), store)
 
     assert list(store.object_digests()) == []
-    assert ingest_export(builder.root, store, drop=["carries"]).facts["splits"]["train"]["annotations"] == 1
+    assert ingest_export(builder.root, store, Request(drop=["carries"])).facts["splits"]["train"]["annotations"] == 1
 
 
 def test_a_drop_that_does_not_occur_is_refused(tmp_path: Path, store: Store) -> None:
@@ -294,7 +333,7 @@ def test_a_drop_that_does_not_occur_is_refused(tmp_path: Path, store: Store) -> 
     with pytest.raises(
         ConfigurationError, match=r"--drop 'cares': the export has no such label. It has 'OPG-data', '11'"
     ):
-        ingest_export(whole_export(tmp_path / "export").write(), store, drop=["cares"])
+        ingest_export(whole_export(tmp_path / "export").write(), store, Request(drop=["cares"]))
 
 
 def test_a_split_that_is_required_is_missed_by_name(tmp_path: Path, store: Store) -> None:
@@ -306,7 +345,7 @@ def test_a_split_that_is_required_is_missed_by_name(tmp_path: Path, store: Store
     (builder.root / "test").rmdir()
 
     with pytest.raises(DataError, match=r"the split 'test' is missing; found train, valid\. Export the version again"):
-        ingest_export(builder.root, store, require=("train", "valid", "test"))
+        ingest_export(builder.root, store, Request(require=("train", "valid", "test")))
 
     assert list(ingest_export(builder.root, store).facts["splits"]) == ["train", "valid"]
 
@@ -389,7 +428,7 @@ def test_progress_reaches_the_end(tmp_path: Path, store: Store) -> None:
     """Whoever waits for 2,213 images wants to see them pass."""
     seen: list[tuple[str, int, int]] = []
 
-    ingest_export(whole_export(tmp_path / "export").write(), store, progress=lambda *args: seen.append(args))
+    ingest_export(whole_export(tmp_path / "export").write(), store, Request(progress=lambda *args: seen.append(args)))
 
     assert seen[-1] == ("images", 5, 5)
 

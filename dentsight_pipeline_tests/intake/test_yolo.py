@@ -45,9 +45,10 @@ def test_yolo_boxes_and_polygons_mix_in_one_file(tmp_path: Path) -> None:
     train = export.splits[0]
     assert export.layout == "yolo"
     assert [(i.stem, i.exists) for i in train.images] == [("a_png", True), ("b_png", True)]
-    assert [(a.label, a.bbox, a.polygons, a.relative) for a in train.annotations] == [
-        ("caries", (0.375, 0.25, 0.25, 0.5), (), True),
-        ("crown", None, ((0.1, 0.2, 0.3, 0.2, 0.3, 0.6, 0.1, 0.6),), True),
+    assert train.relative
+    assert [(a["label"], a["bbox"], a["polygons"]) for a in train.annotations.to_pylist()] == [
+        ("caries", [0.375, 0.25, 0.25, 0.5], []),
+        ("crown", None, [[0.1, 0.2, 0.3, 0.2, 0.3, 0.6, 0.1, 0.6]]),
     ]
     assert export.info["workspace"] == "clinic"
 
@@ -106,7 +107,7 @@ def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
     (train,) = read(root).splits
 
-    assert [annotation.label for annotation in train.annotations] == ["caries"]
+    assert train.annotations["label"].to_pylist() == ["caries"]
 
 
 def test_a_label_file_without_its_image_is_an_image_without_a_file(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""Reads an export's files and keeps its images: each is read and hashed once, and worked on only when it is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean
+from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
+from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.intake.files import ExportFiles
+from dentsight_pipeline.intake.records import ExportImage, Refusals
+from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.objects import Store
+
+
+class HashedFiles(ExportFiles):
+    """Files that remember the sha256 and size of what was read of them, images apart."""
+
+    def __init__(self, files: ExportFiles) -> None:
+        self.name, self._files = files.name, files
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def paths(self) -> Set[str]:
+        return self._files.paths()
+
+    def blocks(self, path: str) -> Iterator[bytes]:
+        yield self.read(path)
+
+    def read(self, path: str) -> bytes:
+        data = self._files.read(path)
+        if not path.lower().endswith((".jpg", ".jpeg", ".png")):
+            self._seen[path] = (sha256(data).hexdigest(), len(data))
+        return data
+
+    def seen(self) -> tuple[OriginalFile, ...]:
+        """The files read so far that are no images; a label file's name holds a stem, so it stays unnamed."""
+        files = []
+        for path, (digest, size) in self._seen.items():
+            named = not path.lower().endswith(".txt") or "README" in path
+            name = "/".join(path.split("/")[-2:]) if named else None
+            files.append(OriginalFile(name=name, sha256=digest, size=size))
+        return tuple(sorted(files, key=lambda file: (file.name or "~", file.sha256)))
+
+
+@dataclass(slots=True)
+class StoredImages:
+    """What became of an export's images; those that were refused are absent."""
+
+    by_path: dict[str, StoredImage] = field(default_factory=dict)
+    """By their paths in the export."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """By their stored sha256."""
+
+    def add(self, path: str, image: StoredImage, code: str) -> None:
+        self.by_path[path], self.fingerprints[image.sha256] = image, code
+
+    def originals(self) -> tuple[StoredImage, ...]:
+        """One for each distinct original, in the order of their digests."""
+        distinct = {image.original_sha256: image for image in self.by_path.values()}
+        return tuple(distinct[digest] for digest in sorted(distinct))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKeeper:
+    """Keeps the images of one export."""
+
+    files: ExportFiles
+    store: Store | None
+    """Where image bytes go; None keeps nothing, as `inspect` does."""
+    known: KnownOriginals
+    workers: int
+    progress: Progress | None
+
+    def keep(self, images: Iterable[ExportImage], refusals: Refusals) -> StoredImages:
+        """Reads every image that is there, and stores it unless the store has it."""
+        paths = [image.path for image in images if image.exists]
+        stored = StoredImages()
+        for done, result in enumerate(map_in_threads(self._kept, paths, self.workers), start=1):
+            if isinstance(result, DataError):
+                refusals.add(result)
+            else:
+                stored.add(*result)
+            if self.progress and (done % 50 == 0 or done == len(paths)):
+                self.progress("images", done, len(paths))
+        return stored
+
+    def _kept(self, path: str) -> tuple[str, StoredImage, str] | DataError:
+        try:
+            data = self.files.read(path)
+            original = sha256(data).hexdigest()
+            return (path, *(self._found(original) or self._made(data, original)))
+        except ImageBytesError as error:
+            return DataError(f"{path}: {error}.")
+        except DataError as error:
+            return error
+
+    def _found(self, original: str) -> tuple[StoredImage, str] | None:
+        """What is known about an original, as long as its stored bytes are there."""
+        found = self.known.find(original)
+        if found is None or self.store is None:
+            return found
+        stat = self.store.stat(found[0].sha256)
+        return found if stat is not None and stat.size == found[0].size else None
+
+    def _made(self, data: bytes, original: str) -> tuple[StoredImage, str]:
+        image = clean(data)
+        code = fingerprint(image.data, (image.width, image.height))
+        stored = StoredImage(
+            original_sha256=original,
+            original_size=len(data),
+            sha256=self.store.put_bytes(image.data) if self.store else sha256(image.data).hexdigest(),
+            size=len(image.data),
+            extension=image.extension,
+            width=image.width,
+            height=image.height,
+            orientation=image.orientation,
+            coded_size=image.coded_size,
+            removed=image.removed,
+        )
+        return stored, code

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.splits import read_split, split_names
+from dentsight_pipeline.documents.facts import EvaluationFacts, PredictionsFacts, SubsetFacts
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
 from dentsight_pipeline.progress import Progress
@@ -45,15 +47,16 @@ def evaluate_predictions(
     Raises:
         EvaluationError: The predictions belong to other data, or there is no test split to evaluate.
     """
-    if predictions.inputs.get("condition_subset") != subset.digest:
+    if predictions.inputs.get(Asset.CONDITION_SUBSET) != subset.digest:
         raise EvaluationError(
             f"Predictions {predictions.digest[:12]} were made on subset {predictions.inputs.get('condition_subset')}, "
             f"not on {subset.digest}. Predict again on the data that is to be evaluated."
         )
-    if list(predictions.facts["classes"]) != list(subset.facts["classes"]):
+    facts, predicted = subset.facts_as(SubsetFacts), predictions.facts_as(PredictionsFacts)
+    if predicted.classes != facts.classes:
         raise EvaluationError(
-            f"Predictions {predictions.digest[:12]} are of the classes {', '.join(predictions.facts['classes'])}, the "
-            f"subset {subset.digest[:12]} has {', '.join(subset.facts['classes'])}. Evaluate a checkpoint of the "
+            f"Predictions {predictions.digest[:12]} are of the classes {', '.join(predicted.classes)}, the "
+            f"subset {subset.digest[:12]} has {', '.join(facts.classes)}. Evaluate a checkpoint of the "
             "subset's own classes."
         )
     if EVALUATED not in split_names(subset):
@@ -81,16 +84,16 @@ def evaluate_predictions(
         files = {path.name: path for path in Path(folder).iterdir()}
         manifest = build(
             store,
-            "evaluation",
+            Kind.EVALUATION,
             files,
-            {"condition_subset": subset.digest, "test_predictions": predictions.digest},
-            {
-                "corpus": subset.facts["corpus"],
-                "checkpoint": predictions.inputs["trained_checkpoint"],
-                "split": EVALUATED,
-                "resamples": resamples,
-                "seed": seed,
-            },
+            {Asset.CONDITION_SUBSET: subset.digest, Asset.TEST_PREDICTIONS: predictions.digest},
+            EvaluationFacts(
+                corpus=facts.corpus,
+                checkpoint=predictions.inputs[Asset.TRAINED_CHECKPOINT],
+                split=EVALUATED,
+                resamples=resamples,
+                seed=seed,
+            ),
         )
     store.put_manifest(manifest)
     return manifest

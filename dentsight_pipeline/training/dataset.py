@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dentsight_pipeline.data import splits
+from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.names import SUBSETS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import augment, letterbox
 from dentsight_pipeline.training.recipe import Recipe
 
-SUBSET_KINDS = {1: "tooth-subset", 2: "condition-subset"}
 """The manifest kind that each stage trains on."""
 
 
@@ -95,13 +96,13 @@ def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:
     Raises:
         DataError: The manifest is no subset for this stage.
     """
-    wanted = SUBSET_KINDS[stage]
+    wanted = SUBSETS[stage]
     if manifest.kind != wanted:
         raise DataError(
             f"Stage {stage} trains on a {wanted} manifest, {manifest.digest[:12]} is a {manifest.kind}. "
             f"Give the digest of the dataset's {wanted}, or set stage accordingly."
         )
-    return tuple(manifest.facts["classes"])
+    return manifest.facts_as(SubsetFacts).classes
 
 
 def read_split(store: Store, manifest: Manifest, name: str, stage: int = 2) -> Split:

@@ -31,6 +31,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from dentsight_pipeline.data.splits import split_names
+from dentsight_pipeline.documents.facts import CheckpointFacts, SubsetFacts
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, TrainingError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
@@ -491,7 +493,7 @@ class Training:
         files["recipe.json"] = _json(self.recipe.model_dump())
         files["history.json"] = _json(self.history)
         files["health.json"] = _json(health)
-        product = content.build(self.store, "checkpoint", files, self._inputs(), self._facts(health))
+        product = content.build(self.store, Kind.CHECKPOINT, files, self._inputs(), self._facts(health))
         digest = self.store.put_manifest(product)
         self._read_meters()
         card = self.cost.card(self.job.price_per_hour, self.job.currency)
@@ -506,33 +508,33 @@ class Training:
         return digest
 
     def _inputs(self) -> dict[str, str]:
-        inputs = {self.subset.kind.replace("-", "_"): self.subset.digest}
+        inputs: dict[str, str] = {Kind(self.subset.kind).asset: self.subset.digest}
         if (self.recipe.weights or "").startswith(CHECKPOINT):
-            inputs["initial_checkpoint"] = (self.recipe.weights or "").removeprefix(CHECKPOINT)
+            inputs[Asset.INITIAL_CHECKPOINT] = (self.recipe.weights or "").removeprefix(CHECKPOINT)
         return inputs
 
-    def _facts(self, health: dict[str, Any]) -> dict[str, Any]:
+    def _facts(self, health: dict[str, Any]) -> CheckpointFacts:
         chosen = next((v for v in self.history["validation"] if v["step"] == self.best["step"]), {})
-        return {
-            "recipe": self.recipe.name,
-            "recipe_digest": self.recipe.digest,
-            "variant": bool(self.recipe.overrides.keys() - {"stage"}),  # the stage is the asset's, nobody's override
-            "overrides": self.recipe.overrides,
-            "stage": self.recipe.stage,
-            "corpus": self.subset.facts.get("corpus"),
-            "classes": list(self.train.classes),
-            "image_size": list(self.recipe.image_size),
-            "parameters": models.count_parameters(self.raw_model),
-            "steps": self.step,
-            "total_steps": self.total_steps,
-            "best_step": self.best["step"],
-            "validation": {name: value for name, value in chosen.items() if name != "step"},
-            "healthy": health["healthy"],
-            "allow_head_collapse": self.job.allow_head_collapse,
-            "initial_weights_sha256": self.initial_weights_sha256,
-            "processes": self.accelerator.num_processes,
-            "versions": package_versions(),
-        }
+        return CheckpointFacts(
+            recipe=self.recipe.name,
+            recipe_digest=self.recipe.digest,
+            variant=bool(self.recipe.overrides.keys() - {"stage"}),  # the stage is the asset's, nobody's override
+            overrides=self.recipe.overrides,
+            stage=self.recipe.stage,
+            corpus=self.subset.facts_as(SubsetFacts).corpus,
+            classes=self.train.classes,
+            image_size=self.recipe.image_size,
+            parameters=models.count_parameters(self.raw_model),
+            steps=self.step,
+            total_steps=self.total_steps,
+            best_step=self.best["step"],
+            validation={name: value for name, value in chosen.items() if name != "step"},
+            healthy=health["healthy"],
+            allow_head_collapse=self.job.allow_head_collapse,
+            initial_weights_sha256=self.initial_weights_sha256,
+            processes=self.accelerator.num_processes,
+            versions=package_versions(),
+        )
 
     # ---- between processes -------------------------------------------------------------------------------------------
 
@@ -578,7 +580,7 @@ def _weights(job: FitJob, recipe: Recipe, store: Store) -> Path | None:
         return None
     digest = (recipe.weights or "").removeprefix(CHECKPOINT)
     found = store.get_manifest(digest)
-    if found.kind != "checkpoint":
+    if found.kind != Kind.CHECKPOINT:
         raise ConfigurationError(
             f"weights = {recipe.weights} names a {found.kind} manifest. Give the digest of a checkpoint."
         )

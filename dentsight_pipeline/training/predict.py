@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dentsight_pipeline.data import splits
+from dentsight_pipeline.documents.facts import PredictedCounts, PredictionsFacts, SubsetFacts
+from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.store import content, manifest, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
@@ -310,29 +312,30 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
     )
     content.materialise(store, checkpoint, started / "checkpoint", prefix="model/", link=True)
     detector = load_detector(started / "checkpoint", job.device)
-    if not job.images_only and list(detector.classes) != list(subset.facts["classes"]):
+    classes = subset.facts_as(SubsetFacts).classes
+    if not job.images_only and tuple(detector.classes) != classes:
         raise ConfigurationError(
             f"The checkpoint {job.checkpoint[:12]} finds {', '.join(detector.classes)}; the subset {job.subset[:12]} "
-            f"has {', '.join(subset.facts['classes'])}. Choose a checkpoint that was trained on these classes."
+            f"has {', '.join(classes)}. Choose a checkpoint that was trained on these classes."
         )
 
     passes = [(split, False) for split in job.splits] + [(split, True) for split in job.mirrored]
     images = {split: splits.read_split(store, subset, split).images.to_pylist() for split, _ in passes}
     progress = _Progress(reporter, sum(len(images[split]) for split, _ in passes))
     files: dict[str, bytes] = {}
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, PredictedCounts] = {}
     for split, mirrored in passes:
         name = f"{split}.mirrored" if mirrored else split
         results = _predict_pass(detector, store, subset, images[split], mirrored, started / name, job, progress)
         files[f"{name}.json"] = json.dumps(results, separators=(",", ":"), allow_nan=False).encode()
-        counts[name] = {"images": len(images[split]), "detections": len(results)}
+        counts[name] = PredictedCounts(images=len(images[split]), detections=len(results))
 
     published = content.build(
         store,
-        "predictions",
+        Kind.PREDICTIONS,
         files,
-        inputs={_checkpoint_asset(checkpoint): job.checkpoint, _asset_of(subset.kind): job.subset},
-        facts={"splits": counts, "classes": list(detector.classes), "detections_per_image": DETECTIONS_PER_IMAGE},
+        {_checkpoint_asset(checkpoint): job.checkpoint, Kind(subset.kind).asset: job.subset},
+        PredictionsFacts(splits=counts, classes=tuple(detector.classes), detections_per_image=DETECTIONS_PER_IMAGE),
     )
     digest = store.put_manifest(published)
     record = {
@@ -441,7 +444,7 @@ def _read_shard(path: Path, batch: Sequence[Mapping[str, Any]]) -> list[dict[str
 
 
 def _check_inputs(job: PredictJob, checkpoint: manifest.Manifest, subset: manifest.Manifest) -> None:
-    for given, kinds in ((checkpoint, ("checkpoint",)), (subset, ("condition-subset", "tooth-subset"))):
+    for given, kinds in ((checkpoint, (Kind.CHECKPOINT,)), (subset, tuple(SUBSETS.values()))):
         if given.kind not in kinds:
             raise ConfigurationError(f"{given.digest} is a {given.kind}, a {' or '.join(kinds)} is needed.")
     existing = splits.split_names(subset)
@@ -454,13 +457,9 @@ def _check_inputs(job: PredictJob, checkpoint: manifest.Manifest, subset: manife
         )
 
 
-def _asset_of(kind: str) -> str:
-    return kind.replace("-", "_")
-
-
 def _checkpoint_asset(checkpoint: manifest.Manifest) -> str:
     """The asset that a checkpoint is: stage 1 is trained on teeth."""
-    return "tooth_checkpoint" if "tooth_subset" in checkpoint.inputs else "trained_checkpoint"
+    return Asset.TOOTH_CHECKPOINT if Asset.TOOTH_SUBSET in checkpoint.inputs else Asset.TRAINED_CHECKPOINT
 
 
 def _three(values: float | Sequence[float]) -> tuple[float, float, float]:

@@ -18,6 +18,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline_tests.documents.facts_for_tests import subset_facts
 
 CLASSES = ("caries", "crown", "implant")
 
@@ -75,7 +76,7 @@ def make_subset(
         if change is not None:
             change(split, coco)
         files |= split_files([from_coco(split, coco)])
-    facts = {"classes": list(classes), "corpus": {"kind": "phantom", "name": "shapes", "licence": "CC0"}}
+    facts = subset_facts(classes)
     subset = content.build(store, kind, files, {}, facts)
     store.put_manifest(subset)
     return subset

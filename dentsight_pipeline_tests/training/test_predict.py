@@ -36,6 +36,7 @@ from dentsight_pipeline.training.predict import (
 )
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 
 
@@ -52,7 +53,7 @@ def model_folder(recipe: Recipe, out: Path, classes: tuple[str, ...] = CLASSES) 
 
 def publish_checkpoint(store: Store, folder: Path, classes: tuple[str, ...] = CLASSES) -> str:
     files: dict[str, Path | bytes | manifests.Entry] = {f"model/{path.name}": path for path in folder.iterdir()}
-    return store.put_manifest(content.build(store, "checkpoint", files, {}, {"classes": list(classes)}))
+    return store.put_manifest(content.build(store, "checkpoint", files, {}, checkpoint_facts(classes)))
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ class TestSplits:
             "condition-subset",
             {**files, **split_files([from_coco("valid", coco)])},
             {},
-            {"classes": list(CLASSES)},
+            subset_facts(CLASSES),
         )
         store.put_manifest(subset)
         checkpoint = publish_checkpoint(store, model_folder(tiny_recipe, tmp_path / "model"))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.ontology import categories
 from dentsight_pipeline.data.splits import read_split, split_names
+from dentsight_pipeline.documents.facts import CheckpointFacts, PredictionsFacts, SubsetFacts, ToothFindingsFacts
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.folder import plain
 from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM
@@ -26,8 +28,13 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-KIND = "tooth-findings"
-ASSETS_BELOW = ("condition_subset", "test_predictions", "class_metrics", "tooth_subset", "tooth_checkpoint")
+ASSETS_BELOW = (
+    Asset.CONDITION_SUBSET,
+    Asset.TEST_PREDICTIONS,
+    Asset.CLASS_METRICS,
+    Asset.TOOTH_SUBSET,
+    Asset.TOOTH_CHECKPOINT,
+)
 
 
 def tooth_chain(store: Store, evaluation: Manifest, tooth_checkpoint: Manifest) -> dict[str, Manifest]:
@@ -36,10 +43,10 @@ def tooth_chain(store: Store, evaluation: Manifest, tooth_checkpoint: Manifest) 
     Raises:
         EvaluationError: The two stages were made from different splits of the dataset.
     """
-    conditions = store.get_manifest(evaluation.inputs["condition_subset"])
-    predictions = store.get_manifest(evaluation.inputs["test_predictions"])
-    teeth = store.get_manifest(tooth_checkpoint.inputs["tooth_subset"])
-    splits = [subset.inputs["normalized_splits"] for subset in (conditions, teeth)]
+    conditions = store.get_manifest(evaluation.inputs[Asset.CONDITION_SUBSET])
+    predictions = store.get_manifest(evaluation.inputs[Asset.TEST_PREDICTIONS])
+    teeth = store.get_manifest(tooth_checkpoint.inputs[Asset.TOOTH_SUBSET])
+    splits = [subset.inputs[Asset.NORMALIZED_SPLITS] for subset in (conditions, teeth)]
     if splits[0] != splits[1]:
         raise EvaluationError(
             f"The conditions were found on splits {splits[0][:12]}, but the tooth detector was trained on splits "
@@ -75,9 +82,9 @@ def publish_tooth_findings(
         EvaluationError: The tooth predictions were made by another checkpoint or on other images.
     """
     _require_made_from(tooth_predictions, chain)
-    truth = read_split(store, chain["condition_subset"], EVALUATED).to_coco()
-    tooth_truth = _split(store, chain["tooth_subset"], EVALUATED)
-    teeth, tooth_threshold, chosen_on = _teeth_found(store, chain["tooth_subset"], tooth_predictions)
+    truth = read_split(store, chain[Asset.CONDITION_SUBSET], EVALUATED).to_coco()
+    tooth_truth = _split(store, chain[Asset.TOOTH_SUBSET], EVALUATED)
+    teeth, tooth_threshold, chosen_on = _teeth_found(store, chain[Asset.TOOTH_SUBSET], tooth_predictions)
     conditions, thresholds = _conditions_found(store, chain)
     annotated = {image["id"] for image in tooth_truth["images"]}
     images = [
@@ -99,7 +106,7 @@ def publish_tooth_findings(
         for image in truth["images"]
         if image["id"] in annotated
     ]
-    classes = chain["condition_subset"].facts["classes"]
+    subset = chain[Asset.CONDITION_SUBSET].facts_as(SubsetFacts)
     findings = {
         "schema": "dentsight-tooth-findings/1",
         "split": EVALUATED,
@@ -108,28 +115,28 @@ def publish_tooth_findings(
     }
     metrics = {
         "schema": "dentsight-tooth-metrics/1",
-        "populations": measure(mouths, classes, resamples=resamples, seed=seed) if true_teeth else None,
+        "populations": measure(mouths, subset.classes, resamples=resamples, seed=seed) if true_teeth else None,
     }
     manifest = build(
         store,
-        KIND,
+        Kind.TOOTH_FINDINGS,
         {"findings.json": _json(findings), "metrics.json": _json(metrics)},
-        {**{name: chain[name].digest for name in ASSETS_BELOW}, "tooth_predictions": tooth_predictions.digest},
-        {
-            "corpus": chain["condition_subset"].facts["corpus"],
-            "split": EVALUATED,
-            "images": len(images),
-            "images_with_annotated_teeth": len(annotated),
-            "teeth": sum(len(image["teeth"]) for image in images),
-            "findings": sum(len(image["findings"]) for image in images),
-            "unassigned_findings": sum(not f["assigned"] for image in images for f in image["findings"]),
-            "inferred_teeth": sum(f["inferred_tooth"] is not None for image in images for f in image["findings"]),
-            "tooth_threshold": plain(tooth_threshold),
-            "classes_without_threshold": [name for name in classes if thresholds["conditions"].get(name) is None],
-            "heads_healthy": _heads_healthy(store, chain),
-            "resamples": resamples,
-            "seed": seed,
-        },
+        {**{name: chain[name].digest for name in ASSETS_BELOW}, Asset.TOOTH_PREDICTIONS: tooth_predictions.digest},
+        ToothFindingsFacts(
+            corpus=subset.corpus,
+            split=EVALUATED,
+            images=len(images),
+            images_with_annotated_teeth=len(annotated),
+            teeth=sum(len(image["teeth"]) for image in images),
+            findings=sum(len(image["findings"]) for image in images),
+            unassigned_findings=sum(not f["assigned"] for image in images for f in image["findings"]),
+            inferred_teeth=sum(f["inferred_tooth"] is not None for image in images for f in image["findings"]),
+            tooth_threshold=plain(tooth_threshold),
+            classes_without_threshold=tuple(n for n in subset.classes if thresholds["conditions"].get(n) is None),
+            heads_healthy=_heads_healthy(store, chain),
+            resamples=resamples,
+            seed=seed,
+        ),
     )
     store.put_manifest(manifest)
     return manifest
@@ -141,7 +148,7 @@ def by_image_of(coco: Mapping[str, Any]) -> dict[int, list[Marked]]:
 
 
 def _require_made_from(tooth_predictions: Manifest, chain: Mapping[str, Manifest]) -> None:
-    for name in ("tooth_checkpoint", "condition_subset"):
+    for name in ("tooth_checkpoint", Asset.CONDITION_SUBSET):
         given = tooth_predictions.inputs.get(name, "none")
         if given != chain[name].digest:
             raise EvaluationError(
@@ -152,7 +159,7 @@ def _require_made_from(tooth_predictions: Manifest, chain: Mapping[str, Manifest
 
 def _teeth_found(store: Store, subset: Manifest, predictions: Manifest) -> tuple[dict[int, list[Marked]], float, str]:
     """Teeth of each test image at or above the threshold, the threshold, and the split that it was chosen on."""
-    names = dict(enumerate(predictions.facts["classes"], start=1))
+    names = dict(enumerate(predictions.facts_as(PredictionsFacts).classes, start=1))
 
     def mouths(split: str) -> dict[int, list[Marked]]:
         found = by_image(read_json(store, predictions, f"{split}.json"), names)
@@ -170,10 +177,10 @@ def _conditions_found(store: Store, chain: Mapping[str, Manifest]) -> tuple[dict
 
     A class without a threshold is not shown, because nothing says which of its scores to believe.
     """
-    evaluation = read_json(store, chain["class_metrics"], "evaluation.json")
+    evaluation = read_json(store, chain[Asset.CLASS_METRICS], "evaluation.json")
     least = {name: point["threshold_best_f1"] for name, point in evaluation["operating_points"].items()}
-    names = dict(enumerate(chain["condition_subset"].facts["classes"], start=1))
-    found = by_image(read_json(store, chain["test_predictions"], f"{EVALUATED}.json"), names)
+    names = dict(enumerate(chain[Asset.CONDITION_SUBSET].facts_as(SubsetFacts).classes, start=1))
+    found = by_image(read_json(store, chain[Asset.TEST_PREDICTIONS], f"{EVALUATED}.json"), names)
     kept = {
         image: [c for c in conditions if least.get(c.name) is not None and _at_least([c], least[c.name])]
         for image, conditions in found.items()
@@ -189,14 +196,14 @@ def _split(store: Store, subset: Manifest, name: str) -> dict[str, Any]:
     """A split of the tooth subset; empty when it has none."""
     if name in split_names(subset):
         return read_split(store, subset, name).to_coco()
-    return {"images": [], "annotations": [], "categories": categories(subset.facts["classes"])}
+    return {"images": [], "annotations": [], "categories": categories(subset.facts_as(SubsetFacts).classes)}
 
 
 def _heads_healthy(store: Store, chain: Mapping[str, Manifest]) -> dict[str, bool | None]:
-    conditions = store.get_manifest(chain["test_predictions"].inputs["trained_checkpoint"])
+    conditions = store.get_manifest(chain[Asset.TEST_PREDICTIONS].inputs[Asset.TRAINED_CHECKPOINT])
     return {
-        "tooth_checkpoint": chain["tooth_checkpoint"].facts["healthy"],
-        "trained_checkpoint": conditions.facts["healthy"],
+        Asset.TOOTH_CHECKPOINT: chain[Asset.TOOTH_CHECKPOINT].facts_as(CheckpointFacts).healthy,
+        Asset.TRAINED_CHECKPOINT: conditions.facts_as(CheckpointFacts).healthy,
     }
 
 

@@ -16,6 +16,7 @@ from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, 
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, predictions_facts, subset_facts
 
 TOOTH_BOXES = {"16": [100.0, 100.0, 60.0, 150.0], "15": [165.0, 100.0, 60.0, 150.0]}
 CARIES = [120.0, 200.0, 20.0, 20.0]
@@ -66,21 +67,20 @@ class Products:
         self.store: Store = open_store(folder)
         truth = {name: split(first, 2, {"caries": CARIES}, CONDITIONS) for name, first in (("valid", 1), ("test", 3))}
         teeth = {name: split(first, 2, TOOTH_BOXES, TEETH, PARTIAL) for name, first in (("valid", 1), ("test", 3))}
-        facts = {"corpus": {"kind": "phantom"}}
-        self.subset = self.put(
-            "condition-subset", truth, {"normalized_splits": SPLITS}, {**facts, "classes": list(CONDITIONS)}
+        self.subset = self.put("condition-subset", truth, {"normalized_splits": SPLITS}, subset_facts(CONDITIONS))
+        tooth_subset = self.put("tooth-subset", teeth, {"normalized_splits": tooth_splits}, subset_facts(TEETH))
+        checkpoint = self.put(
+            "checkpoint", {}, {"condition_subset": self.subset.digest}, checkpoint_facts(CONDITIONS, healthy=True)
         )
-        tooth_subset = self.put(
-            "tooth-subset", teeth, {"normalized_splits": tooth_splits}, {**facts, "classes": list(TEETH)}
+        self.tooth_checkpoint = self.put(
+            "checkpoint", {}, {"tooth_subset": tooth_subset.digest}, checkpoint_facts(TEETH, healthy=False)
         )
-        checkpoint = self.put("checkpoint", {}, {"condition_subset": self.subset.digest}, {"healthy": True})
-        self.tooth_checkpoint = self.put("checkpoint", {}, {"tooth_subset": tooth_subset.digest}, {"healthy": False})
         found = {"caries": (CARIES, 0.8), "bridge": (ELSEWHERE, 0.4)}
         predictions = self.put(
             "predictions",
             {name: results(coco, found, CONDITIONS) for name, coco in truth.items()},
             {"trained_checkpoint": checkpoint.digest, "condition_subset": self.subset.digest},
-            {"classes": list(CONDITIONS)},
+            predictions_facts(CONDITIONS),
         )
         self.evaluation = evaluate_predictions(self.store, self.subset, predictions, resamples=0)
         seen = {
@@ -93,7 +93,7 @@ class Products:
             "predictions",
             {name: results(coco, seen, TEETH) for name, coco in truth.items()},
             {"tooth_checkpoint": self.tooth_checkpoint.digest, "condition_subset": self.subset.digest},
-            {"classes": list(TEETH)},
+            predictions_facts(TEETH),
         )
 
     def put(self, kind: str, splits: dict[str, Any], inputs: dict[str, str], facts: dict[str, Any]) -> Manifest:

@@ -22,7 +22,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dentsight_pipeline.lineage.verify import AuditResult, audit
+from dentsight_pipeline.documents.lineage import AuditResult
+from dentsight_pipeline.lineage.verify import audit
 from dentsight_pipeline.store import canonical, log
 from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Entry, Manifest

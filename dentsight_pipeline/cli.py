@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.progress import Progress
 
@@ -246,7 +247,7 @@ def audit(
     found, result = audit_reference(
         _workspace(), ref, export=export, key=key, noted_heads=head or (), progress=_staged_progress()
     )
-    facts = {"ref": ref, "found_by": found.how, **result.to_json()}
+    facts = {"ref": ref, "found_by": found.how, **plain(result)}
     _show(facts, as_json, lambda: _audit_text(facts))
     raise typer.Exit(0 if result.intact else EXIT_NOT_INTACT)
 
@@ -262,7 +263,7 @@ def reproduce(
 
     into = into.absolute() if into else None
     result = reproduce_reference(_workspace(), ref, into=into, progress=_staged_progress())
-    facts = {"ref": ref, **result.to_json()}
+    facts = {"ref": ref, **plain(result)}
     _show(facts, as_json, lambda: _reproduction_text(facts))
     raise typer.Exit(0 if result.reproduced else EXIT_NOT_INTACT)
 
@@ -281,7 +282,7 @@ def diff(
     store, registry = _workspace().store, _registry()
     digests = [resolve(store, ref, registry).digest for ref in (a, b)]
     found = comparison.diff(store, *digests, resamples=resamples, progress=_staged_progress())
-    facts = found.to_json()
+    facts = plain(found)
     _show(facts, as_json, lambda: _difference_text(facts))
 
 

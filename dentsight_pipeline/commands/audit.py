@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage import reference, verify
 from dentsight_pipeline.lineage.events import Event
-from dentsight_pipeline.orchestration.lineage_events import _ASSETS, materialisations, public_key
+from dentsight_pipeline.orchestration.lineage_events import ASSETS, materialisations, public_key
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
@@ -47,18 +47,15 @@ def audit_reference(
 
     store = workspace.store
     found = reference.resolve(store, ref, MlflowRegistry(Tracking(workspace=workspace)))
-    result = verify.audit(
-        store,
-        found.digest,
+    evidence = verify.Evidence(
         export=export,
         public_key=key or public_key(workspace),
         events=events_of(),
-        noted_heads=noted_heads,
+        noted_heads=tuple(noted_heads),
         claims=found.findings,
         code=code_state(),
-        progress=progress,
     )
-    return found, result
+    return found, verify.audit(store, found.digest, evidence, progress=progress)
 
 
 def promote_reference(
@@ -90,9 +87,8 @@ def promote_reference(
     found = reference.resolve(store, ref, MlflowRegistry(tracking))
     release = store.get_manifest(found.digest)
     if release.kind == "release":
-        result = verify.audit(
-            store, found.digest, bytes_of="top", public_key=key or public_key(workspace), claims=found.findings
-        )
+        evidence = verify.Evidence(public_key=key or public_key(workspace), claims=found.findings)
+        result = verify.audit(store, found.digest, evidence, bytes_of="top")
         if not result.intact:
             raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")
     before = champion.current(store)
@@ -136,6 +132,6 @@ def events_of() -> list[Event]:
 
     try:
         with open_instance() as instance:
-            return materialisations(instance, _ASSETS)
+            return materialisations(instance, ASSETS)
     except ConfigurationError:  # a store alone, without the home that it was made in
         return []

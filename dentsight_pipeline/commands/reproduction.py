@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from dentsight_pipeline import errors
 from dentsight_pipeline.commands.doctor import initialise
+from dentsight_pipeline.documents.codec import write
+from dentsight_pipeline.documents.job import Job
 from dentsight_pipeline.lineage.environment import code_state
 from dentsight_pipeline.lineage.reference import resolve
 from dentsight_pipeline.lineage.reproduce import Reproduction, reproduce
@@ -56,22 +56,22 @@ def reproduce_reference(
         scratch = home / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
 
-        def run_job(verb: str, job: Mapping[str, Any]) -> str:
+        def run_job(verb: str, job: Job) -> str:
             return _run_guarded(verb, job, workspace.gpu_locks)
 
         return reproduce(workspace.store, found.digest, fresh, scratch, run_job, code=code_state(), progress=progress)
 
 
-def _run_guarded(verb: str, job: Mapping[str, Any], locks: Path) -> str:
+def _run_guarded(verb: str, job: Job, locks: Path) -> str:
     """Run a job in a process that dies with this one and waits for a GPU; returns the digest that it published.
 
     Raises:
         DentsightError: The job's own error, in its own words.
         TrainingError: It died without a word.
     """
-    workdir = Path(job["workdir"])
+    workdir = job.folder
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "job.json").write_text(json.dumps(dict(job), indent=1, sort_keys=True), encoding="utf-8")
+    (workdir / "job.json").write_bytes(write(job))
     command = [
         *(sys.executable, "-m", "dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid())),
         *("--locks", str(locks), "--slots", "1", "--grace", str(GRACE_SECONDS)),

@@ -1,16 +1,17 @@
 """Code, packages and machine behind a product: part of its record, never of its digest."""
 
+from __future__ import annotations
+
 import functools
 import importlib.metadata
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
-
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.lineage import Code
 
 PACKAGES = (
     "dagster",
@@ -24,39 +25,36 @@ PACKAGES = (
     "boto3",
     "numpy",
 )
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @functools.lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """Code, packages and hardware behind a product; part of its record, never of its digest."""
+    """Code, packages and hardware behind a product, as fields of its record."""
     return {
-        "code": code_state(),
+        "code": plain(code_state()),
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
 
 
-def code_state() -> dict[str, Any]:
-    """The commit that the running code belongs to, and whether it was edited since; None outside a checkout."""
-    here = Path(__file__).resolve().parents[1]  # the whole package
+def code_state() -> Code:
+    """The commit that the running code belongs to, and whether it was edited since; without both outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", str(_PACKAGE))
+    dirty = None if commit is None else bool(changed)
+    return Code(commit=commit, dirty=dirty, version=_version("dentsight_pipeline"))
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", str(here))
-    return {
-        "commit": commit,
-        "dirty": None if commit is None else bool(changed),
-        "version": _version("dentsight_pipeline"),
-    }
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dentsight_pipeline.documents.facts import EvaluationFacts, ReleaseFacts
 from dentsight_pipeline.documents.names import (
@@ -30,11 +30,12 @@ from dentsight_pipeline.documents.names import (
     mlflow_digest_tag,
 )
 from dentsight_pipeline.errors import ConfigurationError, DataError, StorageError
-from dentsight_pipeline.lineage.fit import name_of
+from dentsight_pipeline.lineage.walk import name_of
 from dentsight_pipeline.store import log as logs
 from dentsight_pipeline.store.content import materialise
 from dentsight_pipeline.store.local import hash_file
 from dentsight_pipeline.store.names import is_digest
+from dentsight_pipeline.store.records import logged
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -46,6 +47,9 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")
 _ALIAS = re.compile(r"[A-Za-z][\w.-]*")
 _MADE_TAGS = tuple(mlflow_digest_tag(kind) for kind in (Kind.CHECKPOINT, Kind.PREDICTIONS, Kind.EVALUATION))
+_MODEL_FOLDER = "model/"
+WEIGHTS = ".safetensors"
+_MOST_FILES = 100_000
 
 
 class Registry(Protocol):
@@ -98,19 +102,9 @@ def resolve(store: Store, ref: str, registry: Registry | None = None) -> Referen
     Raises:
         ConfigurationError: It means nothing, or several things; the message says what there is.
     """
-    if is_digest(ref):
-        if store.has_manifest(ref) or _was_known(store, ref):
-            return Reference(ref, "digest")
-        raise ConfigurationError(f"No product of {store.uri} has digest {ref}. Check the digest, and the store.")
-    if _HEX.fullmatch(ref):
-        starts = _digests_from(store, ref)
-        if len(starts) == 1:
-            return Reference(starts[0], "start of a digest")
-        if len(starts) > 1:
-            raise ConfigurationError(
-                f"{ref} is the start of {len(starts)} digests: {', '.join(starts)}. Give more digits."
-            )
     path = Path(ref).expanduser()
+    if found := _by_digest(store, ref):
+        return found
     if path.exists():
         return _by_bytes(store, path)
     if ref in ("champion", "release"):
@@ -118,9 +112,9 @@ def resolve(store: Store, ref: str, registry: Registry | None = None) -> Referen
     if ref.startswith("runs:/") or _RUN.fullmatch(ref):
         return _by_run(store, ref.removeprefix("runs:/").split("/")[0], registry)
     if match := _MODEL.fullmatch(ref):
-        return _by_version(store, registry, match["name"], version=match["version"] or "", alias=match["alias"] or "")
+        return _by_version(store, registry, Version(match["name"], match["version"] or "", match["alias"] or ""))
     if _ALIAS.fullmatch(ref) and registry is not None and registry.version_tags(None, alias=ref) is not None:
-        return _by_version(store, registry, None, alias=ref)
+        return _by_version(store, registry, Version(None, "", ref))
     raise ConfigurationError(_nothing(store, ref))
 
 
@@ -143,20 +137,22 @@ def checkpoint_folder(workspace: HasStore, ref: str, registry: Registry | None =
     """
     path = Path(ref).expanduser()
     if path.is_dir():
-        folder = next((place for place in (path, path / "model") if (place / "config.json").is_file()), None)
-        if folder is None:
-            raise ConfigurationError(f"{path} is no checkpoint: neither it nor its model/ holds a config.json.")
-        yield folder
+        yield _with_config(path)
         return
     store = workspace.store
     manifest = store.get_manifest(resolve(store, ref, registry).digest)
-    if not any(name.startswith("model/") for name in manifest.entries):
-        below = _checkpoint_below(manifest)
-        if below is None:
-            raise ConfigurationError(f"The {name_of(manifest)} has no model. Give a checkpoint or a release.")
-        manifest = store.get_manifest(below)
+    if not any(name.startswith(_MODEL_FOLDER) for name in manifest.entries):
+        manifest = _made_with(store, manifest, f"The {name_of(manifest)} has no model.")
     with tempfile.TemporaryDirectory(prefix="dentsight-model-") as folder:
-        yield materialise(store, manifest, Path(folder), "model/", link=True) / "model"
+        yield materialise(store, manifest, Path(folder), _MODEL_FOLDER, link=True) / _MODEL_FOLDER
+
+
+def _with_config(path: Path) -> Path:
+    """The folder itself, or its `model/`: where a config.json is."""
+    for folder in (path, path / _MODEL_FOLDER):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ConfigurationError(f"{path} is no checkpoint: neither it nor its model/ holds a config.json.")
 
 
 def checkpoint_of(store: Store, digest: str) -> Manifest:
@@ -168,24 +164,34 @@ def checkpoint_of(store: Store, digest: str) -> Manifest:
     manifest = store.get_manifest(digest)
     if manifest.kind == Kind.CHECKPOINT:
         return manifest
-    below = _checkpoint_below(manifest)
-    if below is None:
-        raise ConfigurationError(
-            f"The {name_of(manifest)} was not made with a checkpoint. Give a checkpoint or a release."
-        )
-    return store.get_manifest(below)
+    return _made_with(store, manifest, f"The {name_of(manifest)} was not made with a checkpoint.")
 
 
-def _checkpoint_below(manifest: Manifest) -> str | None:
-    """Digest of the checkpoint that a product names, by whatever name its kind has for it."""
+def _made_with(store: Store, manifest: Manifest, refusal: str) -> Manifest:
+    """The checkpoint that a product names as what it was made with."""
+    named = manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
     if manifest.kind == Kind.RELEASE:
-        return manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
-    if manifest.kind == Kind.EVALUATION:
-        return manifest.facts_as(EvaluationFacts).checkpoint
-    return manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
+        named = manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
+    elif manifest.kind == Kind.EVALUATION:
+        named = manifest.facts_as(EvaluationFacts).checkpoint
+    if named is None:
+        raise ConfigurationError(f"{refusal} Give a checkpoint or a release.")
+    return store.get_manifest(named)
 
 
 # The store's own names -----------------------------------------------------------------------------------------------
+
+
+def _by_digest(store: Store, ref: str) -> Reference | None:
+    """The product of a digest, or of the start of one; None where it is neither."""
+    if is_digest(ref):
+        if store.has_manifest(ref) or _was_known(store, ref):
+            return Reference(ref, "digest")
+        raise ConfigurationError(f"No product of {store.uri} has digest {ref}. Check the digest, and the store.")
+    starts = _digests_from(store, ref) if _HEX.fullmatch(ref) else []
+    if len(starts) > 1:
+        raise ConfigurationError(f"{ref} is the start of {len(starts)} digests: {', '.join(starts)}. Give more digits.")
+    return Reference(starts[0], "start of a digest") if starts else None
 
 
 def _digests_from(store: Store, start: str) -> list[str]:
@@ -202,11 +208,10 @@ def _was_known(store: Store, digest: str) -> bool:
 
 
 def _of_the_store(store: Store, ref: str) -> Reference:
-    from dentsight_pipeline.release import champion, statement
+    from dentsight_pipeline.release import statement
 
     if ref == "champion":
-        changes = champion.history(store)
-        digest = changes[-1].release if changes else None
+        digest = _champion(store)
         if digest is None:
             raise ConfigurationError("There is no champion yet. Promote a release first: `dentsight promote REF`.")
         return Reference(digest, "the champion")
@@ -214,6 +219,13 @@ def _of_the_store(store: Store, ref: str) -> Reference:
     if newest is None:
         raise ConfigurationError("There is no release yet. A cell whose gates all pass makes one: `dentsight run`.")
     return Reference(newest.digest, "the newest release")
+
+
+def _champion(store: Store) -> str | None:
+    from dentsight_pipeline.release import champion
+
+    changes = champion.history(store)
+    return changes[-1].release if changes else None
 
 
 def _nothing(store: Store, ref: str) -> str:
@@ -228,58 +240,97 @@ def _nothing(store: Store, ref: str) -> str:
 # Folders and files ---------------------------------------------------------------------------------------------------
 
 
-WEIGHTS = ".safetensors"
+@dataclass(frozen=True)
+class Match:
+    """A product, or the model in it, whose files may be those of a folder."""
+
+    manifest: Manifest
+    prefix: str
+    """Empty, or `model/`."""
+    files: Mapping[str, str] = field(init=False)
+    """sha256 by path below the prefix."""
+
+    def __post_init__(self) -> None:
+        below = [path for path in self.manifest.entries if path.startswith(self.prefix)]
+        files = {path.removeprefix(self.prefix): self.manifest.entries[path].sha256 for path in below}
+        object.__setattr__(self, "files", files)
+
+    def score(self, found: Mapping[str, str]) -> tuple[int, int, int, bool]:
+        """Files in common first; of equals, the documents among them; then fewer others; then a checkpoint."""
+        same = [path for path in self.files if found.get(path) == self.files[path]]
+        documents = sum(not path.endswith(WEIGHTS) for path in same)
+        return len(same), documents, -len(self.files), self.manifest.kind == Kind.CHECKPOINT
 
 
 def _by_bytes(store: Store, path: Path) -> Reference:
     """The product whose files lie in a folder; of one file, the folder that it lies in."""
-    folder = path if path.is_dir() else path.parent
-    only = None if path.is_dir() else path.name
+    folder, only = (path, None) if path.is_dir() else (path.parent, path.name)
     files = _hashed(folder)
     if only is not None and only not in files:
         raise ConfigurationError(f"{path} is no plain file. Give a report, or a folder that was written out.")
-    best: tuple[tuple[int, ...], Manifest, str] | None = None
-    owners: dict[str, str] = {}
-    for digest in store.manifest_digests():
-        try:
-            manifest = store.get_manifest(digest)
-        except DataError:  # a damaged manifest is found by the audit of what names it
-            continue
-        for name, entry in manifest.entries.items():
-            if name.startswith("model/") or "/" not in name:
-                owners.setdefault(entry.sha256, f"the {name_of(manifest)}")
-        for prefix in ("", "model/"):
-            here = {
-                name.removeprefix(prefix): entry for name, entry in manifest.entries.items() if name.startswith(prefix)
-            }
-            same = [name for name, found in files.items() if name in here and here[name].sha256 == found]
-            if same and (only is None or only in here):
-                documents = sum(not name.endswith(WEIGHTS) for name in same)  # of two, the one that the rest is from
-                score = (len(same), documents, -len(here), int(manifest.kind == Kind.CHECKPOINT))
-                if best is None or score > best[0]:
-                    best = (score, manifest, prefix)
-    if best is None:
+    match = best_match(readable(store), files, only)
+    if match is None:
         raise ConfigurationError(
             f"No product of {store.uri} has the files in {folder}. Give a checkpoint, release or report that was made "
             "with this store, or name another store with DENTSIGHT_STORE."
         )
-    _, manifest, prefix = best
-    findings = []
-    for name, entry in manifest.entries.items():
-        if not name.startswith(prefix):
-            continue
-        found = files.pop(name.removeprefix(prefix), None)
+    strange = set(files.values()) - set(match.files.values())
+    owners = owners_of(readable(store), strange) if strange else {}
+    return Reference(match.manifest.digest, f"the files in {folder}", tuple(differences(match, files, folder, owners)))
+
+
+def readable(store: Store) -> Iterator[Manifest]:
+    """Every product whose manifest is whole; a damaged one is found by the audit of what names it."""
+    for digest in store.manifest_digests():
+        with suppress(DataError):
+            yield store.get_manifest(digest)
+
+
+def best_match(manifests: Iterable[Manifest], files: Mapping[str, str], only: str | None = None) -> Match | None:
+    """The product, or the model in it, that has most of these files.
+
+    Args:
+        manifests: Where to look.
+        files: sha256 of each file, by its path.
+        only: A file that must be one of the product's, changed or not.
+    """
+    matches = (Match(manifest, prefix) for manifest in manifests for prefix in ("", _MODEL_FOLDER))
+    fitting = (match for match in matches if only is None or only in match.files)
+    best = max(fitting, key=lambda match: match.score(files), default=None)
+    return best if best is not None and best.score(files)[0] else None
+
+
+def differences(match: Match, files: Mapping[str, str], folder: Path, owners: Mapping[str, str]) -> Iterator[str]:
+    """Where the files of a folder are not those of the product that they match, one sentence each.
+
+    Args:
+        match: The product.
+        files: sha256 of each file, by its path.
+        folder: Where they lie.
+        owners: sha256 → the product, in words, that has such a file.
+    """
+    name = name_of(match.manifest)
+    for path, wanted in match.files.items():
+        found = files.get(path)
         if found is None:
-            findings.append(f"{name.removeprefix(prefix)} of the {name_of(manifest)} is missing in {folder}.")
-        elif found != entry.sha256:
+            yield f"{path} of the {name} is missing in {folder}."
+        elif found != wanted:
             whose = f" but that of {owners[found]}" if found in owners else ""
-            findings.append(
-                f"{name.removeprefix(prefix)} in {folder} is not the one of the {name_of(manifest)}{whose}: its bytes "
-                f"hash to {found}, not to {entry.sha256}."
+            yield (
+                f"{path} in {folder} is not the one of the {name}{whose}: its bytes hash to {found}, not to {wanted}."
             )
-    if manifest.kind == Kind.RELEASE:
-        findings += [f"{name} in {folder} is not part of the {name_of(manifest)}." for name in files]
-    return Reference(manifest.digest, f"the files in {folder}", tuple(findings))
+    if match.manifest.kind == Kind.RELEASE:
+        yield from (f"{path} in {folder} is not part of the {name}." for path in files if path not in match.files)
+
+
+def owners_of(manifests: Iterable[Manifest], wanted: Container[str]) -> dict[str, str]:
+    """The first product, in words, that has one of these bytes as a file of its own or of its model."""
+    owners: dict[str, str] = {}
+    for manifest in manifests:
+        for path, entry in manifest.entries.items():
+            if entry.sha256 in wanted and (path.startswith(_MODEL_FOLDER) or "/" not in path):
+                owners.setdefault(entry.sha256, f"the {name_of(manifest)}")
+    return owners
 
 
 def _hashed(folder: Path) -> dict[str, str]:
@@ -301,9 +352,6 @@ def _hashed(folder: Path) -> dict[str, str]:
     return found
 
 
-_MOST_FILES = 100_000
-
-
 # MLflow --------------------------------------------------------------------------------------------------------------
 
 
@@ -312,55 +360,67 @@ def _by_run(store: Store, run_id: str, registry: Registry | None) -> Reference:
     tags = registry.run_tags(run_id) if registry else None
     if tags is None:
         raise ConfigurationError(f"MLflow knows no run {run_id}. Check MLFLOW_TRACKING_URI, and the run's id.")
-    made = next((tags[key] for key in _MADE_TAGS if key in tags), None)
-    if not is_digest(made):
+    digest = next((tags[key] for key in _MADE_TAGS if key in tags), "")
+    if not is_digest(digest):
         raise ConfigurationError(f"MLflow run {run_id} made nothing: it carries none of {', '.join(_MADE_TAGS)}.")
-    digest, findings = str(made), []
-    records = _records(store, digest)
-    if not any(record.get("mlflow_run") == run_id for record in records):
-        findings.append(
+    return Reference(digest, f"MLflow run {run_id}", tuple(_forged_run(store, run_id, digest, tags)))
+
+
+def _forged_run(store: Store, run_id: str, digest: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """Tags of a run that contradict records and inputs of what it made."""
+    if not any(record.get("mlflow_run") == run_id for record in _records(store, digest)):
+        yield (
             f"A tag was forged: MLflow run {run_id} says that it made {digest[:12]}, but no record of that product "
             "names the run."
         )
-    if store.has_manifest(digest):
-        inputs = store.get_manifest(digest).inputs
-        for key, value in tags.items():
-            asset = key.removeprefix(MLFLOW_INPUT_TAG)
-            if key.startswith(MLFLOW_INPUT_TAG) and asset in inputs and inputs[asset] != value:
-                findings.append(
-                    f"A tag was forged: MLflow run {run_id} says that it read {asset} {value[:12]}, but what it made "
-                    f"names {inputs[asset][:12]}."
-                )
-    return Reference(digest, f"MLflow run {run_id}", tuple(findings))
-
-
-def _by_version(
-    store: Store, registry: Registry | None, name: str | None, *, version: str = "", alias: str = ""
-) -> Reference:
-    """The release behind a registered model's version, held against the release itself."""
-    wanted = f"{name or 'the registered model'}{f'/{version}' if version else f'@{alias}'}"
-    tags = registry.version_tags(name, version=version, alias=alias) if registry else None
-    if tags is None:
-        raise ConfigurationError(f"MLflow knows no {wanted}. Give NAME/NUMBER or NAME@ALIAS of a registered model.")
-    digest = tags.get(MLFLOW_RELEASE_TAG)
-    if not is_digest(digest):
-        raise ConfigurationError(f"{wanted} carries no {MLFLOW_RELEASE_TAG}: it was not registered by this pipeline.")
-    digest = str(digest)
-    findings = [*_registered_chain(store, digest, tags, wanted)]
-    if alias == "champion":
-        from dentsight_pipeline.release import champion
-
-        changes = champion.history(store)
-        now = changes[-1].release if changes else None
-        if now != digest:
-            findings.append(
-                f"MLflow's alias champion points at release {digest[:12]}, but the store's champion is "
-                f"{(now or 'none')[:12]}."
+    inputs = store.get_manifest(digest).inputs if store.has_manifest(digest) else {}
+    for asset, named in inputs.items():
+        said = tags.get(f"{MLFLOW_INPUT_TAG}{asset}", named)
+        if said != named:
+            yield (
+                f"A tag was forged: MLflow run {run_id} says that it read {asset} {said[:12]}, but what it made names "
+                f"{named[:12]}."
             )
-    return Reference(digest, wanted, tuple(findings))
 
 
-def _registered_chain(store: Store, digest: str, tags: Mapping[str, str], wanted: str) -> Iterator[str]:
+def _records(store: Store, digest: str) -> list[Mapping[str, Any]]:
+    try:
+        return [*store.records(digest)]
+    except DataError:  # changed: the audit says so
+        return logged(store, digest)
+
+
+class Version(NamedTuple):
+    """A registered model's version, by number or by alias."""
+
+    name: str | None
+    number: str = ""
+    alias: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name or 'the registered model'}{f'/{self.number}' if self.number else f'@{self.alias}'}"
+
+
+def _by_version(store: Store, registry: Registry | None, version: Version) -> Reference:
+    """The release behind a registered model's version, held against the release itself."""
+    name, number, alias = version
+    tags = registry.version_tags(name, version=number, alias=alias) if registry else None
+    if tags is None:
+        raise ConfigurationError(f"MLflow knows no {version}. Give NAME/NUMBER or NAME@ALIAS of a registered model.")
+    digest = tags.get(MLFLOW_RELEASE_TAG, "")
+    if not is_digest(digest):
+        raise ConfigurationError(f"{version} carries no {MLFLOW_RELEASE_TAG}: it was not registered by this pipeline.")
+    findings = [*_forged_version(store, digest, tags, str(version))]
+    if alias == "champion" and (now := _champion(store)) != digest:
+        findings.append(
+            f"MLflow's alias champion points at release {digest[:12]}, but the store's champion is "
+            f"{(now or 'none')[:12]}."
+        )
+    return Reference(digest, str(version), tuple(findings))
+
+
+def _forged_version(store: Store, digest: str, tags: Mapping[str, str], wanted: str) -> Iterator[str]:
+    """Tags of a version that contradict the release that it stands for."""
     if not store.has_manifest(digest):
         return
     release = store.get_manifest(digest)
@@ -368,13 +428,6 @@ def _registered_chain(store: Store, digest: str, tags: Mapping[str, str], wanted
         yield f"A tag was forged: {wanted} names {digest[:12]} as its release, but that is a {release.kind}."
         return
     for asset, below in release.facts_as(ReleaseFacts).chain.items():
-        said = tags.get(mlflow_chain_tag(asset))
-        if said is not None and said != below:
+        said = tags.get(mlflow_chain_tag(asset), below)
+        if said != below:
             yield f"A tag was forged: {wanted} names {asset} {said[:12]}, but release {digest[:12]} names {below[:12]}."
-
-
-def _records(store: Store, digest: str) -> list[dict[str, Any]]:
-    try:
-        return store.records(digest)
-    except DataError:  # changed: the audit says so
-        return [dict(entry.record) for entry in logs.read(store).of(digest)]

@@ -1,7 +1,7 @@
 """From one product down to the raw export it came from: every manifest, and every object that they name.
 
 Belongs here: following what each manifest says it was made from. Whether bytes, contents and records hold is decided in
-`verify.py` and `fit.py`.
+the modules that `verify.py` calls.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dentsight_pipeline.documents.facts import Facts, ReleaseFacts
+from dentsight_pipeline.documents.lineage import ChainItem
 from dentsight_pipeline.documents.names import Kind
-from dentsight_pipeline.errors import DataError, DocumentError
+from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.names import is_digest, manifest_key, object_key
 
 if TYPE_CHECKING:
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 F = TypeVar("F", bound=Facts)
-
-
-@dataclass(frozen=True, slots=True)
-class ChainItem:
-    """One manifest, object or record of a chain."""
-
-    kind: str
-    """The manifest's kind; `object` for bytes; `record` for how a product came about."""
-    digest: str
-    path: str
-    """Where its bytes are: a file, or an `s3://` address. `sha256sum` of it gives the digest."""
-    name: str
-    """What it is called there: an asset for a manifest, a file's path for an object."""
-    of: str | None
-    """Digest of the manifest that names it; None for the one that was asked for."""
-
-    def to_json(self) -> dict[str, str | None]:
-        """As plain JSON."""
-        return {"kind": self.kind, "digest": self.digest, "path": self.path, "name": self.name, "of": self.of}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +50,10 @@ class Walk:
     named: Mapping[str, tuple[Naming, ...]]
     broken: Mapping[str, DataError]
 
+    def find(self, kind: Kind) -> Manifest | None:
+        """The first product of a kind, or None."""
+        return next((manifest for manifest in self.products.values() if manifest.kind == kind), None)
+
     def facts(self, kind: type[F]) -> F | None:
         """The facts of the first product that has them, or None; those of another form are a finding of `fit`."""
         for manifest in self.products.values():
@@ -75,9 +61,9 @@ class Walk:
                 return manifest.facts_as(kind)
         return None
 
-    def find(self, kind: str) -> Manifest | None:
-        """The first product of a kind, or None."""
-        return next((manifest for manifest in self.products.values() if manifest.kind == kind), None)
+    def input_of(self, manifest: Manifest, *names: str) -> Manifest | None:
+        """The first of a product's inputs with one of these names, when it could be read."""
+        return next((self.products.get(manifest.inputs[name]) for name in names if name in manifest.inputs), None)
 
     def asset(self, digest: str) -> str:
         """As which asset a product is named by the others; its kind for the one that was asked for."""
@@ -109,38 +95,37 @@ def walk(store: Store, digest: str) -> Walk:
         What was reached. A manifest that is missing or was changed is in `broken`; nothing below it is known then.
     """
     products: dict[str, Manifest] = {}
-    named: dict[str, list[Naming]] = {digest: []}
+    named: dict[str, tuple[Naming, ...]] = {digest: ()}
     broken: dict[str, DataError] = {}
     waiting = deque([digest])
     while waiting:
         current = waiting.popleft()
         try:
-            manifest = store.get_manifest(current)
+            products[current] = store.get_manifest(current)
         except DataError as error:
             broken[current] = error
             continue
-        products[current] = manifest
-        for asset, below in _names(manifest):
+        for asset, below in _names(products[current]):
             if below not in named:
                 waiting.append(below)
-            namings = named.setdefault(below, [])
-            if Naming(current, asset) not in namings:
-                namings.append(Naming(current, asset))
-    return Walk(digest, products, {key: tuple(value) for key, value in named.items()}, broken)
+            named[below] = tuple(dict.fromkeys([*named.get(below, ()), Naming(current, asset)]))
+    return Walk(digest, products, named, broken)
 
 
-def chain_items(store: Store, walked: Walk) -> list[ChainItem]:
+def name_of(manifest: Manifest) -> str:
+    """A product in a sentence: its kind and the start of its digest."""
+    return f"{manifest.kind} {manifest.digest[:12]}"
+
+
+def chain_items(store: Store, walked: Walk) -> Iterator[ChainItem]:
     """Every manifest and every distinct object of a walk, manifests first."""
-    items = []
-    for digest in walked.named:
-        namings = walked.named[digest]
+    for digest, namings in walked.named.items():
         kind = walked.products[digest].kind if digest in walked.products else "manifest"
-        of = namings[0].by if namings else None
-        items.append(ChainItem(kind, digest, address(store, manifest_key(digest)), walked.asset(digest), of))
+        place, of = address(store, manifest_key(digest)), namings[0].by if namings else None
+        yield ChainItem(kind=kind, digest=digest, path=place, name=walked.asset(digest), of=of)
     for manifest, path, entry in walked.objects():
         place = address(store, object_key(entry.sha256))
-        items.append(ChainItem("object", entry.sha256, place, path, manifest.digest))
-    return items
+        yield ChainItem(kind="object", digest=entry.sha256, path=place, name=path, of=manifest.digest)
 
 
 def address(store: Store, key: str) -> str:
@@ -153,7 +138,6 @@ def address(store: Store, key: str) -> str:
 def _names(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Asset and digest of everything that a manifest says it was made from."""
     yield from manifest.inputs.items()
-    if manifest.kind == Kind.RELEASE:
-        with suppress(DocumentError):  # another form than its kind's: `fit` says so
-            chain = manifest.facts_as(ReleaseFacts).chain
-            yield from ((asset, below) for asset, below in chain.items() if is_digest(below))
+    with suppress(DataError):  # no release, or facts of another form, which `fit` says
+        chain = manifest.facts_as(ReleaseFacts).chain
+        yield from ((asset, below) for asset, below in chain.items() if is_digest(below))

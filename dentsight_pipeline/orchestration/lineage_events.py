@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.names import KIND_OF_ASSET
 from dentsight_pipeline.lineage import verify
 from dentsight_pipeline.lineage.events import POINTER_TAG, Event
-from dentsight_pipeline.lineage.fit import KIND_OF_ASSET
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.store import log as logs
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KEYS_FOLDER = "keys"
 _EVENTS_OF_AN_ASSET = 10_000
-_ASSETS = (*KIND_OF_ASSET, "released_model", "champion_metrics", "tooth_findings")
+ASSETS = tuple(KIND_OF_ASSET)
 
 
 def materialisations(
@@ -95,10 +95,5 @@ def check_lineage(
         if entry.product in products and entry.record.get("partition"):
             partitions.add(str(entry.record["partition"]))
     partitions |= {key.split("|")[0] for key in partitions}
-    return verify.audit(
-        workspace.store,
-        digest,
-        bytes_of="top",
-        public_key=public_key(workspace),
-        events=materialisations(instance, _ASSETS, partitions),
-    )
+    evidence = verify.Evidence(public_key=public_key(workspace), events=materialisations(instance, ASSETS, partitions))
+    return verify.audit(workspace.store, digest, evidence, bytes_of="top")

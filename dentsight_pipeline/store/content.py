@@ -8,8 +8,9 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from dentsight_pipeline.documents.codec import read
 from dentsight_pipeline.documents.facts import Facts
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
 from dentsight_pipeline.store.manifest import Entry, Manifest
@@ -18,6 +19,8 @@ from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
+
+T = TypeVar("T")
 
 
 def build(
@@ -83,6 +86,11 @@ def read_json(store: Store, manifest: Manifest, path: str) -> Any:
         return json.loads(data)
     except ValueError as error:
         raise DataError(f"{path!r} of {manifest.kind} {manifest.digest} is not JSON: {error}") from error
+
+
+def read_document(store: Store, manifest: Manifest, path: str, kind: type[T]) -> T:
+    """One JSON file of a manifest as its document; raises as `read_bytes`, and DocumentError where it is none."""
+    return read(read_bytes(store, manifest, path), kind, f"{path} of {manifest.kind} {manifest.digest[:12]}")
 
 
 def materialise(
@@ -153,17 +161,17 @@ def damaged(store: Store, manifest: Manifest, *, workers: int = 2) -> list[tuple
     Returns:
         Path and error of every object that is missing or was changed; empty when all is intact.
     """
-
-    def fault(item: tuple[str, Entry]) -> IntegrityError | None:
-        path, entry = item
-        try:
-            size = store.verify(entry.sha256)
-        except IntegrityError as error:
-            return error
-        if size != entry.size:
-            what = f"The size of {path} ({size} bytes, the manifest says {entry.size})"
-            return IntegrityError(what, entry.sha256, entry.sha256, "Make the product again.")
-        return None
-
-    faults = map_in_threads(fault, manifest.entries.items(), workers)
+    faults = map_in_threads(lambda item: fault_of(store, *item), manifest.entries.items(), workers)
     return [(path, found) for path, found in zip(manifest.entries, faults, strict=True) if found is not None]
+
+
+def fault_of(store: Store, path: str, entry: Entry) -> IntegrityError | None:
+    """What is wrong with one object, hashed again; None when it is whole and as long as it should be."""
+    try:
+        size = store.verify(entry.sha256)
+    except IntegrityError as error:
+        return error
+    if size == entry.size:
+        return None
+    what = f"The size of {path} ({size} bytes, the manifest says {entry.size})"
+    return IntegrityError(what, entry.sha256, entry.sha256, "Make the product again.")

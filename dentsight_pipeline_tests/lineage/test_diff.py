@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.lineage import Difference, MetricRow
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.lineage.diff import diff
@@ -62,13 +63,13 @@ def test_labels_and_images_are_counted_by_class(store: Store, tmp_path: Path) ->
 
     found = diff(store, first.digest, second.digest).data
 
-    assert found["same"] is False
-    assert found["images"] == {"added": 1, "removed": 1, "moved": {"valid → test": 1}}
+    assert found.same is False
+    assert plain(found.images) == {"added": 1, "removed": 1, "moved": {"valid → test": 1}}
     nothing = dict.fromkeys(("added", "removed", "moved", "renamed", "with_added_images", "with_removed_images"), 0)
-    assert found["labels"]["caries"] == {
+    assert plain(found.labels["caries"]) == {
         **nothing, "moved": 1, "removed": 1, "added": 1, "with_removed_images": 1, "renamed_to": {},
     }  # fmt: skip
-    assert found["labels"]["crown"] == {
+    assert plain(found.labels["crown"]) == {
         **nothing, "renamed": 1, "with_added_images": 2, "renamed_to": {"caries": 1},
     }  # fmt: skip
 
@@ -83,12 +84,12 @@ def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path
 
     found = diff(store, first.digest, second.digest)
 
-    assert found.recipe == {"learning_rate": (0.001, 0.5), "seed": (1, 2)}
-    assert found.packages == {"torch": ("2.1", "2.2")}
-    assert found.code["same"] is False
-    assert found.data["same"] is True
+    assert plain(found.recipe) == {"learning_rate": {"a": 0.001, "b": 0.5}, "seed": {"a": 1, "b": 2}}
+    assert plain(found.packages) == {"torch": {"a": "2.1", "b": "2.2"}}
+    assert found.code.same is False
+    assert found.data.same is True
     assert (
-        found.metrics["reason"]
+        found.metrics.reason
         == f"The checkpoint {first.digest[:12]} and the checkpoint {second.digest[:12]} were not evaluated."
     )
 
@@ -106,9 +107,9 @@ def evaluated(store: Store, subset: Manifest, seed: int, shift_px: float) -> Man
     return checkpoint
 
 
-def rows_of(found: Any) -> dict[tuple[str, str], dict[str, Any]]:
+def rows_of(found: Difference) -> dict[tuple[str, str], MetricRow]:
     """Rows by class and metric."""
-    return {(row["class"], row["metric"]): row for row in found.metrics["rows"]}
+    return {(row.class_name, row.metric): row for row in found.metrics.rows}
 
 
 def test_metrics_on_the_same_ground_truth_are_paired(intact_chain: Chain, tmp_path: Path) -> None:
@@ -120,9 +121,11 @@ def test_metrics_on_the_same_ground_truth_are_paired(intact_chain: Chain, tmp_pa
     found = diff(store, worse.digest, better.digest, resamples=20)
 
     row = rows_of(found)["caries", "ap"]
-    assert found.metrics["paired"] is True
-    assert row["b"] > row["a"]
-    assert row["delta"] == pytest.approx(row["b"] - row["a"])
+    assert found.metrics.paired is True
+    assert row.a is not None
+    assert row.b is not None
+    assert row.b > row.a
+    assert row.delta == pytest.approx(row.b - row.a)
 
 
 def test_metrics_on_other_ground_truth_are_shown_but_never_subtracted(store: Store, tmp_path: Path) -> None:
@@ -133,9 +136,9 @@ def test_metrics_on_other_ground_truth_are_shown_but_never_subtracted(store: Sto
 
     found = diff(store, first.digest, second.digest)
 
-    assert found.metrics["paired"] is False
-    assert "different test images or labels" in found.metrics["reason"]
-    assert all(row["delta"] is None for row in found.metrics["rows"])
+    assert found.metrics.paired is False
+    assert "different test images or labels" in found.metrics.reason
+    assert all(row.delta is None for row in found.metrics.rows)
 
 
 def test_checkpoints_of_different_stages_are_not_compared(store: Store, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dentsight_pipeline.lineage.events import INPUT_METADATA, INPUT_TAG, LOG_METADATA, TAG_DIGITS, Event, cross_check
+from dentsight_pipeline.documents.names import INPUT_METADATA, INPUT_TAG, LOG_METADATA, TAG_DIGITS
+from dentsight_pipeline.lineage.events import Event, cross_check
 from dentsight_pipeline.orchestration.lineage_events import materialisations
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline.store.records import records_of
 
 DAYS = dg.StaticPartitionsDefinition(["d1", "d2"])
 CELLS = dg.MultiPartitionsDefinition({"dataset": DAYS, "recipe": dg.StaticPartitionsDefinition(["smoke"])})
@@ -86,7 +88,7 @@ class Graph:
     def checked(self, events: list[Event] | None = None) -> tuple[list[str], list[str]]:
         """Findings and notes of everything that was made."""
         manifests = {manifest.digest: manifest for manifest in self.made.values()}
-        records = {digest: self.store.records(digest) for digest in manifests}
+        records = {digest: records_of(self.store, digest) for digest in manifests}
         found = cross_check(self.events if events is None else events, manifests, records, log.read(self.store))
         return found.findings, found.notes
 

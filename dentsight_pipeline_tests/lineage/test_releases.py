@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import ReleaseError
-from dentsight_pipeline.lineage.verify import audit
+from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import product, statement
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import read_json
@@ -69,6 +69,6 @@ def test_a_signed_release_that_never_joined_the_chain_is_found(chain: Chain) -> 
     orphan = product._signed_release(store, report, product.verdict_of(store, report), chain.keys)
     digest = recorded(store, "other_step", orphan)
 
-    findings = audit(store, digest, public_key=chain.public_key).findings
+    findings = audit(store, digest, Evidence(public_key=chain.public_key)).findings
 
     assert findings == (f"The release {digest[:12]} is not in the chain of releases.",)

@@ -13,8 +13,12 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.evaluation import Figure
+from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
+from dentsight_pipeline.documents.lineage import Reproduction
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
-from dentsight_pipeline.lineage.reproduce import MetricCompared, Reproduction, reproduce
+from dentsight_pipeline.lineage.reproduce import compared, reproduce
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -45,15 +49,16 @@ class Jobs:
 
     def __init__(self, train: Train = same_again, shift_px: float = 0.25) -> None:
         self.train, self.shift_px = train, shift_px
-        self.jobs: list[tuple[str, dict[str, Any]]] = []
+        self.jobs: list[tuple[str, Job]] = []
 
-    def __call__(self, verb: str, job: Mapping[str, Any]) -> str:
-        self.jobs.append((verb, dict(job)))
-        store = open_store(job["store_uri"])
-        subset = store.get_manifest(job["subset"])
-        if verb == "fit":
-            return store.put_manifest(self.train(store, subset, job["recipe"]))
-        checkpoint = store.get_manifest(job["checkpoint"])
+    def __call__(self, verb: str, job: Job) -> str:
+        self.jobs.append((verb, job))
+        assert isinstance(job, FitJob | PredictJob)
+        store = open_store(job.store_uri)
+        subset = store.get_manifest(job.subset)
+        if isinstance(job, FitJob):
+            return store.put_manifest(self.train(store, subset, job.recipe))
+        checkpoint = store.get_manifest(job.checkpoint)
         return store.put_manifest(predictions_of(store, subset, checkpoint, self.shift_px))
 
 
@@ -94,10 +99,10 @@ def test_everything_comes_out_as_recorded(chain: Chain, tmp_path: Path, asset: s
         ("class_metrics", True),
     ]
     assert found.reproduced
-    assert found.exact
+    assert found.compared_by == "digest"
     fit = next(job for verb, job in jobs.jobs if verb == "fit")
-    assert fit["recipe"] == read_json(chain.store, chain.manifest("trained_checkpoint"), "recipe.json")
-    assert fit["device"] == "cpu"
+    assert plain(fit)["recipe"] == read_json(chain.store, chain.manifest("trained_checkpoint"), "recipe.json")
+    assert fit.device == "cpu"
 
 
 def test_other_weights_on_the_cpu_are_a_difference(chain: Chain, tmp_path: Path) -> None:
@@ -171,20 +176,20 @@ def test_on_a_gpu_metrics_must_lie_within_the_recorded_intervals(
 
     found = reproduce(chain.store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", jobs)
 
-    assert not found.exact
+    assert found.compared_by == "metrics within recorded intervals"
     assert found.recorded_on == "NVIDIA H200"
     assert found.reproduced is expected
     assert all("outside of the recorded" in difference for difference in found.differences)
-    assert "device" not in jobs.jobs[0][1]
+    assert jobs.jobs[0][1].device is None
 
 
 def test_a_metric_without_an_interval_can_only_be_equal() -> None:
     """Nothing is called within what was never measured."""
-    assert MetricCompared("caries ap", 0.5, None, None, 0.5).within is True
-    assert MetricCompared("caries ap", 0.5, None, None, 0.51).within is None
-    assert MetricCompared("caries ap", None, None, None, None).within is True
-    assert MetricCompared("caries ap", 0.5, 0.4, 0.6, 0.41).within is True
-    assert MetricCompared("caries ap", 0.5, 0.4, 0.6, 0.39).within is False
+    assert compared("caries ap", Figure(0.5, None, None), 0.5).within is True
+    assert compared("caries ap", Figure(0.5, None, None), 0.51).within is None
+    assert compared("caries ap", Figure(None, None, None), None).within is True
+    assert compared("caries ap", Figure(0.5, 0.4, 0.6), 0.41).within is True
+    assert compared("caries ap", Figure(0.5, 0.4, 0.6), 0.39).within is False
 
 
 def test_nothing_is_made_from_damaged_bytes(chain: Chain, tmp_path: Path) -> None:

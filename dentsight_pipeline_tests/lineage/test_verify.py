@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.splits import annotations_file, from_coco, read_split, split_files
-from dentsight_pipeline.lineage.verify import AuditResult, audit
+from dentsight_pipeline.documents.lineage import AuditResult
+from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import gates, product, statement
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build, read_json
@@ -44,7 +45,9 @@ KINDS = {
 
 def audited(chain: Chain, asset: str = "released_model", **more: Any) -> AuditResult:
     """The audit of one asset of the chain, with the chain's own key."""
-    return audit(chain.store, chain.digests[asset], **{"public_key": chain.public_key, **more})
+    bytes_of = more.pop("bytes_of", "all")
+    evidence = Evidence(**{"public_key": chain.public_key, **more})
+    return audit(chain.store, chain.digests[asset], evidence, bytes_of=bytes_of)
 
 
 def test_an_intact_release_is_intact_down_to_the_original_files(intact_chain: Chain) -> None:
@@ -72,16 +75,18 @@ def test_the_provenance_answers_what_an_auditor_asks(intact_chain: Chain) -> Non
     """Code commit and dirty flag, packages, hardware, recipe, seeds, runs, and what the export says about itself."""
     found = audited(intact_chain).provenance
 
-    checkpoint = next(step for step in found["steps"] if step["asset"] == "trained_checkpoint")
-    assert found["code"]["commits"] == ["c0ffee"]
-    assert found["code"]["dirty"] is False
-    assert found["recipe"]["name"] == "smoke"
-    assert found["recipe"]["overrides"] == {"seed": 7}
-    assert found["seeds"] == {"training": 7, "bootstrap": 0}
-    assert found["mlflow_runs"] == [f"{7:032x}"]
-    assert "run-of-trained_checkpoint" in found["dagster_runs"]
-    assert found["source"]["licence"] == "CC BY 4.0"
-    assert (checkpoint["packages"], checkpoint["hardware"]) == ({"torch": "2"}, {"device": "CPU"})
+    checkpoint = next(step for step in found.steps if step.asset == "trained_checkpoint")
+    assert found.code.commits == ("c0ffee",)
+    assert found.code.dirty is False
+    assert found.recipe is not None
+    assert found.recipe.name == "smoke"
+    assert found.recipe.overrides == {"seed": 7}
+    assert found.seeds == {"training": 7, "bootstrap": 0}
+    assert found.mlflow_runs == (f"{7:032x}",)
+    assert "run-of-trained_checkpoint" in found.dagster_runs
+    assert found.source is not None
+    assert found.source.licence == "CC BY 4.0"
+    assert (checkpoint.packages, checkpoint.hardware) == ({"torch": "2"}, {"device": "CPU"})
 
 
 def _image(chain: Chain) -> str:

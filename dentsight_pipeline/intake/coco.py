@@ -165,7 +165,8 @@ def _loads(data: bytes, file: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 text (byte {error.start}). {_AGAIN}") from error
+        start = error.start + len(data) - len(error.object)  # a byte order mark is not counted
+        raise DataError(f"{file}: not UTF-8 text (byte {start}). {_AGAIN}") from error
     except json.JSONDecodeError as error:
         where = f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise DataError(f"{file}: not whole JSON ({where}). {_AGAIN}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,51 @@ def test_the_same_file_listed_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ['{"a"', '{"a" 1}', '{"a": 1 "b": 2}', '{"a": [1,\n  {"b": tru}]}', '{"a": "cut', "{} x"]
+)
+def test_a_fault_in_a_file_is_named_by_its_line_and_column(tmp_path: Path, text: str) -> None:
+    """That is all a user has to find it in a hundred megabytes."""
+    root = whole_export(tmp_path).write()
+    (root / "valid" / "_annotations.coco.json").write_text(text)
+    with pytest.raises(json.JSONDecodeError) as expected:
+        json.loads(text)
+
+    with pytest.raises(DataError, match=f"at line {expected.value.lineno}, column {expected.value.colno}\\)"):
+        read(root)
+
+
+def test_numbers_that_are_none_are_passed_over_where_nothing_reads_them(tmp_path: Path) -> None:
+    """Annotation tools write NaN, which is no JSON, as an area; their boxes are sound. The second reader knows it."""
+    builder = whole_export(tmp_path)
+    builder.splits["train"]["annotations"][0]["area"] = float("nan")
+
+    (train, *_) = read(builder.write()).splits
+
+    assert train.annotations["bbox"].to_pylist()[0] == [5, 5, 10, 12.5]
+
+
+def test_both_ways_of_reading_a_record_give_the_same(tmp_path: Path) -> None:
+    """Sound records are read many at once; one that is not sends its neighbours the other way."""
+    builder = whole_export(tmp_path)
+    builder.splits["train"]["annotations"][1] |= {"segmentation": [[1, 2, 3, 4, 5.5, -0.0]], "bbox": [10, 20, 5.5, 3.2]}
+    (sound, *_) = read(builder.write()).splits
+    builder.annotation("train", 0, "11", [1, 1, 2, 2], iscrowd=False)
+
+    (mixed, *_) = read(builder.write()).splits
+
+    assert mixed.annotations.to_pylist()[:-1] == sound.annotations.to_pylist()
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    root = whole_export(tmp_path).write()
+    file = root / "train" / "_annotations.coco.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+
+    assert len(read(root).splits[0].annotations) == 5
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ('{"images": [', r"not whole JSON \(.* at line 1, column \d+\)\. Download the export again"),
@@ -177,10 +223,11 @@ def test_an_annotation_file_that_is_no_coco_file_is_refused(tmp_path: Path, text
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
     """Guessing it would change label names."""
     whole_export(tmp_path).write()
-    (tmp_path / "test" / "_annotations.coco.json").write_bytes(b'{"images": "\xff\xfe"}')
+    for mark, place in ((b"", 12), (b"\xef\xbb\xbf", 15)):
+        (tmp_path / "test" / "_annotations.coco.json").write_bytes(mark + b'{"images": "\xff\xfe"}')
 
-    with pytest.raises(DataError, match=r"test/_annotations\.coco\.json: not UTF-8 text \(byte 12\)"):
-        read(tmp_path)
+        with pytest.raises(DataError, match=rf"test/_annotations\.coco\.json: not UTF-8 text \(byte {place}\)"):
+            read(tmp_path)
 
 
 def test_a_split_folder_without_its_annotation_file_is_refused(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from dentsight_pipeline.evaluation.engines import coco_statistics
-from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
+from dentsight_pipeline.evaluation.folder import write_evaluation
 
 # Training counts of the 13 conditions in the corpus: some classes have thirty times as many boxes as others.
 FREQUENCIES = np.array([3824, 2356, 1826, 1446, 1213, 1277, 1191, 892, 423, 225, 191, 3721, 110], float)
@@ -97,7 +98,7 @@ def full(truth: dict[str, Any], detections: list[dict[str, Any]], resamples: int
     """Everything, files included."""
     mirrored = [{**d, "score": d["score"] * 0.97} for d in detections]
     with tempfile.TemporaryDirectory() as folder:
-        write_evaluation(evaluate(truth, detections, mirrored=mirrored, resamples=resamples), Path(folder))
+        write_evaluation(evaluate(coco_inputs(truth, detections, mirrored=mirrored, resamples=resamples)), Path(folder))
 
 
 def main() -> int:

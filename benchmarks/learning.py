@@ -32,7 +32,7 @@ from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import HeadCollapseError
-from dentsight_pipeline.evaluation.evaluate import evaluate
+from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline.store.content import read_json
@@ -235,7 +235,7 @@ def measure(
     valid = None
     if on == "test":
         valid = (read_split(store, subset, "valid").to_coco(), read_json(store, predictions, "valid.json"))
-    evaluation = evaluate(truth, found, thresholds_from=valid, resamples=resamples)
+    evaluation = evaluate(coco_inputs(truth, found, thresholds_from=valid, resamples=resamples))
     document = evaluation.document
     highest: dict[int, float] = {}
     for record in found:

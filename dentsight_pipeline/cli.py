@@ -172,12 +172,12 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Judge an evaluation by a gate policy; exit 0 pass, 3 fail, 4 inconclusive."""
-    from dentsight_pipeline.evaluation.folder import read_evaluation
+    from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
     from dentsight_pipeline.release import gates
     from dentsight_pipeline.release.product import overrides_of
 
     verdict = gates.judge(
-        read_evaluation(evaluation),
+        json.loads(for_people(read_evaluation(evaluation))),
         gates.load_policy(policy),
         _json_file(health) if health else None,
         overrides=overrides_of(_fields(override or [], "--override")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,11 @@ def pretty(document: object) -> bytes:
     """A document as JSON that people read as well: a field a line, keys in alphabetical order."""
     text = json.dumps(plain(document), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON can hold it: NaN and infinity, which no document has, become None."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _refusal(error: msgspec.ValidationError, value: Any, kind: Any, where: str | Path) -> DocumentError:

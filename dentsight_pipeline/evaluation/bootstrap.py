@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri, stdtrit
 
 ALPHA = 0.10
 """Two-sided error; each end is a one-sided 95 % bound."""
@@ -25,6 +25,9 @@ MINIMUM_USABLE = 0.9
 """Share of resamples in which a statistic must be defined."""
 _JACKKNIFE_BLOCKS = 400
 _ROUNDING = 1e-12  # a perfect AP comes out as 1 − 3e-16
+_CELLS_AT_ONCE = 2_000_000
+_LEAST_COLUMNS = 16
+_EXACT = "at the end of its range: at least the exact binomial bound for {} source groups"
 
 
 @dataclass(frozen=True)
@@ -32,18 +35,27 @@ class Weights:
     """Image weights of one population; I images, B resamples, J jackknife replicates.
 
     Attributes:
-        unit: [I, 1] ones: the population itself.
-        resampled: [I, B] float64 whole numbers.
-        jackknife: [I, J] 0 for the images of the groups left out, else 1.
+        columns: [I, 1 + B + J] uint8: the population itself (ones), how often each image's group was drawn, and 0 for
+            the images of the groups left out, else 1.
+        resamples: B.
         groups: [I] group of each image, 0 … n_groups − 1.
         n_groups: How many source groups there are.
     """
 
-    unit: np.ndarray
-    resampled: np.ndarray
-    jackknife: np.ndarray
+    columns: np.ndarray
+    resamples: int
     groups: np.ndarray
     n_groups: int
+
+    @property
+    def resampled(self) -> np.ndarray:
+        """[I, B] how often each image occurs in each resample."""
+        return self.columns[:, 1 : 1 + self.resamples]
+
+    @property
+    def jackknife(self) -> np.ndarray:
+        """[I, J] 0 for the images left out, else 1."""
+        return self.columns[:, 1 + self.resamples :]
 
 
 @dataclass(frozen=True)
@@ -87,28 +99,38 @@ def draw(groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Weights:
     _, index = np.unique(groups, return_inverse=True)
     n_groups = int(index.max()) + 1 if len(index) else 0
     if not n_groups:
-        return Weights(np.ones((0, 1)), np.ones((0, resamples)), np.ones((0, 1)), index, 0)
+        return Weights(np.ones((0, resamples + 2), np.uint8), resamples, index, 0)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)  # [B, G]
+    drawn = _multinomial(rng, n_groups, resamples)
     block = rng.permutation(n_groups) % min(n_groups, _JACKKNIFE_BLOCKS)
-    left_out = block[index][:, None] == np.arange(block.max() + 1)[None, :]
-    return Weights(
-        np.ones((len(index), 1)),
-        np.ascontiguousarray(drawn.T[index].astype(np.float64)),
-        1.0 - left_out,
-        index,
-        n_groups,
-    )
+    columns = np.ones((len(index), 1 + resamples + int(block.max()) + 1), np.uint8)
+    columns[:, 1 : 1 + resamples] = drawn[index]
+    columns[:, 1 + resamples :] = block[index][:, None] != np.arange(block.max() + 1)[None, :]
+    return Weights(columns, resamples, index, n_groups)
+
+
+def _multinomial(rng: np.random.Generator, n_groups: int, resamples: int) -> np.ndarray:
+    """[G, B] uint8: how often each group is drawn. That one of many is drawn 256 times has a chance below 1e-500."""
+    drawn = np.empty((n_groups, resamples), np.uint8)
+    share = np.full(n_groups, 1 / n_groups)
+    at_once = max(1, _CELLS_AT_ONCE // n_groups)
+    for start in range(0, resamples, at_once):
+        piece = drawn[:, start : start + at_once]
+        piece[:] = rng.multinomial(n_groups, share, size=piece.shape[1]).T
+    return drawn
 
 
 def draws(statistic: Callable[[np.ndarray], np.ndarray], weights: Weights) -> Draws:
     """Evaluate a statistic of image weights [I, B] → [·, B] on everything that an interval needs.
 
-    The columns are evaluated together, so that a table built for the statistic is walked once.
+    As many columns are evaluated together as fit into some 16 MB, so that a table built for the statistic is walked
+    few times.
     """
-    stacked = np.concatenate([weights.unit, weights.resampled, weights.jackknife], axis=1)
-    values = statistic(stacked)
-    last = 1 + weights.resampled.shape[1]
+    n_images, n_columns = weights.columns.shape
+    at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, n_images))
+    blocks = (weights.columns[:, start : start + at_once] for start in range(0, n_columns, at_once))
+    values = np.concatenate([statistic(block.astype(np.float64)) for block in blocks], axis=-1)
+    last = 1 + weights.resamples
     return Draws(values[..., :1], values[..., 1:last], values[..., last:])
 
 
@@ -139,39 +161,44 @@ def interval(
         The value, with bounds unless there are too few units or the statistic is undefined too often.
     """
     point = float(sample.point[at][0])
+    resampled = sample.resampled[at]
+    values = resampled[np.isfinite(resampled)]
     if not np.isfinite(point):
         return Interval(None, note="not measurable: undefined on this population")
     if units < MINIMUM_GROUPS:
         return Interval(point, note=f"no interval: {units} source groups, {MINIMUM_GROUPS} are needed")
-    values = sample.resampled[at]
-    values = values[np.isfinite(values)]
-    if len(values) < MINIMUM_USABLE * sample.resampled.shape[-1] or not len(values):
+    if len(values) < MINIMUM_USABLE * len(resampled) or not len(values):
         return Interval(point, note=f"no interval: defined in only {len(values)} resamples")
-    apart = values - point
-    same = np.abs(apart) <= _ROUNDING
     exact = _at_a_bound(point, units, bounds, alpha)
-    note = (
-        "" if exact is None else f"at the end of its range: at least the exact binomial bound for {units} source groups"
-    )
-    if same.all():
-        if exact is not None:
-            return Interval(point, *exact, note)
-        if bounds is None:  # a difference that is always 0
-            return Interval(point, point, point, "every resample gives the same value")
-        return Interval(point, note="no interval: every resample gives the same value")
-    # Ties between resamples and the point count half, or a discrete statistic would look biased.
-    share = (np.count_nonzero((apart < 0) & ~same) + 0.5 * np.count_nonzero(same)) / len(values)
-    bias = norm.ppf(np.clip(share, 0.5 / len(values), 1 - 0.5 / len(values)))
-    acceleration = _acceleration(sample.jackknife[at])
-    levels = []
-    for z in t.ppf([alpha / 2, 1 - alpha / 2], units - 1) * np.sqrt(units / (units - 1)):
-        shift = bias + z
-        scale = max(1 - acceleration * shift, 1e-6)
-        levels.append(norm.cdf(bias + shift / scale))
-    low, high = (float(end) for end in np.quantile(values, levels))
+    apart = values - point
+    if (np.abs(apart) <= _ROUNDING).all():
+        return _never_differs(point, exact, bounds, units)
+    low, high = (float(end) for end in np.quantile(values, _bca_levels(apart, sample.jackknife[at], units, alpha)))
+    if exact is None:
+        return Interval(point, low, high)
+    return Interval(point, min(low, exact[0]), max(high, exact[1]), _EXACT.format(units))
+
+
+def _never_differs(
+    point: float, exact: tuple[float, float] | None, bounds: tuple[float, float] | None, units: int
+) -> Interval:
+    """What is known where every resample gives the same value."""
     if exact is not None:
-        low, high = min(low, exact[0]), max(high, exact[1])
-    return Interval(point, low, high, note)
+        return Interval(point, *exact, _EXACT.format(units))
+    if bounds is None:  # a difference that is always 0
+        return Interval(point, point, point, "every resample gives the same value")
+    return Interval(point, note="no interval: every resample gives the same value")
+
+
+def _bca_levels(apart: np.ndarray, jackknife: np.ndarray, units: int, alpha: float) -> np.ndarray:
+    """[2] the quantiles of the resamples that bound the interval, from their differences to the point."""
+    same = np.abs(apart) <= _ROUNDING
+    # Ties between resamples and the point count half, or a discrete statistic would look biased.
+    share = (np.count_nonzero((apart < 0) & ~same) + 0.5 * np.count_nonzero(same)) / len(apart)
+    bias = ndtri(np.clip(share, 0.5 / len(apart), 1 - 0.5 / len(apart)))
+    quantiles = stdtrit(units - 1, np.array([alpha / 2, 1 - alpha / 2])) * np.sqrt(units / (units - 1))
+    shift = bias + quantiles
+    return ndtr(bias + shift / np.maximum(1 - _acceleration(jackknife) * shift, 1e-6))
 
 
 def units_with(counts: np.ndarray, weights: Weights) -> int:

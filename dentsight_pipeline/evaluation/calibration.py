@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
+from dentsight_pipeline.documents.evaluation import ReliabilityBin
 from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.operating_points import ratio
 
@@ -26,14 +28,14 @@ class BinCounts:
     """Per image and bin of the score; I images, 15 equal bins on [0, 1].
 
     Attributes:
-        seen: [15, I] detections.
-        score_sums: [15, I] their scores added up.
-        hits: [15, I] true positives at IoU .50.
+        seen: [15, I] sparse; detections.
+        score_sums: [15, I] sparse; their scores added up.
+        hits: [15, I] sparse; true positives at IoU .50.
     """
 
-    seen: np.ndarray
-    score_sums: np.ndarray
-    hits: np.ndarray
+    seen: sparse.csr_array
+    score_sums: sparse.csr_array
+    hits: sparse.csr_array
 
     def __add__(self, other: BinCounts) -> BinCounts:
         return BinCounts(self.seen + other.seen, self.score_sums + other.score_sums, self.hits + other.hits)
@@ -44,19 +46,19 @@ class BinCounts:
         gap = np.abs(self.score_sums @ weights - self.hits @ weights).sum(axis=0)
         return ratio(gap, seen.sum(axis=0))
 
-    def bins(self) -> list[dict[str, float | int | None]]:
+    def bins(self) -> tuple[ReliabilityBin, ...]:
         """The reliability diagram: one row a bin with its edges, n, mean score and precision (None when empty)."""
-        seen, scores, hits = self.seen.sum(axis=1), self.score_sums.sum(axis=1), self.hits.sum(axis=1)
-        return [
-            {
-                "low": b / BINS,
-                "high": (b + 1) / BINS,
-                "n": int(seen[b]),
-                "mean_score": float(scores[b] / seen[b]) if seen[b] else None,
-                "precision": float(hits[b] / seen[b]) if seen[b] else None,
-            }
-            for b in range(BINS)
-        ]
+        sums = (table.sum(axis=1) for table in (self.seen, self.score_sums, self.hits))
+        return tuple(
+            ReliabilityBin(
+                low=b / BINS,
+                high=(b + 1) / BINS,
+                n=int(seen),
+                mean_score=float(scores / seen) if seen else None,
+                precision=float(hits / seen) if seen else None,
+            )
+            for b, (seen, scores, hits) in enumerate(zip(*sums, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,12 @@ def bin_counts(matches: ClassMatches, threshold: float, platt: Platt | None = No
     """Count the detections of one class at or above `threshold`, by bin of the (rescaled) score."""
     kept = (matches.scores >= threshold) & ~matches.ignored[0]
     scores = matches.scores[kept] if platt is None else platt(matches.scores[kept])
-    cell = np.minimum((scores * BINS).astype(int), BINS - 1), matches.image_index[kept]
-    shape = (BINS, len(matches.gt_counts))
-    seen, score_sums, hits = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    np.add.at(seen, cell, 1.0)
-    np.add.at(score_sums, cell, scores)
-    np.add.at(hits, cell, matches.true_positive[0][kept].astype(np.float64))
-    return BinCounts(seen, score_sums, hits)
+    cells = np.minimum((scores * BINS).astype(int), BINS - 1), matches.image_index[kept]
+
+    def table(values: np.ndarray) -> sparse.csr_array:
+        return sparse.csr_array((values, cells), shape=(BINS, len(matches.gt_counts)))
+
+    return BinCounts(table(np.ones(len(scores))), table(scores), table(matches.true_positive[0][kept].astype(float)))
 
 
 def fit_platt(matches: ClassMatches, threshold: float) -> Platt | None:
@@ -108,6 +109,13 @@ def fit_platt(matches: ClassMatches, threshold: float) -> Platt | None:
     if np.ptp(design[:, 0]) == 0:
         return None
 
+    slope, intercept = _newton(design, target)
+    return Platt(slope, intercept, n) if np.isfinite([slope, intercept]).all() and slope > 0 else None
+
+
+def _newton(design: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the least loss: Newton's method, each step halved until it does not climb."""
+
     def loss(beta: np.ndarray) -> float:
         z = design @ beta
         return float(np.logaddexp(0, z).sum() - target @ z)
@@ -115,15 +123,14 @@ def fit_platt(matches: ClassMatches, threshold: float) -> Platt | None:
     beta = np.array([1.0, 0.0])
     for _ in range(100):
         p = _sigmoid(design @ beta)
-        gradient = design.T @ (p - target)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
-        step, length = np.linalg.solve(hessian, gradient), 1.0
+        step, length = np.linalg.solve(hessian, design.T @ (p - target)), 1.0
         while loss(beta - length * step) > loss(beta) and length > 1e-8:
             length /= 2
         beta = beta - length * step
         if np.abs(length * step).max() < 1e-10:
             break
-    return Platt(float(beta[0]), float(beta[1]), n) if np.isfinite(beta).all() and beta[0] > 0 else None
+    return float(beta[0]), float(beta[1])
 
 
 def total(counts: Mapping[str, BinCounts]) -> BinCounts:

@@ -7,16 +7,21 @@ the difference is about three times tighter than that of two independent figures
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dentsight_pipeline.documents.evaluation import MACRO, Measurement, PopulationName
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation import bootstrap, matching, metrics
-from dentsight_pipeline.evaluation.bootstrap import Draws
-from dentsight_pipeline.evaluation.folder import Evaluation
-from dentsight_pipeline.evaluation.validation import GroundTruth, digest_of, read_detections, read_ground_truth
+from dentsight_pipeline.evaluation import bootstrap
+from dentsight_pipeline.evaluation.bootstrap import Draws, Weights
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.figures import macro_of, measurement
+from dentsight_pipeline.evaluation.matching import ClassMatches, match
+from dentsight_pipeline.evaluation.metrics import CurveTable
+from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
 
 
@@ -36,7 +41,7 @@ class Comparison:
     challenger_sha256: str
     champion_sha256: str
     population: str
-    measurements: list[dict[str, Any]]
+    measurements: tuple[Measurement, ...]
 
 
 def compare(
@@ -64,85 +69,75 @@ def compare(
         EvaluationError: The champion was evaluated on other ground truth.
         ScoringRecordError: As for `evaluate`.
     """
-    digest = digest_of(ground_truth)
-    if champion_ground_truth_sha256 is not None and champion_ground_truth_sha256 != digest:
-        raise EvaluationError(
-            f"The champion was evaluated on ground truth {champion_ground_truth_sha256}, the challenger on {digest}. "
-            "Figures on different images cannot be compared: predict with the champion on this test split first."
-        )
     truth = read_ground_truth(ground_truth)
-    mask = np.ones(len(truth.image_ids), bool) if truth.clean is None else truth.clean
-    population = "all" if truth.clean is None else "clean"
-    weights = bootstrap.draw(truth.groups[mask], resamples, seed)
-    say = progress or (lambda stage, done, total: None)
-    drawn: list[list[Draws]] = []
-    counts: list[np.ndarray] = []
-    for step, (detections, source) in enumerate(((challenger, "challenger"), (champion, "champion"))):
-        say("compare", step, 2)
-        own, counts = _draws_of(truth, detections, source, mask, weights)
-        drawn.append(own)
-    measurements = []
-    for metric, row in (("paired_delta_ap", 0), ("paired_delta_ap50", 1)):
-        for k, name in enumerate((*truth.class_names, "macro")):
-            delta = drawn[0][k].map(lambda v, row=row: v[row]) - drawn[1][k].map(lambda v, row=row: v[row])
-            units = bootstrap.units_with(counts[k], weights)
-            measured = bootstrap.interval(delta, units, bounds=None)
-            measurements.append(
-                {
-                    "metric": metric,
-                    "class": name,
-                    "population": population,
-                    "value": measured.value,
-                    "low": measured.low,
-                    "high": measured.high,
-                    "n": int(counts[k].sum()),
-                    "unit_count": units,
-                    "note": "; ".join(part for part in ("challenger − champion", measured.note) if part),
-                }
-            )
-    return Comparison(digest, digest_of(challenger), digest_of(champion), population, measurements)
+    return compare_columns(
+        replace(truth, sha256=digest_of(ground_truth)),
+        replace(read_detections(challenger, truth, source="challenger's detections"), sha256=digest_of(challenger)),
+        replace(read_detections(champion, truth, source="champion's detections"), sha256=digest_of(champion)),
+        champion_ground_truth_sha256=champion_ground_truth_sha256,
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
+    )
 
 
-def with_comparison(evaluation: Evaluation, comparison: Comparison) -> Evaluation:
-    """The challenger's evaluation with the paired differences among its measurements.
-
-    Raises:
-        EvaluationError: The comparison is of other ground truth or other detections.
-    """
-    document = evaluation.document
-    ours = (document["ground_truth_sha256"], document["detections_sha256"])
-    theirs = (comparison.ground_truth_sha256, comparison.challenger_sha256)
-    if ours != theirs:
-        raise EvaluationError(
-            f"The comparison is of ground truth {theirs[0][:12]} and detections {theirs[1][:12]}, the evaluation of "
-            f"{ours[0][:12]} and {ours[1][:12]}. Compare the detections that were evaluated."
-        )
-    kept = [row for row in document["measurements"] if not row["metric"].startswith("paired_delta_")]
-    champion = {"detections_sha256": comparison.champion_sha256, "population": comparison.population}
-    joined = {**document, "measurements": [*kept, *comparison.measurements], "champion": champion}
-    return Evaluation(joined, evaluation.per_class, evaluation.curves, evaluation.matches)
-
-
-def _draws_of(
+def compare_columns(
     truth: GroundTruth,
-    detections: Sequence[Mapping[str, Any]],
-    source: str,
-    mask: np.ndarray,
-    weights: bootstrap.Weights,
-) -> tuple[list[Draws], list[np.ndarray]]:
-    """AP and AP50 draws [2, ·] of each class and of the macro mean, with the ground-truth counts of each image."""
-    found = read_detections(detections, truth, source=f"{source}'s detections")
-    own = [by_area["all"].subset(mask) for by_area in matching.match(truth, found)]
+    challenger: Detections,
+    champion: Detections,
+    *,
+    champion_ground_truth_sha256: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Comparison:
+    """`compare` on columns that are validated already."""
+    if champion_ground_truth_sha256 not in (None, truth.sha256):
+        raise EvaluationError(
+            f"The champion was evaluated on ground truth {champion_ground_truth_sha256}, the challenger on "
+            f"{truth.sha256}. Figures on different images cannot be compared: predict with the champion on this test "
+            "split first."
+        )
+    say = progress or (lambda stage, done, total: None)
+    population: PopulationName = "all" if truth.clean is None else "clean"
+    mask = np.ones(len(truth.image_ids), bool) if truth.clean is None else truth.clean
+    weights = bootstrap.draw(truth.groups[mask], resamples, seed)
     drawn = []
-    for matches in own:
-        table = metrics.CurveTable.from_matches(matches)
+    for step, found in enumerate((challenger, champion)):
+        say("compare", step, 2)
+        drawn.append(_draws_of([by_area["all"].subset(mask) for by_area in match(truth, found, ("all",))], weights))
+    counts = _gt_counts(truth, mask)
+    rows = [
+        _row(metric, name, population, (ours - theirs, at), own, weights)
+        for at, metric in enumerate(("paired_delta_ap", "paired_delta_ap50"))
+        for name, ours, theirs, own in zip((*truth.class_names, MACRO), *drawn, counts, strict=True)
+    ]
+    return Comparison(truth.sha256, challenger.sha256, champion.sha256, population, tuple(rows))
 
-        def both(w: np.ndarray, table: metrics.CurveTable = table) -> np.ndarray:
-            precision, _ = table.average_precision(w)
-            return np.stack([precision.mean(axis=0), precision[0]])
 
-        drawn.append(bootstrap.draws(both, weights))
-    fields = ("point", "resampled", "jackknife")
-    macro = Draws(*(metrics.macro(np.stack([getattr(draw, field) for draw in drawn])) for field in fields))
-    counts = [matches.gt_counts for matches in own]
-    return [*drawn, macro], [*counts, np.sum(counts, axis=0)]
+def _row(
+    metric: str, name: str, population: str, delta: tuple[Draws, int], gt_counts: np.ndarray, weights: Weights
+) -> Measurement:
+    units = bootstrap.units_with(gt_counts, weights)
+    measured = bootstrap.interval(delta[0], units, at=(delta[1],), bounds=None)
+    return measurement(metric, name, population, measured, int(gt_counts.sum()), units, "challenger − champion")
+
+
+def _draws_of(matches: Sequence[ClassMatches], weights: Weights) -> list[Draws]:
+    """AP and AP50 draws [2, ·] of each class and of the macro mean."""
+    drawn = [bootstrap.draws(partial(_ap_and_ap50, CurveTable.from_matches(own)), weights) for own in matches]
+    return [*drawn, macro_of(drawn)]
+
+
+def _ap_and_ap50(table: CurveTable, weights: np.ndarray) -> np.ndarray:
+    precision, _ = table.average_precision(weights)
+    return np.stack([precision.mean(axis=0), precision[0]])
+
+
+def _gt_counts(truth: GroundTruth, mask: np.ndarray) -> list[np.ndarray]:
+    """Counted boxes on each image of the mask, for each class and for all together."""
+    rows = ~truth.crowd
+    n_images, n_classes = len(truth.image_ids), len(truth.class_names)
+    flat = truth.class_index[rows] * n_images + truth.image_index[rows]
+    counts = np.bincount(flat, minlength=n_images * n_classes).reshape(n_classes, n_images)[:, mask]
+    return [*counts, counts.sum(axis=0)]

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.matching import iou_of_pairs, pairs_in_same_cell
 from dentsight_pipeline.evaluation.operating_points import ratio
-from dentsight_pipeline.evaluation.validation import Detections, GroundTruth
 
 _QUADRANT_ACROSS = {"1": "2", "2": "1", "3": "4", "4": "3"}
 _FDI = re.compile(r"[1-4][1-8]")

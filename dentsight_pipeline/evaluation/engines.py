@@ -3,16 +3,16 @@
 Both get the same validated columns, with ids renumbered from 1 in the order of the file's ids (which keeps every tie
 as it was), and neither prints. Nothing here resamples or chooses thresholds.
 
-pycocotools runs class by class: its arrays are independent across classes, and its memory is then bounded by the
-largest class instead of the whole set.
+Both run in pieces of whole classes, since no array depends on another class: memory is then bounded by the largest
+piece. With `areas=("all",)` pycocotools leaves out the size ranges, which more than halves its work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from dentsight_pipeline.errors import ConfigurationError, EvaluationError
-from dentsight_pipeline.evaluation.validation import Detections, GroundTruth, read_detections, read_ground_truth
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 
 Engine = Literal["pycocotools", "hotcoco"]
 
@@ -32,7 +33,7 @@ AREA_RANGES_PX = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**
 """[A = 4] square pixels, both ends included."""
 MAX_DETECTIONS = (1, 10, 100)
 """[M = 3] per image and class."""
-AGREEMENT_TOLERANCE = 1e-12
+_BOXES_AT_ONCE = 400_000
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,19 @@ class EngineResult:
 
     @cached_property
     def per_class(self) -> dict[str, dict[str, float | None]]:
-        """Per class: ap, ap50, ap75, ar100, ap_small, ap_medium, ap_large. None = no ground truth, not zero."""
-        rows = {}
-        for k, name in enumerate(self.classes):
-            precision, recall = self.precision[:, :, k, :, -1], self.recall[:, k, :, -1]
-            rows[name] = {
-                "ap": _present(precision[:, :, 0]),
-                "ap50": _present(precision[0, :, 0]),
-                "ap75": _present(precision[5, :, 0]),
-                "ar100": _present(recall[:, 0]),
-                "ap_small": _present(precision[:, :, 1]),
-                "ap_medium": _present(precision[:, :, 2]),
-                "ap_large": _present(precision[:, :, 3]),
-            }
-        return rows
+        """Per class: ap, ap50, ap75, ar100 and, by size, ap_small, …, if scored. None = no ground truth, not zero."""
+        return {name: self._figures(k) for k, name in enumerate(self.classes)}
+
+    def _figures(self, k: int) -> dict[str, float | None]:
+        precision, recall = self.precision[:, :, k, :, -1], self.recall[:, k, 0, -1]
+        sizes = tuple(AREA_RANGES_PX)[1 : precision.shape[2]]
+        return {
+            "ap": _present(precision[:, :, 0]),
+            "ap50": _present(precision[0, :, 0]),
+            "ap75": _present(precision[5, :, 0]),
+            "ar100": _present(recall),
+            **{f"ap_{size}": _present(precision[:, :, a]) for a, size in enumerate(sizes, start=1)},
+        }
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -137,17 +137,21 @@ def score(truth: GroundTruth, detections: Detections, engine: Engine = "hotcoco"
 
 
 def score_populations(
-    truth: GroundTruth, detections: Detections, engine: Engine, populations: Mapping[str, np.ndarray]
+    truth: GroundTruth,
+    detections: Detections,
+    engine: Engine,
+    populations: Mapping[str, np.ndarray],
+    areas: Sequence[str] = tuple(AREA_RANGES_PX),
 ) -> dict[str, EngineResult]:
-    """One result for each image mask [I] in `populations`.
+    """One result for each image mask [I] in `populations`; one without images is −1 throughout.
 
     pycocotools matches each image once and accumulates once for each population, since a match never depends on other
-    images; hotcoco scores each population from scratch.
+    images; hotcoco scores each population from scratch, in all of `AREA_RANGES_PX`.
     """
     if engine == "hotcoco":
         return {name: _run_hotcoco(truth.subset(mask), detections.subset(mask)) for name, mask in populations.items()}
     if engine == "pycocotools":
-        return _run_pycocotools(truth, detections, populations)
+        return _run_pycocotools(truth, detections, populations, areas)
     raise ConfigurationError(f"Engine {engine!r} is not known. Choose pycocotools or hotcoco.")
 
 
@@ -159,22 +163,66 @@ def max_abs_difference(a: EngineResult, b: EngineResult) -> float:
     return float(worst) if np.isfinite(worst) else float("inf")
 
 
+def common_cells(a: EngineResult, b: EngineResult) -> EngineResult:
+    """`a` without the area ranges that `b` was not scored in."""
+    n = b.precision.shape[3]
+    return replace(a, precision=a.precision[..., :n, :], recall=a.recall[..., :n, :], scores=a.scores[..., :n, :])
+
+
+def with_cells_of(a: EngineResult, b: EngineResult) -> EngineResult:
+    """`a` with the cells that `b` has as well taken from `b`."""
+    n = b.precision.shape[3]
+    joined = {
+        field: np.concatenate([getattr(b, field), getattr(a, field)[..., n:, :]], axis=-2)
+        for field in ("precision", "recall", "scores")
+    }
+    return replace(a, engine=b.engine, version=b.version, **joined)
+
+
 def _present(cells: np.ndarray) -> float | None:
     cells = cells[cells > -1]
     return float(cells.mean()) if cells.size else None
 
 
-def _image_records(truth: GroundTruth) -> list[dict[str, Any]]:
-    return [{"id": i + 1, "width": 1, "height": 1, "file_name": ""} for i in range(len(truth.image_ids))]
+def _image_records(n: int) -> list[dict[str, Any]]:
+    return [{"id": i, "width": 1, "height": 1, "file_name": ""} for i in range(1, n + 1)]
+
+
+def _blank(engine: Engine, truth: GroundTruth, n_areas: int = len(AREA_RANGES_PX)) -> EngineResult:
+    """−1 everywhere, as an engine leaves what has no ground truth."""
+    n_recalls, k = len(RECALL_THRESHOLDS), len(truth.class_names)
+    cells = -np.ones((len(IOU_THRESHOLDS), n_recalls, k, n_areas, len(MAX_DETECTIONS)))
+    return EngineResult(engine, version(engine), truth.class_names, cells, cells[:, 0].copy(), cells.copy())
+
+
+def _pieces(truth: GroundTruth, detections: Detections) -> Iterator[slice]:
+    """Neighbouring classes that together have at most some 400,000 boxes, or a single one that has more."""
+    n_classes = len(truth.class_names)
+    boxes = sum(np.bincount(columns.class_index, minlength=n_classes) for columns in (truth, detections))
+    start = 0
+    for stop in range(1, n_classes + 1):
+        if stop == n_classes or boxes[start : stop + 1].sum() > _BOXES_AT_ONCE:
+            yield slice(start, stop)
+            start = stop
 
 
 def _run_hotcoco(truth: GroundTruth, detections: Detections) -> EngineResult:
+    result = _blank("hotcoco", truth)
+    if not len(truth.image_ids):
+        return result
+    for piece in _pieces(truth, detections):
+        arrays = _hotcoco_arrays(truth.of_classes(piece), detections.of_classes(piece))
+        for field in ("precision", "recall", "scores"):
+            getattr(result, field)[..., piece, :, :] = arrays[field]
+    return result
+
+
+def _hotcoco_arrays(truth: GroundTruth, detections: Detections) -> Mapping[str, np.ndarray]:
     import hotcoco
 
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(truth.class_names)]
     reference = hotcoco.COCO.from_arrays(
-        _image_records(truth),
-        categories,
+        _image_records(len(truth.image_ids)),
+        [{"id": k, "name": name} for k, name in enumerate(truth.class_names, start=1)],
         truth.image_index + 1,
         truth.class_index + 1,
         truth.boxes_xywh_px,
@@ -187,96 +235,77 @@ def _run_hotcoco(truth: GroundTruth, detections: Detections) -> EngineResult:
     evaluator = hotcoco.COCOeval(reference, results, "bbox")
     evaluator.evaluate()
     evaluator.accumulate()
-    arrays = evaluator.eval
-    if arrays is None:
+    if evaluator.eval is None:
         raise EvaluationError("hotcoco returned nothing. Install the version of constraints.txt.")
-    return EngineResult(
-        "hotcoco",
-        version("hotcoco"),
-        truth.class_names,
-        np.asarray(arrays["precision"], np.float64),
-        np.asarray(arrays["recall"], np.float64),
-        np.asarray(arrays["scores"], np.float64),
-    )
+    return evaluator.eval
 
 
 def _run_pycocotools(
-    truth: GroundTruth, detections: Detections, populations: Mapping[str, np.ndarray]
+    truth: GroundTruth, detections: Detections, populations: Mapping[str, np.ndarray], areas: Sequence[str]
 ) -> dict[str, EngineResult]:
+    results = {name: _blank("pycocotools", truth, len(areas)) for name in populations}
+    images = _image_records(len(truth.image_ids))
+    for k in range(len(truth.class_names)):
+        own = np.flatnonzero(truth.class_index == k)
+        if not len(own):
+            continue  # −1 everywhere, as pycocotools has it
+        found = np.flatnonzero(detections.class_index == k)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluator = _matched(images, _truth_records(truth, own), _result_records(detections, found), areas)
+            every_image = evaluator.evalImgs  # one entry for each (area range, image)
+            for name, mask in populations.items():
+                _accumulate(evaluator, every_image, mask)
+                for field in ("precision", "recall", "scores"):
+                    getattr(results[name], field)[..., k, :, :] = evaluator.eval[field][..., 0, :, :]
+    return results
+
+
+def _matched(images: list[Any], annotations: list[Any], detections: list[Any], areas: Sequence[str]) -> Any:
+    """A `COCOeval` of one class that has matched every image."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    shape = (len(IOU_THRESHOLDS), len(RECALL_THRESHOLDS), len(truth.class_names), len(AREA_RANGES_PX), 3)
-    tables = {
-        name: {"precision": -np.ones(shape), "recall": -np.ones(shape[:1] + shape[2:]), "scores": -np.ones(shape)}
-        for name in populations
-    }
-    images = _image_records(truth)
-    for k, name in enumerate(truth.class_names):
-        category = {"id": k + 1, "name": name}
-        mine = np.flatnonzero(truth.class_index == k)
-        if not len(mine):
-            continue  # −1 everywhere, as pycocotools has it
-        found = np.flatnonzero(detections.class_index == k)
-        reference: Any = COCO()
-        reference.dataset = {
-            "images": images,
-            "categories": [category],
-            "annotations": [
-                {"id": i, "image_id": image, "category_id": k + 1, "bbox": box, "area": area, "iscrowd": crowd}
-                for i, image, box, area, crowd in zip(
-                    (mine + 1).tolist(),
-                    (truth.image_index[mine] + 1).tolist(),
-                    truth.boxes_xywh_px[mine].tolist(),
-                    truth.areas_px[mine].tolist(),
-                    truth.crowd[mine].astype(int).tolist(),
-                    strict=True,
-                )
-            ],
-        }
-        results: Any = COCO()
-        results.dataset = {
-            "images": images,
-            "categories": [category],
-            "annotations": [
-                {"id": i, "image_id": image, "category_id": k + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
-                 "score": value}
-                for i, image, box, value in zip(
-                    range(1, len(found) + 1),
-                    (detections.image_index[found] + 1).tolist(),
-                    detections.boxes_xywh_px[found].tolist(),
-                    detections.scores[found].tolist(),
-                    strict=True,
-                )
-            ],
-        }  # fmt: skip
-        with contextlib.redirect_stdout(io.StringIO()):
-            reference.createIndex()
-            results.createIndex()
-            evaluator = COCOeval(reference, results, "bbox")
-            evaluator.evaluate()
-            every_image = evaluator.evalImgs  # one entry for each (area range, image)
-            for population, mask in populations.items():
-                _narrow(evaluator, every_image, mask)
-                evaluator.accumulate()
-                for field, table in tables[population].items():
-                    table[..., k, :, :] = evaluator.eval[field][..., 0, :, :]
-    return {
-        name: EngineResult(
-            "pycocotools",
-            version("pycocotools"),
-            truth.class_names,
-            table["precision"],
-            table["recall"],
-            table["scores"],
-        )
-        for name, table in tables.items()
-    }
+    sides = []
+    for records in (annotations, detections):
+        side: Any = COCO()
+        side.dataset = {"images": images, "categories": [{"id": 1, "name": ""}], "annotations": records}
+        side.createIndex()
+        sides.append(side)
+    evaluator: Any = COCOeval(*sides, "bbox")
+    evaluator.params.areaRng = [list(AREA_RANGES_PX[area]) for area in areas]
+    evaluator.params.areaRngLbl = list(areas)
+    evaluator.evaluate()
+    return evaluator
 
 
-def _narrow(evaluator: Any, every_image: list[Any], mask: np.ndarray) -> None:
+def _truth_records(truth: GroundTruth, rows: np.ndarray) -> list[dict[str, Any]]:
+    columns = (
+        rows + 1,
+        truth.image_index[rows] + 1,
+        truth.boxes_xywh_px[rows],
+        truth.areas_px[rows],
+        truth.crowd[rows],
+    )
+    return [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        for i, image, box, area, crowd in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _result_records(detections: Detections, rows: np.ndarray) -> list[dict[str, Any]]:
+    boxes = detections.boxes_xywh_px[rows]
+    columns = (detections.image_index[rows] + 1, boxes, boxes[:, 2] * boxes[:, 3], detections.scores[rows])
+    return [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0, "score": score}
+        for i, (image, box, area, score) in enumerate(zip(*(column.tolist() for column in columns), strict=True), 1)
+    ]
+
+
+def _accumulate(evaluator: Any, every_image: list[Any], mask: np.ndarray) -> None:
     """Make a matched evaluator accumulate over the images of `mask` [I] alone, for its one class."""
     kept = np.flatnonzero(mask)
-    evaluator.evalImgs = [every_image[a * len(mask) + i] for a in range(len(AREA_RANGES_PX)) for i in kept]
+    starts = range(0, len(every_image), len(mask))
+    evaluator.evalImgs = [every_image[start + i] for start in starts for i in kept]
     evaluator.params.imgIds = [int(i) + 1 for i in kept]
     evaluator._paramsEval.imgIds = evaluator.params.imgIds
+    evaluator.accumulate()

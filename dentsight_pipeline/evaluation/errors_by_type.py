@@ -9,18 +9,21 @@ so the table made at a low floor is right at every threshold above it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
-from dentsight_pipeline.evaluation.matching import ClassMatches, iou_of_pairs, pairs_in_same_cell
-from dentsight_pipeline.evaluation.validation import Detections, GroundTruth
+from dentsight_pipeline.documents.evaluation import Confusion, ErrorCounts
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.matching import ClassMatches, blocks_of_pairs, iou_of_pairs
 
 KINDS = ("tp", "class", "localisation", "duplicate", "background", "missed")
+_FIELDS = {"class": "class_confusion"}
 _LOOSELY_ON = 0.1
 _ON = 0.5
-_PAIRS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ def classify(
         floor: Least score of a row.
     """
     kept = [(m.scores >= floor) & ~m.ignored[0] for m in matches]
-    rows = np.concatenate([m.detection_index[k] for m, k in zip(matches, kept, strict=True)])
-    gt_index = np.concatenate([m.gt_index[k] for m, k in zip(matches, kept, strict=True)])
-    own = np.concatenate([m.gt_iou[k] for m, k in zip(matches, kept, strict=True)])
+    rows, gt_index, own = (
+        np.concatenate([getattr(m, field)[k] for m, k in zip(matches, kept, strict=True)])
+        for field in ("detection_index", "gt_index", "gt_iou")
+    )
     order = np.lexsort((-detections.scores[rows], detections.image_index[rows]))
     rows, gt_index, own = rows[order], gt_index[order], own[order]
 
@@ -86,126 +90,124 @@ def found_at(
     return found
 
 
-def count_by_type(
-    truth: GroundTruth,
-    detections: Detections,
-    typed: TypedDetections,
-    thresholds: Sequence[float] | np.ndarray,
-    images: np.ndarray,
-) -> dict[str, dict[str, int]]:
-    """Errors of each class at its operating threshold, on the images where the mask `images` [I] is true."""
-    kept = _at_or_above(detections, typed, thresholds) & images[detections.image_index[typed.rows]]
-    found = np.zeros(len(truth.class_index), bool)
-    found[typed.gt_index[kept & (typed.gt_index >= 0)]] = True
-    missed = ~found & ~truth.crowd & images[truth.image_index]
-    table = {}
-    for k, name in enumerate(truth.class_names):
-        mine = typed.kinds[kept & (detections.class_index[typed.rows] == k)]
-        counts = {kind: int(np.count_nonzero(mine == n)) for n, kind in enumerate(KINDS)}
-        table[name] = {
-            "class_confusion": counts["class"],
-            "localisation": counts["localisation"],
-            "duplicate": counts["duplicate"],
-            "background": counts["background"],
-            "missed": int(np.count_nonzero(missed & (truth.class_index == k))),
+@dataclass(frozen=True)
+class Shown:
+    """What is shown at the operating thresholds, and what is missed then.
+
+    Attributes:
+        truth: The ground truth.
+        detections: All detections.
+        typed: Their kinds.
+        thresholds: [K] operating threshold of each class.
+    """
+
+    truth: GroundTruth
+    detections: Detections
+    typed: TypedDetections
+    thresholds: np.ndarray
+
+    @cached_property
+    def above(self) -> np.ndarray:
+        """[N] whether a typed detection reaches its class's threshold."""
+        return self.detections.scores[self.typed.rows] >= self.thresholds[self._said]
+
+    @cached_property
+    def _said(self) -> np.ndarray:
+        return self.detections.class_index[self.typed.rows]
+
+    @cached_property
+    def missed(self) -> np.ndarray:
+        """[n_annotations] ground truth that no such detection takes, even if one below the threshold does."""
+        found = np.zeros(len(self.truth.class_index), bool)
+        found[self.typed.gt_index[self.above & (self.typed.gt_index >= 0)]] = True
+        return ~found & ~self.truth.crowd
+
+    def _on(self, images: np.ndarray) -> np.ndarray:
+        """[N] those shown on the images where the mask `images` [I] is true."""
+        return self.above & images[self.detections.image_index[self.typed.rows]]
+
+    def count_by_type(self, images: np.ndarray) -> dict[str, ErrorCounts]:
+        """Errors of each class on the images where the mask `images` [I] is true."""
+        n = len(self.truth.class_names)
+        kept = self._on(images)
+        table = np.zeros((n, len(KINDS)), int)
+        np.add.at(table, (self._said[kept], self.typed.kinds[kept]), 1)
+        missed = self.truth.class_index[self.missed & images[self.truth.image_index]]
+        table[:, KINDS.index("missed")] = np.bincount(missed, minlength=n)
+        return {
+            name: ErrorCounts(**{_FIELDS.get(kind, kind): int(row[i]) for i, kind in enumerate(KINDS) if kind != "tp"})
+            for name, row in zip(self.truth.class_names, table, strict=True)
         }
-    return table
+
+    def confusion_matrix(self, images: np.ndarray) -> Confusion:
+        """Rows: what is there; columns: what was said; the last of each is background.
+
+        A detection that takes a box of its class is on the diagonal; of the rest, pairs across classes are taken by
+        falling IoU, each detection and box once; then what is left is background.
+        """
+        n = len(self.truth.class_names)
+        matrix = np.zeros((n + 1, n + 1), np.int64)
+        kept, hit = self._on(images), self.typed.gt_index >= 0
+        np.add.at(matrix, (self._said[kept & hit], self._said[kept & hit]), 1)
+        free_dt, free_gt = kept & ~hit, ~self.truth.crowd & images[self.truth.image_index]
+        free_gt[self.typed.gt_index[kept & hit]] = False
+        for d, g in self.typed.confused.tolist():
+            if free_dt[d] and free_gt[g]:
+                matrix[self.truth.class_index[g], self._said[d]] += 1
+                free_dt[d] = free_gt[g] = False
+        np.add.at(matrix[n], self._said[free_dt], 1)
+        np.add.at(matrix[:, n], self.truth.class_index[free_gt], 1)
+        return Confusion(
+            labels=(*self.truth.class_names, "background"), matrix=tuple(tuple(row) for row in matrix.tolist())
+        )
+
+    def table(self) -> pa.Table:
+        """The content of `matches.parquet`: one row a detection, then one for each missed ground truth (null score)."""
+        truth, rows, missed = self.truth, self.typed.rows, np.flatnonzero(self.missed)
+        hit = self.typed.gt_index >= 0
+        taken = np.where(hit, truth.annotation_ids[self.typed.gt_index] if len(truth.annotation_ids) else 0, -1)
+        boxes = np.concatenate([self.detections.boxes_xywh_px[rows], truth.boxes_xywh_px[missed]])
+        gap = np.repeat([False, True], [len(rows), len(missed)])
+
+        def joined(of_detections: np.ndarray, of_missed: np.ndarray | float) -> np.ndarray:
+            return np.concatenate([of_detections, np.broadcast_to(of_missed, len(missed))])
+
+        images = joined(self.detections.image_index[rows], truth.image_index[missed])
+        matched = joined(taken, truth.annotation_ids[missed])
+        return pa.table(
+            {
+                "image_id": truth.image_ids[images],
+                "class": _words(joined(self._said, truth.class_index[missed]), truth.class_names),
+                "score": pa.array(joined(self.detections.scores[rows], 0.0), mask=gap),
+                **{side: boxes[:, i] for i, side in enumerate("xywh")},
+                "matched_at_50": pa.array(matched, mask=matched < 0),
+                "iou": pa.array(joined(self.typed.iou, 0.0), mask=gap),
+                "kind": _words(joined(self.typed.kinds, KINDS.index("missed")), KINDS),
+                "above_threshold": pa.array(joined(self.above, False), pa.bool_(), mask=gap),
+            }
+        )
 
 
-def confusion_matrix(
-    truth: GroundTruth,
-    detections: Detections,
-    typed: TypedDetections,
-    thresholds: Sequence[float] | np.ndarray,
-    images: np.ndarray,
-) -> Mapping[str, list]:
-    """Rows: what is there; columns: what was said; the last of each is background.
-
-    At the operating thresholds and IoU .50. A detection that takes a box of its class is on the diagonal; of the rest,
-    pairs across classes are taken by falling IoU, each detection and box once; then what is left is background.
-    """
-    kept = _at_or_above(detections, typed, thresholds) & images[detections.image_index[typed.rows]]
-    said = detections.class_index[typed.rows]
-    n = len(truth.class_names)
-    matrix = np.zeros((n + 1, n + 1), np.int64)
-    free_gt = ~truth.crowd & images[truth.image_index]
-    hits = kept & (typed.gt_index >= 0)
-    np.add.at(matrix, (said[hits], said[hits]), 1)
-    free_gt[typed.gt_index[hits]] = False
-    free_dt = kept & ~hits
-    for d, g in typed.confused.tolist():
-        if free_dt[d] and free_gt[g]:
-            matrix[truth.class_index[g], said[d]] += 1
-            free_dt[d] = free_gt[g] = False
-    np.add.at(matrix[n], said[free_dt], 1)
-    np.add.at(matrix[:, n], truth.class_index[free_gt], 1)
-    return {"labels": [*truth.class_names, "background"], "matrix": matrix.tolist()}
-
-
-def table_of_matches(
-    truth: GroundTruth, detections: Detections, typed: TypedDetections, thresholds: Sequence[float] | np.ndarray
-) -> dict[str, np.ndarray]:
-    """Columns of `matches.parquet`: one row a detection, then one for each missed ground truth (NaN score).
-
-    `above_threshold` says whether a detection reaches its class's operating threshold. Ground truth is missed when no
-    such detection takes it, even if one below the threshold does.
-    """
-    above = _at_or_above(detections, typed, thresholds)
-    found = np.zeros(len(truth.class_index), bool)
-    found[typed.gt_index[above & (typed.gt_index >= 0)]] = True
-    missed = np.flatnonzero(~found & ~truth.crowd)
-    names = np.array(truth.class_names, dtype=object)
-    kinds = np.array(KINDS, dtype=object)
-    rows, hit = typed.rows, typed.gt_index >= 0
-    taken = np.where(hit, truth.annotation_ids[typed.gt_index] if len(truth.annotation_ids) else 0, -1)
-    boxes = np.concatenate([detections.boxes_xywh_px[rows], truth.boxes_xywh_px[missed]])
-    gap = np.full(len(missed), np.nan)
-    return {
-        "image_id": truth.image_ids[np.concatenate([detections.image_index[rows], truth.image_index[missed]])],
-        "class": names[np.concatenate([detections.class_index[rows], truth.class_index[missed]])],
-        "score": np.concatenate([detections.scores[rows], gap]),
-        "x": boxes[:, 0],
-        "y": boxes[:, 1],
-        "w": boxes[:, 2],
-        "h": boxes[:, 3],
-        "matched_at_50": np.concatenate([taken, truth.annotation_ids[missed]]),
-        "iou": np.concatenate([typed.iou, gap]),
-        "kind": np.concatenate([kinds[typed.kinds], np.full(len(missed), "missed", dtype=object)]),
-        "above_threshold": np.concatenate([above, np.zeros(len(missed), bool)]),
-    }
-
-
-def _at_or_above(
-    detections: Detections, typed: TypedDetections, thresholds: Sequence[float] | np.ndarray
-) -> np.ndarray:
-    return detections.scores[typed.rows] >= np.asarray(thresholds)[detections.class_index[typed.rows]]
+def _words(codes: np.ndarray, words: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(codes.astype(np.int32), list(words)).cast(pa.string())
 
 
 def _best_overlaps(
     truth: GroundTruth, detections: Detections, rows: np.ndarray, gt: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each row: best IoU with its own class and with another, and the pairs across classes at .50 or more."""
-    n_images = len(truth.image_ids)
-    images, gt_images = detections.image_index[rows], truth.image_index[gt]
     best_same, best_other = np.zeros(len(rows)), np.zeros(len(rows))
-    pairs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    per_row = np.bincount(gt_images, minlength=n_images)[images]
-    block = np.cumsum(per_row) // _PAIRS_AT_ONCE
-    for b in np.unique(block):
-        part = np.flatnonzero((block == b) & (per_row > 0))
-        if not len(part):
-            continue
-        d, g = pairs_in_same_cell(images[part], gt_images, n_images)
-        starts = np.cumsum(per_row[part]) - per_row[part]
-        d, g = part[d], gt[g]
+    pairs = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    images = detections.image_index[rows]
+    for d, place in blocks_of_pairs(images, truth.image_index[gt], len(truth.image_ids)):
+        g = gt[place]
         iou = iou_of_pairs(detections.boxes_xywh_px[rows[d]], truth.boxes_xywh_px[g])
         same = detections.class_index[rows[d]] == truth.class_index[g]
+        part, starts = np.unique(d, return_index=True)
         best_same[part] = np.maximum.reduceat(np.where(same, iou, 0.0), starts)
         best_other[part] = np.maximum.reduceat(np.where(same, 0.0, iou), starts)
         across = ~same & (iou >= _ON)
         pairs.append((d[across], g[across], iou[across]))
-    if not pairs:
-        return best_same, best_other, np.zeros((0, 2), np.int64)
     d, g, iou = (np.concatenate(columns) for columns in zip(*pairs, strict=True))
     order = np.argsort(-iou, kind="stable")
     return best_same, best_other, np.column_stack([d, g])[order]

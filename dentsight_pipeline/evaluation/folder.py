@@ -6,17 +6,36 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.evaluation import (
+    CURVES_FILE,
+    EVALUATION_FILE,
+    Curves,
+    EvaluationDocument,
+    Measurement,
+    Population,
+    for_people,
+)
 from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.figures import FIGURES
 from dentsight_pipeline.store.files import write_whole
 
-SCHEMA = "dentsight-evaluation/1"
+_TEXTS, _COUNTS = ("population", "class"), ("n_gt", "n_images", "n_detections")
+_THRESHOLDS = ("threshold_p95", "threshold_best_f1")
+_COLUMNS = {
+    **dict.fromkeys(_TEXTS, pa.string()),
+    **dict.fromkeys(_COUNTS, pa.int64()),
+    **dict.fromkeys((f"{metric}{end}" for metric in FIGURES for end in ("", "_low", "_high")), pa.float64()),
+    **dict.fromkeys(_THRESHOLDS, pa.float64()),
+}
+"""Of the per-class tables."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +44,37 @@ class Evaluation:
 
     Attributes:
         document: The content of `evaluation.json`.
-        per_class: Rows of both populations, with a `population` column.
         curves: The content of `curves.json`.
-        matches: Columns of `matches.parquet`.
+        matches: The content of `matches.parquet`.
     """
 
-    document: dict[str, Any]
-    per_class: list[dict[str, Any]]
-    curves: dict[str, Any]
-    matches: dict[str, np.ndarray]
+    document: EvaluationDocument
+    curves: Curves
+    matches: pa.Table
+
+    @property
+    def per_class(self) -> list[dict[str, Any]]:
+        """Rows of the per-class tables, of every population; an unreachable threshold is null."""
+        return [
+            {"population": name, **plain(row)}
+            for name, population in self.document.populations.items()
+            for row in population.per_class
+        ]
 
     @property
     def macro_ap(self) -> float | None:
         """Macro AP[.50:.95] over all images and the present classes."""
-        return self.document["populations"]["all"]["macro"]["ap"]
+        return self.document.populations["all"].macro.ap
 
     @property
     def macro_ap50(self) -> float | None:
         """Macro AP50 over all images and the present classes."""
-        return self.document["populations"]["all"]["macro"]["ap50"]
+        return self.document.populations["all"].macro.ap50
 
     @property
-    def measurements(self) -> list[dict[str, Any]]:
+    def measurements(self) -> tuple[Measurement, ...]:
         """All that gates see."""
-        return self.document["measurements"]
+        return self.document.measurements
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -57,61 +83,34 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     Each file appears whole or not at all, and the same evaluation gives the same bytes. In JSON an unreachable
     threshold is null beside a figure of 0; in CSV and Parquet it is `inf`.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
-
     folder.mkdir(parents=True, exist_ok=True)
-
-    def parquet_bytes(table: pa.Table) -> bytes:
-        sink = pa.BufferOutputStream()
-        parquet.write_table(table, sink, compression="zstd")
-        return sink.getvalue().to_pybytes()
-
-    columns = list(evaluation.per_class[0])
-    by_column = {name: [row[name] for row in evaluation.per_class] for name in columns}
-    texts, wholes = {"population", "class"}, {"n_gt", "n_images", "n_detections"}
-    types = {n: pa.string() if n in texts else pa.int64() if n in wholes else pa.float64() for n in columns}
-    per_class = pa.table({name: pa.array(by_column[name], types[name]) for name in columns})
-    matches = evaluation.matches
-    gap = np.isnan(matches["score"])
-    none = matches["matched_at_50"] < 0
-    match_table = pa.table(
-        {
-            "image_id": pa.array(matches["image_id"], pa.int64()),
-            "class": pa.array(matches["class"], pa.string()),
-            "score": pa.array(matches["score"], pa.float64(), mask=gap),
-            **{side: pa.array(matches[side], pa.float64()) for side in "xywh"},
-            "matched_at_50": pa.array(matches["matched_at_50"], pa.int64(), mask=none),
-            "iou": pa.array(matches["iou"], pa.float64(), mask=gap),
-            "kind": pa.array(matches["kind"], pa.string()),
-            "above_threshold": pa.array(matches["above_threshold"], pa.bool_(), mask=gap),
-        }
-    )
-    write_whole(folder / "curves.json", _json(evaluation.curves, indent=None))
-    write_whole(folder / "matches.parquet", parquet_bytes(match_table))
-    write_whole(folder / "per_class.json", _json(plain(evaluation.per_class)))
-    write_whole(folder / "per_class.parquet", parquet_bytes(per_class))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns)
-    writer.writeheader()
-    writer.writerows(evaluation.per_class)
-    write_whole(folder / "per_class.csv", table.getvalue().encode())
+    rows = [{name: row[name] for name in _COLUMNS} for row in evaluation.per_class]
+    reached = [{**row, **{name: _or_infinity(row[name]) for name in _THRESHOLDS}} for row in rows]
+    write_whole(folder / CURVES_FILE, for_people(evaluation.curves, indent=None))
+    write_whole(folder / "matches.parquet", _parquet(evaluation.matches))
+    write_whole(folder / "per_class.json", for_people(rows))
+    write_whole(folder / "per_class.parquet", _parquet(pa.Table.from_pylist(reached, pa.schema(_COLUMNS))))
+    write_whole(folder / "per_class.csv", _csv(reached))
     # The last one: its presence says that the rest is there.
-    write_whole(folder / "evaluation.json", _json(evaluation.document))
+    write_whole(folder / EVALUATION_FILE, for_people(evaluation.document))
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """The `evaluation.json` of a folder.
+def _or_infinity(threshold: float | None) -> float:
+    return math.inf if threshold is None else threshold
 
-    Raises:
-        EvaluationError: None there, or of another schema.
-    """
-    document = read_json_file(folder / "evaluation.json")
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise EvaluationError(
-            f"{folder / 'evaluation.json'} is not a {SCHEMA} document. Make one with `dentsight evaluate --out`."
-        )
-    return document
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _csv(rows: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(_COLUMNS))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_json_file(path: Path) -> Any:
@@ -128,22 +127,7 @@ def read_json_file(path: Path) -> Any:
         raise EvaluationError(f"{path} is not JSON: {error}. Write it anew; it may be cut off.") from error
 
 
-def plain(value: Any) -> Any:
-    """JSON without NaN, infinity or numpy: what cannot be measured or reached is null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _json(document: Any, indent: int | None = 1) -> bytes:
-    return (json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+def summary(document: EvaluationDocument) -> dict[str, Any]:
     """The short form of an `evaluation.json`: the keys that scripts read.
 
     Args:
@@ -152,22 +136,23 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         `per_class` rows, `macro_ap`, `macro_ap50`, … over all images; `clean` holds the same for the clean ones.
     """
-
-    def short(population: Mapping[str, Any]) -> dict[str, Any]:
-        macro = population["macro"]
-        figures = {f"macro_{name}": macro[name] for name in ("ap", "ap50", "ap75", "ar100")}
-        bounds = {f"macro_{name}_{end}": macro[f"{name}_{end}"] for name in ("ap", "ap50") for end in ("low", "high")}
-        counts = {"images": population["images"], "present": macro["present"], "of": macro["of"]}
-        return {**figures, **bounds, **counts, "per_class": population["per_class"]}
-
-    populations = document["populations"]
+    populations = document.populations
+    whole = plain(document)
+    named = ("gated_population", "thresholds_from", "engines", "ground_truth_sha256", "detections_sha256", "notes")
     return {
-        **short(populations["all"]),
-        "clean": short(populations["clean"]) if "clean" in populations else None,
-        "gated_population": document["gated_population"],
-        "thresholds_from": document["thresholds_from"],
-        "engines": document["engines"],
-        "ground_truth_sha256": document["ground_truth_sha256"],
-        "detections_sha256": document["detections_sha256"],
-        "notes": document["notes"],
+        **_short(populations["all"]),
+        "clean": _short(populations["clean"]) if "clean" in populations else None,
+        **{name: whole[name] for name in named},
+    }
+
+
+def _short(population: Population) -> dict[str, Any]:
+    macro = plain(population.macro)
+    keys = (*("ap", "ap50", "ap75", "ar100"), *(f"{name}_{end}" for name in ("ap", "ap50") for end in ("low", "high")))
+    return {
+        **{f"macro_{key}": macro[key] for key in keys},
+        "images": population.images,
+        "present": population.macro.present,
+        "of": population.macro.of,
+        "per_class": plain(population.per_class),
     }

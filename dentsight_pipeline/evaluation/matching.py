@@ -8,15 +8,16 @@ the figures that come of it against both engines on every run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.engines import AREA_RANGES_PX, IOU_THRESHOLDS, MAX_DETECTIONS
-from dentsight_pipeline.evaluation.validation import Detections, GroundTruth
 
 _EVERY_THRESHOLD = (1 << len(IOU_THRESHOLDS)) - 1
-_PAIRS_AT_ONCE = 4_000_000
+_PAIRS_AT_ONCE = 500_000
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,25 @@ class ClassMatches:
         """The part on the images where the mask `images` [I] is true: a match never depends on other images."""
         if images.all():
             return self
-        row = np.cumsum(images) - 1
         kept = images[self.image_index]
-        return ClassMatches(
-            self.name,
-            row[self.image_index[kept]],
-            self.detection_index[kept],
-            self.scores[kept],
-            self.true_positive[:, kept],
-            self.ignored[:, kept],
-            self.gt_index[kept],
-            self.gt_iou[kept],
-            self.gt_counts[images],
+        return replace(
+            self,
+            image_index=(np.cumsum(images) - 1)[self.image_index[kept]],
+            gt_counts=self.gt_counts[images],
+            true_positive=self.true_positive[:, kept],
+            ignored=self.ignored[:, kept],
+            **{name: getattr(self, name)[kept] for name in ("detection_index", "scores", "gt_index", "gt_iou")},
         )
 
 
-def match(truth: GroundTruth, detections: Detections) -> list[dict[str, ClassMatches]]:
+def match(
+    truth: GroundTruth, detections: Detections, areas: Sequence[str] = tuple(AREA_RANGES_PX)
+) -> list[dict[str, ClassMatches]]:
     """For each class, its matches for each range of areas (`all`, `small`, `medium`, `large`).
 
     Source of the rule: `COCOeval.evaluateImg` in pycocotools 2.0.11.
     """
-    return [_match_class(truth, detections, k) for k in range(len(truth.class_names))]
+    return [_match_class(truth, detections, k, areas) for k in range(len(truth.class_names))]
 
 
 def iou_of_pairs(a_xywh: np.ndarray, b_xywh: np.ndarray, b_crowd: np.ndarray | None = None) -> np.ndarray:
@@ -105,8 +104,63 @@ def pairs_in_same_cell(a_cell: np.ndarray, b_cell: np.ndarray, n_cells: int) -> 
     return a, start[a_cell[a]] + within
 
 
-def _match_class(truth: GroundTruth, detections: Detections, k: int) -> dict[str, ClassMatches]:
-    n_images = len(truth.image_ids)
+@dataclass(frozen=True)
+class _Candidates:
+    """One class before the assignment: D detections by image and falling score, G ground-truth boxes by image.
+
+    Attributes:
+        dt: [D] rows into `Detections`.
+        gt: [G] rows into `GroundTruth`.
+        pair_dt: [P] place in `dt` of each pair with an IoU of .50 or more.
+        pair_gt: [P] place in `gt`.
+        pair_iou: [P].
+    """
+
+    dt: np.ndarray
+    gt: np.ndarray
+    pair_dt: np.ndarray
+    pair_gt: np.ndarray
+    pair_iou: np.ndarray
+
+
+def _match_class(truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str]) -> dict[str, ClassMatches]:
+    close = _candidates(truth, detections, k)
+    by_score = np.argsort(-detections.scores[close.dt], kind="stable")  # ties stay in the order of images
+    rows = close.dt[by_score]
+    shared = {
+        "name": truth.class_names[k],
+        "image_index": detections.image_index[rows],
+        "detection_index": rows,
+        "scores": detections.scores[rows],
+    }
+    return {
+        area: ClassMatches(**shared, **_within(AREA_RANGES_PX[area], truth, detections, close, by_score))
+        for area in areas
+    }
+
+
+def _within(
+    bounds: tuple[float, float], truth: GroundTruth, detections: Detections, close: _Candidates, by_score: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The fields of `ClassMatches` that depend on the range of areas."""
+    low, high = bounds
+    areas, boxes = truth.areas_px[close.gt], detections.boxes_xywh_px[close.dt]
+    crowd = truth.crowd[close.gt]
+    ignored = crowd | (areas < low) | (areas > high)
+    hit, skipped, taken, iou = _assign(close, ignored, crowd)
+    dt_areas = boxes[:, 2] * boxes[:, 3]
+    skipped |= np.where((dt_areas < low) | (dt_areas > high), ~(hit | skipped) & _EVERY_THRESHOLD, 0)
+    bit = 1 << np.arange(len(IOU_THRESHOLDS))[:, None]
+    return {
+        "true_positive": (hit[by_score] & bit) > 0,
+        "ignored": (skipped[by_score] & bit) > 0,
+        "gt_index": np.where(taken >= 0, close.gt[taken] if len(close.gt) else -1, -1)[by_score],
+        "gt_iou": iou[by_score],
+        "gt_counts": np.bincount(truth.image_index[close.gt[~ignored]], minlength=len(truth.image_ids)),
+    }
+
+
+def _candidates(truth: GroundTruth, detections: Detections, k: int) -> _Candidates:
     gt = np.flatnonzero(truth.class_index == k)
     gt = gt[np.argsort(truth.image_index[gt], kind="stable")]
     dt = np.flatnonzero(detections.class_index == k)
@@ -114,97 +168,72 @@ def _match_class(truth: GroundTruth, detections: Detections, k: int) -> dict[str
     images = detections.image_index[dt]
     rank = np.arange(len(dt)) - np.searchsorted(images, images)
     dt = dt[rank < MAX_DETECTIONS[-1]]
-    images = detections.image_index[dt]
-
-    pair_dt, pair_gt, pair_iou = _close_pairs(truth, detections, dt, gt, n_images)
-    boxes = detections.boxes_xywh_px[dt]
-    dt_areas = boxes[:, 2] * boxes[:, 3]
-    by_score = np.argsort(-detections.scores[dt], kind="stable")  # ties stay in the order of images
-    matches = {}
-    for name, (low, high) in AREA_RANGES_PX.items():
-        outside = (truth.areas_px[gt] < low) | (truth.areas_px[gt] > high)
-        ignored_gt = truth.crowd[gt] | outside
-        hit, skipped, taken, iou = _assign(pair_dt, pair_gt, pair_iou, ignored_gt, truth.crowd[gt], len(dt), len(gt))
-        off_range = (dt_areas < low) | (dt_areas > high)
-        skipped |= np.where(off_range, ~(hit | skipped) & _EVERY_THRESHOLD, 0)
-        bit = 1 << np.arange(len(IOU_THRESHOLDS))[:, None]
-        matches[name] = ClassMatches(
-            name=truth.class_names[k],
-            image_index=images[by_score],
-            detection_index=dt[by_score],
-            scores=detections.scores[dt][by_score],
-            true_positive=(hit[by_score] & bit) > 0,
-            ignored=(skipped[by_score] & bit) > 0,
-            gt_index=np.where(taken >= 0, gt[taken] if len(gt) else -1, -1)[by_score],
-            gt_iou=iou[by_score],
-            gt_counts=np.bincount(truth.image_index[gt[~ignored_gt]], minlength=n_images),
-        )
-    return matches
+    return _Candidates(dt, gt, *_close_pairs(truth, detections, dt, gt))
 
 
 def _close_pairs(
-    truth: GroundTruth, detections: Detections, dt: np.ndarray, gt: np.ndarray, n_images: int
+    truth: GroundTruth, detections: Detections, dt: np.ndarray, gt: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions in `dt` and `gt`, and IoU, of all pairs of one image with an IoU of .50 or more."""
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    images, gt_images = detections.image_index[dt], truth.image_index[gt]
-    per_image = np.bincount(gt_images, minlength=n_images)
-    blocks = np.cumsum(per_image[images]) // _PAIRS_AT_ONCE if len(dt) else np.zeros(0, int)
-    for block in np.unique(blocks):
-        rows = np.flatnonzero(blocks == block)
-        a, b = pairs_in_same_cell(images[rows], gt_images, n_images)
-        a = rows[a]
+    found = [(np.zeros(0, int), np.zeros(0, int), np.zeros(0))]
+    for a, b in blocks_of_pairs(detections.image_index[dt], truth.image_index[gt], len(truth.image_ids)):
         iou = iou_of_pairs(detections.boxes_xywh_px[dt[a]], truth.boxes_xywh_px[gt[b]], truth.crowd[gt[b]])
         close = iou >= IOU_THRESHOLDS[0]
         found.append((a[close], b[close], iou[close]))
-    if not found:
-        return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     a, b, iou = (np.concatenate(columns) for columns in zip(*found, strict=True))
     return a, b, iou
 
 
+def blocks_of_pairs(a_cell: np.ndarray, b_cell: np.ndarray, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`pairs_in_same_cell` in blocks of some 500,000 pairs, all pairs of one row of `a` in one of them."""
+    partners = np.bincount(b_cell, minlength=n_cells)[a_cell]
+    block = np.cumsum(partners) // _PAIRS_AT_ONCE
+    for number in np.unique(block):
+        rows = np.flatnonzero((block == number) & (partners > 0))
+        a, b = pairs_in_same_cell(a_cell[rows], b_cell, n_cells)
+        yield rows[a], b
+
+
 def _assign(
-    pair_dt: np.ndarray,
-    pair_gt: np.ndarray,
-    pair_iou: np.ndarray,
-    ignored_gt: np.ndarray,
-    crowd: np.ndarray,
-    n_dt: int,
-    n_gt: int,
+    close: _Candidates, ignored: np.ndarray, crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The greedy assignment, with one bit for each IoU threshold.
 
+    Args:
+        close: The pairs.
+        ignored: [G] ground truth that does not count.
+        crowd: [G] ground truth that any number of detections may take.
+
     Returns:
-        hit [n_dt]: thresholds at which the detection takes counted ground truth; skipped [n_dt]: at which it takes
-        ignored ground truth; taken [n_dt]: the counted one taken at .50 or −1; iou [n_dt]: IoU with it or 0.
+        hit [D]: thresholds at which the detection takes counted ground truth; skipped [D]: at which it takes
+        ignored ground truth; taken [D]: the counted one taken at .50 or −1; iou [D]: IoU with it or 0.
     """
+    n_dt = len(close.dt)
     hit, skipped = np.zeros(n_dt, np.int64), np.zeros(n_dt, np.int64)
     taken, iou_taken = np.full(n_dt, -1), np.zeros(n_dt)
-    # A detection prefers counted ground truth, then the larger IoU, then the later box of the file (as evaluateImg).
-    order = np.lexsort((-pair_gt, -pair_iou, ignored_gt[pair_gt], pair_dt))
-    levels = np.searchsorted(np.minimum(IOU_THRESHOLDS, 1 - 1e-10), pair_iou[order], side="right")
-    free = [_EVERY_THRESHOLD] * n_gt
+    free = [_EVERY_THRESHOLD] * len(close.gt)
     current, left = -1, 0
-    for d, g, reached, iou, ignored, is_crowd in zip(
-        pair_dt[order].tolist(),
-        pair_gt[order].tolist(),
-        ((1 << levels) - 1).tolist(),
-        pair_iou[order].tolist(),
-        ignored_gt[pair_gt[order]].tolist(),
-        crowd[pair_gt[order]].tolist(),
-        strict=True,
-    ):
+    for d, g, reached, iou, skip, is_crowd in _in_order_of_choice(close, ignored, crowd):
         if d != current:
             current, left = d, _EVERY_THRESHOLD
         bits = reached & left & (_EVERY_THRESHOLD if is_crowd else free[g])
-        if not bits:
-            continue
         left &= ~bits
         free[g] &= ~bits
-        if ignored:
-            skipped[d] |= bits
-            continue
-        hit[d] |= bits
-        if bits & 1:
+        (skipped if skip else hit)[d] |= bits
+        if bits & 1 and not skip:
             taken[d], iou_taken[d] = g, iou
     return hit, skipped, taken, iou_taken
+
+
+def _in_order_of_choice(
+    close: _Candidates, ignored: np.ndarray, crowd: np.ndarray
+) -> Iterator[tuple[int, int, int, float, bool, bool]]:
+    """Pairs as detection, ground truth, bits of the thresholds reached, IoU, ignored and crowd.
+
+    A detection prefers counted ground truth, then the larger IoU, then the later box of the file (as evaluateImg).
+    """
+    order = np.lexsort((-close.pair_gt, -close.pair_iou, ignored[close.pair_gt], close.pair_dt))
+    dt, gt, iou = close.pair_dt[order], close.pair_gt[order], close.pair_iou[order]
+    levels = np.searchsorted(np.minimum(IOU_THRESHOLDS, 1 - 1e-10), iou, side="right")
+    columns = (dt, gt, (1 << levels) - 1, iou, ignored[gt], crowd[gt])
+    return zip(*(column.tolist() for column in columns), strict=True)

@@ -11,17 +11,19 @@ others are summed up between them by one sparse product.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
 
-from dentsight_pipeline.evaluation.engines import IOU_THRESHOLDS, RECALL_THRESHOLDS
+from dentsight_pipeline.evaluation.engines import RECALL_THRESHOLDS
 from dentsight_pipeline.evaluation.matching import ClassMatches
 
 _EPSILON = np.spacing(1)
 _NEARLY = 1e-9  # far above rounding, far below 1/(100·n_gt)
 _CELLS_AT_ONCE = 1_000_000
-_LEAST_COLUMNS = 256
+_LEAST_COLUMNS = 16
+_FEW_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -73,46 +75,37 @@ class CurveTable:
         Returns:
             AP [T, B] (mean of 101 interpolated precisions) and recall [T, B]; NaN where no ground truth has weight.
         """
-        shape = (len(IOU_THRESHOLDS), weights.shape[1])
-        precision, recall = np.zeros(shape), np.zeros(shape)
         at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, len(self.images)))
-        for start in range(0, weights.shape[1], at_once):
-            columns = slice(start, start + at_once)
-            block = np.ascontiguousarray(weights[:, columns])
-            precision[:, columns], recall[:, columns] = self._block(block)
+        starts = range(0, weights.shape[1], at_once)
+        parts = [self._block(np.array(weights[:, start : start + at_once], np.float64)) for start in starts]
+        precision, recall = (np.concatenate(blocks, axis=1) for blocks in zip(*parts, strict=True))
         return precision, recall
 
     def _block(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_gt = self.gt_counts @ weights  # [B]
         n_gt = np.where(n_gt > 0, n_gt, np.nan)
-        precision, recall = np.zeros((len(self.hits), weights.shape[1])), np.zeros((len(self.hits), weights.shape[1]))
-        if len(self.images):
-            own = weights[self.images]  # [P, B]
-            plain = self.between @ weights
-            all_count = bool(self.counted.all())
-            if all_count:
-                plain += own
-            running_sum(plain)
-            for t, hits in enumerate(self.hits):
-                rows = np.flatnonzero(hits)
-                if not len(rows):
-                    continue
+        own = weights[self.images]  # [P, B]
+        plain = running_sum(self.between @ weights + own if self._all_count else self.between @ weights)
+        precision, recall = np.zeros((2, len(self.hits), weights.shape[1]))
+        for t, hits in enumerate(self.hits):
+            rows = np.flatnonzero(hits)
+            if len(rows):
                 seen = plain[rows]
-                if not all_count:
+                if not self._all_count:
                     seen += running_sum(own * self.counted[t][:, None])[rows]
-                true = running_sum(own[rows])
-                precision[t], recall[t] = _interpolated(true, seen, n_gt)
-        precision[:, np.isnan(n_gt)] = np.nan
-        recall[:, np.isnan(n_gt)] = np.nan
-        return precision, recall
+                precision[t], recall[t] = _interpolated(running_sum(own[rows]), seen, n_gt)
+        return np.where(np.isnan(n_gt), np.nan, precision), np.where(np.isnan(n_gt), np.nan, recall)
+
+    @cached_property
+    def _all_count(self) -> bool:
+        return bool(self.counted.all())
 
 
 def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AP [B] and final recall [B] from cumulative hits and detections [P, B] at the hits."""
     seen += _EPSILON  # as COCOeval.accumulate; it also makes 0 of 0 a precision of 0
     envelope = np.divide(true, seen, out=seen)
-    for row in range(len(envelope) - 2, -1, -1):
-        np.maximum(envelope[row], envelope[row + 1], out=envelope[row])
+    _running(np.maximum, envelope[::-1])
     recalls = np.divide(true, n_gt, out=true)
     last = recalls[-1].copy()
     # reached[p, b]: how many of the 101 recall thresholds are at or below the recall of the row
@@ -128,8 +121,14 @@ def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple
 
 def running_sum(rows: np.ndarray) -> np.ndarray:
     """Cumulative sum over axis 0, in place; row by row, which is several times faster than `np.cumsum` here."""
+    return _running(np.add, rows)
+
+
+def _running(combine: np.ufunc, rows: np.ndarray) -> np.ndarray:
+    if rows.shape[1] <= _FEW_COLUMNS:
+        return combine.accumulate(rows, axis=0, out=rows)
     for row in range(1, len(rows)):
-        np.add(rows[row - 1], rows[row], out=rows[row])
+        combine(rows[row - 1], rows[row], out=rows[row])
     return rows
 
 

@@ -18,7 +18,7 @@ from dentsight_pipeline.evaluation.metrics import running_sum
 
 PRECISION_TARGET = 0.95
 _CELLS_AT_ONCE = 2_000_000
-_LEAST_COLUMNS = 32
+_LEAST_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ class ScoreCurve:
         if not len(self.f1) or self.f1.max() <= 0:
             return OperatingPoint(math.inf, None, 0.0, 0.0)
         return self._point(int(np.argmax(self.f1)))
+
+    def points(self, most: int) -> np.ndarray:
+        """Places of at most `most` points, evenly spread, and of the best F1."""
+        if not len(self.scores):
+            return np.zeros(0, np.intp)
+        spread = np.linspace(0, len(self.scores) - 1, min(most, len(self.scores))).round().astype(int)
+        return np.unique([*spread, int(np.argmax(self.f1))])
 
     def _point(self, at: int | np.integer) -> OperatingPoint:
         return OperatingPoint(
@@ -141,7 +148,7 @@ class PointTable:
         parts = []
         at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, len(self.hits.indptr) - 1))
         for start in range(0, weights.shape[1], at_once):
-            block = np.ascontiguousarray(weights[:, start : start + at_once])
+            block = np.array(weights[:, start : start + at_once], np.float64)
             n_gt = self.gt_counts @ block
             n_gt = np.where(n_gt > 0, n_gt, np.nan)
             true, seen = running_sum(self.hits @ block), running_sum(self.seen @ block)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dentsight_pipeline.data.splits import read_split, split_names
+from dentsight_pipeline.data.splits import read_split, read_stored, split_names
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import EvaluationFacts, PredictionsFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, detections_of, ground_truth_of
+from dentsight_pipeline.evaluation.compare import Comparison, compare_columns
+from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
+from dentsight_pipeline.evaluation.folder import write_evaluation
+from dentsight_pipeline.evaluation.validation import digest_of, read_detections
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import build, read_json
 
@@ -19,6 +25,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 EVALUATED = "test"
+MIRRORED = "test.mirrored"
 THRESHOLDS_FROM = "valid"
 
 
@@ -47,16 +54,85 @@ def evaluate_predictions(
     Raises:
         EvaluationError: The predictions belong to other data, or there is no test split to evaluate.
     """
+    _require_fit(subset, predictions)
+    truth = stored_truth(store, subset, EVALUATED)
+    given = Inputs(
+        truth=truth,
+        found=stored_detections(store, predictions, EVALUATED, truth),
+        mirrored=stored_detections(store, predictions, MIRRORED, truth) if has_pass(predictions, MIRRORED) else None,
+        valid=_validation(store, subset, predictions),
+        resamples=resamples,
+        seed=seed,
+    )
+    facts = EvaluationFacts(
+        corpus=subset.facts_as(SubsetFacts).corpus,
+        checkpoint=predictions.inputs[Asset.TRAINED_CHECKPOINT],
+        split=EVALUATED,
+        resamples=resamples,
+        seed=seed,
+    )
+    inputs = {Asset.CONDITION_SUBSET: subset.digest, Asset.TEST_PREDICTIONS: predictions.digest}
+    with tempfile.TemporaryDirectory() as folder:
+        write_evaluation(evaluate(given, progress), Path(folder))
+        files = {path.name: path for path in Path(folder).iterdir()}
+        manifest = build(store, Kind.EVALUATION, files, inputs, facts)
+    store.put_manifest(manifest)
+    return manifest
+
+
+def stored_truth(store: Store, subset: Manifest, split: str) -> GroundTruth:
+    """A split of a subset, to be scored against; raises as `read_split` and `ground_truth_of` do."""
+    return ground_truth_of(read_split(store, subset, split), f"{split} of {subset.kind} {subset.digest[:12]}")
+
+
+def has_pass(predictions: Manifest, name: str) -> bool:
+    """Whether the predictions hold detections of this name: a split, or `MIRRORED`."""
+    return not {f"{name}.arrow", f"{name}.json"}.isdisjoint(predictions.entries)
+
+
+def stored_detections(store: Store, predictions: Manifest, name: str, truth: GroundTruth) -> Detections:
+    """The detections of one pass over images of `truth`; raises as `detections_of` and `read_detections` do."""
+    source = f"{name} of {predictions.kind} {predictions.digest[:12]}"
+    if f"{name}.arrow" in predictions.entries:
+        return detections_of(read_stored(store, predictions, f"{name}.arrow", DETECTIONS), truth, source)
+    found = read_json(store, predictions, f"{name}.json")
+    return replace(read_detections(found, truth, source=source), sha256=digest_of(found))
+
+
+def compare_stored(
+    store: Store,
+    subset: Manifest,
+    challenger: Manifest,
+    champion: Manifest,
+    *,
+    resamples: int = 1000,
+    progress: Progress | None = None,
+) -> Comparison:
+    """The predictions of two checkpoints on the test images of one subset; see `compare_columns`."""
+    truth = stored_truth(store, subset, EVALUATED)
+    ours, theirs = (stored_detections(store, made, EVALUATED, truth) for made in (challenger, champion))
+    return compare_columns(truth, ours, theirs, resamples=resamples, progress=progress)
+
+
+def _validation(store: Store, subset: Manifest, predictions: Manifest) -> tuple[GroundTruth, Detections] | None:
+    if not has_pass(predictions, THRESHOLDS_FROM):
+        return None
+    truth = stored_truth(store, subset, THRESHOLDS_FROM)
+    return truth, stored_detections(store, predictions, THRESHOLDS_FROM, truth)
+
+
+def _require_fit(subset: Manifest, predictions: Manifest) -> None:
     if predictions.inputs.get(Asset.CONDITION_SUBSET) != subset.digest:
         raise EvaluationError(
-            f"Predictions {predictions.digest[:12]} were made on subset {predictions.inputs.get('condition_subset')}, "
-            f"not on {subset.digest}. Predict again on the data that is to be evaluated."
+            f"Predictions {predictions.digest[:12]} were made on subset "
+            f"{predictions.inputs.get(Asset.CONDITION_SUBSET)}, not on {subset.digest}. Predict again on the data that "
+            "is to be evaluated."
         )
-    facts, predicted = subset.facts_as(SubsetFacts), predictions.facts_as(PredictionsFacts)
-    if predicted.classes != facts.classes:
+    ours, theirs = predictions.facts_as(PredictionsFacts).classes, subset.facts_as(SubsetFacts).classes
+    if ours != theirs:
         raise EvaluationError(
-            f"Predictions {predictions.digest[:12]} are of the classes {', '.join(predicted.classes)}, the "
-            f"subset {subset.digest[:12]} has {', '.join(facts.classes)}. Evaluate a checkpoint of the "
+            f"Predictions {predictions.digest[:12]} are of the classes {', '.join(ours)}, the "
+            f"subset {subset.digest[:12]} has {', '.join(theirs)}. Evaluate a checkpoint of the "
             "subset's own classes."
         )
     if EVALUATED not in split_names(subset):
@@ -64,36 +140,3 @@ def evaluate_predictions(
             f"Subset {subset.digest[:12]} has no {EVALUATED} split, so there is nothing to evaluate on. "
             "Export a version with a test split."
         )
-
-    def both(split: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return read_split(store, subset, split).to_coco(), read_json(store, predictions, f"{split}.json")
-
-    ground_truth, detections = both(EVALUATED)
-    mirrored = f"{EVALUATED}.mirrored.json"
-    evaluation = evaluate(
-        ground_truth,
-        detections,
-        thresholds_from=both(THRESHOLDS_FROM) if f"{THRESHOLDS_FROM}.json" in predictions.entries else None,
-        mirrored=read_json(store, predictions, mirrored) if mirrored in predictions.entries else None,
-        resamples=resamples,
-        seed=seed,
-        progress=progress,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        write_evaluation(evaluation, Path(folder))
-        files = {path.name: path for path in Path(folder).iterdir()}
-        manifest = build(
-            store,
-            Kind.EVALUATION,
-            files,
-            {Asset.CONDITION_SUBSET: subset.digest, Asset.TEST_PREDICTIONS: predictions.digest},
-            EvaluationFacts(
-                corpus=facts.corpus,
-                checkpoint=predictions.inputs[Asset.TRAINED_CHECKPOINT],
-                split=EVALUATED,
-                resamples=resamples,
-                seed=seed,
-            ),
-        )
-    store.put_manifest(manifest)
-    return manifest

@@ -1,17 +1,35 @@
 """Tier 2: what a threshold and a score are worth. Each figure with its interval, its n and the n that it would need.
 
 Measured on one population, at the operating threshold of each class, from the modules that hold the formulas. The
-figures that need no threshold are in `evaluate`.
+figures that need no threshold are in `figures.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
+from dentsight_pipeline.documents.evaluation import (
+    ALL_CLASSES,
+    Bounds,
+    Calibration,
+    CalibrationError,
+    ClassCalibration,
+    Consistency,
+    CountedBounds,
+    EmptyMouth,
+    Froc,
+    FrocPoints,
+    Measurement,
+    PlattFit,
+    PopulationName,
+    SampleSizes,
+    SideRecall,
+)
 from dentsight_pipeline.evaluation import (
     bootstrap,
     calibration,
@@ -21,204 +39,232 @@ from dentsight_pipeline.evaluation import (
     operating_points,
 )
 from dentsight_pipeline.evaluation.bootstrap import Interval, Weights
+from dentsight_pipeline.evaluation.calibration import BinCounts
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.consistency import MirrorCounts, SideCounts
+from dentsight_pipeline.evaluation.figures import measurement
 from dentsight_pipeline.evaluation.matching import ClassMatches
-from dentsight_pipeline.evaluation.validation import Detections, GroundTruth
+from dentsight_pipeline.evaluation.operating import Operating
+from dentsight_pipeline.evaluation.operating_points import PointTable
+
+HALF_WIDTH = 0.05
+"""Of the intervals that `sample_sizes` is about."""
+_SIZED = ("recall_at_p95", "ece", "left_right_agreement", "left_minus_right_recall")
+Part = TypeVar("Part")
+Rows = list[Measurement]
 
 
 @dataclass(frozen=True)
-class Operating:
-    """Thresholds of each class, with what they were chosen on."""
+class Gated:
+    """The gated population at its operating thresholds.
 
-    chosen_on: str
-    p95: np.ndarray  # [K]; +∞ = unreachable
-    best_f1: np.ndarray  # [K]; +∞ = nothing is ever hit
-    platt: dict[int, calibration.Platt] | None
+    Attributes:
+        name: `all` or `clean`.
+        images: [I] the mask of its images.
+        weights: Of those.
+        truth: Of all images.
+        found: Of all images.
+        mirrored: Detections on the mirrored images in the unmirrored frame, or None.
+        matches: [K] for all areas, on all images.
+        operating: Thresholds.
+    """
+
+    name: PopulationName
+    images: np.ndarray
+    weights: Weights
+    truth: GroundTruth
+    found: Detections
+    mirrored: Detections | None
+    matches: Sequence[ClassMatches]
+    operating: Operating
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.truth.class_names
+
+    @cached_property
+    def parts(self) -> list[ClassMatches]:
+        """[K] on the population's images."""
+        return [matches.subset(self.images) for matches in self.matches]
+
+    def row(self, metric: str, name: str, measured: Interval, n: int, units: int, note: str = "") -> Measurement:
+        """One measurement on this population."""
+        return measurement(metric, name, self.name, measured, n, units, note)
 
 
-def measure_calibration(
-    truth: GroundTruth,
-    parts: Sequence[ClassMatches],
-    operating: Operating,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
-    if not calibration.scores_are_probabilities(parts):
+def measure_calibration(of: Gated) -> tuple[Calibration, Rows]:
+    """Detection ECE of each class and of all together, before and after Platt scaling."""
+    if not calibration.scores_are_probabilities(of.parts):
         note = "scores outside [0, 1] are no probabilities"
-        n = sum(len(m.scores) for m in parts)
-        measurements.append(measurement("ece", "all", population, Interval(None), n, 0, note))
-        return {"measured": False, "reason": note}
-    counts = {name: calibration.bin_counts(parts[k], operating.best_f1[k]) for k, name in enumerate(truth.class_names)}
-    scaled = None
-    if operating.platt is not None:
-        scaled = {
-            name: calibration.bin_counts(parts[k], operating.best_f1[k], operating.platt.get(k))
-            for k, name in enumerate(truth.class_names)
-        }
-    document: dict[str, Any] = {"measured": True, "bins_per_class": calibration.BINS, "population": population}
-    document["counted"] = "detections at or above the operating threshold of their class, hits at IoU .50"
-    classes: dict[str, Any] = {}
-    for name, own in {**counts, "all": calibration.total(counts)}.items():
-        n = int(own.seen.sum())
-        units = bootstrap.units_with(own.seen.sum(axis=0), weights)
-        measured = bootstrap.interval(bootstrap.draws(own.error, weights), units)
-        note = "" if n else "no detection reaches the operating threshold: failed, not 0"
-        measurements.append(measurement("ece", name, population, measured, n, units, note))
-        entry: dict[str, Any] = {"n": n, "ece": measured.value, "low": measured.low, "high": measured.high}
-        entry["bins"] = own.bins()
-        if scaled is not None:
-            after = calibration.total(scaled) if name == "all" else scaled[name]
-            after_measured = bootstrap.interval(bootstrap.draws(after.error, weights), units)
-            entry["after_platt"] = {
-                "ece": after_measured.value,
-                "low": after_measured.low,
-                "high": after_measured.high,
-                "bins": after.bins(),
-            }
-        classes[name] = entry
-    document["classes"] = classes
-    document["platt"] = (
-        None
-        if operating.platt is None
+        n = sum(len(matches.scores) for matches in of.parts)
+        row = of.row("ece", ALL_CLASSES, Interval(None), n, 0, note)
+        return Calibration(measured=False, reason=note, platt=None), [row]
+    platt = of.operating.platt
+    counts = _bins(of, {})
+    scaled = _bins(of, platt) if platt is not None else {}
+    measured = {name: _calibration(of, name, counts[name], scaled.get(name)) for name in counts}
+    document = Calibration(
+        measured=True,
+        bins_per_class=calibration.BINS,
+        population=of.name,
+        counted="detections at or above the operating threshold of their class, hits at IoU .50",
+        classes=_parts(measured),
+        platt=None
+        if platt is None
         else {
-            truth.class_names[k]: {"slope": fit.slope, "intercept": fit.intercept, "fitted_on": fit.n}
-            for k, fit in operating.platt.items()
-        }
+            of.classes[k]: PlattFit(slope=fit.slope, intercept=fit.intercept, fitted_on=fit.n)
+            for k, fit in platt.items()
+        },
     )
-    return document
+    return document, _rows(measured)
 
 
-def measure_consistency(
-    truth: GroundTruth,
-    found: Detections,
-    reflected: Detections | None,
-    matches: Sequence[ClassMatches],
-    operating: Operating,
-    mask: np.ndarray,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
-    document: dict[str, Any] = {"population": population, "left_right_agreement": None, "left_minus_right_recall": {}}
-    if reflected is not None:
-        mirrors: dict[str, consistency.MirrorCounts] = {}
-        for k, name in enumerate(truth.class_names):
-            mirrors[name] = consistency.mirror_counts(truth, found, reflected, k, operating.best_f1[k]).subset(mask)
-        table = {}
-        for name, counts in {**mirrors, "all": consistency.total(mirrors.values())}.items():
-            n = int(counts.a.sum() + counts.b.sum())
-            units = bootstrap.units_with(counts.a + counts.b, weights)
-            measured = bootstrap.interval(bootstrap.draws(counts.agreement, weights), units)
-            note = "" if n else "nothing reaches the operating threshold on either side"
-            measurements.append(measurement("left_right_agreement", name, population, measured, n, units, note))
-            table[name] = {"n": n, "value": measured.value, "low": measured.low, "high": measured.high}
-        document["left_right_agreement"] = table
-    if np.isnan(truth.image_sizes_px[:, 0]).all():
-        document["reason"] = "no image gives its width, so sides are unknown"
-        return document
-    hit = errors_by_type.found_at(matches, operating.best_f1.tolist(), len(truth.class_index))
-    sides: dict[str, consistency.SideCounts] = {}
-    for k, name in enumerate(truth.class_names):
-        sides[name] = consistency.side_counts(truth, k, hit).subset(mask)
-    for name, counts in {**sides, "all": consistency.total(sides.values())}.items():
-        both = counts.left_gt + counts.right_gt
-        units = bootstrap.units_with(both, weights)
-        measured = bootstrap.interval(bootstrap.draws(counts.left_minus_right, weights), units, bounds=None)
-        n, note = int(both.sum()), "left = the patient's left"
-        if n and not (counts.left_hits + counts.right_hits).any():  # equal recalls of nothing are no consistency
-            measured, note = Interval(None), f"nothing is found on either side; {note}"
-        measurements.append(measurement("left_minus_right_recall", name, population, measured, n, units, note))
-        document["left_minus_right_recall"][name] = {
-            "n_left": int(counts.left_gt.sum()),
-            "n_right": int(counts.right_gt.sum()),
-            "value": measured.value,
-            "low": measured.low,
-            "high": measured.high,
-        }
-    return document
+def measure_consistency(of: Gated) -> tuple[Consistency, Rows]:
+    """Left and right: agreement with the mirrored images, and recall on either side."""
+    mirrors = None if of.mirrored is None else _mirrors(of, of.mirrored)
+    sides = {} if np.isnan(of.truth.image_sizes_px[:, 0]).all() else _sides(of)
+    document = Consistency(
+        population=of.name,
+        left_right_agreement=None if mirrors is None else _parts(mirrors),
+        left_minus_right_recall=_parts(sides),
+        reason=None if sides else "no image gives its width, so sides are unknown",
+    )
+    return document, [*_rows(mirrors or {}), *_rows(sides)]
 
 
-def measure_empty_mouth(
-    truth: GroundTruth,
-    matches: Sequence[ClassMatches],
-    operating: Operating,
-    mask: np.ndarray,
-    weights: Weights,
-    population: str,
-    measurements: list[dict[str, Any]],
-) -> dict[str, Any]:
+def measure_empty_mouth(of: Gated) -> tuple[EmptyMouth, Rows]:
     """False positives on images without any annotation of the classes evaluated."""
-    annotated = np.bincount(truth.image_index, minlength=len(truth.image_ids)) > 0
-    empty = ~annotated[mask]
-    shown = np.zeros(int(mask.sum()))
-    for k, own in enumerate(matches):
-        shown += operating_points.counts_at(own, operating.best_f1[k]).seen[mask]
-    n = int(empty.sum())
-    images_hit, positives = int((shown[empty] > 0).sum()), int(shown[empty].sum())
+    annotated = np.bincount(of.truth.image_index, minlength=len(of.images)) > 0
+    empty = ~annotated[of.images]
+    shown = np.zeros(len(empty))
+    for matches, threshold in zip(of.parts, of.operating.best_f1, strict=True):
+        shown += operating_points.counts_at(matches, threshold).seen
+    n, images_hit, positives = int(empty.sum()), int((shown[empty] > 0).sum()), int(shown[empty].sum())
     rate, per_image = empty_mouth.clopper_pearson(images_hit, n), empty_mouth.garwood(positives, n)
     needed = empty_mouth.images_needed()
-    units = len(np.unique(weights.groups[empty]))
+    document = EmptyMouth(
+        population=of.name,
+        images=n,
+        images_with_false_positive=images_hit,
+        false_positives=positives,
+        rate=_bounds(rate),
+        rate_interval="Clopper-Pearson",
+        per_image=_bounds(per_image),
+        per_image_interval="Garwood",
+        images_needed_for_below_5_percent=needed,
+        images_needed_at_observed_rate=None if rate.value is None else empty_mouth.images_needed(rate=rate.value),
+    )
+    units = len(np.unique(of.weights.groups[empty]))
     note = f"{needed} empty images without a false positive are needed to show < 5 %"
-    for metric, measured in (("empty_mouth_fp_rate", rate), ("empty_mouth_fp_per_image", per_image)):
-        measurements.append(measurement(metric, "all", population, measured, n, units, note))
-    return {
-        "population": population,
-        "images": n,
-        "images_with_false_positive": images_hit,
-        "false_positives": positives,
-        "rate": bounds_of(rate),
-        "rate_interval": "Clopper-Pearson",
-        "per_image": bounds_of(per_image),
-        "per_image_interval": "Garwood",
-        "images_needed_for_below_5_percent": needed,
-        "images_needed_at_observed_rate": None if rate.value is None else empty_mouth.images_needed(rate=rate.value),
-    }
+    named = {"empty_mouth_fp_rate": rate, "empty_mouth_fp_per_image": per_image}
+    return document, [of.row(metric, ALL_CLASSES, own, n, units, note) for metric, own in named.items()]
 
 
-def measure_froc(truth: GroundTruth, parts: Sequence[ClassMatches], weights: Weights) -> dict[str, Any]:
+def measure_froc(of: Gated) -> Froc:
     """Sensitivity at ⅛ to 8 false positives an image, for each class and for all pooled by score."""
-    points = empty_mouth.FROC_FALSE_POSITIVES
-    document: dict[str, Any] = {"false_positives_per_image": list(points), "classes": {}}
-    for name, own in [*zip(truth.class_names, parts, strict=True), ("all", operating_points.pooled(list(parts)))]:
-        table = operating_points.PointTable.from_matches(own)
-        drawn = bootstrap.draws(lambda w, table=table: table.sensitivity_at(w, points), weights)
-        units = bootstrap.units_with(own.gt_counts, weights)
-        measured = [bootstrap.interval(drawn, units, at=(i,)) for i in range(len(points))]
-        mean = bootstrap.interval(drawn.map(lambda v: v.mean(axis=0)), units)
-        document["classes"][name] = {
-            "sensitivity": [m.value for m in measured],
-            "low": [m.low for m in measured],
-            "high": [m.high for m in measured],
-            "mean": bounds_of(mean),
-        }
-    return document
+    classes = {name: _froc_points(of, part) for name, part in zip(of.classes, of.parts, strict=True)}
+    classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts))
+    return Froc(false_positives_per_image=empty_mouth.FROC_FALSE_POSITIVES, classes=classes)
 
 
-def sample_sizes(measurements: list[dict[str, Any]], n_images: int) -> dict[str, Any]:
+def sample_sizes(measurements: Sequence[Measurement], n_images: int) -> SampleSizes:
     """About how many images each Tier 2 figure would take for a half-width of .05 (widths fall with √n)."""
-    needed: dict[str, Any] = {"half_width": 0.05, "images": {}}
+    images: dict[str, dict[str, int | None]] = {}
     for row in measurements:
-        if row["metric"] in ("recall_at_p95", "ece", "left_right_agreement", "left_minus_right_recall"):
-            measured = Interval(row["value"], row["low"], row["high"])
-            needed["images"].setdefault(row["metric"], {})[row["class"]] = bootstrap.needed_images(measured, n_images)
-    return needed
+        if row.metric in _SIZED:
+            measured = Interval(row.value, row.low, row.high)
+            needed = bootstrap.needed_images(measured, n_images, HALF_WIDTH)
+            images.setdefault(row.metric, {})[row.class_name] = needed
+    return SampleSizes(half_width=HALF_WIDTH, images=images)
 
 
-def measurement(
-    metric: str, name: str, population: str, measured: Interval, n: int, units: int, note: str = ""
-) -> dict[str, Any]:
-    return {
-        "metric": metric,
-        "class": name,
-        "population": population,
-        "value": measured.value,
-        "low": measured.low,
-        "high": measured.high,
-        "n": n,
-        "unit_count": units,
-        "note": "; ".join(part for part in (note, measured.note) if part),
+def _bins(of: Gated, platt: Mapping[int, calibration.Platt]) -> dict[str, BinCounts]:
+    """By class and `all`."""
+    thresholds = of.operating.best_f1
+    counts = {
+        name: calibration.bin_counts(of.parts[k], thresholds[k], platt.get(k)) for k, name in enumerate(of.classes)
     }
+    return {**counts, ALL_CLASSES: calibration.total(counts)}
 
 
-def bounds_of(measured: Interval) -> dict[str, float | None]:
-    return {"value": measured.value, "low": measured.low, "high": measured.high}
+def _calibration(
+    of: Gated, name: str, own: BinCounts, scaled: BinCounts | None
+) -> tuple[ClassCalibration, Measurement]:
+    n, units = int(own.seen.sum()), bootstrap.units_with(own.seen.sum(axis=0), of.weights)
+    measured = bootstrap.interval(bootstrap.draws(own.error, of.weights), units)
+    after = None
+    if scaled is not None:
+        error = bootstrap.interval(bootstrap.draws(scaled.error, of.weights), units)
+        after = CalibrationError(ece=error.value, low=error.low, high=error.high, bins=scaled.bins())
+    note = "" if n else "no detection reaches the operating threshold: failed, not 0"
+    return (
+        ClassCalibration(
+            n=n, ece=measured.value, low=measured.low, high=measured.high, bins=own.bins(), after_platt=after
+        ),
+        of.row("ece", name, measured, n, units, note),
+    )
+
+
+def _mirrors(of: Gated, mirrored: Detections) -> dict[str, tuple[CountedBounds, Measurement]]:
+    counts = {
+        name: consistency.mirror_counts(of.truth, of.found, mirrored, k, of.operating.best_f1[k]).subset(of.images)
+        for k, name in enumerate(of.classes)
+    }
+    counts[ALL_CLASSES] = consistency.total(counts.values())
+    return {name: _agreement(of, name, own) for name, own in counts.items()}
+
+
+def _agreement(of: Gated, name: str, counts: MirrorCounts) -> tuple[CountedBounds, Measurement]:
+    n, units = int(counts.a.sum() + counts.b.sum()), bootstrap.units_with(counts.a + counts.b, of.weights)
+    measured = bootstrap.interval(bootstrap.draws(counts.agreement, of.weights), units)
+    note = "" if n else "nothing reaches the operating threshold on either side"
+    return (
+        CountedBounds(n=n, value=measured.value, low=measured.low, high=measured.high),
+        of.row("left_right_agreement", name, measured, n, units, note),
+    )
+
+
+def _sides(of: Gated) -> dict[str, tuple[SideRecall, Measurement]]:
+    hit = errors_by_type.found_at(of.matches, of.operating.best_f1, len(of.truth.class_index))
+    counts = {name: consistency.side_counts(of.truth, k, hit).subset(of.images) for k, name in enumerate(of.classes)}
+    counts[ALL_CLASSES] = consistency.total(counts.values())
+    return {name: _side_recall(of, name, own) for name, own in counts.items()}
+
+
+def _side_recall(of: Gated, name: str, counts: SideCounts) -> tuple[SideRecall, Measurement]:
+    both = counts.left_gt + counts.right_gt
+    n, units, note = int(both.sum()), bootstrap.units_with(both, of.weights), "left = the patient's left"
+    measured = bootstrap.interval(bootstrap.draws(counts.left_minus_right, of.weights), units, bounds=None)
+    if n and not (counts.left_hits + counts.right_hits).any():  # equal recalls of nothing are no consistency
+        measured, note = Interval(None), f"nothing is found on either side; {note}"
+    sides = {"n_left": int(counts.left_gt.sum()), "n_right": int(counts.right_gt.sum())}
+    return (
+        SideRecall(**sides, value=measured.value, low=measured.low, high=measured.high),
+        of.row("left_minus_right_recall", name, measured, n, units, note),
+    )
+
+
+def _froc_points(of: Gated, part: ClassMatches) -> FrocPoints:
+    points, table = empty_mouth.FROC_FALSE_POSITIVES, PointTable.from_matches(part)
+    drawn = bootstrap.draws(lambda weights: table.sensitivity_at(weights, points), of.weights)
+    units = bootstrap.units_with(part.gt_counts, of.weights)
+    measured = [bootstrap.interval(drawn, units, at=(i,)) for i in range(len(points))]
+    return FrocPoints(
+        sensitivity=tuple(m.value for m in measured),
+        low=tuple(m.low for m in measured),
+        high=tuple(m.high for m in measured),
+        mean=_bounds(bootstrap.interval(drawn.map(lambda values: values.mean(axis=0)), units)),
+    )
+
+
+def _parts(measured: Mapping[str, tuple[Part, Measurement]]) -> dict[str, Part]:
+    return {name: part for name, (part, _) in measured.items()}
+
+
+def _rows(measured: Mapping[str, tuple[object, Measurement]]) -> Rows:
+    return [row for _, row in measured.values()]
+
+
+def _bounds(measured: Interval) -> Bounds:
+    return Bounds(value=measured.value, low=measured.low, high=measured.high)

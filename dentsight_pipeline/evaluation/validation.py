@@ -1,121 +1,91 @@
-"""Ground truth and detections, checked record by record and held as columns.
+"""COCO JSON that users bring, read into columns: typed, and refused record by record in words.
 
-Everything that scores goes through here first: each record that an engine would crash on or, worse, score wrongly in
-silence is refused with its place, the reason and the remedy (`ScoringRecordError`). Metrics do not belong here.
-
-What is refused, and what an engine would have made of it (measured with pycocotools 2.0.11):
-
-- an annotation id below 1: id 0 turns a perfect detection into a miss; a duplicate id drops one of the two;
-- a non-finite box or score: a NaN box counts as a match, NaN scores halve AP;
-- a width or height of 0 or less, an unknown image or category, an id that occurs twice;
-- ground truth without `area` or `iscrowd`: size strata and crowd handling would be guesses. `fill_missing=True` fills
-  them (area = w·h, not a crowd) for files of other tools, and the evaluation says so in its notes.
-
-Detections need no id, area or iscrowd, and their boxes may reach outside the image. Boxes and scores stay unrounded.
+What is refused and why is in `columns.py`. Of JSON, records without a field and values of another type are refused as
+well: ground truth without `area` or `iscrowd` would leave size strata and crowd handling to guesses.
+`fill_missing=True` fills them (area = w·h, not a crowd) for files of other tools, and the evaluation says so in its
+notes. Detections need no id, area or iscrowd.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, NoReturn
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
-from dentsight_pipeline.errors import EvaluationError, ScoringRecordError
+from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.columns import (
+    BOX_REMEDY,
+    RENUMBER,
+    SCORE_REMEDY,
+    Detections,
+    GroundTruth,
+    Place,
+    absent_classes,
+    checked_boxes,
+    checked_ids,
+    checked_numbers,
+    group_index,
+    rows_of,
+)
 
-_RENUMBER = "Number ids from 1, each once."
 _DIGEST_CHUNK = 10_000
+_FILL_REMEDY = (
+    "Add area = width × height and iscrowd = 0 where that is true, or have them filled in (--fill-missing, "
+    "fill_missing=True)."
+)
+_Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """Validated ground truth as columns; I images, N annotations, K classes, in ascending order of image id.
-
-    Attributes:
-        image_ids: [I] the file's ids, ascending.
-        image_sizes_px: [I, 2] width and height; NaN where the file gives none.
-        file_names: [I] names, empty where the file gives none.
-        groups: [I] index of the source group (patient or source) that an image belongs to: the resampling unit.
-        clean: [I] true where the image shares no source with another split; None where the file does not say.
-        partial: [I] true where the file says that the teeth are not annotated (`partial_annotation`).
-        category_ids: [K] ascending.
-        class_names: [K] in the order of `category_ids`.
-        annotation_ids: [N] in file order.
-        image_index: [N] row into `image_ids`.
-        class_index: [N] row into `category_ids`.
-        boxes_xywh_px: [N, 4].
-        areas_px: [N].
-        crowd: [N] true for crowd regions, which are ignored rather than missed.
-        notes: What the reader had to assume, in words.
-    """
-
-    image_ids: np.ndarray
-    image_sizes_px: np.ndarray
-    file_names: tuple[str, ...]
-    groups: np.ndarray
-    clean: np.ndarray | None
-    partial: np.ndarray
-    category_ids: np.ndarray
-    class_names: tuple[str, ...]
-    annotation_ids: np.ndarray
-    image_index: np.ndarray
-    class_index: np.ndarray
-    boxes_xywh_px: np.ndarray
-    areas_px: np.ndarray
-    crowd: np.ndarray
-    notes: tuple[str, ...] = ()
-
-    def subset(self, images: np.ndarray) -> GroundTruth:
-        """The part on the images where the mask `images` [I] is true; group indices are kept."""
-        row = np.cumsum(images) - 1
-        kept = images[self.image_index]
-        return replace(
-            self,
-            image_ids=self.image_ids[images],
-            image_sizes_px=self.image_sizes_px[images],
-            file_names=tuple(name for name, keep in zip(self.file_names, images, strict=True) if keep),
-            groups=self.groups[images],
-            clean=None if self.clean is None else self.clean[images],
-            partial=self.partial[images],
-            annotation_ids=self.annotation_ids[kept],
-            image_index=row[self.image_index[kept]],
-            class_index=self.class_index[kept],
-            boxes_xywh_px=self.boxes_xywh_px[kept],
-            areas_px=self.areas_px[kept],
-            crowd=self.crowd[kept],
-        )
+class _Image(msgspec.Struct):
+    id: int | float
+    width: float | None = None
+    height: float | None = None
+    source_group: Any = None
+    clean: bool | None = None
+    partial_annotation: Any = None
 
 
-@dataclass(frozen=True)
-class Detections:
-    """Validated detections as columns in the order given; N detections.
+class _Category(msgspec.Struct):
+    id: int | float
+    name: Any
 
-    Attributes:
-        image_index: [N] row into `GroundTruth.image_ids`.
-        class_index: [N] row into `GroundTruth.category_ids`.
-        boxes_xywh_px: [N, 4] float64, as given.
-        scores: [N] float64, as given.
-    """
 
-    image_index: np.ndarray
-    class_index: np.ndarray
-    boxes_xywh_px: np.ndarray
-    scores: np.ndarray
+class _Annotation(msgspec.Struct):
+    id: int | float
+    image_id: int | float
+    category_id: int | float
+    bbox: _Box
+    area: float | UnsetType = UNSET
+    iscrowd: Any = UNSET
 
-    def __len__(self) -> int:
-        return len(self.scores)
 
-    def subset(self, images: np.ndarray) -> Detections:
-        """The detections on the images where the mask `images` [I] is true."""
-        row = np.cumsum(images) - 1
-        kept = images[self.image_index]
-        return Detections(
-            row[self.image_index[kept]], self.class_index[kept], self.boxes_xywh_px[kept], self.scores[kept]
-        )
+class _Detection(msgspec.Struct):
+    image_id: int | float
+    category_id: int | float
+    bbox: _Box
+    score: float
+
+
+_WRONG: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(("id", "image_id", "category_id"), (", not an integer", "Give an integer.")),
+    "bbox": ("", BOX_REMEDY),
+    "area": (", not a number", _FILL_REMEDY),
+    "score": (", not a number", SCORE_REMEDY),
+    **dict.fromkeys(("width", "height"), ("", "Give it in pixels, above 0.")),
+    "clean": (", though other images have it", "Give every image `clean` as true or false, or none."),
+}
+"""What to say of a value of another type, and the remedy."""
+_PATH = re.compile(r"\$\[(\d+)\](?:\.(\w+))?")
+_MISSING = re.compile(r"required field `(\w+)`")
+
+Record = TypeVar("Record", _Image, _Category, _Annotation, _Detection)
 
 
 def read_ground_truth(
@@ -136,84 +106,35 @@ def read_ground_truth(
         ScoringRecordError: A record that would be mis-scored.
         EvaluationError: No images, no categories, or not a COCO file.
     """
-    if not isinstance(ground_truth, Mapping):
-        raise EvaluationError(
-            f"{source}: expected a COCO object with images, annotations and categories, "
-            f"got {type(ground_truth).__name__}. Give the ground-truth file, not a results list."
-        )
-    images, annotations, categories = (
-        _records(ground_truth, key, source) for key in ("images", "annotations", "categories")
-    )
-    if not images or not categories:
-        empty = "images" if not images else "categories"
-        raise EvaluationError(
-            f"{source}: {empty} is empty, so nothing can be scored. Give a COCO file that lists them."
-        )
-    notes: list[str] = []
-
-    image_ids = _ids(images, "images", source)
-    order = np.argsort(image_ids)
-    images = [images[i] for i in order]
-    image_ids = image_ids[order]
-    category_ids = _ids(categories, "categories", source)
-    order = np.argsort(category_ids)
-    categories = [categories[i] for i in order]
-    category_ids = category_ids[order]
-    names = _column(categories, "name", "categories", source)
-    for row, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            _refuse(source, "categories", row, f"name is {name!r}", "Give every category a name.", categories)
-        if name in names[:row]:
-            _refuse(source, "categories", row, f"the name {name!r} occurs twice", "Merge or rename them.", categories)
-
-    annotation_ids = _ids(annotations, "annotations", source)
-    image_index = _lookup(annotations, "image_id", image_ids, "annotations", source, "images")
-    class_index = _lookup(annotations, "category_id", category_ids, "annotations", source, "categories")
-    boxes = _boxes(annotations, "annotations", source)
-    if fill_missing:
-        without_area = sum("area" not in record for record in annotations)
-        without_crowd = sum("iscrowd" not in record for record in annotations)
-        annotations = [{"area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0, **r} for r in annotations]
-        if without_area:
-            notes.append(f"{without_area} annotations without area: computed as width × height.")
-        if without_crowd:
-            notes.append(f"{without_crowd} annotations without iscrowd: taken as 0.")
-    remedy = (
-        "Add area = width × height and iscrowd = 0 where that is true, or have them filled in (--fill-missing, "
-        "fill_missing=True)."
-    )
-    areas = _numbers(annotations, "area", "annotations", source, remedy)
-    for row in np.flatnonzero(areas < 0)[:1]:
-        _refuse(source, "annotations", row, f"area is {areas[row]}", "Give the area in square pixels.", annotations)
-    crowd = _column(annotations, "iscrowd", "annotations", source, remedy)
-    for row, value in enumerate(crowd):
-        if value not in (0, 1):
-            _refuse(source, "annotations", row, f"iscrowd is {value!r}", "It is 0 or 1.", annotations)
-
-    absent = sorted(set(range(len(names))) - set(class_index[~np.asarray(crowd, bool)].tolist()))
-    if absent:
-        notes.append(
-            "No ground truth for "
-            + ", ".join(names[k] for k in absent)
-            + ": not scored, and false positives there cost nothing in AP."
-        )
-    return GroundTruth(
+    images, image_place = _records(ground_truth, "images", _Image, source)
+    annotations, place = _records(ground_truth, "annotations", _Annotation, source)
+    categories, category_place = _records(ground_truth, "categories", _Category, source)
+    for name, records in (("images", images), ("categories", categories)):
+        if not records:
+            raise EvaluationError(
+                f"{source}: {name} is empty, so nothing can be scored. Give a COCO file that lists them."
+            )
+    image_ids, images, image_place = _by_id(images, image_place)
+    category_ids, categories, category_place = _by_id(categories, category_place)
+    groups, group_notes = _groups(images, image_place)
+    boxes = checked_boxes(np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4), place)
+    areas, crowd, fill_notes = _areas_and_crowd(annotations, boxes, place, fill_missing)
+    truth = GroundTruth(
         image_ids=image_ids,
-        image_sizes_px=_sizes(images, source),
-        file_names=tuple(str(image.get("file_name", "")) for image in images),
-        groups=_groups(images, source, notes),
-        clean=_clean(images, source),
-        partial=np.array([image.get("partial_annotation") is True for image in images], dtype=bool),
+        image_sizes_px=_sizes(images, image_place),
+        groups=groups,
+        clean=_clean(images, image_place),
+        partial=np.array([image.partial_annotation is True for image in images], bool),
         category_ids=category_ids,
-        class_names=tuple(names),
-        annotation_ids=annotation_ids,
-        image_index=image_index,
-        class_index=class_index,
+        class_names=_names(categories, category_place),
+        annotation_ids=checked_ids(_whole([a.id for a in annotations], "id", place), place),
+        image_index=_rows([a.image_id for a in annotations], image_ids, "image_id", "images", place),
+        class_index=_rows([a.category_id for a in annotations], category_ids, "category_id", "categories", place),
         boxes_xywh_px=boxes,
         areas_px=areas,
-        crowd=np.asarray(crowd, dtype=bool),
-        notes=tuple(notes),
+        crowd=crowd,
     )
+    return replace(truth, notes=(*fill_notes, *group_notes, *absent_classes(truth)))
 
 
 def read_detections(
@@ -236,11 +157,14 @@ def read_detections(
             f"{source}: expected a COCO results list [{{image_id, category_id, bbox, score}}, …], "
             f"got {type(detections).__name__}. Give the list itself (the `annotations` of a COCO file will do)."
         )
+    place = _place(source, "detections", detections)
+    found = _typed(detections, _Detection, place)
+    known = ground_truth
     return Detections(
-        image_index=_lookup(detections, "image_id", ground_truth.image_ids, "detections", source, "images"),
-        class_index=_lookup(detections, "category_id", ground_truth.category_ids, "detections", source, "categories"),
-        boxes_xywh_px=_boxes(detections, "detections", source),
-        scores=_numbers(detections, "score", "detections", source, "Give every detection its unrounded score."),
+        image_index=_rows([d.image_id for d in found], known.image_ids, "image_id", "images", place),
+        class_index=_rows([d.category_id for d in found], known.category_ids, "category_id", "categories", place),
+        boxes_xywh_px=checked_boxes(np.array([d.bbox for d in found], np.float64).reshape(-1, 4), place),
+        scores=checked_numbers(np.array([d.score for d in found], np.float64), "score", SCORE_REMEDY, place),
     )
 
 
@@ -251,178 +175,171 @@ def digest_of(document: Mapping[str, Any] | Sequence[Any]) -> str:
     pieces so that millions of detections need no second copy in memory. numpy numbers count as plain ones.
     """
     hasher = hashlib.sha256()
+    for piece in _pieces(document):
+        hasher.update(piece.encode())
+    return hasher.hexdigest()
+
+
+def _pieces(document: Mapping[str, Any] | Sequence[Any]) -> Iterator[str]:
     encode = json.JSONEncoder(
         sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=lambda number: number.item()
     ).encode
     if isinstance(document, Mapping):
-        hasher.update(encode(document).encode())
-        return hasher.hexdigest()
-    hasher.update(b"[")
+        yield encode(document)
+        return
+    yield "["
     for start in range(0, len(document), _DIGEST_CHUNK):
-        piece = encode(list(document[start : start + _DIGEST_CHUNK]))[1:-1]
-        hasher.update((("," if start else "") + piece).encode())
-    hasher.update(b"]")
-    return hasher.hexdigest()
+        yield ("," if start else "") + encode(list(document[start : start + _DIGEST_CHUNK]))[1:-1]
+    yield "]"
 
 
-def _refuse(source: str, table: str, row: Any, problem: str, remedy: str, records: Sequence[Any]) -> NoReturn:
-    record = records[int(row)]
-    named = f" (id {record['id']!r})" if isinstance(record, Mapping) and "id" in record else ""
-    raise ScoringRecordError(source, f"{table}[{int(row)}]{named}", problem, remedy)
-
-
-def _records(document: Mapping[str, Any], key: str, source: str) -> list[Mapping[str, Any]]:
+def _records(document: Any, key: str, kind: type[Record], source: str) -> tuple[list[Record], Place]:
+    """One list of a COCO file, typed, with the place that names its records."""
+    if not isinstance(document, Mapping):
+        raise EvaluationError(
+            f"{source}: expected a COCO object with images, annotations and categories, "
+            f"got {type(document).__name__}. Give the ground-truth file, not a results list."
+        )
     records = document.get(key)
     if not isinstance(records, list):
         raise EvaluationError(
             f"{source}: {key!r} is {'missing' if records is None else type(records).__name__}; a COCO ground truth "
             "has the lists images, annotations and categories. Give such a file."
         )
-    for row, record in enumerate(records):
-        if not isinstance(record, Mapping):
-            _refuse(source, key, row, f"is {type(record).__name__}, not an object", "Write it as an object.", records)
-    return records
+    place = _place(source, key, records)
+    return _typed(records, kind, place), place
 
 
-def _column(
-    records: Sequence[Mapping[str, Any]], field: str, table: str, source: str, remedy: str | None = None
-) -> list[Any]:
+def _place(source: str, table: str, records: Sequence[Any]) -> Place:
+    def id_of(row: int) -> str:
+        record = records[row]
+        return f" (id {record['id']!r})" if isinstance(record, Mapping) and "id" in record else ""
+
+    return Place(source, table, id_of)
+
+
+def _typed(records: Sequence[Any], kind: type[Record], place: Place) -> list[Record]:
+    """The records with their types checked; numpy's numbers count as plain ones."""
     try:
-        return [record[field] for record in records]
-    except (KeyError, TypeError):
-        row = next(i for i, record in enumerate(records) if not isinstance(record, Mapping) or field not in record)
-        _refuse(source, table, row, f"{field} is missing", remedy or f"Add {field}.", records)
-
-
-def _integers(records: Sequence[Mapping[str, Any]], field: str, table: str, source: str) -> np.ndarray:
-    values = _column(records, field, table, source)
-    if not set(map(type, values)) <= {int}:
-        for row, value in enumerate(values):
-            whole = isinstance(value, np.integer) or (isinstance(value, float) and value.is_integer())
-            if type(value) is not int and not whole:
-                _refuse(source, table, row, f"{field} is {value!r}, not an integer", "Give an integer.", records)
+        return msgspec.convert(records, list[kind], strict=True)
+    except msgspec.ValidationError:
+        plain = [_without_numpy(record) for record in records]
     try:
-        return np.fromiter((int(value) for value in values), np.int64, len(values))
-    except OverflowError:
-        row = next(i for i, value in enumerate(values) if abs(int(value)) >= 2**63)
-        _refuse(source, table, row, f"{field} {values[row]} does not fit into 64 bits", _RENUMBER, records)
+        return msgspec.convert(plain, list[kind], strict=True)
+    except msgspec.ValidationError as error:
+        _explain(plain, str(error), place)
 
 
-def _ids(records: Sequence[Mapping[str, Any]], table: str, source: str) -> np.ndarray:
-    ids = _integers(records, "id", table, source)
-    for row in np.flatnonzero(ids < 1)[:1]:
-        problem = f"{table} id {ids[row]} is below 1"
-        if table == "annotations":
-            problem += "; engines read a match with annotation id 0 as no match, so a perfect detection becomes a miss"
-        _refuse(source, table, row, problem, _RENUMBER, records)
-    order = np.argsort(ids, kind="stable")
-    for place in np.flatnonzero(np.diff(ids[order]) == 0)[:1]:
-        first, second = order[place], order[place + 1]
-        _refuse(
-            source,
-            table,
-            second,
-            f"id {ids[second]} is used twice (first by {table}[{first}]), and engines keep one of the two",
-            _RENUMBER,
-            records,
-        )
-    return ids
+def _without_numpy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_numpy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_without_numpy(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _lookup(
-    records: Sequence[Mapping[str, Any]], field: str, known: np.ndarray, table: str, source: str, where: str
-) -> np.ndarray:
-    """[N] rows into the ascending ids `known`."""
-    values = _integers(records, field, table, source)
-    rows = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    for row in np.flatnonzero(known[rows] != values)[:1]:
-        sample = ", ".join(map(str, known[:5])) + ("…" if len(known) > 5 else "")
-        _refuse(
-            source,
-            table,
-            row,
-            f"{field} {values[row]} is not among the ground truth's {where} ({len(known)}: {sample})",
-            "Score detections against the ground truth they were made for.",
-            records,
-        )
-    return rows
+def _explain(records: Sequence[Any], problem: str, place: Place) -> NoReturn:
+    """What msgspec says of a record, in the words of the table above."""
+    path, missing = _PATH.search(problem), _MISSING.search(problem)
+    row = int(path[1]) if path else 0
+    if missing:
+        place.refuse(row, f"{missing[1]} is missing", _WRONG.get(missing[1], ("", f"Add {missing[1]}."))[1])
+    field = path[2] if path else None
+    if field is None:
+        place.refuse(row, f"is {type(records[row]).__name__}, not an object", "Write it as an object.")
+    words, remedy = _WRONG[field]
+    place.refuse(row, f"{field} is {records[row][field]!r}{words}", remedy)
 
 
-def _numbers(records: Sequence[Mapping[str, Any]], field: str, table: str, source: str, remedy: str) -> np.ndarray:
-    values = _column(records, field, table, source, remedy)
-    if not set(map(type, values)) <= {int, float}:
-        for row, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-                _refuse(source, table, row, f"{field} is {value!r}, not a number", remedy, records)
-    numbers = np.array(values, dtype=np.float64).reshape(-1)
-    for row in np.flatnonzero(~np.isfinite(numbers))[:1]:
-        problem = f"{field} is {values[row]}; engines do not stop at it, they return a wrong AP"
-        _refuse(source, table, row, problem, remedy, records)
-    return numbers
+def _whole(values: list[int | float], field: str, place: Place) -> np.ndarray:
+    """[N] int64; `3.0` is a whole number too."""
+    numbers = np.array(values or np.zeros(0, np.int64))
+    if numbers.dtype.kind in "uO":
+        row = next(i for i, value in enumerate(values) if abs(value) >= 2**63)
+        place.refuse(row, f"{field} {values[row]} does not fit into 64 bits", RENUMBER)
+    for row in np.flatnonzero(numbers != np.trunc(numbers))[:1] if numbers.dtype.kind == "f" else ():
+        place.refuse(row, f"{field} is {values[row]!r}, not an integer", "Give an integer.")
+    return numbers.astype(np.int64)
 
 
-def _boxes(records: Sequence[Mapping[str, Any]], table: str, source: str) -> np.ndarray:
-    """[N, 4] x, y, w, h in pixels; finite, with w, h > 0."""
-    remedy = "A bbox is [x, y, width, height] in pixels, four finite numbers, width and height above 0."
-    values = _column(records, "bbox", table, source, remedy)
-    try:
-        sound = set(map(len, values)) <= {4} and set(map(type, chain.from_iterable(values))) <= {int, float}
-    except TypeError:
-        sound = False
-    if not sound:
-        for row, value in enumerate(values):
-            if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str) or len(value) != 4:
-                _refuse(source, table, row, f"bbox is {value!r}", remedy, records)
-            if any(isinstance(v, bool) or not isinstance(v, int | float | np.integer | np.floating) for v in value):
-                _refuse(source, table, row, f"bbox is {value!r}", remedy, records)
-    boxes = np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
-    for row in np.flatnonzero(~np.isfinite(boxes).all(axis=1))[:1]:
-        problem = f"bbox {boxes[row].tolist()} is not finite; engines count a NaN box as a match"
-        _refuse(source, table, row, problem, remedy, records)
-    for row in np.flatnonzero((boxes[:, 2:] <= 0).any(axis=1))[:1]:
-        _refuse(source, table, row, f"bbox {boxes[row].tolist()} has no area", remedy, records)
-    return boxes
+def _rows(values: list[int | float], known: np.ndarray, field: str, where: str, place: Place) -> np.ndarray:
+    return rows_of(_whole(values, field, place), known, field, where, place)
 
 
-def _sizes(images: Sequence[Mapping[str, Any]], source: str) -> np.ndarray:
-    sizes = np.full((len(images), 2), np.nan)
-    for row, image in enumerate(images):
-        for column, side in enumerate(("width", "height")):
-            value = image.get(side)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-                _refuse(source, "images", row, f"{side} is {value!r}", "Give it in pixels, above 0.", images)
-            sizes[row, column] = value
+def _by_id(records: list[Any], place: Place) -> tuple[np.ndarray, list[Any], Place]:
+    """Ids in ascending order, the records in that order, and the place that names them in it."""
+    ids = checked_ids(_whole([record.id for record in records], "id", place), place)
+    order = np.argsort(ids)
+    sorted_place = replace(place, id_of=lambda row: f" (id {ids[order][row]})")
+    return ids[order], [records[row] for row in order], sorted_place
+
+
+def _names(categories: list[_Category], place: Place) -> tuple[str, ...]:
+    names = [category.name for category in categories]
+    for row, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            place.refuse(row, f"name is {name!r}", "Give every category a name.")
+        if name in names[:row]:
+            place.refuse(row, f"the name {name!r} occurs twice", "Merge or rename them.")
+    return tuple(names)
+
+
+def _areas_and_crowd(
+    annotations: list[_Annotation], boxes: np.ndarray, place: Place, fill_missing: bool
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """[N] areas and crowd flags, and what was filled in."""
+    areas, without_area = _filled([a.area for a in annotations], boxes[:, 2] * boxes[:, 3], "area", place, fill_missing)
+    crowd, without_crowd = _filled(
+        [a.iscrowd for a in annotations], np.zeros(len(boxes), int), "iscrowd", place, fill_missing
+    )
+    for row, value in enumerate(crowd):
+        if value not in (0, 1):
+            place.refuse(row, f"iscrowd is {value!r}", "It is 0 or 1.")
+    notes = []
+    if without_area:
+        notes.append(f"{without_area} annotations without area: computed as width × height.")
+    if without_crowd:
+        notes.append(f"{without_crowd} annotations without iscrowd: taken as 0.")
+    numbers = checked_numbers(np.array(areas, np.float64), "area", _FILL_REMEDY, place)
+    return numbers, np.array(crowd, bool), tuple(notes)
+
+
+def _filled(values: list[Any], otherwise: np.ndarray, field: str, place: Place, fill: bool) -> tuple[list[Any], int]:
+    """The values with what is missing filled in, and how many were."""
+    gaps = [row for row, value in enumerate(values) if value is UNSET]
+    if gaps and not fill:
+        place.refuse(gaps[0], f"{field} is missing", _FILL_REMEDY)
+    for row in gaps:
+        values[row] = otherwise[row]
+    return values, len(gaps)
+
+
+def _sizes(images: list[_Image], place: Place) -> np.ndarray:
+    """[I, 2] width and height in pixels, NaN where there is none."""
+    sizes = np.array([(image.width, image.height) for image in images], np.float64)  # None becomes NaN
+    for row, column in np.argwhere((sizes <= 0) | np.isinf(sizes))[:1]:
+        side = ("width", "height")[column]
+        place.refuse(row, f"{side} is {sizes[row, column]:g}", _WRONG[side][1])
     return sizes
 
 
-def _groups(images: Sequence[Mapping[str, Any]], source: str, notes: list[str]) -> np.ndarray:
-    named = [image.get("source_group") for image in images]
+def _groups(images: list[_Image], place: Place) -> tuple[np.ndarray, tuple[str, ...]]:
+    """[I] source groups, and a note where no image names one."""
+    named = [image.source_group for image in images]
     without = sum(name is None for name in named)
     if without == len(images):
-        notes.append("No image names its source_group: every image is resampled by itself.")
-        return np.arange(len(images))
+        return np.arange(len(images)), ("No image names its source_group: every image is resampled by itself.",)
     if without:
-        row = named.index(None)
-        remedy = "Give every image its source_group, or none."
-        _refuse(
-            source, "images", row, f"source_group is missing, though {len(images) - without} have one", remedy, images
-        )
-    return _first_seen(str(name) for name in named)
+        problem = f"source_group is missing, though {len(images) - without} have one"
+        place.refuse(named.index(None), problem, "Give every image its source_group, or none.")
+    return group_index(map(str, named)), ()
 
 
-def _first_seen(names: Iterable[str]) -> np.ndarray:
-    index: dict[str, int] = {}
-    return np.array([index.setdefault(name, len(index)) for name in names], dtype=np.int64)
-
-
-def _clean(images: Sequence[Mapping[str, Any]], source: str) -> np.ndarray | None:
-    flags = [image.get("clean") for image in images]
+def _clean(images: list[_Image], place: Place) -> np.ndarray | None:
+    flags = [image.clean for image in images]
     if all(flag is None for flag in flags):
         return None
-    for row, flag in enumerate(flags):
-        if not isinstance(flag, bool):
-            remedy = "Give every image `clean` as true or false, or none."
-            _refuse(source, "images", row, f"clean is {flag!r}, though other images have it", remedy, images)
-    return np.array(flags, dtype=bool)
+    if None in flags:
+        words, remedy = _WRONG["clean"]
+        place.refuse(flags.index(None), f"clean is None{words}", remedy)
+    return np.array(flags, bool)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dentsight_pipeline.data.splits import read_split, read_splits
-from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument, Measurement
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.lineage import (
     Code,
@@ -32,6 +32,7 @@ from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.evaluation.compare import Comparison
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -216,9 +217,10 @@ def _metrics(store: Store, a: Trained, b: Trained, resamples: int, progress: Pro
     if before.ground_truth_sha256 != after.ground_truth_sha256:
         reason = "They were evaluated on different test images or labels, so differences are not only the models'."
         return MetricsDifference(paired=False, reason=reason, rows=rows)
-    truth = read_split(store, b.subset, "test").to_coco()
-    found = [read_json(store, predictions, "test.json") for predictions, _ in (made_b, made_a) if predictions]
-    return _paired(rows, truth, found, resamples, progress)
+    from dentsight_pipeline.evaluation.product import compare_stored
+
+    made = [predictions for predictions, _ in (made_b, made_a) if predictions]
+    return _paired(rows, compare_stored(store, b.subset, *made, resamples=resamples, progress=progress))
 
 
 def _side_by_side(a: EvaluationDocument, b: EvaluationDocument) -> tuple[MetricRow, ...]:
@@ -232,21 +234,18 @@ def _side_by_side(a: EvaluationDocument, b: EvaluationDocument) -> tuple[MetricR
     )
 
 
-def _paired(
-    rows: Sequence[MetricRow], truth: Any, found: Sequence[Any], resamples: int, progress: Progress | None
-) -> MetricsDifference:
+def _paired(rows: Sequence[MetricRow], made: Comparison) -> MetricsDifference:
     """The rows with the difference B − A on the same images."""
-    from dentsight_pipeline.evaluation.compare import compare
-
-    made = compare(truth, *found, resamples=resamples, progress=progress)
-    deltas = {(row["class"], row["metric"].removeprefix("paired_delta_")): row for row in made.measurements}
+    deltas = {(row.class_name, row.metric.removeprefix("paired_delta_")): row for row in made.measurements}
     return MetricsDifference(
         paired=True,
         reason=None,
         population=made.population,
-        rows=tuple(_with_delta(row, deltas.get((row.class_name, row.metric), {})) for row in rows),
+        rows=tuple(_with_delta(row, deltas.get((row.class_name, row.metric))) for row in rows),
     )
 
 
-def _with_delta(row: MetricRow, delta: Mapping[str, Any]) -> MetricRow:
-    return msgspec.structs.replace(row, delta=delta.get("value"), low=delta.get("low"), high=delta.get("high"))
+def _with_delta(row: MetricRow, delta: Measurement | None) -> MetricRow:
+    if delta is None:
+        return row
+    return msgspec.structs.replace(row, delta=delta.value, low=delta.low, high=delta.high)

@@ -160,8 +160,7 @@ def _classes(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 
 def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
-    from dentsight_pipeline.data.splits import read_split
-    from dentsight_pipeline.evaluation.validation import digest_of
+    from dentsight_pipeline.evaluation.product import stored_detections, stored_truth
 
     predictions, subset = walked.input_of(manifest, Asset.TEST_PREDICTIONS), walked.input_of(manifest, *_SUBSETS)
     if predictions is None or subset is None:
@@ -170,9 +169,10 @@ def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]
     if facts.checkpoint != predictions.inputs.get(Asset.TRAINED_CHECKPOINT):
         yield f"The {name_of(manifest)} names another checkpoint than the {name_of(predictions)} that it scores."
     evaluation, split = read_json(store, manifest, EVALUATION_FILE), facts.split
-    if evaluation["ground_truth_sha256"] != digest_of(read_split(store, subset, split).to_coco()):
+    truth = stored_truth(store, subset, split)
+    if evaluation["ground_truth_sha256"] != truth.sha256:
         yield f"The {name_of(manifest)} was made from other ground truth than {split} of the {name_of(subset)}."
-    if evaluation["detections_sha256"] != digest_of(read_json(store, predictions, f"{split}.json")):
+    if evaluation["detections_sha256"] != stored_detections(store, predictions, split, truth).sha256:
         yield f"The {name_of(manifest)} was made from other detections than {split}.json of the {name_of(predictions)}."
 
 

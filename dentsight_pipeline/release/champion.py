@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.errors import ReleaseError
 from dentsight_pipeline.store import log
-from dentsight_pipeline.store.content import read_json
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -126,19 +126,13 @@ def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: i
     theirs = champion_predictions(store, champion, subset)
     if theirs is None:
         return {"digest": champion.digest, "ground_truth_sha256": None, "measurements": []}
-    from dentsight_pipeline.data.splits import read_split
-    from dentsight_pipeline.evaluation.compare import compare
+    from dentsight_pipeline.evaluation.product import compare_stored
 
-    made = compare(
-        read_split(store, subset, "test").to_coco(),
-        read_json(store, predictions, "test.json"),
-        read_json(store, theirs, "test.json"),
-        resamples=resamples,
-    )
+    made = compare_stored(store, subset, predictions, theirs, resamples=resamples)
     return {
         "digest": champion.digest,
         "ground_truth_sha256": made.ground_truth_sha256,
-        "measurements": made.measurements,
+        "measurements": [plain(row) for row in made.measurements],
     }
 
 

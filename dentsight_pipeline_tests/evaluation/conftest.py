@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
+from dentsight_pipeline.evaluation.folder import Evaluation
+from dentsight_pipeline.progress import Progress
+
 Truth = dict[str, Any]
 Found = list[dict[str, Any]]
 
@@ -31,6 +35,11 @@ def coco(
 def found(*records: tuple[int, int, Sequence[float], float]) -> Found:
     """A results list from (image id, category id, bbox, score)."""
     return [{"image_id": i, "category_id": k, "bbox": box, "score": score} for i, k, box, score in records]
+
+
+def evaluated(truth: Truth, results: Found, *, progress: Progress | None = None, **options: Any) -> Evaluation:
+    """The evaluation of COCO records."""
+    return evaluate(coco_inputs(truth, results, **options), progress)
 
 
 def random_set(

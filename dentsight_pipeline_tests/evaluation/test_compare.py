@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
+from dentsight_pipeline.documents.evaluation import Measurement
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import bootstrap, engines
-from dentsight_pipeline.evaluation.compare import compare, with_comparison
-from dentsight_pipeline.evaluation.evaluate import evaluate
+from dentsight_pipeline.evaluation.compare import compare
 from dentsight_pipeline.evaluation.validation import digest_of
-from dentsight_pipeline_tests.evaluation.conftest import random_set
+from dentsight_pipeline_tests.evaluation.conftest import evaluated, random_set
 
 
 def worsened(results: list, seed: int = 0, spread: float = 0.05) -> list:
@@ -19,9 +21,9 @@ def worsened(results: list, seed: int = 0, spread: float = 0.05) -> list:
     return [{**r, "score": float(np.clip(r["score"] + rng.normal(0, spread), 0.001, 1))} for r in results]
 
 
-def row_of(measurements: list, metric: str, name: str) -> dict:
+def row_of(measurements: Sequence[Measurement], metric: str, name: str) -> Measurement:
     """The one measurement of that name."""
-    (row,) = [row for row in measurements if (row["metric"], row["class"]) == (metric, name)]
+    (row,) = [row for row in measurements if (row.metric, row.class_name) == (metric, name)]
     return row
 
 
@@ -34,12 +36,10 @@ def test_the_difference_is_that_of_the_two_evaluations() -> None:
 
     ours, theirs = (engines.coco_statistics(truth, r, "pycocotools") for r in (challenger, champion))
     assert ours.ap50 is not None and theirs.ap50 is not None
-    assert row_of(comparison.measurements, "paired_delta_ap50", "macro")["value"] == pytest.approx(
-        ours.ap50 - theirs.ap50
-    )
+    assert row_of(comparison.measurements, "paired_delta_ap50", "macro").value == pytest.approx(ours.ap50 - theirs.ap50)
     for name in ours.classes:
         expected = (ours.per_class[name]["ap"] or 0) - (theirs.per_class[name]["ap"] or 0)
-        assert row_of(comparison.measurements, "paired_delta_ap", name)["value"] == pytest.approx(expected, abs=1e-12)
+        assert row_of(comparison.measurements, "paired_delta_ap", name).value == pytest.approx(expected, abs=1e-12)
 
 
 def test_pairing_makes_the_interval_much_tighter() -> None:
@@ -49,9 +49,9 @@ def test_pairing_makes_the_interval_much_tighter() -> None:
 
     paired = row_of(compare(truth, challenger, champion, resamples=400).measurements, "paired_delta_ap50", "macro")
 
-    macro = [evaluate(truth, r, resamples=400).document["populations"]["all"]["macro"] for r in (challenger, champion)]
-    apart = np.hypot(*(m["ap50_high"] - m["ap50_low"] for m in macro))
-    assert paired["high"] - paired["low"] < apart / 1.8
+    macro = [evaluated(truth, r, resamples=400).document.populations["all"].macro for r in (challenger, champion)]
+    apart = np.hypot(*((m.ap50_high or 0) - (m.ap50_low or 0) for m in macro))
+    assert (paired.high or 0) - (paired.low or 0) < apart / 1.8
 
 
 def test_a_model_against_itself_differs_by_exactly_nothing() -> None:
@@ -60,7 +60,7 @@ def test_a_model_against_itself_differs_by_exactly_nothing() -> None:
 
     row = row_of(compare(truth, results, results, resamples=30).measurements, "paired_delta_ap", "macro")
 
-    assert (row["value"], row["low"], row["high"]) == (0.0, 0.0, 0.0)
+    assert (row.value, row.low, row.high) == (0.0, 0.0, 0.0)
 
 
 def test_the_clean_images_decide_where_they_are_known() -> None:
@@ -74,7 +74,7 @@ def test_the_clean_images_decide_where_they_are_known() -> None:
     assert comparison.population == "clean"
     clean = {image["id"] for image in truth["images"] if image["clean"]}
     boxes = sum(a["image_id"] in clean for a in truth["annotations"])
-    assert row_of(comparison.measurements, "paired_delta_ap", "macro")["n"] == boxes
+    assert row_of(comparison.measurements, "paired_delta_ap", "macro").n == boxes
 
 
 def test_a_champion_of_other_ground_truth_is_refused() -> None:
@@ -83,22 +83,6 @@ def test_a_champion_of_other_ground_truth_is_refused() -> None:
 
     with pytest.raises(EvaluationError, match="predict with the champion on this test split first"):
         compare(truth, results, results, champion_ground_truth_sha256=digest_of(random_set(6)[0]))
-
-
-def test_the_differences_join_the_evaluation_of_the_challenger_alone() -> None:
-    """Once, replacing an older comparison, and never those of other detections."""
-    truth, results = random_set(7, images=15)
-    challenger = worsened(results)
-    comparison = compare(truth, challenger, results, resamples=10)
-    evaluation = evaluate(truth, challenger, resamples=10)
-
-    twice = with_comparison(with_comparison(evaluation, comparison), comparison)
-
-    deltas = [row for row in twice.measurements if row["metric"].startswith("paired_delta_")]
-    assert len(deltas) == 2 * (3 + 1)
-    assert len(twice.measurements) == len(evaluation.measurements) + len(deltas)
-    with pytest.raises(EvaluationError, match="Compare the detections that were evaluated"):
-        with_comparison(evaluate(truth, results, resamples=10), comparison)
 
 
 def test_draws_can_be_subtracted() -> None:

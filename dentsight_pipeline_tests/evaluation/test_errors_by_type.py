@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from dentsight_pipeline.documents.evaluation import ErrorCounts
 from dentsight_pipeline.evaluation import errors_by_type, matching
-from dentsight_pipeline.evaluation.errors_by_type import KINDS
+from dentsight_pipeline.evaluation.errors_by_type import KINDS, Shown
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco, found, random_set
 
@@ -33,6 +34,11 @@ def prepare(truth: dict, results: list, floor: float = 0.05):
     return columns, detections, errors_by_type.classify(columns, detections, matches, floor)
 
 
+def shown(*thresholds: float) -> Shown:
+    """The set above at these thresholds."""
+    return Shown(*prepare(TRUTH, RESULTS), np.array(thresholds))
+
+
 def test_each_mistake_gets_its_name() -> None:
     """Where to work next depends on it: a duplicate is a matter of scores, a class confusion one of labels."""
     _, detections, typed = prepare(TRUTH, RESULTS)
@@ -43,18 +49,18 @@ def test_each_mistake_gets_its_name() -> None:
 
 def test_errors_are_counted_at_the_operating_threshold() -> None:
     """The box hit at .1 is missed for a user whose threshold is .4."""
-    counts = errors_by_type.count_by_type(*prepare(TRUTH, RESULTS), [0.4, 0.4], EVERY_IMAGE)
+    counts = shown(0.4, 0.4).count_by_type(EVERY_IMAGE)
 
-    assert counts["caries"] == {"class_confusion": 1, "localisation": 1, "duplicate": 1, "background": 1, "missed": 2}
-    assert counts["crown"]["missed"] == 1
+    assert counts["caries"] == ErrorCounts(class_confusion=1, localisation=1, duplicate=1, background=1, missed=2)
+    assert counts["crown"].missed == 1
 
 
 def test_the_confusion_matrix_by_hand() -> None:
     """Rows are what is there, columns what was said; the last of each is background."""
-    confusion = errors_by_type.confusion_matrix(*prepare(TRUTH, RESULTS), [0.4, 0.4], EVERY_IMAGE)
+    confusion = shown(0.4, 0.4).confusion_matrix(EVERY_IMAGE)
 
-    assert confusion["labels"] == ["caries", "crown", "background"]
-    assert confusion["matrix"] == [[1, 0, 2], [1, 0, 0], [3, 0, 0]]
+    assert confusion.labels == ("caries", "crown", "background")
+    assert confusion.matrix == ((1, 0, 2), (1, 0, 0), (3, 0, 0))
 
 
 def test_the_confusion_matrix_adds_up() -> None:
@@ -63,30 +69,30 @@ def test_the_confusion_matrix_adds_up() -> None:
     thresholds = [0.3, 0.4, 0.5]
 
     matrix = np.array(
-        errors_by_type.confusion_matrix(columns, detections, typed, thresholds, np.ones(30, bool))["matrix"]
+        Shown(columns, detections, typed, np.array(thresholds)).confusion_matrix(np.ones(30, bool)).matrix
     )
 
     boxes = np.bincount(columns.class_index, minlength=3)
-    shown = detections.scores >= np.array(thresholds)[detections.class_index]
+    above = detections.scores >= np.array(thresholds)[detections.class_index]
     assert matrix[:3].sum(axis=1).tolist() == boxes.tolist()
-    assert matrix[:, :3].sum(axis=0).tolist() == np.bincount(detections.class_index[shown], minlength=3).tolist()
+    assert matrix[:, :3].sum(axis=0).tolist() == np.bincount(detections.class_index[above], minlength=3).tolist()
 
 
 def test_the_table_of_matches_holds_every_detection_and_every_missed_box() -> None:
     """The gallery of worst cases is drawn from it."""
-    table = errors_by_type.table_of_matches(*prepare(TRUTH, RESULTS), [0.4, 0.4])
+    rows = shown(0.4, 0.4).table().to_pylist()
 
-    missed = table["kind"] == "missed"
-    assert (~missed).sum() == 6
-    assert sorted(table["matched_at_50"][missed].tolist()) == [2, 3, 4]
-    assert np.isnan(table["score"][missed]).all()
-    assert table["above_threshold"].sum() == 5
-    hit = table["score"] == 0.1
-    assert (table["kind"][hit].item(), table["matched_at_50"][hit].item()) == ("tp", 4)
+    missed = [row for row in rows if row["kind"] == "missed"]
+    assert len(rows) - len(missed) == 6
+    assert sorted(row["matched_at_50"] for row in missed) == [2, 3, 4]
+    assert {row["score"] for row in missed} == {None}
+    assert sum(bool(row["above_threshold"]) for row in rows) == 5
+    (hit,) = (row for row in rows if row["score"] == 0.1)
+    assert (hit["kind"], hit["matched_at_50"]) == ("tp", 4)
 
 
 def test_images_outside_the_population_are_not_counted() -> None:
     """Errors of leaked images must not enter the clean table."""
-    counts = errors_by_type.count_by_type(*prepare(TRUTH, RESULTS), [0.4, 0.4], np.array([False, True]))
+    counts = shown(0.4, 0.4).count_by_type(np.array([False, True]))
 
-    assert counts["caries"] == {"class_confusion": 0, "localisation": 0, "duplicate": 0, "background": 1, "missed": 0}
+    assert counts["caries"] == ErrorCounts(class_confusion=0, localisation=0, duplicate=0, background=1, missed=0)

@@ -13,18 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.evaluation import read_evaluation
 from dentsight_pipeline.errors import EvaluationError, ScoringRecordError
 from dentsight_pipeline.evaluation import engines
-from dentsight_pipeline.evaluation.evaluate import (
-    RANKED,
-    Evaluation,
-    evaluate,
-    evaluate_files,
-    read_evaluation,
-    summary,
-    write_evaluation,
-)
-from dentsight_pipeline_tests.evaluation.conftest import coco, found, random_set
+from dentsight_pipeline.evaluation.evaluate import evaluate_files
+from dentsight_pipeline.evaluation.figures import RANKED
+from dentsight_pipeline.evaluation.folder import Evaluation, summary, write_evaluation
+from dentsight_pipeline_tests.evaluation.conftest import coco, evaluated, found, random_set
 
 FILES = ["curves.json", "evaluation.json", "matches.parquet", "per_class.csv", "per_class.json", "per_class.parquet"]
 
@@ -39,7 +35,7 @@ def with_clean(truth: dict, clean: int) -> dict:
 def evaluation() -> Evaluation:
     """Sixty images with groups, two thirds of them clean, thresholds from another set, mirrored detections."""
     truth, results = random_set(1, images=60, groups=True)
-    return evaluate(
+    return evaluated(
         with_clean(truth, 40), results, thresholds_from=random_set(2, images=60), mirrored=results[:-5], resamples=200
     )
 
@@ -49,20 +45,20 @@ def measured(evaluation: Evaluation, metric: str, name: str, population: str) ->
     (row,) = [
         row
         for row in evaluation.measurements
-        if (row["metric"], row["class"], row["population"]) == (metric, name, population)
+        if (row.metric, row.class_name, row.population) == (metric, name, population)
     ]
-    return row
+    return plain(row)
 
 
 def test_the_published_set_gives_the_published_macro_figures(published) -> None:
     """A foreign file with crowds, 80 classes of which 70 are present, and no `clean`: all figures as published."""
-    result = evaluate(*published, resamples=20)
+    result = evaluated(*published, resamples=20)
 
     assert round(result.macro_ap or 0, 3) == 0.505
     assert round(result.macro_ap50 or 0, 3) == 0.697
-    assert result.document["gated_population"] == "all"
-    assert result.document["engines"]["agree"] is True
-    macro = result.document["populations"]["all"]["macro"]
+    assert plain(result.document)["gated_population"] == "all"
+    assert plain(result.document)["engines"]["agree"] is True
+    macro = plain(result.document)["populations"]["all"]["macro"]
     assert (macro["present"], macro["of"]) == (70, 80)
 
 
@@ -78,7 +74,7 @@ def test_the_figures_are_those_of_pycocotools_in_both_populations(evaluation) ->
 
     for population, inputs in (("all", (truth, results)), ("clean", (clean_truth, clean_results))):
         expected = engines.coco_statistics(*inputs, engine="pycocotools")
-        part = evaluation.document["populations"][population]
+        part = plain(evaluation.document)["populations"][population]
         assert part["macro"]["ap"] == pytest.approx(expected.ap, abs=1e-12)
         for row in part["per_class"]:
             for metric in ("ap", "ap50", "ap75", "ar100", "ap_small", "ap_medium", "ap_large"):
@@ -87,14 +83,14 @@ def test_the_figures_are_those_of_pycocotools_in_both_populations(evaluation) ->
 
 def test_gates_read_the_clean_images_where_the_file_says_which_they_are(evaluation) -> None:
     """Leaked images flatter; the gated population is never `all` when `clean` exists."""
-    assert evaluation.document["gated_population"] == "clean"
-    assert evaluation.document["populations"]["clean"]["images"] == 40
-    assert evaluation.document["calibration"]["population"] == "clean"
+    assert plain(evaluation.document)["gated_population"] == "clean"
+    assert plain(evaluation.document)["populations"]["clean"]["images"] == 40
+    assert plain(evaluation.document)["calibration"]["population"] == "clean"
 
 
 def test_every_figure_has_an_interval_around_it(evaluation) -> None:
     """The row's bounds hold its value, for AP, its sizes, and what depends on a threshold."""
-    for row in evaluation.document["populations"]["all"]["per_class"]:
+    for row in plain(evaluation.document)["populations"]["all"]["per_class"]:
         for metric in RANKED:
             if row[f"{metric}_low"] is None:
                 continue
@@ -104,11 +100,11 @@ def test_every_figure_has_an_interval_around_it(evaluation) -> None:
 
 def test_every_measurement_that_gates_read_is_there_once(evaluation) -> None:
     """A gate without its measurement is inconclusive for ever; two of a kind contradict each other."""
-    keys = [(row["metric"], row["class"], row["population"]) for row in evaluation.measurements]
+    keys = [(row.metric, row.class_name, row.population) for row in evaluation.measurements]
 
     assert len(keys) == len(set(keys))
     for metric in ("ap", "ap50", "ap75", "ar100", "recall_at_p95", "best_f1"):
-        for name in (*evaluation.document["classes"], "macro"):
+        for name in (*plain(evaluation.document)["classes"], "macro"):
             assert (metric, name, "clean") in keys and (metric, name, "all") in keys
     for metric in ("ece", "left_right_agreement", "left_minus_right_recall", "empty_mouth_fp_rate"):
         assert (metric, "all", "clean") in keys
@@ -120,10 +116,10 @@ def test_thresholds_come_from_valid_and_are_applied_to_test() -> None:
     valid = found((1, 1, [0, 0, 40, 40], 0.9), (1, 1, [100, 0, 40, 40], 0.8), (1, 1, [300, 0, 40, 40], 0.7))
     test = found((1, 1, [0, 0, 40, 40], 0.9), (1, 1, [100, 0, 40, 40], 0.3))
 
-    result = evaluate(truth, test, thresholds_from=(truth, valid), resamples=0)
+    result = evaluated(truth, test, thresholds_from=(truth, valid), resamples=0)
 
-    row = result.document["populations"]["all"]["per_class"][0]
-    assert result.document["thresholds_from"] == "valid"
+    row = plain(result.document)["populations"]["all"]["per_class"][0]
+    assert plain(result.document)["thresholds_from"] == "valid"
     assert (row["threshold_best_f1"], row["threshold_p95"]) == (0.8, 0.8)
     assert (row["best_f1"], row["recall_at_p95"]) == (1.0, 1.0)
     assert (row["recall_at_threshold"], row["precision_at_threshold"]) == (0.5, 1.0)
@@ -132,16 +128,16 @@ def test_thresholds_come_from_valid_and_are_applied_to_test() -> None:
 
 def test_thresholds_chosen_on_the_evaluated_images_are_marked_so() -> None:
     """They flatter; the report has to say it, and Platt scaling is not fitted on them at all."""
-    result = evaluate(*random_set(3), resamples=0)
+    result = evaluated(*random_set(3), resamples=0)
 
-    assert result.document["thresholds_from"] == "test"
-    assert result.document["calibration"]["platt"] is None
+    assert plain(result.document)["thresholds_from"] == "test"
+    assert plain(result.document)["calibration"]["platt"] is None
 
 
 def test_the_same_inputs_and_seed_give_the_same_bytes(evaluation, tmp_path: Path) -> None:
     """The folder becomes a manifest: nothing volatile may be in it."""
     truth, results = random_set(1, images=60, groups=True)
-    again = evaluate(
+    again = evaluated(
         with_clean(truth, 40), results, thresholds_from=random_set(2, images=60), mirrored=results[:-5], resamples=200
     )
 
@@ -179,41 +175,43 @@ def test_the_parquet_of_matches_has_a_row_for_each_detection_and_each_missed_box
     missed = [row for row in rows if row["kind"] == "missed"]
 
     assert all(row["score"] is None and row["matched_at_50"] is not None for row in missed)
-    assert all(row["score"] >= evaluation.document["score_floor"] for row in rows if row["kind"] != "missed")
+    assert all(row["score"] >= plain(evaluation.document)["score_floor"] for row in rows if row["kind"] != "missed")
     assert {row["kind"] for row in rows} <= {"tp", "class", "localisation", "duplicate", "background", "missed"}
     assert all((row["matched_at_50"] is not None) == (row["kind"] in ("tp", "missed")) for row in rows)
 
 
 def test_an_unreachable_threshold_is_null_in_json_and_infinite_in_csv(tmp_path: Path) -> None:
     """JSON has no infinity, and a null beside recall 0 cannot be read as a threshold of 0."""
+    import pyarrow.parquet as parquet
+
     truth, results = coco([(1, 1, [0, 0, 40, 40])]), found((1, 1, [500, 0, 40, 40], 0.9))
 
-    result = evaluate(truth, results, resamples=0)
+    result = evaluated(truth, results, resamples=0)
     write_evaluation(result, tmp_path)
 
-    row = result.document["populations"]["all"]["per_class"][0]
+    row = plain(result.document)["populations"]["all"]["per_class"][0]
     assert (row["recall_at_p95"], row["threshold_p95"]) == (0.0, None)
     assert ",inf" in (tmp_path / "per_class.csv").read_text()
-    assert result.per_class[0]["threshold_p95"] == math.inf
+    assert parquet.read_table(tmp_path / "per_class.parquet").to_pylist()[0]["threshold_p95"] == math.inf
 
 
 def test_a_model_that_finds_nothing_is_scored_zero_and_not_calibrated() -> None:
     """`loadRes([])` would raise. ECE of nothing is no 0: value null with n = 0, which a gate fails."""
     truth, _ = random_set(5, images=30)
 
-    result = evaluate(truth, [], resamples=50)
+    result = evaluated(truth, [], resamples=50)
 
     assert result.macro_ap == 0
     ece = measured(result, "ece", "all", "all")
     assert (ece["value"], ece["n"]) == (None, 0)
-    assert result.document["empty_mouth"]["false_positives"] == 0
+    assert plain(result.document)["empty_mouth"]["false_positives"] == 0
 
 
 def test_a_model_that_finds_nothing_is_not_called_even_handed() -> None:
     """Recall 0 on the left minus recall 0 on the right is 0, and would pass a gate on the difference."""
     truth = coco([(1, 1, [0, 0, 40, 40]), (1, 1, [900, 0, 40, 40])])
 
-    row = measured(evaluate(truth, [], resamples=0), "left_minus_right_recall", "all", "all")
+    row = measured(evaluated(truth, [], resamples=0), "left_minus_right_recall", "all", "all")
 
     assert (row["value"], row["n"]) == (None, 2)
     assert "nothing is found on either side" in row["note"]
@@ -223,10 +221,10 @@ def test_no_clean_image_at_all_measures_nothing_and_does_not_crash() -> None:
     """Where every image leaked, gates get no figure to decide on."""
     truth, results = random_set(6)
 
-    result = evaluate(with_clean(truth, 0), results, resamples=10)
+    result = evaluated(with_clean(truth, 0), results, resamples=10)
 
-    assert result.document["gated_population"] == "clean"
-    assert result.document["populations"]["clean"]["macro"]["ap"] is None
+    assert plain(result.document)["gated_population"] == "clean"
+    assert plain(result.document)["populations"]["clean"]["macro"]["ap"] is None
     assert measured(result, "ap50", "macro", "clean")["value"] is None
     assert result.macro_ap is not None
 
@@ -235,7 +233,7 @@ def test_too_few_sources_leave_no_interval() -> None:
     """Two clean images decide nothing, however good the figures look."""
     truth, results = random_set(7, images=20)
 
-    result = evaluate(with_clean(truth, 2), results, resamples=50)
+    result = evaluated(with_clean(truth, 2), results, resamples=50)
 
     row = measured(result, "ap50", "macro", "clean")
     assert row["low"] is None and "source groups" in row["note"]
@@ -251,30 +249,30 @@ def test_engines_that_disagree_are_recorded_so_that_gates_fail_closed(monkeypatc
         return result
 
     monkeypatch.setattr(engines, "_run_hotcoco", crooked)
-    result = evaluate(*random_set(8), resamples=0)
+    result = evaluated(*random_set(8), resamples=0)
 
-    assert result.document["engines"]["agree"] is False
-    assert result.document["engines"]["max_abs_difference"] == pytest.approx(1e-9)
+    assert plain(result.document)["engines"]["agree"] is False
+    assert plain(result.document)["engines"]["max_abs_difference"] == pytest.approx(1e-9)
 
 
 def test_a_matching_that_differs_from_the_engine_of_record_is_an_error(monkeypatch) -> None:
     """Intervals come from the room's own matching; if it counts otherwise, they are of something else."""
     honest = engines._run_pycocotools
 
-    def crooked(truth, detections, populations):
-        results = honest(truth, detections, populations)
+    def crooked(*given):
+        results = honest(*given)
         results["all"].precision[0, :, 0, 0, 2] += 1e-6
         return results
 
     monkeypatch.setattr(engines, "_run_pycocotools", crooked)
     with pytest.raises(EvaluationError, match="no interval of this run can be trusted"):
-        evaluate(*random_set(8), resamples=0)
+        evaluated(*random_set(8), resamples=0)
 
 
 def test_classes_of_the_validation_split_must_be_the_same() -> None:
     """A threshold of another class list would be applied to the wrong class."""
     with pytest.raises(EvaluationError, match="Give the validation split of the same dataset"):
-        evaluate(*random_set(0), thresholds_from=random_set(0, classes=2), resamples=0)
+        evaluated(*random_set(0), thresholds_from=random_set(0, classes=2), resamples=0)
 
 
 def test_errors_name_the_file_and_the_record(tmp_path: Path) -> None:
@@ -330,20 +328,20 @@ def test_partially_annotated_images_are_no_tooth_negatives() -> None:
     truth["images"][1]["partial_annotation"] = True
     results = found((1, 1, [0, 0, 40, 40], 0.5), (2, 1, [0, 0, 40, 40], 0.9))
 
-    teeth = evaluate(truth, results, resamples=0)
+    teeth = evaluated(truth, results, resamples=0)
     conditions = copy.deepcopy(truth)
     conditions["categories"] = [{"id": 1, "name": "caries"}, {"id": 2, "name": "crown"}]
 
     assert teeth.macro_ap50 == pytest.approx(1.0)
-    assert "partially annotated" in " ".join(teeth.document["notes"])
-    assert evaluate(conditions, results, resamples=0).macro_ap50 == pytest.approx(0.5)
+    assert "partially annotated" in " ".join(plain(teeth.document)["notes"])
+    assert evaluated(conditions, results, resamples=0).macro_ap50 == pytest.approx(0.5)
 
 
 def test_progress_is_told() -> None:
     """A long evaluation says where it is."""
     stages: list[str] = []
 
-    evaluate(*random_set(0), resamples=10, progress=lambda stage, done, total: stages.append(stage))
+    evaluated(*random_set(0), resamples=10, progress=lambda stage, done, total: stages.append(stage))
 
     assert {"validate", "engines", "bootstrap all", "tier 2", "done"} <= set(stages)
 
@@ -355,7 +353,7 @@ def test_scaling_scores_moves_thresholds_and_nothing_that_ranks(seed, factor) ->
     truth, results = random_set(seed, images=20)
     scaled = [{**record, "score": record["score"] * factor} for record in results]
 
-    a, b = evaluate(truth, results, resamples=30), evaluate(truth, scaled, resamples=30)
+    a, b = evaluated(truth, results, resamples=30), evaluated(truth, scaled, resamples=30)
 
     for one, other in zip(a.per_class, b.per_class, strict=True):
         for metric in (f"{name}{end}" for name in RANKED for end in ("", "_low", "_high")):
@@ -376,9 +374,9 @@ def test_false_positives_of_empty_mouths_are_counted_at_the_operating_threshold(
     )
     only_first = found((1, 1, [0, 0, 40, 40], 0.3))
 
-    result = evaluate(truth, results, thresholds_from=(truth, only_first), resamples=0)
+    result = evaluated(truth, results, thresholds_from=(truth, only_first), resamples=0)
 
-    empty = result.document["empty_mouth"]
+    empty = plain(result.document)["empty_mouth"]
     assert (empty["images"], empty["images_with_false_positive"], empty["false_positives"]) == (3, 2, 3)
     rate = measured(result, "empty_mouth_fp_rate", "all", "all")
     assert (rate["value"], rate["n"]) == (pytest.approx(2 / 3), 3)
@@ -391,11 +389,11 @@ def test_mirrored_detections_give_the_left_right_agreement() -> None:
     truth = coco([(1, 1, [0, 0, 40, 40]), (1, 1, [900, 0, 40, 40])])
     results = found((1, 1, [0, 0, 40, 40], 0.9), (1, 1, [900, 0, 40, 40], 0.8))
 
-    result = evaluate(truth, results, mirrored=results[:1], resamples=0)
+    result = evaluated(truth, results, mirrored=results[:1], resamples=0)
 
     assert measured(result, "left_right_agreement", "all", "all")["value"] == pytest.approx(2 / 3)
     assert measured(result, "left_minus_right_recall", "all", "all")["value"] == 0
-    assert evaluate(truth, results, resamples=0).document["consistency"]["left_right_agreement"] is None
+    assert plain(evaluated(truth, results, resamples=0).document)["consistency"]["left_right_agreement"] is None
 
 
 @pytest.mark.parametrize(("swap", "agreement"), [(False, 0.0), (True, 1.0)])
@@ -405,16 +403,16 @@ def test_teeth_are_renamed_once_and_only_when_asked(swap, agreement) -> None:
     results = found((1, 1, [0, 0, 40, 40], 0.9), (1, 2, [900, 0, 40, 40], 0.8))
     as_seen = found((1, 2, [0, 0, 40, 40], 0.9), (1, 1, [900, 0, 40, 40], 0.8))
 
-    result = evaluate(truth, results, mirrored=as_seen, swap_mirrored_teeth=swap, resamples=0)
+    result = evaluated(truth, results, mirrored=as_seen, swap_mirrored_teeth=swap, resamples=0)
 
     assert measured(result, "left_right_agreement", "all", "all")["value"] == agreement
 
 
 def test_froc_rises_with_the_false_positives_allowed(evaluation) -> None:
     """Seven points from ⅛ to 8, for each class and for all."""
-    froc = evaluation.document["froc"]
+    froc = plain(evaluation.document)["froc"]
 
-    assert froc["false_positives_per_image"] == [0.125, 0.25, 0.5, 1, 2, 4, 8]
+    assert list(froc["false_positives_per_image"]) == [0.125, 0.25, 0.5, 1, 2, 4, 8]
     for entry in froc["classes"].values():
         assert np.all(np.diff(entry["sensitivity"]) >= 0)
-    assert set(froc["classes"]) == {*evaluation.document["classes"], "all"}
+    assert set(froc["classes"]) == {*plain(evaluation.document)["classes"], "all"}

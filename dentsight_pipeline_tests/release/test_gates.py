@@ -191,7 +191,8 @@ def test_leaked_images_cannot_be_let_in_while_clean_ones_exist(policy, evaluatio
 
 def test_two_clean_images_decide_nothing_however_good_the_model(policy, healthy):
     """The public dental-radiography export has two clean test images: perfect detections on them prove nothing."""
-    from dentsight_pipeline.evaluation.evaluate import evaluate
+    from dentsight_pipeline.documents.evaluation import for_people
+    from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 
     classes = [{"id": k + 1, "name": name} for k, name in enumerate(policy.classes)]
     images = [
@@ -215,8 +216,8 @@ def test_two_clean_images_decide_nothing_however_good_the_model(policy, healthy)
     ]
     ground_truth = {"images": images, "annotations": truth, "categories": classes}
 
-    measured = evaluate(ground_truth, found, thresholds_from=(ground_truth, found), mirrored=found, resamples=50)
-    verdict = gates.judge(measured.document, policy, healthy)
+    given = coco_inputs(ground_truth, found, thresholds_from=(ground_truth, found), mirrored=found, resamples=50)
+    verdict = gates.judge(json.loads(for_people(evaluate(given).document)), policy, healthy)
 
     assert verdict.outcome == "INCONCLUSIVE"
     assert {row.outcome for row in verdict.rows if row.tier in "12"} == {"INCONCLUSIVE"}

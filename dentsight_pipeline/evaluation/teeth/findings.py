@@ -215,7 +215,7 @@ def _measure(mouths: Sequence[Mouth], classes: Sequence[str], resamples: int, se
                 "n_gt": int(counts.gt_counts.sum()),
                 "n_found": int(counts.seen.sum()),
                 **_figures(counts, weights),
-                "f1_with_true_teeth": _value(_counts(true, with_true_teeth, wanted).f1(weights.unit)),
+                "f1_with_true_teeth": _value(_counts(true, with_true_teeth, wanted).f1(np.ones((len(mouths), 1)))),
                 "unassigned_gt": sum(pairs.unassigned.count(n) for pairs in true for n in wanted),
                 "unassigned_found": sum(pairs.unassigned.count(n) for pairs in found for n in wanted),
             }

@@ -11,7 +11,6 @@ from dentsight_pipeline.data.splits import read_split, split_names
 from dentsight_pipeline.documents.facts import CheckpointFacts, PredictionsFacts, SubsetFacts, ToothFindingsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation.folder import plain
 from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
@@ -22,6 +21,7 @@ from dentsight_pipeline.evaluation.teeth.findings import (
     measure,
     one_mouth,
 )
+from dentsight_pipeline.evaluation.teeth.plain_json import plain
 from dentsight_pipeline.store.content import build, read_json
 
 if TYPE_CHECKING:

@@ -164,7 +164,7 @@ def test_stages_of_different_splits_are_not_joined(tmp_path: Path) -> None:
 def test_predictions_of_another_tooth_checkpoint_are_refused(products: Products) -> None:
     """Their figures would be told of the wrong model."""
     chain = tooth_chain(products.store, products.evaluation, products.tooth_checkpoint)
-    other = products.put("predictions", {}, {"tooth_checkpoint": "3" * 64}, {"classes": list(TEETH)})
+    other = products.put("predictions", {}, {"tooth_checkpoint": "3" * 64}, predictions_facts(TEETH))
 
     with pytest.raises(EvaluationError, match="come from tooth_checkpoint 333333333333"):
         publish_tooth_findings(products.store, chain, other)

@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation.evaluate import evaluate, write_evaluation
+from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
+from dentsight_pipeline.evaluation.folder import write_evaluation
 from dentsight_pipeline.release import gates
 from dentsight_pipeline.release.report import build as report
 from dentsight_pipeline.release.report import gallery
@@ -96,7 +97,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
         folder = tmp_path_factory.mktemp("evaluation")
         truth, found = _coco(classes, 40, 1)
         write_evaluation(
-            evaluate(truth, found, thresholds_from=_coco(classes, 20, 2), mirrored=found, resamples=60), folder
+            evaluate(coco_inputs(truth, found, thresholds_from=_coco(classes, 20, 2), mirrored=found, resamples=60)),
+            folder,
         )
         counts = dict.fromkeys(classes, 3)
         base = report.ReportInputs(

@@ -1,0 +1,218 @@
+"""The figures of each class on one population, and their means: rows of the document and what gates see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from dentsight_pipeline.documents.codec import finite
+from dentsight_pipeline.documents.evaluation import MACRO, ClassRow, MacroRow, Measurement, Population, PopulationName
+from dentsight_pipeline.evaluation import bootstrap, engines, metrics, operating_points
+from dentsight_pipeline.evaluation.bootstrap import Draws, Interval, Weights
+from dentsight_pipeline.evaluation.engines import EngineResult
+from dentsight_pipeline.evaluation.matching import ClassMatches
+from dentsight_pipeline.evaluation.metrics import CurveTable
+from dentsight_pipeline.evaluation.operating import Operating
+from dentsight_pipeline.evaluation.operating_points import PointTable, ThresholdCounts
+
+RANKED = ("ap", "ap50", "ap75", "ar100", "ap_small", "ap_medium", "ap_large", "recall_at_p95", "best_f1")
+"""Figures that need no threshold chosen beforehand; they have a macro mean."""
+AT_THRESHOLD = (
+    "precision_at_threshold",
+    "recall_at_threshold",
+    "f1_at_threshold",
+    "precision_at_threshold_p95",
+    "recall_at_threshold_p95",
+)
+FIGURES = (*RANKED, *AT_THRESHOLD)
+GATED = ("ap", "ap50", "ap75", "ar100", "recall_at_p95", "best_f1")
+POPULATIONS: tuple[PopulationName, ...] = get_args(PopulationName)
+_HALF, _THREE_QUARTERS = (int(np.argmin(np.abs(engines.IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """One population, matched: everything that its figures come from.
+
+    Attributes:
+        name: `all` or `clean`.
+        images: [I] the mask of its images.
+        matches: [K] by area range, on all images.
+        engine: What the engines say of this population.
+        operating: Thresholds.
+        weights: Of the population's images.
+    """
+
+    name: PopulationName
+    images: np.ndarray
+    matches: Sequence[Mapping[str, ClassMatches]]
+    engine: EngineResult
+    operating: Operating
+    weights: Weights
+
+    def part(self, k: int) -> dict[str, ClassMatches]:
+        """One class on the population's images, by area range."""
+        return {area: matches.subset(self.images) for area, matches in self.matches[k].items()}
+
+    @property
+    def gt_counts(self) -> np.ndarray:
+        """Ground-truth boxes of all classes on each image of the population."""
+        return np.sum([by_area["all"].gt_counts[self.images] for by_area in self.matches], axis=0)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Every figure of one class as a function of image weights."""
+
+    curves: Mapping[str, CurveTable]
+    points: PointTable
+    at_best: ThresholdCounts
+    at_p95: ThresholdCounts
+
+    @classmethod
+    def of(cls, part: Mapping[str, ClassMatches], p95: float, best_f1: float) -> ClassFigures:
+        """Condense the matches of one class."""
+        return cls(
+            {area: CurveTable.from_matches(matches) for area, matches in part.items()},
+            PointTable.from_matches(part["all"]),
+            operating_points.counts_at(part["all"], best_f1),
+            operating_points.counts_at(part["all"], p95),
+        )
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """[F, B] in the order of `FIGURES`, for weights [I, B]."""
+        (precision, recall), *sizes = (curve.average_precision(weights) for curve in self.curves.values())
+        return np.stack(
+            [
+                precision.mean(axis=0),
+                precision[_HALF],
+                precision[_THREE_QUARTERS],
+                recall.mean(axis=0),
+                *(of_size.mean(axis=0) for of_size, _ in sizes),
+                self.points.recall_at_precision(weights),
+                self.points.best_f1(weights),
+                self.at_best.precision(weights),
+                self.at_best.recall(weights),
+                self.at_best.f1(weights),
+                self.at_p95.precision(weights),
+                self.at_p95.recall(weights),
+            ]
+        )
+
+    def distance_to(self, engine: EngineResult, k: int) -> float:
+        """The largest difference in AP or recall at any IoU and size between these tables and an engine."""
+        worst = 0.0
+        for a, curve in enumerate(self.curves.values()):
+            ours = curve.average_precision(np.ones((len(curve.gt_counts), 1)))
+            theirs = engine.precision[:, :, k, a, -1].mean(axis=1), engine.recall[:, k, a, -1]
+            for own, other in zip(ours, theirs, strict=True):
+                worst = max(worst, float(np.abs(np.nan_to_num(own[:, 0], nan=-1.0) - other).max()))
+        return worst
+
+
+@dataclass(frozen=True)
+class MeasuredPopulation:
+    """What one population adds to an evaluation, and how far its figures are from the engines'."""
+
+    part: Population
+    measurements: list[Measurement]
+    distance: float
+
+
+def measure_population(of: Counted, say: Callable[[int, int], None]) -> MeasuredPopulation:
+    """Every class, one after the other, then the means.
+
+    Args:
+        of: The population.
+        say: Called with classes done and their number.
+    """
+    rows: list[ClassRow] = []
+    drawn: list[Draws] = []
+    measurements: list[Measurement] = []
+    distance = 0.0
+    for k in range(len(of.engine.classes)):
+        say(k, len(of.engine.classes))
+        part = of.part(k)
+        figures = ClassFigures.of(part, of.operating.p95[k], of.operating.best_f1[k])
+        distance = max(distance, figures.distance_to(of.engine, k))
+        drawn.append(bootstrap.draws(figures, of.weights))
+        row, own = class_row(of, k, part, drawn[-1])
+        rows.append(row)
+        measurements += own
+    macro, own = macro_row(of, rows, drawn)
+    document = Population(images=int(of.images.sum()), groups=of.weights.n_groups, per_class=tuple(rows), macro=macro)
+    return MeasuredPopulation(document, [*measurements, *own], distance)
+
+
+def class_row(
+    of: Counted, k: int, part: Mapping[str, ClassMatches], drawn: Draws
+) -> tuple[ClassRow, list[Measurement]]:
+    """One class: its row, and what gates see of it."""
+    name, everything = of.engine.classes[k], part["all"]
+    units = {area: bootstrap.units_with(matches.gt_counts, of.weights) for area, matches in part.items()}
+    measured = {
+        metric: bootstrap.interval(drawn, units.get(metric.removeprefix("ap_"), units["all"]), at=(i,))
+        for i, metric in enumerate(FIGURES)
+    }
+    row = ClassRow(
+        class_name=name,
+        n_gt=everything.n_gt,
+        n_images=int((everything.gt_counts > 0).sum()),
+        n_detections=len(everything.scores),
+        **_flat(measured, of.engine.per_class[name]),
+        threshold_p95=finite(of.operating.p95[k]),
+        threshold_best_f1=finite(of.operating.best_f1[k]),
+    )
+    note = "" if row.n_gt else f"no ground truth; {row.n_detections} detections"
+    return row, [measurement(metric, name, of.name, measured[metric], row.n_gt, units["all"], note) for metric in GATED]
+
+
+def macro_row(of: Counted, rows: Sequence[ClassRow], drawn: Sequence[Draws]) -> tuple[MacroRow, list[Measurement]]:
+    """Means over the classes that have ground truth, resample by resample."""
+    mean = macro_of(drawn)
+    units = bootstrap.units_with(of.gt_counts, of.weights)
+    measured = {metric: bootstrap.interval(mean, units, at=(i,)) for i, metric in enumerate(RANKED)}
+    exact = {metric: of.engine.macro(metric) for metric in RANKED if metric in of.engine.per_class[rows[0].class_name]}
+    present = sum(row.ap is not None for row in rows)
+    macro = MacroRow(**_flat(measured, exact), present=present, of=len(rows))
+    n_gt, note = sum(row.n_gt for row in rows), f"mean over {present} of {len(rows)} classes"
+    notes = {"ap": f"{note}; interval informational"}
+    return macro, [
+        measurement(metric, MACRO, of.name, measured[metric], n_gt, units, notes.get(metric, note)) for metric in GATED
+    ]
+
+
+def macro_of(drawn: Sequence[Draws]) -> Draws:
+    """The mean of several classes' draws over those that are defined."""
+    parts = ([getattr(own, name) for own in drawn] for name in ("point", "resampled", "jackknife"))
+    return Draws(*(metrics.macro(np.stack(own)) for own in parts))
+
+
+def measurement(
+    metric: str, name: str, population: str, measured: Interval, n: int, units: int, note: str = ""
+) -> Measurement:
+    """One row of what gates see."""
+    return Measurement(
+        metric=metric,
+        class_name=name,
+        population=population,
+        value=measured.value,
+        low=measured.low,
+        high=measured.high,
+        n=n,
+        unit_count=units,
+        note="; ".join(part for part in (note, measured.note) if part),
+    )
+
+
+def _flat(measured: Mapping[str, Interval], exact: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Fields of a row; the values are the engines' where they have one."""
+    fields: dict[str, float | None] = {}
+    for metric, own in measured.items():
+        of_engine = exact.get(metric)
+        value = own.value if of_engine is None else of_engine
+        fields |= {metric: value, f"{metric}_low": own.low, f"{metric}_high": own.high}
+    return fields

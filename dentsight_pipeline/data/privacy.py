@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from dentsight_pipeline.data.image_bytes import metadata_left
+from dentsight_pipeline.data.stored_images import stripped_images
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -151,10 +152,13 @@ def find_identifiers(
 
 
 def _images_with_metadata(store: Store, manifest: Manifest, progress: Progress | None) -> list[IdentifierFinding]:
-    paths = [path for path in manifest.entries if path.endswith((".jpg", ".png"))]
+    """The images that have some; those that ingestion itself stripped were looked at then."""
+    stripped = stripped_images(store, manifest.digest)
+    images = {path: entry.sha256 for path, entry in manifest.entries.items() if path.endswith((".jpg", ".png"))}
+    paths = [path for path, digest in images.items() if digest not in stripped]
 
     def left(path: str) -> int:
-        return len(metadata_left(store.get_bytes(manifest.entries[path].sha256)))
+        return len(metadata_left(store.get_bytes(images[path])))
 
     found: list[IdentifierFinding] = []
     with ThreadPoolExecutor(4) as pool:

@@ -6,7 +6,7 @@ export, not in it. How an image becomes bytes to store is decided in `image_byte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -124,7 +124,7 @@ def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = Non
         codes[digest] = code
         if progress and (done % 50 == 0 or done == len(images)):
             progress("fingerprints", done, len(images))
-    remember_fingerprints(store, raw.digest, codes)
+    remember_images(store, raw.digest, codes, stripped=False)
     return codes
 
 
@@ -149,16 +149,34 @@ def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:
     ref = store.read_ref(f"{FINGERPRINTS}/{raw_digest}")
     if ref is None or ref.get("version") != _fingerprint_version():
         return {}
+    return _codes(store, ref)
+
+
+def _codes(store: Store, ref: Mapping[str, Any]) -> dict[str, str]:
     try:
         return codec.read(store.get_bytes(ref["codes"]), dict[str, str], "fingerprints")
     except DataError:  # lost or damaged: they are made again
         return {}
 
 
-def remember_fingerprints(store: Store, raw_digest: str, codes: Mapping[str, str]) -> None:
-    """Keep the fingerprints of a raw export beside it, for `fingerprints_of` and `KnownOriginals`."""
+def stripped_images(store: Store, raw_digest: str) -> Set[str]:
+    """Digests of the images that ingestion itself made without metadata: those very bytes need no second look."""
+    ref = store.read_ref(f"{FINGERPRINTS}/{raw_digest}")
+    return _codes(store, ref).keys() if ref is not None and ref.get("stripped_by") == CODE_VERSION else frozenset()
+
+
+def remember_images(store: Store, raw_digest: str, codes: Mapping[str, str], *, stripped: bool) -> None:
+    """Keep beside a raw export what was found out about its images, so that nobody looks at them again.
+
+    Args:
+        store: Where the raw export is.
+        raw_digest: Its digest.
+        codes: Stored sha256 → fingerprint.
+        stripped: Whether the bytes are those that `image_bytes.clean` gave.
+    """
     name = f"{FINGERPRINTS}/{raw_digest}"
     value = {"version": _fingerprint_version(), "codes": store.put_blocks(partial(json_blocks, codes)).sha256}
+    value |= {"stripped_by": CODE_VERSION} if stripped else {}
     if store.read_ref(name) != value:
         store.write_ref(name, value)
 

@@ -23,7 +23,7 @@ from dentsight_pipeline.data.stored_images import (
     KnownOriginals,
     Originals,
     StoredImage,
-    remember_fingerprints,
+    remember_images,
     stored_documents,
 )
 from dentsight_pipeline.documents.annotations import RawSplit
@@ -95,7 +95,7 @@ def ingest_export(source: str | Path, store: Store, request: Request | None = No
     manifest = _stored(store, content)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
-    remember_fingerprints(store, manifest.digest, content.raw.fingerprints)
+    remember_images(store, manifest.digest, content.raw.fingerprints, stripped=True)
     known.add(store, manifest.digest)
     return manifest
 

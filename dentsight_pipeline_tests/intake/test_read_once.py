@@ -1,0 +1,79 @@
+"""How often bytes are read on the way from an export to what is trained on: once, and nothing is worked on twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data import checks, image_bytes
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.stored_images import FINGERPRINTS
+from dentsight_pipeline.intake.files import FolderFiles
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store.local import LocalBlobs
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import exif, jpeg, picture, whole_export
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: Counter[Any]) -> None:
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def counting(*args: Any, **options: Any) -> Any:
+        seen[args[-1] if len(args) < 3 else args[1]] += 1
+        return original(*args, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+
+
+def test_before_training_each_image_is_read_and_stripped_once(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand X-rays are four gigabytes: a second look at all of them costs more than everything else."""
+    builder = whole_export(tmp_path / "export")
+    builder.image("train", {"11": [[1, 1, 9, 9]]}, data=jpeg(picture(50), exif=exif(1)))
+    files, objects, stripped = Counter[Any](), Counter[Any](), Counter[Any]()
+    _counted(monkeypatch, FolderFiles, "read", files)
+    _counted(monkeypatch, LocalBlobs, "read", objects)
+    _counted(monkeypatch, LocalBlobs, "sha256", objects)
+    _counted(monkeypatch, LocalBlobs, "local_path", objects)
+    _counted(monkeypatch, image_bytes, "_strip_jpeg", stripped)
+    monkeypatch.setattr(FolderFiles, "blocks", lambda *_: pytest.fail("a file was read in another way"))
+
+    raw = ingest_export(builder.write(), store)
+    splits = normalise_export(store, raw)
+    assert checks.no_identifiers_left(store, raw).passed
+    for check in (checks.test_split_is_clean, checks.labels_are_known, checks.boxes_are_valid):
+        check(store, splits)
+
+    images = {entry.sha256 for path, entry in raw.entries.items() if path.startswith("images/")}
+    assert len(images) == len(stripped) == 6
+    assert set(files.values()) == set(stripped.values()) == {1}
+    assert not {key: n for key, n in objects.items() if key.rpartition("/")[2] in images}
+
+
+def test_an_image_that_ingestion_did_not_strip_is_looked_at(tmp_path: Path, store: Store) -> None:
+    """What is remembered is remembered of exactly those bytes, and only where ingestion itself made them."""
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+    ref = store.read_ref(f"{FINGERPRINTS}/{raw.digest}")
+    assert ref is not None
+    codes = json.loads(store.get_bytes(ref["codes"]))
+    del codes[min(codes)]
+    looked_at: list[int] = []
+
+    for stripped_by in (ref["stripped_by"], "another version"):
+        value = ref | {"codes": store.put_bytes(json.dumps(codes).encode()), "stripped_by": stripped_by}
+        store.write_ref(f"{FINGERPRINTS}/{raw.digest}", value)
+        find_identifiers(store, raw, progress=lambda stage, done, total: looked_at.append(total))
+
+    assert looked_at == [1, 5]

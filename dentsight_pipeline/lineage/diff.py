@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -24,17 +24,16 @@ from dentsight_pipeline.documents.lineage import (
     Sides,
 )
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.compare import Comparison
+from dentsight_pipeline.evaluation.product import compare_stored
 from dentsight_pipeline.lineage.reference import checkpoint_of
 from dentsight_pipeline.lineage.reproduce import METRICS, figures_of, made_with, subset_digest
 from dentsight_pipeline.lineage.walk import name_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import read_document, read_json
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.store.records import first_record
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.evaluation.compare import Comparison
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
 
 SAME_FINDING_IOU = 0.5
 """Two boxes that overlap at least this much mark the same finding, moved or called otherwise."""
@@ -217,8 +216,6 @@ def _metrics(store: Store, a: Trained, b: Trained, resamples: int, progress: Pro
     if before.ground_truth_sha256 != after.ground_truth_sha256:
         reason = "They were evaluated on different test images or labels, so differences are not only the models'."
         return MetricsDifference(paired=False, reason=reason, rows=rows)
-    from dentsight_pipeline.evaluation.product import compare_stored
-
     made = [predictions for predictions, _ in (made_b, made_a) if predictions]
     return _paired(rows, compare_stored(store, b.subset, *made, resamples=resamples, progress=progress))
 

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dentsight_pipeline.documents.lineage import Record
 from dentsight_pipeline.documents.names import INPUT_METADATA, INPUT_TAG, LOG_METADATA, TAG_DIGITS
-from dentsight_pipeline.store.log import Head
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.documents.lineage import Record
-    from dentsight_pipeline.store.log import LogReading
-    from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.log import Head, LogReading
+from dentsight_pipeline.store.manifest import Manifest
 
 POINTER_TAG = "dagster/input_event_pointer/"
 

@@ -8,7 +8,6 @@ dearer things again (training, predictions, metrics) is `reproduce.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.evaluation import EVALUATION_FILE
 from dentsight_pipeline.documents.facts import (
@@ -20,18 +19,18 @@ from dentsight_pipeline.documents.facts import (
     ReportFacts,
 )
 from dentsight_pipeline.documents.names import KIND_OF_ASSET, Asset, Kind
-from dentsight_pipeline.errors import DataError, DocumentError, IntegrityError
+from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
 from dentsight_pipeline.lineage.rejudge import misjudged
-from dentsight_pipeline.lineage.walk import name_of
+from dentsight_pipeline.lineage.walk import Walk, name_of
+from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.content import read_json
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
 
 _SUBSETS = (Asset.CONDITION_SUBSET, Asset.TOOTH_SUBSET)
+_BELOW_REPORT = (Asset.CLASS_METRICS, Asset.TEST_PREDICTIONS, Asset.TRAINED_CHECKPOINT, Asset.CONDITION_SUBSET)
+_BELOW_FINDINGS = (Asset.CLASS_METRICS, Asset.TOOTH_CHECKPOINT, Asset.TOOTH_PREDICTIONS, Asset.CONDITION_SUBSET)
 NEEDS: Mapping[str, tuple[tuple[Asset, ...], ...]] = {
     Kind.NORMALIZED_SPLITS: ((Asset.RAW_EXPORT,),),
     Kind.CONDITION_SUBSET: ((Asset.NORMALIZED_SPLITS,),),
@@ -39,19 +38,9 @@ NEEDS: Mapping[str, tuple[tuple[Asset, ...], ...]] = {
     Kind.CHECKPOINT: (_SUBSETS,),
     Kind.PREDICTIONS: ((Asset.TRAINED_CHECKPOINT, Asset.TOOTH_CHECKPOINT), _SUBSETS),
     Kind.EVALUATION: ((Asset.TEST_PREDICTIONS,), _SUBSETS),
-    Kind.RELEASE_REPORT: (
-        (Asset.CLASS_METRICS,),
-        (Asset.TEST_PREDICTIONS,),
-        (Asset.TRAINED_CHECKPOINT,),
-        (Asset.CONDITION_SUBSET,),
-    ),
+    Kind.RELEASE_REPORT: (*((asset,) for asset in _BELOW_REPORT),),
     Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
-    Kind.TOOTH_FINDINGS: (
-        (Asset.CLASS_METRICS,),
-        (Asset.TOOTH_CHECKPOINT,),
-        (Asset.TOOTH_PREDICTIONS,),
-        (Asset.CONDITION_SUBSET,),
-    ),
+    Kind.TOOTH_FINDINGS: (*((asset,) for asset in _BELOW_FINDINGS),),
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""
 
@@ -80,7 +69,7 @@ def _found(check: Iterator[str], manifest: Manifest) -> Iterator[str]:
         return
     except DocumentError as error:
         yield _malformed(manifest, error.problem)
-    except (DataError, KeyError, TypeError, ValueError) as error:
+    except (DataError, EvaluationError, KeyError, TypeError, ValueError) as error:
         yield _malformed(manifest, repr(error))
 
 
@@ -106,10 +95,8 @@ def _inputs(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     for asset, digest in manifest.inputs.items():
         below, expected = walked.products.get(digest), KIND_OF_ASSET.get(asset)
         if below is not None and expected not in (None, below.kind):
-            yield (
-                f"The {name_of(manifest)} names {digest[:12]} as its {asset}, but that is a {below.kind}, "
-                f"not a {expected}."
-            )
+            what = f"a {below.kind}, not a {expected}"
+            yield f"The {name_of(manifest)} names {digest[:12]} as its {asset}, but that is {what}."
 
 
 def _one_chain(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
@@ -211,8 +198,6 @@ def _files(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 def _statement(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """The statement of a release says what its manifest and its report say."""
-    from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT
-
     report = walked.input_of(manifest, Asset.RELEASE_REPORT)
     statement = read_json(store, manifest, STATEMENT)
     predicate, facts = statement["predicate"], manifest.facts_as(ReleaseFacts)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dentsight_pipeline.lineage.walk import name_of
+from dentsight_pipeline.errors import IntegrityError
+from dentsight_pipeline.lineage.walk import Walk, name_of
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import fault_of
+from dentsight_pipeline.store.manifest import Entry, Manifest
+from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.store.threads import map_in_threads
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.errors import IntegrityError
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.progress import Progress
-    from dentsight_pipeline.store.manifest import Entry, Manifest
-    from dentsight_pipeline.store.objects import Store
 
 Item = tuple["Manifest", str, "Entry"]
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.facts import CheckpointFacts, EvaluationFacts, RawExportFacts
 from dentsight_pipeline.documents.lineage import Code, CodeBehind, Provenance, RecipeBehind, Record, Step, step_of
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.lineage.walk import Walk
 from dentsight_pipeline.store.content import read_json
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.objects import Store
 
 
 def provenance_of(

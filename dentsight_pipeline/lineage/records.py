@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dentsight_pipeline.documents.lineage import ChainItem, Record, record_of
 from dentsight_pipeline.errors import DataError, DocumentError
-from dentsight_pipeline.lineage.walk import address, name_of
+from dentsight_pipeline.lineage.walk import Walk, address, name_of
 from dentsight_pipeline.store import log as logs
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.names import record_key
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.objects import Store
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import re
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dentsight_pipeline.documents.facts import EvaluationFacts, ReleaseFacts
 from dentsight_pipeline.documents.names import (
@@ -31,15 +31,14 @@ from dentsight_pipeline.documents.names import (
 )
 from dentsight_pipeline.errors import ConfigurationError, DataError, StorageError
 from dentsight_pipeline.lineage.walk import name_of
+from dentsight_pipeline.release import champion, statement
 from dentsight_pipeline.store import log as logs
 from dentsight_pipeline.store.content import materialise
 from dentsight_pipeline.store.local import hash_file
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.names import is_digest
+from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.store.records import logged
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
 
 LEAST_DIGITS = 8
 _HEX = re.compile(r"[0-9a-f]{8,63}")
@@ -60,13 +59,7 @@ class Registry(Protocol):
         ...
 
     def version_tags(self, name: str | None, *, version: str = "", alias: str = "") -> Mapping[str, str] | None:
-        """The tags of a registered model's version, by number or alias; None when there is none.
-
-        Args:
-            name: The model; None stands for this project's own.
-            version: Its number.
-            alias: Its alias.
-        """
+        """The tags of a model's version, by number or alias; None when there is none. No name: this project's own."""
         ...
 
 
@@ -208,8 +201,6 @@ def _was_known(store: Store, digest: str) -> bool:
 
 
 def _of_the_store(store: Store, ref: str) -> Reference:
-    from dentsight_pipeline.release import statement
-
     if ref == "champion":
         digest = _champion(store)
         if digest is None:
@@ -222,8 +213,6 @@ def _of_the_store(store: Store, ref: str) -> Reference:
 
 
 def _champion(store: Store) -> str | None:
-    from dentsight_pipeline.release import champion
-
     changes = champion.history(store)
     return changes[-1].release if changes else None
 
@@ -240,20 +229,18 @@ def _nothing(store: Store, ref: str) -> str:
 # Folders and files ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Match:
-    """A product, or the model in it, whose files may be those of a folder."""
+class Match(NamedTuple):
+    """A product whose files, or those of the model in it, may be those of a folder."""
 
     manifest: Manifest
-    prefix: str
-    """Empty, or `model/`."""
-    files: Mapping[str, str] = field(init=False)
-    """sha256 by path below the prefix."""
+    files: Mapping[str, str]
+    """sha256 by path: of all its files, or of those below `model/`."""
 
-    def __post_init__(self) -> None:
-        below = [path for path in self.manifest.entries if path.startswith(self.prefix)]
-        files = {path.removeprefix(self.prefix): self.manifest.entries[path].sha256 for path in below}
-        object.__setattr__(self, "files", files)
+    @classmethod
+    def below(cls, manifest: Manifest, prefix: str) -> Match:
+        """A product with the files below a prefix, or with all of them."""
+        entries = {path: entry for path, entry in manifest.entries.items() if path.startswith(prefix)}
+        return cls(manifest, {path.removeprefix(prefix): entry.sha256 for path, entry in entries.items()})
 
     def score(self, found: Mapping[str, str]) -> tuple[int, int, int, bool]:
         """Files in common first; of equals, the documents among them; then fewer others; then a checkpoint."""
@@ -287,28 +274,15 @@ def readable(store: Store) -> Iterator[Manifest]:
 
 
 def best_match(manifests: Iterable[Manifest], files: Mapping[str, str], only: str | None = None) -> Match | None:
-    """The product, or the model in it, that has most of these files.
-
-    Args:
-        manifests: Where to look.
-        files: sha256 of each file, by its path.
-        only: A file that must be one of the product's, changed or not.
-    """
-    matches = (Match(manifest, prefix) for manifest in manifests for prefix in ("", _MODEL_FOLDER))
+    """The product, or the model in it, that has most of these files, by path and sha256; `only` must be one of its."""
+    matches = (Match.below(manifest, prefix) for manifest in manifests for prefix in ("", _MODEL_FOLDER))
     fitting = (match for match in matches if only is None or only in match.files)
     best = max(fitting, key=lambda match: match.score(files), default=None)
     return best if best is not None and best.score(files)[0] else None
 
 
 def differences(match: Match, files: Mapping[str, str], folder: Path, owners: Mapping[str, str]) -> Iterator[str]:
-    """Where the files of a folder are not those of the product that they match, one sentence each.
-
-    Args:
-        match: The product.
-        files: sha256 of each file, by its path.
-        folder: Where they lie.
-        owners: sha256 → the product, in words, that has such a file.
-    """
+    """Where the files of a folder are not those of the product that they match; `owners` names those they are of."""
     name = name_of(match.manifest)
     for path, wanted in match.files.items():
         found = files.get(path)
@@ -324,13 +298,13 @@ def differences(match: Match, files: Mapping[str, str], folder: Path, owners: Ma
 
 
 def owners_of(manifests: Iterable[Manifest], wanted: Container[str]) -> dict[str, str]:
-    """The first product, in words, that has one of these bytes as a file of its own or of its model."""
-    owners: dict[str, str] = {}
-    for manifest in manifests:
-        for path, entry in manifest.entries.items():
-            if entry.sha256 in wanted and (path.startswith(_MODEL_FOLDER) or "/" not in path):
-                owners.setdefault(entry.sha256, f"the {name_of(manifest)}")
-    return owners
+    """Products, in words, that have these bytes as a file of their own or of their model."""
+    return {
+        entry.sha256: f"the {name_of(manifest)}"
+        for manifest in manifests
+        for path, entry in manifest.entries.items()
+        if entry.sha256 in wanted and (path.startswith(_MODEL_FOLDER) or "/" not in path)
+    }
 
 
 def _hashed(folder: Path) -> dict[str, str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.facts import ReportFacts
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.lineage.walk import name_of
+from dentsight_pipeline.lineage.walk import Walk, name_of
+from dentsight_pipeline.release.gates import Policy, judge, load_policy, parse_policy, policy_names
+from dentsight_pipeline.release.verdict import Override
 from dentsight_pipeline.store.content import read_json
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.release.gates import Policy
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
 
 _WORDS_OF_THE_CODE = frozenset({"because", "sentence"})
 """Parts of a gate's row that are wording, not decision: another version of the package may word them otherwise."""
@@ -47,8 +45,6 @@ def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 def policy_of(report: Mapping[str, Any]) -> Policy | None:
     """The policy that a report.json holds, or None when it is none."""
-    from dentsight_pipeline.release.gates import parse_policy
-
     try:
         return parse_policy(json.dumps(report["policy"]), "the report's policy")
     except ConfigurationError:
@@ -57,17 +53,12 @@ def policy_of(report: Mapping[str, Any]) -> Policy | None:
 
 def is_altered(policy: Policy) -> bool:
     """Whether a policy carries name and version of a packaged one, and is not that one."""
-    from dentsight_pipeline.release.gates import load_policy, policy_names
-
     packaged = load_policy(policy.name) if policy.name in policy_names() else policy
     return packaged.version == policy.version and packaged.digest != policy.digest
 
 
 def _otherwise(store: Store, walked: Walk, manifest: Manifest, policy: Policy) -> Iterator[str]:
     """What the gates say otherwise when they are asked again."""
-    from dentsight_pipeline.release.gates import judge
-    from dentsight_pipeline.release.verdict import Override
-
     evaluation, checkpoint = (walked.input_of(manifest, n) for n in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT))
     if evaluation is None or checkpoint is None:
         return

@@ -5,19 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import DataError, IntegrityError, SignatureError
 from dentsight_pipeline.lineage.events import holds
-from dentsight_pipeline.lineage.walk import name_of
+from dentsight_pipeline.lineage.walk import Walk, name_of
+from dentsight_pipeline.release import champion, statement
 from dentsight_pipeline.store import log as logs
 from dentsight_pipeline.store.content import materialise
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.lineage.walk import Walk
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
 
 _UNREADABLE = (DataError, KeyError, TypeError, ValueError)
 
@@ -38,8 +35,6 @@ def unreleased(store: Store, walked: Walk, log: logs.LogReading, public_key: Pat
 
 def _chained(store: Store) -> tuple[set[str], str | None]:
     """The releases of the chain, or why it is broken."""
-    from dentsight_pipeline.release import statement
-
     try:
         return {item.digest for item in statement.verify_chain(store)}, None
     except DataError as error:
@@ -49,18 +44,14 @@ def _chained(store: Store) -> tuple[set[str], str | None]:
 
 
 def _removed(log: logs.LogReading, chained: set[str]) -> Iterator[str]:
-    for entry in log.entries:
-        if entry.record.get("asset") == Asset.RELEASED_MODEL and entry.product not in chained:
-            yield (
-                f"Release {entry.product[:12]} was removed from the chain of releases; entry {entry.sequence} of the "
-                "log still names it."
-            )
+    released = [entry for entry in log.entries if entry.record.get("asset") == Asset.RELEASED_MODEL]
+    for entry in [entry for entry in released if entry.product not in chained]:
+        still = f"entry {entry.sequence} of the log still names it"
+        yield f"Release {entry.product[:12]} was removed from the chain of releases; {still}."
 
 
 def _champions(store: Store, log: logs.LogReading) -> Iterator[str]:
     """Who was champion, by whose decision: as the reference says and as the log says."""
-    from dentsight_pipeline.release import champion
-
     try:
         kept = champion.history(store)
     except _UNREADABLE as error:
@@ -69,15 +60,11 @@ def _champions(store: Store, log: logs.LogReading) -> Iterator[str]:
     logged = champion.logged_history(log)
     # The reference is written first: a killed process may leave its last change out of the log.
     if logged not in (kept, kept[:-1]):
-        yield (
-            f"The history of champions was edited: it tells of {len(kept)} changes otherwise than the log's "
-            f"{len(logged)}."
-        )
+        counts = f"{len(kept)} changes otherwise than the log's {len(logged)}"
+        yield f"The history of champions was edited: it tells of {counts}."
 
 
 def _signature(store: Store, release: Manifest, log: logs.LogReading, public_key: Path | None) -> Iterator[str]:
-    from dentsight_pipeline.release import statement
-
     if public_key is None:
         yield f"The signature of the {name_of(release)} cannot be verified: no public key was found (--key FILE)."
         return
@@ -99,8 +86,6 @@ def _signature(store: Store, release: Manifest, log: logs.LogReading, public_key
 
 def newest_release(store: Store) -> str | None:
     """The head of the chain of releases; None where there is none or it cannot be read."""
-    from dentsight_pipeline.release import statement
-
     try:
         newest = statement.head(store)
     except (DataError, KeyError):
@@ -110,8 +95,6 @@ def newest_release(store: Store) -> str | None:
 
 def cut_off(store: Store, log: logs.LogReading, noted_heads: Iterable[str]) -> Iterator[str]:
     """Heads that somebody wrote down earlier and that what they stand for does not reach any more."""
-    from dentsight_pipeline.release import statement
-
     for noted in noted_heads:
         if ":" in noted:
             if not holds(log, noted):

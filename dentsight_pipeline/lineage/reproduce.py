@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dentsight_pipeline.documents.evaluation import (
     EVALUATION_FILE,
@@ -34,11 +34,9 @@ from dentsight_pipeline.lineage.reference import checkpoint_of, readable
 from dentsight_pipeline.lineage.walk import name_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import read_document, read_json
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.store.records import first_record
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
 
 RunJob = Callable[[str, Job], str]
 """Runs the job of `fit` or `predict` in a process of its own; returns the digest that it published."""

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dentsight_pipeline.documents.lineage import AuditResult, Code
 from dentsight_pipeline.documents.names import Kind
@@ -30,9 +30,7 @@ from dentsight_pipeline.lineage.records import Records, misrecorded, read_record
 from dentsight_pipeline.lineage.releases import cut_off, newest_release, said, unreleased
 from dentsight_pipeline.lineage.walk import Walk, chain_items, name_of, walk
 from dentsight_pipeline.progress import Progress
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.objects import Store
 
 _SHOWN_PER_PRODUCT = 20
 

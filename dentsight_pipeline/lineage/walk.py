@@ -7,21 +7,19 @@ the modules that `verify.py` calls.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from dentsight_pipeline.documents.facts import Facts, ReleaseFacts
 from dentsight_pipeline.documents.lineage import ChainItem
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import is_digest, manifest_key, object_key
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Entry, Manifest
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.objects import Store
 
 F = TypeVar("F", bound=Facts)
 
@@ -71,14 +69,13 @@ class Walk:
             return namings[0].asset
         return self.products[digest].kind.replace("-", "_") if digest in self.products else "product"
 
-    def objects(self) -> Iterator[tuple[Manifest, str, Entry]]:
+    def objects(self) -> Collection[tuple[Manifest, str, Entry]]:
         """Every distinct object once, under the first product and path that name it."""
-        seen: set[str] = set()
+        found: dict[str, tuple[Manifest, str, Entry]] = {}
         for manifest in self.products.values():
             for path, entry in manifest.entries.items():
-                if entry.sha256 not in seen:
-                    seen.add(entry.sha256)
-                    yield manifest, path, entry
+                found.setdefault(entry.sha256, (manifest, path, entry))
+        return found.values()
 
 
 def walk(store: Store, digest: str) -> Walk:

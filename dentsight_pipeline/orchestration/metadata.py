@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.lineage import Record
+from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
     from dentsight_pipeline.data.checks import Outcome
-    from dentsight_pipeline.lineage.verify import AuditResult
+    from dentsight_pipeline.documents.lineage import AuditResult
     from dentsight_pipeline.release.verdict import Verdict
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
@@ -77,13 +80,11 @@ def of_checkpoint(workspace: Workspace, manifest: "Manifest", reports: Path | No
         manifest: The checkpoint.
         reports: Folder that the cell's report is written to.
     """
-    from dentsight_pipeline.lineage.verify import audit
-
-    audited = audit(workspace.store, manifest.digest, bytes_of="top")
-    data = [item for item in audited.chain if item.kind not in ("object", "record") and item.digest != manifest.digest]
+    walked = walk(workspace.store, manifest.digest)
+    data = [{"product": walked.asset(digest), "digest": digest} for digest in walked.named if digest != manifest.digest]
     report = {"report": dg.MetadataValue.path(str(reports / "report.html"))} if reports else {}
     facts = manifest.facts
-    record = _record(workspace.store, manifest)
+    record = first_record(workspace.store, manifest.digest)
     recipe = read_json(workspace.store, manifest, "recipe.json")
     health = read_json(workspace.store, manifest, "health.json")
     return {
@@ -95,9 +96,9 @@ def of_checkpoint(workspace: Workspace, manifest: "Manifest", reports: Path | No
         "best_step": facts["best_step"],
         "head": {True: "healthy", False: "COLLAPSED: ranking-only"}.get(facts["healthy"], "not judged"),
         "head_layers": table([_flat(layer) for layer in health.get("layers", [])]),
-        "cost": table([{"what": key, "value": value} for key, value in record.get("cost", {}).items()]),
-        "data": table([{"product": item.name, "digest": item.digest} for item in data]),
-        "audit": dg.MetadataValue.md(_audit_text(audited)),
+        "cost": table([{"what": key, "value": value} for key, value in (record.cost or {}).items()]),
+        "data": table(data),
+        "audit": dg.MetadataValue.md(f"See the check `lineage_is_intact`, or `dentsight audit {manifest.digest}`."),
         **report,
         **_mlflow(record),
     }
@@ -123,7 +124,7 @@ def of_evaluation(workspace: Workspace, manifest: "Manifest") -> dict[str, Value
         "present_classes": f"{macro['present']} of {macro['of']}",
         "engines": table([_flat(evaluation["engines"])]),
         **numbers,
-        **_mlflow(_record(workspace.store, manifest)),
+        **_mlflow(first_record(workspace.store, manifest.digest)),
     }
 
 
@@ -250,16 +251,10 @@ def flat_metrics(store: "Store", manifest: "Manifest") -> dict[str, float]:
     return numbers
 
 
-def _mlflow(record: Mapping[str, Any]) -> dict[str, Value]:
-    if "mlflow_url" not in record:
+def _mlflow(record: Record) -> dict[str, Value]:
+    if record.mlflow_url is None:
         return {}
-    return {"mlflow": dg.MetadataValue.url(record["mlflow_url"]), "mlflow_run": record["mlflow_run"]}
-
-
-def _record(store: "Store", manifest: "Manifest") -> dict[str, Any]:
-    """How the product came about; the first record is that of the work itself."""
-    records = store.records(manifest.digest)
-    return min(records, key=lambda record: record.get("started", math.inf)) if records else {}
+    return {"mlflow": dg.MetadataValue.url(record.mlflow_url), "mlflow_run": record.mlflow_run or ""}
 
 
 def _json_of(manifest: "Manifest") -> dg.JsonMetadataValue:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dentsight_pipeline.documents.lineage import Record, record_of
 from dentsight_pipeline.store import log
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.objects import Store
 
 
 def records_of(store: Store, product: str) -> list[Record]:

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 
 from dentsight_pipeline import cli
 from dentsight_pipeline.errors import ConfigurationError, ReleaseError
+from dentsight_pipeline.lineage import verify
 from dentsight_pipeline.lineage.reference import resolve
-from dentsight_pipeline.orchestration import automation
+from dentsight_pipeline.orchestration import automation, metadata
 from dentsight_pipeline.orchestration.lineage_events import KEYS_FOLDER
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import registry
@@ -39,6 +40,24 @@ def said(*arguments: str, exit_code: int = 0) -> dict[str, Any]:
     result = called(*arguments, "--json")
     assert result.exit_code == exit_code, result.output
     return json.loads(result.stdout)
+
+
+def test_a_checkpoints_metadata_leads_to_its_audit_without_a_second_one(
+    intact_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check `lineage_is_intact` audits in the same run; hashing a model's weights twice would find nothing more."""
+    audited: list[str] = []
+    monkeypatch.setattr(verify, "audit", lambda store, digest, *_, **__: audited.append(digest))
+
+    shown = metadata.of_checkpoint(cast(Workspace, intact_chain), intact_chain.manifest("trained_checkpoint"))
+
+    assert audited == []
+    assert f"dentsight audit {intact_chain.digests['trained_checkpoint']}" in shown["audit"].value
+    assert [row["product"] for row in (record.data for record in shown["data"].records)] == [
+        "condition_subset",
+        "normalized_splits",
+        "raw_export",
+    ]
 
 
 def test_audit_says_intact_and_names_every_manifest_and_object(

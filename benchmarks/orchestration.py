@@ -28,7 +28,7 @@ from dentsight_pipeline.commands.run import CellRequest, run_cell
 defs.get_repository_def()
 before = time.process_time()
 said = run_cell(CellRequest(dataset="benchmark-v1", overrides={"max_steps": "2", "evaluate_every_steps": "2"}))
-print(json.dumps({"cpu_s": time.process_time() - before, "cached": said["cached"]}))
+print(json.dumps({"cpu_s": time.process_time() - before, "cached": said.cached}))
 """
 
 

@@ -124,7 +124,7 @@ def run(
         gate_overrides=_fields(override or [], "--override"),
         with_teeth=with_teeth,
     )
-    facts = run_cell(request)
+    facts = plain(run_cell(request))
     _show(facts, as_json, lambda: _run_text(facts))
 
 

@@ -5,6 +5,7 @@ import dagster as dg
 from dentsight_pipeline.orchestration import automation, checks
 from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
+from dentsight_pipeline.orchestration.executor import patient_executor
 from dentsight_pipeline.orchestration.notify import Notifier
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.terminal import terminal_logger
@@ -15,8 +16,7 @@ workspace = Workspace()
 defs = dg.Definitions(
     assets=dg.load_assets_from_modules([data, training, evaluation, release, champion, teeth]),
     asset_checks=checks.asset_checks,
-    # A run's steps follow one another, and what is heavy runs in processes of its own: one worker for each run.
-    executor=dg.in_process_executor,
+    executor=patient_executor,
     jobs=automation.jobs,
     schedules=automation.schedules,
     sensors=automation.sensors,

@@ -99,7 +99,7 @@ def _note_death(name: str, process: subprocess.Popen[bytes], deaths: list[float]
 
 def _tell_what_goes_on() -> None:
     """Runs have processes of their own: say so where somebody believes that all has ended."""
-    from dentsight_pipeline.orchestration.launcher import workers
+    from dentsight_pipeline.orchestration.workers import workers
 
     going_on = len(workers())
     if going_on:

@@ -5,13 +5,12 @@ STARTED for ever, with its pool slot. This one records pid, start time and boot 
 so that run monitoring sees a worker that is gone, fails its run, and run retries take it up again. Workers do not
 depend on the servers: a code server, daemon or webserver that ends, is restarted or upgraded leaves trainings alone.
 
-This module, and no other, uses private parts of Dagster: the launcher's base class and the hidden command
+This module and `executor.py` alone use private parts of Dagster: here the launcher's base class and the hidden command
 `dagster api execute_run`, which its Docker and Kubernetes launchers start as well. `pyproject.toml` pins Dagster to one
 minor version, and `test_launcher.py` runs real workers against it.
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -22,7 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
 from dagster import DagsterRun
 from dagster import _check as check
 from dagster._config.config_schema import UserConfigSchema
@@ -31,8 +29,8 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, serialize_value
 from dagster._serdes.config_class import ConfigurableClassData
 
-WORKER_TAG = "dentsight/worker"
-"""Run tag with the identity of the run's worker, as JSON."""
+from dentsight_pipeline.orchestration.workers import State, identity_of, lives, recorded, state_of, tag_of, workers
+
 KILL_AFTER_SECONDS = 60.0
 """How long a cancelled worker may take to end before it is killed; its trainer has 20 s of these."""
 LOG_LINES = 20
@@ -84,7 +82,7 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
             )
         self._reap()
         self._workers[run.run_id] = process
-        self._instance.add_run_tags(run.run_id, {WORKER_TAG: json.dumps(identity_of(process.pid, run.run_id))})
+        self._instance.add_run_tags(run.run_id, tag_of(process.pid, run.run_id))
         self._instance.report_engine_event(f"Started a worker for this run (pid {process.pid}).", run)
 
     @property
@@ -95,9 +93,12 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the worker of a started run lives."""
         self._reap()
-        pid = self._living_worker(run.run_id)
-        if pid is not None:
-            return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
+        run = self._instance.get_run_by_id(run.run_id) or run  # the tag may be younger than the caller's copy
+        state = state_of(run)
+        if state is State.ELSEWHERE:  # a live training is never failed on the word of a machine that cannot see it
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "its worker is on another host")
+        if state is State.ALIVE:
+            return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(_pid_of(run)))
         return CheckRunHealthResult(
             WorkerStatus.FAILED, "the run's worker process is gone (killed, out of memory, or a power cut)"
         )
@@ -113,10 +114,10 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
     def terminate(self, run_id: str) -> bool:
         """Ask a worker to end, and kill it when it does not; works also after the servers were restarted."""
         run = self._instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
+        if run is None or run.is_finished or state_of(run) is State.ELSEWHERE:
             return False
         self._instance.report_run_canceling(run)
-        pid = self._living_worker(run_id)
+        pid = _pid_of(run)
         if pid is None:
             self._instance.report_run_canceled(run, "The run's worker process had gone already.")
             return True
@@ -132,25 +133,15 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
         for process in self._workers.values():
             process.wait(timeout=max(0.0, deadline - time.monotonic()))
 
-    def _living_worker(self, run_id: str) -> int | None:
-        """The worker's pid, or None when it does not run on this machine since its present boot."""
-        run = self._instance.get_run_by_id(run_id)
-        recorded = json.loads(run.tags.get(WORKER_TAG, "{}")) if run else {}
-        if recorded.get("run") == run_id:
-            pid = int(recorded["pid"])
-            return pid if identity_of(pid, run_id) == recorded else None
-        # The process that launched it was killed before it could write the tag (a retried run carries the tag of its
-        # predecessor): the worker's command line names its run.
-        return next(iter(workers(run_id)), None)
-
     def _kill_when_stubborn(self, pid: int, run_id: str) -> None:
         deadline = time.monotonic() + KILL_AFTER_SECONDS
-        identity = identity_of(pid, run_id)
-        while time.monotonic() < deadline and identity_of(pid, run_id) == identity:
+        worker = identity_of(pid, run_id)
+        while worker is not None and lives(worker):
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                return
             time.sleep(0.5)
-        if identity is not None and identity_of(pid, run_id) == identity:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         """Forget workers that ended; without it each would stay a zombie of the daemon."""
@@ -162,46 +153,9 @@ class SupervisedRunLauncher(RunLauncher, ConfigurableClass):
         return Path(self._instance.storage_directory()) / "run_workers" / f"{run_id}.log"
 
 
-def identity_of(pid: int, run_id: str) -> dict[str, Any] | None:
-    """What tells a process from every other one, before and after, on this machine; None when it does not run.
-
-    Args:
-        pid: Of the worker.
-        run_id: Of its run.
-
-    Returns:
-        `run`, `pid`, `started` (clock ticks since boot) and `boot`. A zombie does not run any more.
-    """
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return {"run": run_id, "pid": pid, "started": _start_of(process), "boot": _boot()}
-    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def workers(run_id: str = "") -> list[int]:
-    """Pids of living run workers of this user, of one run or of all runs."""
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status", "uids"]):
-        command = process.info["cmdline"] or []
-        is_worker = "execute_run" in command and any(run_id in part for part in command)
-        mine = process.info["uids"] is not None and process.info["uids"].real == os.getuid()
-        if is_worker and mine and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process.info["pid"])
-    return found
-
-
-def _start_of(process: psutil.Process) -> float:
-    """When the process started, by a clock that nobody can set (proc(5), stat field 22) where there is one."""
-    stat = Path(f"/proc/{process.pid}/stat")
-    if not stat.exists():
-        return process.create_time()
-    return float(stat.read_text().rpartition(")")[2].split()[19])
-
-
-def _boot() -> str:
-    """Identity of the machine's present boot."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else str(psutil.boot_time())
+def _pid_of(run: DagsterRun) -> int | None:
+    """The pid of a run's worker, or None when none lives on this machine."""
+    worker = recorded(run)
+    if worker is None:
+        return next(iter(workers(run.run_id)), None)
+    return worker.pid if state_of(run) is State.ALIVE else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,8 +15,10 @@ import yaml
 from dagster._core.launcher.base import RunLauncher, WorkerStatus
 from dagster._core.test_utils import create_run_for_test
 
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.orchestration import launcher
-from dentsight_pipeline.orchestration.launcher import WORKER_TAG, SupervisedRunLauncher, identity_of, workers
+from dentsight_pipeline.orchestration.launcher import SupervisedRunLauncher
+from dentsight_pipeline.orchestration.workers import WORKER_TAG, Worker, here, identity_of, workers
 
 RUN = "5f0d7f0c-6a5e-4b53-9f41-0d6a4d6c0b11"
 SLEEP = "import sys, time; print('up', flush=True); time.sleep(60)"
@@ -43,12 +44,20 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
     started.wait()
 
 
-def run_with(instance: dg.DagsterInstance, worker: dict[str, object] | None) -> dg.DagsterRun:
+def run_with(instance: dg.DagsterInstance, worker: Worker | None) -> dg.DagsterRun:
     """A started run whose tag names a worker."""
     run = create_run_for_test(instance, run_id=RUN, status=dg.DagsterRunStatus.STARTED)
     if worker is not None:
-        instance.add_run_tags(run.run_id, {WORKER_TAG: json.dumps(worker)})
+        instance.add_run_tags(run.run_id, {WORKER_TAG: codec.write(worker).decode()})
     return run
+
+
+GONE_WORKER = Worker(run=RUN, host=here(), boot="before", pid=2**22 - 1, started=0.0)
+
+
+def changed(worker: Worker, **fields: object) -> Worker:
+    """The same worker with other values in some fields."""
+    return codec.convert({**codec.plain(worker), **fields}, Worker, "test")
 
 
 def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> WorkerStatus:
@@ -97,9 +106,19 @@ def test_another_process_with_the_same_pid_is_not_the_worker(
     """After a power cut the pids start anew, and some other program has the worker's."""
     identity = identity_of(process.pid, RUN)
     assert identity is not None
-    run = run_with(instance, {**identity, field: value})
+    run = run_with(instance, changed(identity, **{field: value}))
 
     assert status(instance, run) == WorkerStatus.FAILED
+
+
+def test_a_worker_on_another_host_is_neither_failed_nor_cancelled_from_here(
+    instance: dg.DagsterInstance, process: subprocess.Popen[bytes]
+) -> None:
+    """Two machines may share one database: its pid means nothing here, and its training may be in full swing."""
+    run = run_with(instance, changed(GONE_WORKER, host="gpu-7 0123abcd"))
+
+    assert status(instance, run) == WorkerStatus.RUNNING
+    assert not instance.run_launcher.terminate(run.run_id)
 
 
 def test_two_processes_never_have_the_same_identity(process: subprocess.Popen[bytes]) -> None:
@@ -108,7 +127,7 @@ def test_two_processes_never_have_the_same_identity(process: subprocess.Popen[by
     assert mine is not None
     assert theirs is not None
 
-    assert mine["started"] < theirs["started"]
+    assert mine.started < theirs.started
     assert identity_of(process.pid, RUN) == theirs
 
 
@@ -126,14 +145,14 @@ def test_a_retried_run_does_not_trust_the_tag_of_its_predecessor(
     instance: dg.DagsterInstance, process: subprocess.Popen[bytes]
 ) -> None:
     """Dagster copies the tags of a run to its retry, the dead worker's identity among them."""
-    run = run_with(instance, {"run": "another", "pid": 1, "started": 0.0, "boot": "before"})
+    run = run_with(instance, changed(GONE_WORKER, run="another"))
 
     assert status(instance, run) == WorkerStatus.RUNNING
 
 
 def test_cancelling_a_run_whose_worker_has_gone_ends_it(instance: dg.DagsterInstance) -> None:
     """Otherwise it hangs in CANCELING until a time-out."""
-    run = run_with(instance, {"run": RUN, "pid": 2**22 - 1, "started": 0.0, "boot": "before"})
+    run = run_with(instance, GONE_WORKER)
 
     assert instance.run_launcher.terminate(run.run_id)
     ended = instance.get_run_by_id(run.run_id)

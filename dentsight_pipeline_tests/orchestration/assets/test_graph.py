@@ -307,7 +307,7 @@ def test_a_running_cell_is_not_taken_for_dead_by_run_monitoring(
     finished_cell: FinishedCell, instance: dg.DagsterInstance
 ) -> None:
     """`dentsight run` works in its own process: without saying so, a daemon beside it failed its run after 10 s."""
-    from dentsight_pipeline.orchestration.launcher import WORKER_TAG
+    from dentsight_pipeline.orchestration.workers import WORKER_TAG
 
     for run in instance.get_runs():
         if run.job_name == "experiment":

@@ -1,0 +1,122 @@
+"""What a dead worker leaves behind (a run that never ends, a pool's slot, a new partition) is taken back here.
+
+Servers do the same for their runs by run monitoring. But nobody looks on where a `dentsight run` was killed, and the
+next one would wait for the dead one's slot for ever. Nothing of a worker on another host is ever touched: this machine
+cannot tell whether it lives, so it says who holds what, and what a person can do.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.storage.dagster_run import RunRecord
+
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.intake.datasets import recall_dataset
+from dentsight_pipeline.orchestration.partitions import datasets
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.orchestration.workers import State, Worker, lives, recorded, state_of
+from dentsight_pipeline.store.files import write_whole
+
+GONE = "The process that worked on this run is gone (killed, out of memory, or a power cut)."
+_UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def take_back(instance: dg.DagsterInstance, workspace: Workspace) -> list[str]:
+    """End the runs of dead workers, free their slots, and remove the partitions that they added for nothing.
+
+    Returns:
+        The ids of the runs that were ended.
+    """
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if state_of(run) is State.DEAD]
+    for run in dead:
+        _end(instance, run)
+    free_slots(instance)
+    for note in sorted(_notes(workspace).glob("*.json")):
+        if not lives(codec.read(note.read_bytes(), Worker, note)):
+            _take_back_partition(instance, workspace, note)
+    return [run.run_id for run in dead]
+
+
+def free_slots(instance: dg.DagsterInstance) -> int:
+    """Free the slots of runs that have ended or whose worker is dead; the latter are ended. Gives how many runs."""
+    freed = 0
+    for run_id in instance.event_log_storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            if run is None or state_of(run) is not State.ALIVE:
+                instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+                freed += 1
+        elif state_of(run) is State.DEAD:
+            _end(instance, run)
+            freed += 1
+    return freed
+
+
+def holders(instance: dg.DagsterInstance, pool: str) -> list[str]:
+    """Who holds a pool's slots: one sentence each, with a remedy where this machine cannot tell whether it lives."""
+    found = instance.event_log_storage.get_concurrency_info(pool)
+    assigned = [step for step in found.pending_steps if step.assigned_timestamp is not None]
+    steps = {slot.run_id: slot.step_key for slot in (*assigned, *found.claimed_slots)}
+    records = {run_id: instance.get_run_record_by_id(run_id) for run_id in steps}
+    return [_holder(record, steps[run_id]) for run_id, record in records.items() if record is not None]
+
+
+def _holder(record: RunRecord, step: str) -> str:
+    run, worker = record.dagster_run, recorded(record.dagster_run)
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.start_time or record.create_timestamp.timestamp()))
+    where = f"process {worker.pid} on {worker.host}" if worker else "a process that is not recorded"
+    held = f"{step} of run {run.run_id}, since {since}, {where}"
+    if state_of(run) is State.ALIVE:
+        return f"{held}."
+    return (
+        f"{held}. This machine cannot tell whether that process lives. If it is gone for good, free the slot with "
+        f"`dagster run delete {run.run_id}`."
+    )
+
+
+def _end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Fail a dead worker's run, unless somebody was quicker, and free its slots."""
+    now = instance.get_run_by_id(run.run_id)
+    if now is not None and not now.is_finished:
+        canceling = now.status == dg.DagsterRunStatus.CANCELING
+        (instance.report_run_canceled if canceling else instance.report_run_failed)(now, GONE)
+    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+@contextmanager
+def partition_of(
+    instance: dg.DagsterInstance, workspace: Workspace, dataset: str, owner: Worker | None
+) -> Iterator[None]:
+    """The dataset's partition while a cell runs; a new one is taken back when its export was refused.
+
+    A note on disk, written before the partition is added, lets the next run take it back where this process is killed.
+    """
+    note = _notes(workspace) / f"{dataset}.json"
+    if owner is not None and not instance.has_dynamic_partition(str(datasets.name), dataset):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(note, codec.write(owner))
+    instance.add_dynamic_partitions(str(datasets.name), [dataset])
+    try:
+        yield
+    finally:
+        if note.exists():
+            _take_back_partition(instance, workspace, note)
+
+
+def _take_back_partition(instance: dg.DagsterInstance, workspace: Workspace, note: Path) -> None:
+    """Remove a partition that was added for an export which nothing came of."""
+    if recall_dataset(workspace.store, note.stem) is None:
+        instance.delete_dynamic_partition(str(datasets.name), note.stem)
+    note.unlink(missing_ok=True)
+
+
+def _notes(workspace: Workspace) -> Path:
+    return workspace.folder / "locks" / "new-partitions"

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from scipy.optimize import linear_sum_assignment
 from dentsight_pipeline.data.coco import pairwise_iou_xywh
 from dentsight_pipeline.data.leakage import Fingerprint, Transform, compare
 from dentsight_pipeline.data.ontology import TEETH
+from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.dataset import AgreementRow
 
 MATCH_IOU = 0.5
 """Two boxes of one class are one finding from this overlap on."""
@@ -32,6 +33,7 @@ MOST_MEMBERS = 10
 """Images of one source that are paired; a source that was augmented a hundred times is still one patient."""
 
 _Boxes = Mapping[int, NDArray[np.float64]]  # category id → [n, 4] x, y, w, h in pixels of the first image
+_NONE = np.empty((0, 4))
 
 
 @dataclass(slots=True)
@@ -44,13 +46,50 @@ class _Counts:
     present: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 2), dtype=np.int64))
     """Pairs by presence of the class in A (row) and B (column)."""
 
+    def add(self, in_a: NDArray[np.float64], in_b: NDArray[np.float64]) -> None:
+        """One pair more; shape [n, 4] and [m, 4]."""
+        self.pairs += 1
+        self.present[int(len(in_a) > 0), int(len(in_b) > 0)] += 1
+        self.boxes[0] += len(in_a)
+        self.boxes[1] += len(in_b)
+        if len(in_a) and len(in_b):
+            self.matched += _most_pairs(pairwise_iou_xywh(in_a, in_b) >= MATCH_IOU)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One image with labels, as somebody read it.
+
+    Attributes:
+        sha256: Of the image.
+        id: The image's.
+        size: Its width and height, pixels.
+        split: Where its boxes are.
+        row: Its row among the split's images.
+    """
+
+    sha256: str
+    id: int
+    size: tuple[int, int]
+    split: Split
+    row: int
+
+    def boxes(self) -> _Boxes:
+        """Its boxes by category id."""
+        own = slice(*self.split.offsets[self.row : self.row + 2])
+        categories, boxes = self.split.category_ids[own], self.split.boxes_xywh_px[own]
+        return {int(category): boxes[categories == category] for category in np.unique(categories)}
+
+    def boxes_in_frame_of(self, other: _Reading, transform: Transform) -> _Boxes:
+        """Its boxes by category id, where they lie in the other image."""
+        return {
+            category: map_boxes(boxes, self.size, other.size, transform) for category, boxes in self.boxes().items()
+        }
+
 
 def agreement_table(
-    images: Sequence[Mapping[str, Any]],
-    annotations_by_image: Mapping[int, Sequence[Mapping[str, Any]]],
-    classes: Sequence[str],
-    fingerprints: Mapping[str, str],
-) -> list[dict[str, Any]]:
+    splits: Sequence[Split], classes: Sequence[str], fingerprints: Mapping[str, str]
+) -> list[AgreementRow]:
     """Compare the labels of images that share a source.
 
     A pair counts when both images carry labels, and for a tooth class when both carry tooth numbers (a partial
@@ -60,40 +99,46 @@ def agreement_table(
     people draw that exactly. A is the image with the smaller digest; nothing else distinguishes the two.
 
     Args:
-        images: Images of all splits, with `id`, `sha256`, `source_group`, `width` and `height` (pixels).
-        annotations_by_image: Their annotations (`category_id`, `bbox` as x, y, w, h in pixels) by image id.
-        classes: Class names in the order of the category ids from 1.
+        splits: All splits.
+        classes: Their class names.
         fingerprints: Text of the images' fingerprints by sha256.
 
     Returns:
-        A row for each class: `class`, `n_pairs`, `boxes_a`, `boxes_b`, `matched` (pairs of boxes at IoU ≥ 0.5, each
-        box once, by optimal assignment), `f1` = 2 × matched / (boxes_a + boxes_b), which for two annotators is the
-        positive specific agreement (Hripcsak & Rothschild, JAMIA 2005); the pairs of images by presence of the class,
-        `present_in_both`, `present_in_a`, `present_in_b` (one of the two alone), `absent_in_both`, and Cohen's `kappa`
-        of it (Educational and Psychological Measurement 1960). `f1` and `kappa` are None where nothing can be
-        computed. Every row repeats `pairs_left_out_as_copies` and `pairs_left_out_as_unaligned`.
+        A row for each class.
     """
     counts = [_Counts() for _ in classes]
-    teeth = [name in TEETH for name in classes]
     copies = unaligned = 0
-    for first, second in _pairs(images, annotations_by_image):
-        match = compare(
-            Fingerprint.from_json(fingerprints[first["sha256"]]), Fingerprint.from_json(fingerprints[second["sha256"]])
-        )
-        if first["sha256"] != second["sha256"] and not match.is_same_source:
+    for first, second in _pairs(splits):
+        transform = _alignment(first, second, fingerprints)
+        if transform is None:
             unaligned += 1
             continue
-        in_a = _boxes(annotations_by_image[first["id"]])
-        in_b = _aligned(_boxes(annotations_by_image[second["id"]]), second, first, match.transform)
+        in_a, in_b = first.boxes(), second.boxes_in_frame_of(first, transform)
         if _is_copy(in_a, in_b):
             copies += 1
-            continue
-        both_number_teeth = all(any(teeth[category - 1] for category in boxes) for boxes in (in_a, in_b))
-        for category, count in enumerate(counts, start=1):
-            if both_number_teeth or not teeth[category - 1]:
-                _count(count, in_a.get(category), in_b.get(category))
-    left_out = {"pairs_left_out_as_copies": copies, "pairs_left_out_as_unaligned": unaligned}
-    return [{"class": name, **_row(count), **left_out} for name, count in zip(classes, counts, strict=True)]
+        else:
+            _count(counts, classes, in_a, in_b)
+    return [_row(name, count, copies, unaligned) for name, count in zip(classes, counts, strict=True)]
+
+
+def _pairs(splits: Sequence[Split]) -> Iterator[tuple[_Reading, _Reading]]:
+    """Pairs of labelled images of one source, in an order that depends on nothing but their content."""
+    members: dict[str, list[_Reading]] = defaultdict(list)
+    for split in splits:
+        names = ("sha256", "id", "width", "height", "source_group")
+        columns = list(zip(*(split.images[name].to_pylist() for name in names), strict=True))
+        for row in np.flatnonzero(np.diff(split.offsets)).tolist():
+            sha256, number, width, height, source = columns[row]
+            members[source].append(_Reading(sha256, number, (width, height), split, row))
+    for _, group in sorted(members.items()):
+        ordered = sorted(group, key=lambda reading: (reading.sha256, reading.id))
+        yield from combinations(ordered[:MOST_MEMBERS], 2)
+
+
+def _alignment(first: _Reading, second: _Reading, fingerprints: Mapping[str, str]) -> Transform | None:
+    """The flip that turns one image into the other, or None when they show two pictures."""
+    match = compare(*(Fingerprint.from_json(fingerprints[reading.sha256]) for reading in (first, second)))
+    return match.transform if match.is_same_source or first.sha256 == second.sha256 else None
 
 
 def map_boxes(
@@ -129,32 +174,6 @@ def cohens_kappa(table: NDArray[np.int64]) -> float | None:
     return None if expected == 1.0 else float((observed - expected) / (1 - expected))
 
 
-def _pairs(
-    images: Sequence[Mapping[str, Any]], annotations_by_image: Mapping[int, Sequence[Mapping[str, Any]]]
-) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Pairs of labelled images of one source, in an order that depends on nothing but their content."""
-    members: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for image in images:
-        if annotations_by_image.get(image["id"]):
-            members[image["source_group"]].append(image)
-    for _, group in sorted(members.items()):
-        ordered = sorted(group, key=lambda image: (image["sha256"], image["id"]))
-        yield from combinations(ordered[:MOST_MEMBERS], 2)
-
-
-def _boxes(annotations: Sequence[Mapping[str, Any]]) -> dict[int, NDArray[np.float64]]:
-    """Boxes by category id."""
-    grouped: dict[int, list[Sequence[float]]] = defaultdict(list)
-    for annotation in annotations:
-        grouped[annotation["category_id"]].append(annotation["bbox"])
-    return {category: np.array(boxes, dtype=np.float64) for category, boxes in grouped.items()}
-
-
-def _aligned(boxes: _Boxes, image: Mapping[str, Any], to: Mapping[str, Any], transform: Transform) -> _Boxes:
-    size, to_size = (image["width"], image["height"]), (to["width"], to["height"])
-    return {category: map_boxes(found, size, to_size, transform) for category, found in boxes.items()}
-
-
 def _is_copy(in_a: _Boxes, in_b: _Boxes) -> bool:
     """Whether both hold the same classes with the same boxes."""
     return in_a.keys() == in_b.keys() and all(
@@ -177,27 +196,29 @@ def _most_pairs(allowed: NDArray[np.bool_]) -> int:
     return int(allowed[rows, columns].sum())
 
 
-def _count(count: _Counts, in_a: NDArray[np.float64] | None, in_b: NDArray[np.float64] | None) -> None:
-    """Add one pair of images to the counts of one class."""
-    count.pairs += 1
-    count.present[int(in_a is not None), int(in_b is not None)] += 1
-    count.boxes[0] += 0 if in_a is None else len(in_a)
-    count.boxes[1] += 0 if in_b is None else len(in_b)
-    if in_a is not None and in_b is not None:
-        count.matched += _most_pairs(pairwise_iou_xywh(in_a, in_b) >= MATCH_IOU)
+def _count(counts: Sequence[_Counts], classes: Sequence[str], in_a: _Boxes, in_b: _Boxes) -> None:
+    """Add one pair of images to the counts of every class that it says something about."""
+    teeth = {number for number, name in enumerate(classes, start=1) if name in TEETH}
+    both_number_teeth = all(boxes.keys() & teeth for boxes in (in_a, in_b))
+    for category, count in enumerate(counts, start=1):
+        if both_number_teeth or category not in teeth:
+            count.add(in_a.get(category, _NONE), in_b.get(category, _NONE))
 
 
-def _row(count: _Counts) -> dict[str, Any]:
+def _row(name: str, count: _Counts, copies: int, unaligned: int) -> AgreementRow:
     boxes = sum(count.boxes)
-    return {
-        "n_pairs": count.pairs,
-        "boxes_a": count.boxes[0],
-        "boxes_b": count.boxes[1],
-        "matched": count.matched,
-        "f1": 2 * count.matched / boxes if boxes else None,
-        "present_in_both": int(count.present[1, 1]),
-        "present_in_a": int(count.present[1, 0]),
-        "present_in_b": int(count.present[0, 1]),
-        "absent_in_both": int(count.present[0, 0]),
-        "kappa": cohens_kappa(count.present),
-    }
+    return AgreementRow(
+        name=name,
+        n_pairs=count.pairs,
+        boxes_a=count.boxes[0],
+        boxes_b=count.boxes[1],
+        matched=count.matched,
+        f1=2 * count.matched / boxes if boxes else None,
+        present_in_both=int(count.present[1, 1]),
+        present_in_a=int(count.present[1, 0]),
+        present_in_b=int(count.present[0, 1]),
+        absent_in_both=int(count.present[0, 0]),
+        kappa=cohens_kappa(count.present),
+        pairs_left_out_as_copies=copies,
+        pairs_left_out_as_unaligned=unaligned,
+    )

@@ -17,6 +17,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from dentsight_pipeline.data.coco import CocoCategory
+from dentsight_pipeline.documents.facts import AppliedMapping
 from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 
 TEETH: tuple[str, ...] = tuple(f"{quadrant}{position}" for quadrant in (1, 2, 3, 4) for position in range(1, 9))
@@ -246,6 +247,16 @@ class SourceChoice:
     def mapping(self) -> LabelMapping:
         """The mapping chosen."""
         return MAPPINGS[self.source]
+
+    def applied(self, drop: Iterable[str]) -> AppliedMapping:
+        """The choice as facts have it, with the raw names that are left out on request."""
+        return AppliedMapping(
+            source=self.source,
+            chosen_by=self.chosen_by,
+            evidence=self.evidence,
+            digest=self.mapping.digest,
+            drop=tuple(sorted(drop)),
+        )
 
 
 def mapping_for(source: str) -> LabelMapping:

@@ -6,11 +6,13 @@ The arithmetic is that of one box at a time, step by step: a box that fits its i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+
+from dentsight_pipeline.documents.annotations import REPAIRS, RawSplit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +31,7 @@ class Note:
 
     Attributes:
         kind: As the table of repairs names it.
-        rows: The annotation that each was made in, shape [n].
+        rows: Which annotation each was made in, of those that were looked at; shape [n].
         details: What was done, in words, n of them.
         order: Where one annotation has several repairs, which comes first, shape [n].
     """
@@ -39,17 +41,9 @@ class Note:
     details: Sequence[str]
     order: NDArray[np.int64]
 
-
-def note(
-    kind: str, rows: NDArray[np.int64], details: str | Sequence[str], order: NDArray[np.int64] | None = None
-) -> Note:
-    """A note; one detail for all rows, or one for each. Without an order rows come as they are."""
-    return Note(
-        kind,
-        rows,
-        [details] * len(rows) if isinstance(details, str) else details,
-        np.zeros(len(rows), np.int64) if order is None else order,
-    )
+    def at(self, places: NDArray[np.int64]) -> Note:
+        """The same, counted among other annotations: `places[k]` is what was the k-th."""
+        return replace(self, rows=places[self.rows])
 
 
 @dataclass(frozen=True)
@@ -81,9 +75,9 @@ def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mend
     far = (boxes[:, :2] >= sizes + OUTSIDE_PX) | (ends <= -OUTSIDE_PX)
     cut, gone, flat = beyond[left[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
     notes = [
-        note("zero_area_box", flat, [f"{w:g}×{h:g} px, left out" for w, h in boxes[flat, 2:].tolist()]),
-        note("clipped_box", cut, [f"reached {reach:.3g} px past the edge" for reach in over[cut].tolist()]),
-        note("zero_area_box", gone, "nothing of it is inside the image, left out"),
+        Note("zero_area_box", flat, [f"{w:g}×{h:g} px, left out" for w, h in boxes[flat, 2:].tolist()], flat),
+        Note("clipped_box", cut, [f"reached {reach:.3g} px past the edge" for reach in over[cut].tolist()], cut),
+        Note("zero_area_box", gone, ["nothing of it is inside the image, left out"] * len(gone), gone),
     ]
     outside = np.zeros(len(boxes), dtype=bool)
     outside[gone] = far[gone].any(axis=1)
@@ -124,12 +118,12 @@ def mended_polygons(polygons: pa.ListArray, sizes: NDArray[np.float64]) -> tuple
     inside = _inside(values, sizes[annotation[ring], np.arange(len(values)) % 2])
     moved = np.bincount(ring, inside != values, minlength=len(rings)) > 0
     kept = _areas(inside, lengths) > ZERO_PX
-    order = np.arange(len(rings))
     notes = [
-        note("polygon_dropped", annotation[~kept], "a polygon without area; the box stays", order[~kept]),
-        note(
-            "clipped_polygon", annotation[kept & moved], "points past the edge were moved onto it", order[kept & moved]
-        ),
+        Note(kind, annotation[chosen], [told] * len(chosen), chosen)
+        for kind, chosen, told in (
+            ("polygon_dropped", np.flatnonzero(~kept), "a polygon without area; the box stays"),
+            ("clipped_polygon", np.flatnonzero(kept & moved), "points past the edge were moved onto it"),
+        )
     ]
     left = _list_array(lengths[kept], pa.array(inside[kept[ring]]))
     return _list_array(np.bincount(annotation[kept], minlength=len(polygons)), left), notes
@@ -177,3 +171,32 @@ def _mark_the_same(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> N
     overlap = across * down
     union = boxes[:, 2] * boxes[:, 3] + others[:, 2] * others[:, 3] - overlap
     return (across > 0.5 * boxes[:, 2]) & (down > 0) & (overlap >= NEAR_DUPLICATE_IOU * union)
+
+
+def repair_table(
+    stages: Sequence[Sequence[Note]], raw: RawSplit, rows: NDArray[np.int64], images: NDArray[np.int64]
+) -> pa.Table:
+    """Notes as a table of schema `REPAIRS`: annotation by annotation, and of one by stage.
+
+    Args:
+        stages: The notes, in the order in which the work was done.
+        raw: The split that they are of.
+        rows: For each annotation that was looked at its row in the split, shape [n].
+        images: The same for its image.
+    """
+    notes = [(stage, note) for stage, several in enumerate(stages) for note in several]
+    stage = np.repeat([stage for stage, _ in notes], [len(note.rows) for _, note in notes])
+    where, order = (np.concatenate([getattr(note, name) for _, note in notes]) for name in ("rows", "order"))
+    chosen = np.lexsort((order, stage, where))
+    kinds = [note.kind for _, note in notes for _ in note.rows]
+    details = [detail for _, note in notes for detail in note.details]
+    image = raw.images.take(pa.array(images[where[chosen]]))
+    columns = {
+        "kind": pa.array([kinds[i] for i in chosen], REPAIRS.field("kind").type),
+        "split": pa.array([raw.name] * len(chosen), REPAIRS.field("split").type),
+        "export_image_id": image["id"],
+        "export_annotation_id": raw.annotations["id"].take(pa.array(rows[where[chosen]])),
+        "image": image["sha256"],
+        "detail": [details[i] for i in chosen],
+    }
+    return pa.table([columns[name] for name in REPAIRS.names], schema=REPAIRS)

@@ -12,7 +12,9 @@ import pytest
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes
-from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, categories
+from dentsight_pipeline.data.splits import from_coco
+from dentsight_pipeline.documents.dataset import AgreementRow
 
 Labels = Sequence[tuple[str, list[float]]]
 
@@ -22,7 +24,7 @@ class Corpus:
 
     def __init__(self) -> None:
         self.images: list[dict[str, Any]] = []
-        self.annotations: dict[int, list[dict[str, Any]]] = {}
+        self.annotations: list[dict[str, Any]] = []
         self.fingerprints: dict[str, str] = {}
 
     def add(
@@ -42,13 +44,22 @@ class Corpus:
         gray = gray if flip is None else cv2.flip(gray, flip)
         digest = hashlib.sha256(f"{number:03}".encode()).hexdigest()
         self.fingerprints[digest] = leakage.fingerprint(gray.astype(np.uint8)).to_json()
-        self.images.append({"id": number, "sha256": digest, "source_group": group, "width": size[0], "height": size[1]})
-        self.annotations[number] = [{"category_id": list(classes).index(name) + 1, "bbox": box} for name, box in labels]
+        image = {"id": number, "file_name": f"images/{digest}.jpg", "sha256": digest, "source_group": group}
+        self.images.append({**image, "width": size[0], "height": size[1]})
+        self.annotations += [
+            {
+                "id": len(self.annotations) + k,
+                "image_id": number,
+                "category_id": list(classes).index(name) + 1,
+                "bbox": box,
+            }
+            for k, (name, box) in enumerate(labels, start=1)
+        ]
 
-    def table(self, classes: Sequence[str] = CONDITIONS) -> dict[str, dict[str, Any]]:
+    def table(self, classes: Sequence[str] = CONDITIONS) -> dict[str, AgreementRow]:
         """The table's rows by class."""
-        rows = agreement_table(self.images, self.annotations, classes, self.fingerprints)
-        return {row["class"]: row for row in rows}
+        coco = {"images": self.images, "annotations": self.annotations, "categories": categories(classes)}
+        return {row.name: row for row in agreement_table([from_coco("train", coco)], classes, self.fingerprints)}
 
 
 def test_counts_f1_and_kappa_are_those_computed_by_hand() -> None:
@@ -64,16 +75,16 @@ def test_counts_f1_and_kappa_are_those_computed_by_hand() -> None:
     table = corpus.table()
 
     caries = table["caries"]
-    assert (caries["n_pairs"], caries["matched"], caries["boxes_a"] + caries["boxes_b"]) == (3, 1, 4)
-    assert caries["f1"] == pytest.approx(2 * 1 / 4)
-    assert (caries["present_in_both"], caries["absent_in_both"]) == (1, 1)
-    assert caries["present_in_a"] + caries["present_in_b"] == 1
+    assert (caries.n_pairs, caries.matched, caries.boxes_a + caries.boxes_b) == (3, 1, 4)
+    assert caries.f1 == pytest.approx(2 * 1 / 4)
+    assert (caries.present_in_both, caries.absent_in_both) == (1, 1)
+    assert caries.present_in_a + caries.present_in_b == 1
     # observed 2/3; one reader 2 of 3, the other 1 of 3: expected 2/9 + 2/9 = 4/9; (2/3 - 4/9) / (5/9) = 0.4
-    assert caries["kappa"] == pytest.approx(0.4)
-    assert table["impacted"]["f1"] == 0.0  # IoU 0.25: present for both, in two places
-    assert table["impacted"]["kappa"] == pytest.approx(1.0)
-    assert table["bridge"]["f1"] is None
-    assert table["bridge"]["kappa"] is None
+    assert caries.kappa == pytest.approx(0.4)
+    assert table["impacted"].f1 == 0.0  # IoU 0.25: present for both, in two places
+    assert table["impacted"].kappa == pytest.approx(1.0)
+    assert table["bridge"].f1 is None
+    assert table["bridge"].kappa is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +97,7 @@ def test_boxes_are_compared_in_the_frame_of_the_picture(flip: int | None, box: l
     corpus.add("s", [("caries", [10, 20, 30, 15]), ("crown", [90, 40, 20, 20])])
     corpus.add("s", [("caries", box)], flip=flip)
 
-    assert corpus.table()["caries"]["matched"] == 1
+    assert corpus.table()["caries"].matched == 1
 
 
 def test_a_resized_copy_is_compared_in_relative_places() -> None:
@@ -95,7 +106,7 @@ def test_a_resized_copy_is_compared_in_relative_places() -> None:
     corpus.add("s", [("caries", [10, 20, 30, 15]), ("crown", [90, 40, 20, 20])])
     corpus.add("s", [("caries", [20, 60, 60, 45])], size=(400, 300))
 
-    assert corpus.table()["caries"]["matched"] == 1
+    assert corpus.table()["caries"].matched == 1
 
 
 @pytest.mark.parametrize("off_px", [0.0, 2.5])
@@ -110,8 +121,8 @@ def test_a_flipped_copy_with_its_own_labels_is_no_second_reading(off_px: float) 
 
     row = corpus.table()["caries"]
 
-    assert row["n_pairs"] == 0
-    assert row["pairs_left_out_as_copies"] == 1
+    assert row.n_pairs == 0
+    assert row.pairs_left_out_as_copies == 1
 
 
 def test_a_pair_that_shares_a_name_but_no_picture_is_left_out_and_counted() -> None:
@@ -122,8 +133,8 @@ def test_a_pair_that_shares_a_name_but_no_picture_is_left_out_and_counted() -> N
 
     row = corpus.table()["caries"]
 
-    assert row["n_pairs"] == 0
-    assert row["pairs_left_out_as_unaligned"] == 1
+    assert row.n_pairs == 0
+    assert row.pairs_left_out_as_unaligned == 1
 
 
 def test_an_image_without_any_label_was_not_read_a_second_time() -> None:
@@ -132,7 +143,7 @@ def test_an_image_without_any_label_was_not_read_a_second_time() -> None:
     corpus.add("s", [("caries", [10, 20, 30, 15])])
     corpus.add("s", [])
 
-    assert corpus.table()["caries"]["n_pairs"] == 0
+    assert corpus.table()["caries"].n_pairs == 0
 
 
 def test_a_partial_annotation_says_nothing_about_teeth() -> None:
@@ -143,8 +154,8 @@ def test_a_partial_annotation_says_nothing_about_teeth() -> None:
 
     table = corpus.table(CLASSES)
 
-    assert table["11"]["n_pairs"] == 0
-    assert table["caries"]["matched"] == 1
+    assert table["11"].n_pairs == 0
+    assert table["caries"].matched == 1
 
 
 def test_boxes_are_assigned_so_that_the_most_agree() -> None:
@@ -153,7 +164,7 @@ def test_boxes_are_assigned_so_that_the_most_agree() -> None:
     corpus.add("s", [("caries", [8, 0, 30, 10]), ("caries", [0, 0, 30, 10])])
     corpus.add("s", [("caries", [7, 0, 30, 10]), ("caries", [17, 0, 30, 10])])
 
-    assert corpus.table()["caries"]["matched"] == 2
+    assert corpus.table()["caries"].matched == 2
 
 
 def test_one_box_matches_one_box_only() -> None:
@@ -164,7 +175,7 @@ def test_one_box_matches_one_box_only() -> None:
 
     row = corpus.table()["caries"]
 
-    assert (row["matched"], row["f1"]) == (1, pytest.approx(2 / 3))
+    assert (row.matched, row.f1) == (1, pytest.approx(2 / 3))
 
 
 def test_every_flip_undoes_itself() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.coco import CocoSplit
-from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document, normalise_export
+from dentsight_pipeline.data.normalise import normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
 from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import REPAIRS
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, ingest_export
@@ -20,6 +22,7 @@ from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture, whole_export
+from dentsight_pipeline_tests.data.messy_export import messy_export, raw_export_of
 
 V8_AFTER_MAPPING = {  # train / valid, as measured on the published corpus
     "caries": (3824, 1118),
@@ -47,7 +50,7 @@ def _normalised(store: Store, root: Path, **options: Any) -> Manifest:
     return normalise_export(store, ingest_export(root, store, Request(drop=options.get("drop", ()))), **options)
 
 
-def _split(store: Store, manifest: Manifest, name: str = "train") -> CocoSplit:
+def _split(store: Store, manifest: Manifest, name: str = "train") -> dict[str, Any]:
     return read_split(store, manifest, name).to_coco()
 
 
@@ -59,25 +62,17 @@ def test_class_counts_of_a_v8_shaped_corpus_are_the_published_ones(shared_folder
     """The mapping as a whole against numbers that somebody else counted."""
     reference = json.loads((shared_folder / "reference" / "opg_reporting_v8_categories.json").read_text())
 
-    facts = normalise_document(*_v8_shaped(reference), facts=_RAW_FACTS).facts
+    facts = normalise_document(_v8_shaped(reference)).facts
 
     for position, split in enumerate(("train", "valid")):
-        counts = facts["splits"][split]["class_counts"]
+        counts = facts.splits[split].class_counts
         assert {name: counts[name] for name in CONDITIONS} == {n: c[position] for n, c in V8_AFTER_MAPPING.items()}
-        assert facts["splits"][split]["images"] == reference["images"][split]
-    assert facts["composites"] == 40
-    assert facts["repairs"] == {}
+        assert facts.splits[split].images == reference["images"][split]
+    assert facts.composites == 40
+    assert facts.repairs == {}
 
 
-_RAW_FACTS = {
-    "corpus": {"kind": "roboflow", "name": "v8-shaped", "licence": ""},
-    "source": {},
-    "privacy": {},
-    "label_source": {"source": "opg-reporting", "chosen_by": "readme", "evidence": ""},
-}
-
-
-def _v8_shaped(reference: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str], list[Any]]:
+def _v8_shaped(reference: dict[str, Any]) -> RawExport:
     """A raw export's content with v8's categories, images and annotation counts; boxes never overlap."""
     splits = []
     for position, split in enumerate(("train", "valid")):
@@ -87,6 +82,7 @@ def _v8_shaped(reference: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str
                 "id": i,
                 "file_name": f"images/{position}{i:063x}.jpg",
                 "sha256": f"{position}{i:063x}",
+                "original_sha256": f"{position}{i:063x}",
                 "width": 1662,
                 "height": 1077,
                 "stem_group": f"{position}{i:063x}",
@@ -110,7 +106,30 @@ def _v8_shaped(reference: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str
             {"name": split, "file": split, "categories": categories, "images": images, "annotations": annotations}
         )
     blank = {image["sha256"]: "" for split in splits for image in split["images"]}
-    return {"splits": splits}, blank, []
+    return raw_export_of({"splits": splits}, blank)
+
+
+@pytest.mark.parametrize(
+    ("source", "seed", "digest"),
+    [
+        ("opg-reporting", 0, "ec0a405f61a11b0c"),
+        ("dental-radiography", 0, "fcf4ca063b089b34"),
+        ("opg-reporting", 1, "2aedaf1c1d7952dd"),
+        ("dental-radiography", 1, "5045be80fa0f25f2"),
+        ("opg-reporting", 2, "54c6d466a7a83701"),
+        ("dental-radiography", 2, "8905a97dab14f8f4"),
+    ],
+)
+def test_columns_give_what_was_computed_box_by_box(source: str, seed: int, digest: str) -> None:
+    """The digests are those of a plain loop over boxes, which came first: ids, order, boxes and words, bit for bit."""
+    made = normalise_document(raw_export_of(*messy_export(seed)), source=source, drop=["12"])
+
+    content = {
+        "splits": {name: split.to_coco() for name, split in made.splits.items()},
+        "repairs": made.repairs.to_pylist(),
+        **{name: codec.plain(getattr(made, name)) for name in ("labels", "agreement", "facts")},
+    }
+    assert hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest().startswith(digest)
 
 
 def test_the_real_export_has_its_known_leakage_sources_and_loose_labels(real_export: Path, store: Store) -> None:
@@ -235,19 +254,17 @@ def test_boxes_of_one_class_that_overlap_by_half_both_stay(tmp_path: Path, store
 
 def test_a_box_wholly_outside_is_refused_also_here(store: Store) -> None:
     """A raw export may come from another writer."""
-    raw, fingerprints, repairs = _one_box([700.0, 5.0, 8.0, 8.0])
-
     with pytest.raises(AnnotationError, match=r"annotation 4 of image 0: its box .* lies wholly outside the 640×480"):
-        normalise_document(raw, fingerprints, repairs, _RAW_FACTS)
+        normalise_document(_one_box([700.0, 5.0, 8.0, 8.0]))
 
 
-def _one_box(box: list[float]) -> tuple[dict[str, Any], dict[str, str], list[Any]]:
+def _one_box(box: list[float], label: str = "caries") -> RawExport:
     image = {"id": 0, "file_name": "images/a.jpg", "sha256": "a" * 64, "width": 640, "height": 480}
-    image |= {"stem_group": "a" * 64, "stem_kind": "other"}
-    annotation = {"id": 4, "image_id": 0, "label": "caries", "bbox": box, "polygons": []}
-    categories = [{"id": 1, "name": "caries", "placeholder": False}]
+    image |= {"original_sha256": "a" * 64, "stem_group": "a" * 64, "stem_kind": "other"}
+    annotation = {"id": 4, "image_id": 0, "label": label, "bbox": box, "polygons": []}
+    categories = [{"id": 1, "name": label, "placeholder": False}]
     split = {"name": "train", "file": "f", "categories": categories, "images": [image], "annotations": [annotation]}
-    return {"splits": [split]}, {"a" * 64: ""}, []
+    return raw_export_of({"splits": [split]}, {"a" * 64: ""})
 
 
 @pytest.mark.parametrize(
@@ -261,11 +278,11 @@ def _one_box(box: list[float]) -> tuple[dict[str, Any], dict[str, str], list[Any
 )
 def test_clipping_keeps_what_is_inside(box: list[float], kept: list[float] | None) -> None:
     """4.5 % of boxes reach less than half a pixel past the edge; a box that fits must not change at all."""
-    document: NormalisedDocument = normalise_document(*_one_box(box), _RAW_FACTS)
+    document = normalise_document(_one_box(box))
 
-    boxes = [a["bbox"] for a in document.splits["train"]["annotations"]]
+    boxes = document.splits["train"].boxes_xywh_px.tolist()
     assert boxes == ([pytest.approx(kept)] if kept else [])
-    assert document.facts["repairs"] == ({} if kept == box else {"clipped_box": 1} if kept else {"zero_area_box": 1})
+    assert document.facts.repairs == ({} if kept == box else {"clipped_box": 1} if kept else {"zero_area_box": 1})
 
 
 def test_dropped_labels_are_counted_and_their_images_stay(tmp_path: Path, store: Store) -> None:
@@ -283,13 +300,12 @@ def test_dropped_labels_are_counted_and_their_images_stay(tmp_path: Path, store:
 
 def test_an_unknown_label_is_refused_also_here(store: Store) -> None:
     """A raw export outlives the mapping that it was checked with."""
-    raw, fingerprints, repairs = _one_box([1.0, 1.0, 5.0, 5.0])
-    raw["splits"][0]["categories"][0]["name"] = "carries"
+    raw = _one_box([1.0, 1.0, 5.0, 5.0], "carries")
 
     with pytest.raises(UnknownLabelError, match="f, category 1: Label 'carries'"):
-        normalise_document(raw, fingerprints, repairs, _RAW_FACTS)
+        normalise_document(raw)
     with pytest.raises(ConfigurationError, match="--drop 'x': no such label here"):
-        normalise_document(raw, fingerprints, repairs, _RAW_FACTS, drop=["x"])
+        normalise_document(raw, drop=["x"])
 
 
 def test_images_that_share_a_source_across_splits_are_not_clean(tmp_path: Path, store: Store) -> None:

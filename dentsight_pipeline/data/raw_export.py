@@ -5,7 +5,7 @@ The documents' bytes are what a raw export's digest names. What is in an export 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,6 @@ import msgspec
 import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
-from dentsight_pipeline.data.records import Records
 from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
@@ -168,44 +167,3 @@ def raw_documents(raw: RawExport, originals: Originals) -> dict[str, Any]:
         "repairs.json": raw.repairs,
         "originals.json": codec.plain(originals),
     }
-
-
-# Until normalisation reads tables ------------------------------------------------------------------------------------
-
-
-def raw_annotations(annotations: Iterable[dict[str, Any]] = ()) -> Records[dict[str, Any]]:
-    """Annotations of a raw split, to be found by the id of their image."""
-    return Records(annotations, key=lambda annotation: annotation["image_id"])
-
-
-def read_raw_annotations(store: Store, raw: Manifest) -> dict[str, Any]:
-    """The content of a raw export's `annotations.json`."""
-    return as_document(read_raw(store, raw))
-
-
-def as_document(raw: RawExport) -> dict[str, Any]:
-    """The content of `annotations.json`."""
-    splits = [
-        {
-            "name": split.name,
-            "file": split.file,
-            "categories": codec.plain(split.categories),
-            "images": split.images.to_pylist(),
-            "annotations": raw_annotations(split.annotations.to_pylist()),
-        }
-        for split in raw.splits
-    ]
-    return {"splits": splits}
-
-
-def iter_sources(raw: Mapping[str, Any], fingerprints: Mapping[str, str]) -> Iterable[leakage.SourceItem]:
-    """The images of a raw export as the grouping by source sees them, in the order of splits and images."""
-    for split in raw["splits"]:
-        for image in split["images"]:
-            yield leakage.SourceItem(
-                digest=image["sha256"],
-                split=split["name"],
-                stem_group=image["stem_group"],
-                stem_kind=image["stem_kind"],
-                fingerprint=leakage.Fingerprint.from_json(fingerprints[image["sha256"]]),
-            )

@@ -1,35 +1,35 @@
 """Narrows normalised splits to what one stage is to find: the 13 conditions, or the 32 teeth.
 
-Add a subset here when a model is to find other classes. Repairs and mappings belong in `normalise.py`; the Parquet and
-Croissant files that go with a subset are written by `exchange.py`.
+Add a subset here when a model is to find other classes. Repairs and mappings belong in `normalise.py`; the forms in
+which others read a subset are written by `exchange.py`, on request.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.data.coco import CocoAnnotation, CocoImage, CocoSplit
-from dentsight_pipeline.data.normalise import split_facts
-from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, categories
-from dentsight_pipeline.data.records import to_json
-from dentsight_pipeline.data.splits import from_coco, read_splits, split_files
+import numpy as np
+import pyarrow as pa
+
+from dentsight_pipeline.data.normalise import split_counts
+from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
+from dentsight_pipeline.data.splits import read_splits, split_files
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
+from dentsight_pipeline.documents.facts import SplitsFacts, SubsetFacts
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-CONDITION_KIND = "condition-subset"
-TOOTH_KIND = "tooth-subset"
-
-_CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "loose_classes", "dropped")
+_CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "dropped")
 
 
-def select_conditions(store: Store, normalized: Manifest, *, progress: Progress | None = None) -> Manifest:
+def select_conditions(store: Store, normalized: Manifest) -> Manifest:
     """The splits narrowed to the 13 conditions that stage 2 is to find, category ids 1–13.
 
     Every image stays, also one that loses all its annotations: it is a true negative for the conditions kept, and
@@ -38,15 +38,15 @@ def select_conditions(store: Store, normalized: Manifest, *, progress: Progress 
     Args:
         store: Where the splits are, and the subset goes.
         normalized: A manifest of kind `normalized-splits`.
-        progress: Called with each stage.
 
     Returns:
         The published manifest of kind `condition-subset`.
     """
-    return _publish(store, normalized, CONDITION_KIND, CONDITIONS, lambda image: True, progress)
+    splits = {name: narrowed(split, CONDITIONS) for name, split in read_splits(store, normalized).items()}
+    return _publish(store, normalized, Kind.CONDITION_SUBSET, CONDITIONS, splits)
 
 
-def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | None = None) -> Manifest:
+def select_teeth(store: Store, normalized: Manifest) -> Manifest:
     """The splits narrowed to the 32 teeth that stage 1 is to find, category ids 1–32.
 
     Images with conditions but no tooth boxes are left out: nobody marked their teeth, so they are no negatives.
@@ -54,7 +54,6 @@ def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | Non
     Args:
         store: Where the splits are, and the subset goes.
         normalized: A manifest of kind `normalized-splits`.
-        progress: Called with each stage.
 
     Returns:
         The published manifest of kind `tooth-subset`.
@@ -62,89 +61,56 @@ def select_teeth(store: Store, normalized: Manifest, *, progress: Progress | Non
     Raises:
         DataError: No training image has a tooth box, so there is nothing to learn teeth from.
     """
-    counts = normalized.facts["splits"].get("train", {}).get("class_counts", {})
-    if not any(counts.get(tooth) for tooth in TEETH):
+    train = normalized.facts_as(SplitsFacts).splits.get("train")
+    if train is None or not any(train.class_counts[tooth] for tooth in TEETH):
         raise DataError(
             "No training image of this export has a tooth box (FDI 11 … 48), so no tooth detector can learn from it. "
             "Run without --with-teeth, or use an export whose teeth are annotated."
         )
-    return _publish(store, normalized, TOOTH_KIND, TEETH, lambda image: not image["partial_annotation"], progress)
+    splits = {
+        name: narrowed(split, TEETH, ~split.images["partial_annotation"].to_numpy())
+        for name, split in read_splits(store, normalized).items()
+    }
+    return _publish(store, normalized, Kind.TOOTH_SUBSET, TEETH, splits)
 
 
-def narrowed(split: Mapping[str, Any], classes: Sequence[str], keep: Callable[[CocoImage], bool]) -> CocoSplit:
+def narrowed(split: Split, classes: Sequence[str], keep: NDArray[np.bool_] | None = None) -> Split:
     """One split with only these classes, in their order, as category ids from 1.
 
     Args:
-        split: With categories 1–45.
-        classes: The classes to keep.
-        keep: Which images stay; their ids and those of their annotations do not change.
+        split: With more classes.
+        classes: Those that stay.
+        keep: Which images stay, shape [images], all by default; their ids and those of their boxes do not change.
     """
-    new_id = {CLASSES.index(name) + 1: number for number, name in enumerate(classes, start=1)}
-    images = [image for image in split["images"] if keep(image)]
-    kept = {image["id"] for image in images}
-    annotations: list[CocoAnnotation] = [
-        {**annotation, "category_id": new_id[annotation["category_id"]]}
-        for annotation in split["annotations"]
-        if annotation["category_id"] in new_id and annotation["image_id"] in kept
-    ]
-    return {"images": images, "annotations": annotations, "categories": categories(classes)}
+    new_id = np.zeros(len(split.classes) + 1, dtype=np.int16)
+    new_id[[split.classes.index(name) + 1 for name in classes]] = np.arange(1, len(classes) + 1)
+    category = new_id[split.category_ids]
+    images = split.images if keep is None else split.images.filter(pa.array(keep))
+    kept = (category > 0) & np.isin(split.annotation_image_ids, images["id"].to_numpy())
+    place = ANNOTATIONS.get_field_index("category_id")
+    annotations = split.annotations.filter(pa.array(kept)).set_column(
+        place, ANNOTATIONS.field(place), pa.array(category[kept])
+    )
+    return Split(split.name, tuple(classes), images, annotations)
 
 
 def _publish(
-    store: Store,
-    normalized: Manifest,
-    kind: str,
-    classes: Sequence[str],
-    keep: Callable[[CocoImage], bool],
-    progress: Progress | None,
+    store: Store, normalized: Manifest, kind: Kind, classes: Sequence[str], splits: Mapping[str, Split]
 ) -> Manifest:
-    from dentsight_pipeline.data import exchange
     from dentsight_pipeline.store.content import build
 
-    report = progress or (lambda stage, done, total: None)
-    whole = read_splits(store, normalized)
-    splits = {name: narrowed(split.to_coco(), classes, keep) for name, split in whole.items()}
-    listed = {image["file_name"] for split in splits.values() for image in split["images"]}
-    files: dict[str, Any] = {path: normalized.entries[path] for path in sorted(listed)}
-    files |= split_files(from_coco(name, split) for name, split in splits.items())
-    facts = {key: normalized.facts[key] for key in _CARRIED} | {
-        "classes": list(classes),
-        "splits": split_facts(splits),
-        "images_left_out": sum(len(split.images) - len(splits[name]["images"]) for name, split in whole.items()),
-    }
-    facts["loose_classes"] = [name for name in facts["loose_classes"] if name in classes]
-
-    def image_bytes(image: Mapping[str, Any]) -> bytes:
-        return store.get_bytes(image["sha256"])
-
-    with tempfile.TemporaryDirectory(prefix="dentsight-subset-") as folder:
-        tables: dict[str, tuple[str, str, int]] = {}
-        for number, (name, split) in enumerate(splits.items()):
-            report("parquet", number, len(splits))
-            file, path = Path(folder) / f"{name}.parquet", f"parquet/{name}.parquet"
-            exchange.write_parquet(split, image_bytes, file)
-            files[path] = store.put_file_entry(file)
-            tables[name] = (path, files[path].sha256, len(split["images"]))
-            file.unlink()
-    files["croissant.json"] = to_json(_croissant(kind, facts, tables))
-    manifest = build(store, kind, files, {"normalized_splits": normalized.digest}, facts)
+    whole = normalized.facts_as(SplitsFacts)
+    facts = SubsetFacts(
+        **{name: getattr(whole, name) for name in _CARRIED},
+        classes=tuple(classes),
+        loose_classes=tuple(name for name in whole.loose_classes if name in classes),
+        splits={name: split_counts(split) for name, split in splits.items()},
+        images_left_out=sum(whole.splits[name].images - len(split.images) for name, split in splits.items()),
+    )
+    files: dict[str, Any] = dict(split_files(splits.values()))
+    for split in splits.values():
+        files |= {name: normalized.entries[name] for name in split.images["file_name"].to_pylist()}
+    manifest = build(store, kind, files, {Asset.NORMALIZED_SPLITS: normalized.digest}, facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
-    report("parquet", len(splits), len(splits))
     return manifest
-
-
-def _croissant(kind: str, facts: Mapping[str, Any], tables: Mapping[str, tuple[str, str, int]]) -> dict[str, Any]:
-    """Croissant metadata that names the corpus, and says that phantoms are phantoms."""
-    from dentsight_pipeline.data import exchange
-
-    corpus, loose = facts["corpus"], facts["loose_classes"]
-    description = (
-        f"Panoramic dental X-rays with boxes of {len(facts['classes'])} classes, from {corpus['name']}. "
-        f"Labels of the source {facts['mapping']['source']!r}, mapping {facts['mapping']['digest']}. "
-        + (f"Loosely marked at the source: {', '.join(loose)}. " if loose else "")
-        + "Images whose field `clean` is false share their source with another split. Not for clinical decisions."
-    )
-    return exchange.croissant(
-        f"dentsight-{kind}", corpus["licence"], description, tables, facts["classes"], url=facts["source"].get("url")
-    )

@@ -6,16 +6,15 @@ decided here.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
-from dentsight_pipeline.data.raw_export import RawExport, as_document
-from dentsight_pipeline.data.records import from_text
+from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, read_content
@@ -60,22 +59,16 @@ def inspect_export(
         raw = read_content(files, Request(source, drop, require, None, workers, progress), refusals).raw
     chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
-    result = normalise_document(
-        as_document(raw),
-        raw.fingerprints,
-        from_text(b"".join(json_blocks(raw.repairs)).decode()),
-        codec.plain(raw.facts),
-        source=source,
-        drop=[*drop, *unknown],
-        progress=progress,
-    )
+    result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress)
     return _report(raw, result, refusals, chosen, unknown)
 
 
 def _report(
     raw: RawExport, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
 ) -> dict[str, Any]:
-    facts = result.facts
+    facts, labels, agreement = (
+        json.loads(codec.write(part)) for part in (result.facts, result.labels, result.agreement)
+    )
     return {
         "corpus": facts["corpus"],
         "identity": facts["source"],
@@ -92,14 +85,14 @@ def _report(
             for name, split in facts["splits"].items()
         },
         "classes": _class_table(facts),
-        "labels": [row for row in result.labels if row["raw_name"] not in unknown],
+        "labels": [row for row in labels if row["raw_name"] not in unknown],
         "loose_classes": facts["loose_classes"],
         "repairs": facts["repairs"],
-        "repair_list": list(result.repairs),
+        "repair_list": result.repairs.to_pylist(),
         "dropped": {name: count for name, count in facts["dropped"].items() if name not in unknown},
         "leakage": facts["leakage"],
         "distinct_sources": facts["sources"],
-        "agreement": result.agreement,
+        "agreement": agreement,
         "flags": facts["flags"],
         "partial_annotation": facts["partial_annotation"],
         "privacy": facts["privacy"],

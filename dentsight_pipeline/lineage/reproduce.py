@@ -180,7 +180,7 @@ def _remake_subset(work: _Work, splits: Manifest, kind: str) -> str:
     from dentsight_pipeline.data.subset import select_conditions, select_teeth
 
     select = select_conditions if kind == Kind.CONDITION_SUBSET else select_teeth
-    return select(work.fresh, splits, progress=work.say).digest
+    return select(work.fresh, splits).digest
 
 
 def _train(work: _Work, checkpoint: Manifest, subset: Manifest, record: Record) -> str:

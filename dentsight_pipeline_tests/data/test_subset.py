@@ -13,7 +13,6 @@ from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
-from dentsight_pipeline.store.content import materialise
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, whole_export
@@ -87,26 +86,6 @@ def test_annotation_ids_stay_those_of_the_splits_they_came_from(store: Store, no
 
     for annotation in read_split(store, select_conditions(store, normalised), "valid").to_coco()["annotations"]:
         assert annotation["bbox"] == whole[annotation["id"]]["bbox"]
-
-
-def test_the_subset_is_offered_as_parquet_and_croissant(
-    tmp_path: Path, store: Store, normalised: Manifest, stems: list[str]
-) -> None:
-    """`datasets` loads it in one line, and mlcroissant finds nothing to say."""
-    import datasets
-    import mlcroissant
-
-    folder = materialise(store, select_conditions(store, normalised), tmp_path / "subset")
-    files = {split: str(folder / "parquet" / f"{split}.parquet") for split in ("train", "valid", "test")}
-    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
-    described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
-
-    assert {name: len(rows) for name, rows in loaded.items()} == {"train": 4, "valid": 1, "test": 1}
-    assert loaded["train"][0]["image"].size == (64, 48)
-    assert described.metadata.ctx.issues.errors == set()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            assert not any(stem.encode() in file.read_bytes() for stem in stems), file.name
 
 
 def test_subsets_are_stable_and_hold_no_identifier(store: Store, normalised: Manifest, stems: list[str]) -> None:

@@ -117,7 +117,7 @@ def condition_subset(context: dg.AssetExecutionContext, workspace: Workspace) ->
     def select() -> Made:
         from dentsight_pipeline.data.subset import select_conditions
 
-        return Made(select_conditions(workspace.store, splits, progress=throttled(context.log.info)).digest)
+        return Made(select_conditions(workspace.store, splits).digest)
 
     return materialize_step(
         context,

@@ -14,7 +14,6 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.step import Made, materialize_step
 from dentsight_pipeline.orchestration.tracked import fit_job, predict_job, run_tracked
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-from dentsight_pipeline.progress import throttled
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -42,7 +41,7 @@ def tooth_subset(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.
         workspace,
         inputs={"normalized_splits": splits},
         config={},
-        make=lambda: Made(select_teeth(workspace.store, splits, progress=throttled(context.log.info)).digest),
+        make=lambda: Made(select_teeth(workspace.store, splits).digest),
         describe=lambda made: metadata.of_splits(workspace, made),
     )
 

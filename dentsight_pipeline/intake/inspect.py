@@ -66,9 +66,7 @@ def inspect_export(
 def _report(
     raw: RawExport, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
 ) -> dict[str, Any]:
-    facts, labels, agreement = (
-        json.loads(codec.write(part)) for part in (result.facts, result.labels, result.agreement)
-    )
+    facts, labels, agreement = map(_json, (result.facts, result.labels, result.agreement))
     return {
         "corpus": facts["corpus"],
         "identity": facts["source"],
@@ -98,6 +96,11 @@ def _report(
         "privacy": facts["privacy"],
         "refusals": [_refusal(error) for error in refusals.errors],
     }
+
+
+def _json(document: object) -> Any:
+    """A document as JSON's own dictionaries and lists."""
+    return json.loads(codec.write(document))
 
 
 def _class_table(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

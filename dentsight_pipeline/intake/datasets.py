@@ -6,10 +6,9 @@ why, and leaves the earlier meaning in the key's history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dentsight_pipeline.documents.codec import Document, convert, plain
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,8 +22,18 @@ DEMO_LOCATION = f"{PHANTOM}:400:7"
 """What the demo's key means: enough images to learn from within minutes on two cores."""
 
 
-@dataclass(frozen=True)
-class RegisteredDataset:
+class Replaced(Document):
+    """What a dataset key meant before."""
+
+    raw_export: str
+    """Digest of its raw-export manifest."""
+    location: str
+    """Where it was read from."""
+    replaced_because: str
+    """Why the key was taken over."""
+
+
+class RegisteredDataset(Document):
     """What a dataset key means."""
 
     raw_export: str
@@ -35,22 +44,14 @@ class RegisteredDataset:
     """The label mapping that was asked for; None lets the export's fingerprint choose."""
     drop: tuple[str, ...] = ()
     """Labels that were asked to be dropped."""
-    history: tuple[Mapping[str, Any], ...] = field(default=())
-    """Earlier meanings, each with the reason for its replacement."""
+    history: tuple[Replaced, ...] = ()
+    """Earlier meanings."""
 
 
 def recall_dataset(store: Store, key: str) -> RegisteredDataset | None:
     """What the key means, or None when it was never registered."""
     value = store.read_ref(_ref(key))
-    if value is None:
-        return None
-    return RegisteredDataset(
-        value["raw_export"],
-        value["location"],
-        value.get("source"),
-        tuple(value.get("drop", ())),
-        tuple(value.get("history", ())),
-    )
+    return None if value is None else convert(value, RegisteredDataset, f"Dataset key {key!r}")
 
 
 def register_dataset(
@@ -80,10 +81,10 @@ def register_dataset(
                 f"{location} holds other bytes ({raw_export[:12]}). Give the new version a key of its own with "
                 "--dataset, or take this one over with --replace 'why'; the replacement is recorded."
             )
-        history = (*history, {"raw_export": known.raw_export, "location": known.location, "replaced_because": replace})
-    entry = RegisteredDataset(raw_export, location, source, drop, history)
+        history += (Replaced(raw_export=known.raw_export, location=known.location, replaced_because=replace),)
+    entry = RegisteredDataset(raw_export=raw_export, location=location, source=source, drop=drop, history=history)
     if known != entry:
-        store.write_ref(_ref(key), asdict(entry), expected=before)
+        store.write_ref(_ref(key), plain(entry), expected=before)
     return entry
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage import reference, verify
 from dentsight_pipeline.lineage.events import Event
@@ -86,7 +87,7 @@ def promote_reference(
     store, tracking = workspace.store, Tracking(workspace=workspace)
     found = reference.resolve(store, ref, MlflowRegistry(tracking))
     release = store.get_manifest(found.digest)
-    if release.kind == "release":
+    if release.kind == Kind.RELEASE:
         evidence = verify.Evidence(public_key=key or public_key(workspace), claims=found.findings)
         result = verify.audit(store, found.digest, evidence, bytes_of="top")
         if not result.intact:

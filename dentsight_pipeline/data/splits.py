@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split, read_table, table_of, write_table
+from dentsight_pipeline.documents.facts import DatasetFacts
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 
@@ -48,7 +49,7 @@ def read_split(store: Store, manifest: Manifest, name: str) -> Split:
         raise DataError(f"The {manifest.kind} {manifest.digest[:12]} has no split {name!r}. It has {has}.")
     return Split(
         name,
-        tuple(manifest.facts["classes"]),
+        manifest.facts_as(DatasetFacts).classes,
         read_stored(store, manifest, images_file(name), IMAGES),
         read_stored(store, manifest, annotations_file(name), ANNOTATIONS),
     )

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.facts import (
+    CheckpointFacts,
+    DatasetFacts,
+    RawExportFacts,
+    ReleaseFacts,
+    ToothFindingsFacts,
+)
 from dentsight_pipeline.documents.lineage import Record
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.orchestration.resources import Workspace
@@ -35,11 +42,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = Non
 
 def of_raw_export(manifest: "Manifest", location: str) -> dict[str, Value]:
     """Where an export came from, and how big it is."""
-    facts = manifest.facts
+    corpus = manifest.facts_as(RawExportFacts).corpus
     return {
         "location": location,
-        "corpus": f"{facts['corpus']['name']} ({facts['corpus']['kind']})",
-        "licence": facts["corpus"]["licence"],
+        "corpus": f"{corpus.name} ({corpus.kind})",
+        "licence": corpus.licence,
         "files": len(manifest.entries),
         "bytes": manifest.size,
         "manifest": _json_of(manifest),
@@ -48,23 +55,24 @@ def of_raw_export(manifest: "Manifest", location: str) -> dict[str, Value]:
 
 def of_splits(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
     """Class counts by split, leakage, repairs and sample images with their boxes."""
-    splits = manifest.facts["splits"]
+    facts = manifest.facts_as(DatasetFacts)
+    splits = facts.splits
     counts = [
-        {"class": name, **{split: facts["class_counts"].get(name, 0) for split, facts in splits.items()}}
-        for name in manifest.facts["classes"]
+        {"class": name, **{split: held.class_counts.get(name, 0) for split, held in splits.items()}}
+        for name in facts.classes
     ]
     overview = [
         {
             "split": split,
-            "images": facts["images"],
-            "clean images": facts["clean_images"],
-            "annotations": facts["annotations"],
+            "images": held.images,
+            "clean images": held.clean_images,
+            "annotations": held.annotations,
         }
-        for split, facts in splits.items()
+        for split, held in splits.items()
     ]
     return {
-        "images": sum(facts["images"] for facts in splits.values()),
-        "annotations": sum(facts["annotations"] for facts in splits.values()),
+        "images": sum(held.images for held in splits.values()),
+        "annotations": sum(held.annotations for held in splits.values()),
         "splits": table(overview),
         "class_counts": table(counts),
         "samples": dg.MetadataValue.md(_samples(workspace.store, manifest)),
@@ -83,18 +91,18 @@ def of_checkpoint(workspace: Workspace, manifest: "Manifest", reports: Path | No
     walked = walk(workspace.store, manifest.digest)
     data = [{"product": walked.asset(digest), "digest": digest} for digest in walked.named if digest != manifest.digest]
     report = {"report": dg.MetadataValue.path(str(reports / "report.html"))} if reports else {}
-    facts = manifest.facts
+    facts = manifest.facts_as(CheckpointFacts)
     record = first_record(workspace.store, manifest.digest)
     recipe = read_json(workspace.store, manifest, "recipe.json")
     health = read_json(workspace.store, manifest, "health.json")
     return {
-        "recipe": facts["recipe"],
-        "recipe_digest": facts["recipe_digest"],
+        "recipe": facts.recipe,
+        "recipe_digest": facts.recipe_digest,
         "recipe_fields": table([{"field": key, "value": str(value)} for key, value in recipe.items()]),
-        "variant": dg.MetadataValue.bool(bool(facts.get("variant"))),
-        "parameters": facts["parameters"],
-        "best_step": facts["best_step"],
-        "head": {True: "healthy", False: "COLLAPSED: ranking-only"}.get(facts["healthy"], "not judged"),
+        "variant": dg.MetadataValue.bool(facts.variant),
+        "parameters": facts.parameters,
+        "best_step": facts.best_step,
+        "head": {True: "healthy", False: "COLLAPSED: ranking-only", None: "not judged"}[facts.healthy],
         "head_layers": table([_flat(layer) for layer in health.get("layers", [])]),
         "cost": table([{"what": key, "value": value} for key, value in (record.cost or {}).items()]),
         "data": table(data),
@@ -133,12 +141,12 @@ PER_TOOTH_CLASS = ("class", "n_gt", "n_found", "precision", "recall", "f1", "f1_
 
 def of_tooth_findings(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
     """Counts, figures by tooth and by condition where teeth are annotated, and the image with most findings."""
-    store, facts = workspace.store, manifest.facts
+    store, facts = workspace.store, manifest.facts_as(ToothFindingsFacts)
     counts = ("images", "images_with_annotated_teeth", "teeth", "findings", "unassigned_findings")
     shown: dict[str, Value] = {
-        **{name: facts[name] for name in counts},
-        "tooth_threshold": "none: no tooth was hit" if facts["tooth_threshold"] is None else facts["tooth_threshold"],
-        "heads": table([{"checkpoint": name, "healthy": ok} for name, ok in facts["heads_healthy"].items()]),
+        **{name: getattr(facts, name) for name in counts},
+        "tooth_threshold": "none: no tooth was hit" if facts.tooth_threshold is None else facts.tooth_threshold,
+        "heads": table([{"checkpoint": name, "healthy": ok} for name, ok in facts.heads_healthy.items()]),
         "sample": dg.MetadataValue.md(_tooth_sample(store, manifest)),
     }
     populations = read_json(store, manifest, "metrics.json")["populations"] or {}
@@ -171,11 +179,11 @@ def of_report(verdict: "Verdict", path: Path) -> dict[str, Value]:
 
 def of_release(manifest: "Manifest") -> dict[str, Value]:
     """What was released, and for what it may never be used."""
-    facts = manifest.facts
+    facts = manifest.facts_as(ReleaseFacts)
     return {
-        "verdict": facts["verdict"],
-        "never_for_xrays": dg.MetadataValue.bool(facts["never_for_xrays"]),
-        "chain": table([{"product": name, "digest": digest} for name, digest in facts["chain"].items()]),
+        "verdict": facts.verdict,
+        "never_for_xrays": dg.MetadataValue.bool(facts.never_for_xrays),
+        "chain": table([{"product": name, "digest": digest} for name, digest in facts.chain.items()]),
         "files": table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()]),
     }
 

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.facts import CheckpointFacts
+from dentsight_pipeline.documents.names import (
+    INPUT_METADATA,
+    INPUT_TAG,
+    LOG_METADATA,
+    REUSED_TAG,
+    TAG_DIGITS,
+    VARIANT_TAG,
+    Kind,
+)
 from dentsight_pipeline.errors import DentsightError, IntegrityError
 from dentsight_pipeline.lineage.environment import environment
 from dentsight_pipeline.orchestration.resources import Workspace
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
-
-INPUT_METADATA = "dentsight/input/"
-"""The digest that was read, in full, is the metadata entry `dentsight/input/<asset>`; the manifest names it as well."""
-INPUT_TAG = "dentsight/input."
-"""The same as an event tag, for queries. A Dagster tag key takes one slash, and a value at most 63 characters (measured
-on 1.13.27), one fewer than a sha256 has: the tag `dentsight/input.<asset>` holds the first 63."""
-TAG_DIGITS = 63
-LOG_METADATA = "dentsight/log"
-"""Metadata entry with the log's head after this materialisation (`sequence:sha256`); absent on reused work."""
 
 
 def materialize_step(
@@ -85,7 +86,7 @@ def materialize_step(
         if key is not None:
             memo.remember(store, key, digest)
     manifest = store.get_manifest(digest)
-    recipe_facts = {"variant": "true"} if manifest.facts.get("variant") else {}
+    variant = manifest.kind == Kind.CHECKPOINT and manifest.facts_as(CheckpointFacts).variant
     return dg.MaterializeResult(
         data_version=dg.DataVersion(digest),
         metadata={
@@ -97,8 +98,8 @@ def materialize_step(
         },
         tags={
             **{f"{INPUT_TAG}{name}": value[:TAG_DIGITS] for name, value in read.items()},
-            **{f"dentsight/{name}": value for name, value in recipe_facts.items()},
-            "dentsight/reused": str(made.reused).lower(),
+            **({VARIANT_TAG: "true"} if variant else {}),
+            REUSED_TAG: str(made.reused).lower(),
         },
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Kind
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
@@ -108,7 +109,7 @@ def run_tracked(
         run.made(product.kind, product.digest)
         run.metrics({f"cost/{key}": value for key, value in _numbers(result["record"].get("cost", {})).items()})
         if verb == "fit":
-            run.artifacts(product.digest, "checkpoint")
+            run.artifacts(product.digest, Kind.CHECKPOINT.value)
             shutil.rmtree(workdir / "model", ignore_errors=True)  # its bytes are in the store
         return product.digest, {**result["record"], **tracking.links(run)}
 
@@ -118,9 +119,9 @@ def run_tags(context: dg.AssetExecutionContext, stage: str, inputs: Mapping[str,
     return {
         "dentsight.stage": stage,
         "dentsight.partition": str(context.partition_key),
-        "dentsight.dagster_run": context.run_id,
+        MLFLOW_DAGSTER_RUN_TAG: context.run_id,
         "dentsight.dagster_asset": context.asset_key.to_user_string(),
-        **{f"dentsight.input.{name}": manifest.digest for name, manifest in inputs.items()},
+        **{f"{MLFLOW_INPUT_TAG}{name}": manifest.digest for name, manifest in inputs.items()},
     }
 
 

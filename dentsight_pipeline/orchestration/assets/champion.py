@@ -4,6 +4,8 @@ from datetime import timedelta
 
 import dagster as dg
 
+from dentsight_pipeline.documents.facts import ReleaseFacts
+from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.assets.training import GPU
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
@@ -43,7 +45,7 @@ def champion_metrics(
         context.log.info("There is no champion yet: nothing to evaluate. Promote a release with `dentsight promote`.")
         return
     subset = workspace.latest(context, "condition_subset", context.partition_key)
-    checkpoint = store.get_manifest(release.facts["chain"]["trained_checkpoint"])
+    checkpoint = store.get_manifest(release.facts_as(ReleaseFacts).chain[Asset.TRAINED_CHECKPOINT])
 
     def predict_and_evaluate() -> Made:
         predictions = champion.champion_predictions(store, release, subset)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from filelock import FileLock
 
+from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG
 from dentsight_pipeline.orchestration.tracking import outbox
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class Tracking(dg.ConfigurableResource):
         Returns:
             How many there were.
         """
-        filter_string = f"tags.`dentsight.dagster_run` = '{dagster_run}' and attributes.status = 'RUNNING'"
+        filter_string = f"tags.`{MLFLOW_DAGSTER_RUN_TAG}` = '{dagster_run}' and attributes.status = 'RUNNING'"
         runs = self.client.search_runs([self.experiment_id], filter_string)
         for run in runs:
             self.client.set_terminated(run.info.run_id, status="FAILED")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from dentsight_pipeline.documents.names import MLFLOW_DATASET_TAG, mlflow_digest_tag
 from dentsight_pipeline.store.files import write_whole
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class TrackedRun:
 
     def made(self, kind: str, digest: str) -> None:
         """Name the product of the run; the full digest is the tag `dentsight.<kind>_digest`."""
-        self.tags({f"dentsight.{kind}_digest": digest})
+        self.tags({mlflow_digest_tag(kind): digest})
         if self.run_id is None:
             self._tell({"do": "made", "digest": digest})
 
@@ -119,7 +120,7 @@ class TrackedRun:
     def dataset(self, name: str, digest: str) -> None:
         """Name the dataset that the run used; the full digest is the tag `dentsight.dataset_digest`."""
         self._tell({"do": "dataset", "name": name, "digest": digest})
-        self.tags({"dentsight.dataset_digest": digest})
+        self.tags({MLFLOW_DATASET_TAG: digest})
 
     def end(self, status: str) -> bool:
         """Set the run's final state, after everything that waits.

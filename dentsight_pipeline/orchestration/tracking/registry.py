@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from dentsight_pipeline.documents.facts import ReleaseFacts
+from dentsight_pipeline.documents.names import MLFLOW_RELEASE_TAG, Asset, mlflow_chain_tag
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.tracking import outbox
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
 MODEL = "dentsight-stage2-conditions"
 CHAMPION, CHALLENGER = "champion", "challenger"
-DIGEST_TAG = "dentsight.release_digest"
 SHOWN_FILE = "registry.json"
 """In the outbox: which state of the store was shown last, and to which MLflow."""
 
@@ -90,9 +91,9 @@ def _mirror(client: "MlflowClient", store: "Store", state: dict[str, Any]) -> di
         return {}
     _create_model(client)
     versions = {
-        item.tags[DIGEST_TAG]: str(item.version)
+        item.tags[MLFLOW_RELEASE_TAG]: str(item.version)
         for item in client.search_model_versions(f"name = '{MODEL}'")
-        if DIGEST_TAG in item.tags
+        if MLFLOW_RELEASE_TAG in item.tags
     }
     missing = [release for release in _releases(store, state["release"]) if release.digest not in versions]
     for release in reversed(missing):
@@ -110,7 +111,7 @@ def _releases(store: "Store", newest: str | None) -> Iterator["Manifest"]:
     while newest is not None:
         release = store.get_manifest(newest)
         yield release
-        newest = release.facts["previous"]
+        newest = release.facts_as(ReleaseFacts).previous
 
 
 def _create_model(client: "MlflowClient") -> None:
@@ -124,22 +125,23 @@ def _create_model(client: "MlflowClient") -> None:
 
 
 def _add_version(client: "MlflowClient", store: "Store", release: "Manifest") -> str:
+    facts = release.facts_as(ReleaseFacts)
     version = client.create_model_version(
         MODEL,
         source=f"{store.uri}#{release.digest}",
         run_id=_training_run(store, release),
         tags={
-            DIGEST_TAG: release.digest,
-            "dentsight.never_for_xrays": str(release.facts["never_for_xrays"]).lower(),
-            "dentsight.verdict": release.facts["verdict"],
-            **{f"dentsight.{name}": digest for name, digest in release.facts["chain"].items()},
+            MLFLOW_RELEASE_TAG: release.digest,
+            "dentsight.never_for_xrays": str(facts.never_for_xrays).lower(),
+            "dentsight.verdict": facts.verdict,
+            **{mlflow_chain_tag(asset): digest for asset, digest in facts.chain.items()},
         },
     )
     return str(version.version)
 
 
 def _training_run(store: "Store", release: "Manifest") -> str | None:
-    records = store.records(release.facts["chain"]["trained_checkpoint"])
+    records = store.records(release.facts_as(ReleaseFacts).chain[Asset.TRAINED_CHECKPOINT])
     return next((record["mlflow_run"] for record in records if "mlflow_run" in record), None)
 
 

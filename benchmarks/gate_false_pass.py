@@ -18,20 +18,23 @@ from importlib import resources
 import numpy as np
 from bootstrap_coverage import CLASSES, draw_class
 
+from dentsight_pipeline.documents.evaluation import EvaluationDocument, Measurement
+from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.evaluation import bootstrap, metrics
 from dentsight_pipeline.evaluation.matching import ClassMatches
-from dentsight_pipeline.release import gates
+from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.release.policy import parse_policy
 
 GATE = "tier1_caries_ap"
 DISTANCES = (0.0, 0.03, -0.03)
 
 
-def policy_with_floor(floor: float) -> gates.Policy:
+def policy_with_floor(floor: float) -> Policy:
     """The card's policy with another floor for caries."""
     text = (resources.files("dentsight_pipeline.release") / "policies" / "card.json").read_text("utf-8")
     plain = json.loads(text)
     next(gate for gate in plain["gates"] if gate["id"] == GATE)["floor"] = floor
-    return gates.parse_policy(json.dumps(plain))
+    return parse_policy(json.dumps(plain))
 
 
 def main() -> int:
@@ -70,11 +73,24 @@ def main() -> int:
                 measured = bootstrap.interval(
                     bootstrap.draws(lambda w, table=table: ap(w, table), weights), units, at=(0,)
                 )
-                row = {"metric": "ap", "class": "caries", "population": "clean", "value": measured.value}
-                row |= {"low": measured.low, "high": measured.high, "n": matches.n_gt, "unit_count": units, "note": ""}
-                evaluation = {"gated_population": "clean", "measurements": [row]}
+                row = Measurement(
+                    metric="ap",
+                    class_name="caries",
+                    population="clean",
+                    value=measured.value,
+                    low=measured.low,
+                    high=measured.high,
+                    n=matches.n_gt,
+                    unit_count=units,
+                )
+                evaluation = EvaluationDocument(
+                    schema="dentsight-evaluation/1",
+                    classes=("caries",),
+                    gated_population="clean",
+                    measurements=(row,),
+                )
                 for distance, policy in policies.items():
-                    judged = next(r for r in gates.judge(evaluation, policy).rows if r.id == GATE)
+                    judged = next(r for r in judge(evaluation, policy).rows if r.id == GATE)
                     seen[distance].append((judged.outcome, judged.point))
             for distance, outcomes in seen.items():
                 rate = {word: sum(o == word for o, _ in outcomes) / len(outcomes) for word, _ in outcomes}

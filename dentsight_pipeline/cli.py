@@ -172,18 +172,21 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Judge an evaluation by a gate policy; exit 0 pass, 3 fail, 4 inconclusive."""
-    from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
-    from dentsight_pipeline.release import gates
+    from dentsight_pipeline.documents.codec import convert, plain
+    from dentsight_pipeline.documents.evaluation import read_evaluation
+    from dentsight_pipeline.documents.health import HeadHealth
+    from dentsight_pipeline.release.gates import judge
+    from dentsight_pipeline.release.policy import load_policy
     from dentsight_pipeline.release.product import overrides_of
 
-    verdict = gates.judge(
-        json.loads(for_people(read_evaluation(evaluation))),
-        gates.load_policy(policy),
-        _json_file(health) if health else None,
+    verdict = judge(
+        read_evaluation(evaluation),
+        load_policy(policy),
+        convert(_json_file(health), HeadHealth, health) if health else None,
         overrides=overrides_of(_fields(override or [], "--override")),
     )
-    rows = [{**row, "verdict": row["outcome"]} for row in verdict.to_json()["rows"]]
-    facts = {"verdict": verdict.outcome, "releasable": verdict.releasable, "gates": rows, **verdict.to_json()}
+    told = plain(verdict)
+    facts = {"verdict": verdict.outcome, "gates": [{**row, "verdict": row["outcome"]} for row in told["rows"]], **told}
     _show(facts, as_json, lambda: "\n".join(verdict.sentences))
     raise typer.Exit(verdict.exit_code)
 

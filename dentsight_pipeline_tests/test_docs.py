@@ -12,7 +12,7 @@ import pytest
 from dentsight_pipeline import errors
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.definitions import defs
-from dentsight_pipeline.release.gates import load_policy, policy_names
+from dentsight_pipeline.release.policy import load_policy, policy_names
 
 
 def commands() -> list[str]:

@@ -18,7 +18,7 @@ from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.orchestration.tracking.registry import MlflowRegistry
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.release.champion import ChampionChange
+    from dentsight_pipeline.documents.release import ChampionChange
     from dentsight_pipeline.store.manifest import Manifest
 
 

@@ -241,7 +241,7 @@ def _webhook() -> tuple[bool, str, str]:
 
 
 def _signing_key(workspace: Workspace) -> tuple[bool, str, str]:
-    from dentsight_pipeline.release.statement import PRIVATE_KEY
+    from dentsight_pipeline.release.keys import PRIVATE_KEY
 
     path = workspace.folder / "keys" / PRIVATE_KEY
     if not path.exists():

@@ -220,12 +220,13 @@ def _policy_of(request: CellRequest) -> str:
     Raises:
         ConfigurationError: There is no such policy, it could decide nothing, or an override names none of its gates.
     """
-    from dentsight_pipeline.release import gates
+    from dentsight_pipeline.release.gates import overrides_by_gate
+    from dentsight_pipeline.release.policy import load_policy, policy_names
     from dentsight_pipeline.release.product import overrides_of
 
-    policy = gates.load_policy(request.policy)
-    gates.overrides_by_gate(overrides_of(request.gate_overrides), policy)
-    return request.policy if request.policy in gates.policy_names() else str(Path(request.policy).absolute())
+    policy = load_policy(request.policy)
+    overrides_by_gate(overrides_of(request.gate_overrides), policy)
+    return request.policy if request.policy in policy_names() else str(Path(request.policy).absolute())
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> BaseException:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.names import CorpusKind, Kind
+from dentsight_pipeline.documents.verdict import Override
 
 Cell = str | int | float | bool | None
 """What a table's cell or a recipe's field holds."""
@@ -40,17 +41,6 @@ class PolicyVersion(Document, frozen=True):
     """Counts up with every change of a floor."""
     digest: str
     """sha256 of its canonical form."""
-
-
-class Override(Document, frozen=True):
-    """One named person's decision to release in spite of one hard gate."""
-
-    gate: str
-    """The id of exactly one gate."""
-    name: str
-    """Who decides, as they sign."""
-    reason: str
-    """Why."""
 
 
 # Data ----------------------------------------------------------------------------------------------------------------

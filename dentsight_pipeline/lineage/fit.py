@@ -19,10 +19,12 @@ from dentsight_pipeline.documents.facts import (
     ReportFacts,
 )
 from dentsight_pipeline.documents.names import KIND_OF_ASSET, Asset, Kind
+from dentsight_pipeline.documents.release import chain_behind
+from dentsight_pipeline.documents.report import REPORT_FILES
 from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
 from dentsight_pipeline.lineage.rejudge import misjudged
 from dentsight_pipeline.lineage.walk import Walk, name_of
-from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT
+from dentsight_pipeline.release import statement
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
@@ -44,7 +46,6 @@ NEEDS: Mapping[str, tuple[tuple[Asset, ...], ...]] = {
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""
 
-REPORT_FILES = ("report.html", "report.json", "model_card.md", "verdict.json")
 _MODEL = "model/"
 
 
@@ -171,7 +172,8 @@ def _allowed(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     report = walked.input_of(manifest, Asset.RELEASE_REPORT)
     if report is None:
         return
-    chain, named, allowed = chain_of(report), manifest.facts_as(ReleaseFacts).chain, report.facts_as(ReportFacts)
+    chain, allowed = chain_behind(report.digest, report.inputs), report.facts_as(ReportFacts)
+    named = manifest.facts_as(ReleaseFacts).chain
     if named != chain:
         wrong = next(asset for asset in {**chain, **named} if named.get(asset) != chain.get(asset))
         yield f"The {name_of(manifest)} names another {wrong} than the {name_of(report)} that allowed it."
@@ -198,29 +200,17 @@ def _files(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 def _statement(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """The statement of a release says what its manifest and its report say."""
-    report = walked.input_of(manifest, Asset.RELEASE_REPORT)
-    statement = read_json(store, manifest, STATEMENT)
-    predicate, facts = statement["predicate"], manifest.facts_as(ReleaseFacts)
-    listed = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
-    if listed != {p: e.sha256 for p, e in manifest.entries.items() if p not in (STATEMENT, SIGNATURE)}:
+    said, facts = statement.statement_of(store, manifest), manifest.facts_as(ReleaseFacts)
+    signed = {path: entry for path, entry in manifest.entries.items() if path not in statement.UNLISTED}
+    if statement.digests_of(said.subject) != {path: entry.sha256 for path, entry in signed.items()}:
         yield f"The statement of the {name_of(manifest)} lists other files than the release holds."
-    said = {item["name"]: item["digest"]["sha256"] for item in predicate["inputs"]}
-    if report is not None and said != chain_of(report):
+    report = walked.input_of(manifest, Asset.RELEASE_REPORT)
+    if report is not None and statement.digests_of(said.predicate.inputs) != chain_behind(report.digest, report.inputs):
         yield f"The statement of the {name_of(manifest)} names other products than its report."
-    twice = {
-        "verdict": facts.verdict,
-        "sequence": facts.sequence,
-        "previous": facts.previous,
-        "neverForXrays": facts.never_for_xrays,
-    }
-    for key, fact in twice.items():
-        if predicate[key] != fact:
-            yield f"The statement of the {name_of(manifest)} says {key} {predicate[key]!r}, but its facts say {fact!r}."
-
-
-def chain_of(report: Manifest) -> dict[str, str]:
-    """The products behind a release that a report allows, by asset."""
-    return {Asset.RELEASE_REPORT: report.digest, **report.inputs}
+    for key in ("verdict", "sequence", "previous", "never_for_xrays"):
+        told, fact = getattr(said.predicate, key), getattr(facts, key)
+        if told != fact:
+            yield f"The statement of the {name_of(manifest)} says {key} {told!r}, but its facts say {fact!r}."
 
 
 _Check = Callable[["Store", "Walk", "Manifest"], Iterator[str]]

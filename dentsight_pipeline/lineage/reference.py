@@ -213,8 +213,7 @@ def _of_the_store(store: Store, ref: str) -> Reference:
 
 
 def _champion(store: Store) -> str | None:
-    changes = champion.history(store)
-    return changes[-1].release if changes else None
+    return champion.current_digest(store)
 
 
 def _nothing(store: Store, ref: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.facts import ReportFacts
 from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.walk import Walk, name_of
-from dentsight_pipeline.release.gates import Policy, judge, load_policy, parse_policy, policy_names
-from dentsight_pipeline.release.verdict import Override
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.release import product
+from dentsight_pipeline.release.policy import checked, load_policy, policy_names
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
@@ -24,31 +23,30 @@ _WORDS_OF_THE_CODE = frozenset({"because", "sentence"})
 def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """Where a report's verdict is not what the gates say about the stored evaluation, or the report tells another."""
     facts = manifest.facts_as(ReportFacts)
-    stored, report = (read_json(store, manifest, name) for name in ("verdict.json", "report.json"))
-    if report["verdict"] != stored:
+    stored, report = product.verdict_of(store, manifest), product.report_of(store, manifest)
+    if report.verdict != stored:
         yield f"report.json of the {name_of(manifest)} tells another verdict than its verdict.json."
-    if (facts.verdict, facts.releasable) != (stored["outcome"], stored["releasable"]):
-        yield f"The {name_of(manifest)} is marked {facts.verdict}, but its verdict.json says {stored['outcome']}."
-    if (report["champion"] or {}).get("digest") != facts.champion:
+    if (facts.verdict, facts.releasable) != (stored.outcome, stored.releasable):
+        yield f"The {name_of(manifest)} is marked {facts.verdict}, but its verdict.json says {stored.outcome}."
+    if (report.champion.digest if report.champion else None) != facts.champion:
         yield f"report.json of the {name_of(manifest)} compares with another champion than its facts name."
-    policy = policy_of(report)
-    if policy is None or policy.digest != stored["policy_digest"]:
+    if report.policy.digest != stored.policy_digest or not can_block(report.policy):
         yield f"The policy in report.json of the {name_of(manifest)} is not the one that its verdict was given under."
         return
-    if is_altered(policy):
+    if is_altered(report.policy):
         yield (
-            f"The {name_of(manifest)} was judged under a policy that calls itself {policy.name} v{policy.version} but "
-            "differs from the packaged one."
+            f"The {name_of(manifest)} was judged under a policy that calls itself {report.policy.name} "
+            f"v{report.policy.version} but differs from the packaged one."
         )
-    yield from _otherwise(store, walked, manifest, policy)
+    yield from _otherwise(store, walked, manifest)
 
 
-def policy_of(report: Mapping[str, Any]) -> Policy | None:
-    """The policy that a report.json holds, or None when it is none."""
+def can_block(policy: Policy) -> bool:
+    """Whether a policy is one that is not refused for what it would let pass."""
     try:
-        return parse_policy(json.dumps(report["policy"]), "the report's policy")
+        return checked(policy) == policy
     except ConfigurationError:
-        return None
+        return False
 
 
 def is_altered(policy: Policy) -> bool:
@@ -57,19 +55,20 @@ def is_altered(policy: Policy) -> bool:
     return packaged.version == policy.version and packaged.digest != policy.digest
 
 
-def _otherwise(store: Store, walked: Walk, manifest: Manifest, policy: Policy) -> Iterator[str]:
+def _otherwise(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """What the gates say otherwise when they are asked again."""
-    evaluation, checkpoint = (walked.input_of(manifest, n) for n in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT))
-    if evaluation is None or checkpoint is None:
+    below = {name: walked.input_of(manifest, name) for name in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT)}
+    chain = {name: made_from for name, made_from in below.items() if made_from is not None}
+    if len(chain) < len(below):
         return
-    stored, report = (read_json(store, manifest, name) for name in ("verdict.json", "report.json"))
-    measured, health = read_json(store, evaluation, "evaluation.json"), read_json(store, checkpoint, "health.json")
-    for key, value in (("evaluation", measured), ("health", health)):
-        if report[key] != value:
-            yield f"The {key} that report.json of the {name_of(manifest)} shows is not the stored one."
-    overrides = tuple(Override(**plain(override)) for override in manifest.facts_as(ReportFacts).overrides)
-    again = judge(measured, policy, health, report["champion"], overrides).to_json()
-    for difference in _differences(stored, again):
+    report = product.report_of(store, manifest)
+    if report.evaluation != product.evaluation_of(store, chain[Asset.CLASS_METRICS]):
+        yield f"The evaluation that report.json of the {name_of(manifest)} shows is not the stored one."
+    if report.health != product.health_of(store, chain[Asset.TRAINED_CHECKPOINT]):
+        yield f"The health that report.json of the {name_of(manifest)} shows is not the stored one."
+    overrides = manifest.facts_as(ReportFacts).overrides
+    again = product.verdict_on(store, chain, report.policy, report.champion, overrides)
+    for difference in _differences(plain(product.verdict_of(store, manifest)), plain(again)):
         yield f"The verdict of the {name_of(manifest)} was edited: {difference}."
         return
 

@@ -71,16 +71,16 @@ def _signature(store: Store, release: Manifest, log: logs.LogReading, public_key
     with tempfile.TemporaryDirectory() as temporary:
         try:
             folder = materialise(store, release, Path(temporary) / "release")
-            noted = statement.verify_release(folder, public_key)["predicate"].get("log")
+            noted = statement.verify_release(folder, public_key).predicate.log
         except IntegrityError:
             return  # a file is damaged or missing, which is a finding already; the signature covers it
         except DataError as error:
             yield f"The {name_of(release)} is not what was signed: {said(error)}."
             return
-    if noted and not log.holds(logs.Head(noted["sequence"], noted["digest"])):
+    if noted and not log.holds(logs.Head(noted.sequence, noted.digest)):
         yield (
-            f"The log was cut off or written anew: the {name_of(release)} was signed when entry {noted['sequence']} of "
-            f"it was {noted['digest'][:12]}, which is not there any more."
+            f"The log was cut off or written anew: the {name_of(release)} was signed when entry {noted.sequence} of "
+            f"it was {noted.digest[:12]}, which is not there any more."
         )
 
 

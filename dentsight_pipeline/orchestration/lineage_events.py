@@ -72,7 +72,7 @@ def _events(instance: dg.DagsterInstance, asset: str, **only: Any) -> list[Event
 
 def public_key(workspace: Workspace) -> Path | None:
     """The public part of this workspace's signing key, or None when nothing was released here yet."""
-    from dentsight_pipeline.release.statement import PUBLIC_KEY
+    from dentsight_pipeline.release.keys import PUBLIC_KEY
 
     path = workspace.folder / KEYS_FOLDER / PUBLIC_KEY
     return path if path.is_file() else None

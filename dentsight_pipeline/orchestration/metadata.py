@@ -24,7 +24,7 @@ from dentsight_pipeline.store.records import first_record
 if TYPE_CHECKING:
     from dentsight_pipeline.data.checks import Outcome
     from dentsight_pipeline.documents.lineage import AuditResult
-    from dentsight_pipeline.release.verdict import Verdict
+    from dentsight_pipeline.documents.verdict import Verdict
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -231,7 +231,7 @@ def lineage_result(audited: "AuditResult") -> dg.AssetCheckResult:
 
 def gate_results(verdict: "Verdict", specs: Sequence[str]) -> list[dg.AssetCheckResult]:
     """Each gate as a check result: ERROR for hard gates, WARN for soft ones."""
-    rows = {check.gate_id: check for check in verdict.checks()}
+    rows = {row.id: row for row in verdict.rows}
     results = []
     for name in specs:
         check = rows.get(name)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.codec import convert, plain
+from dentsight_pipeline.documents.facts import ReleaseFacts
+from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.release import ChampionChange, ChampionHistory
+from dentsight_pipeline.documents.verdict import ChampionComparison
 from dentsight_pipeline.errors import ReleaseError
 from dentsight_pipeline.store import log
 
@@ -21,30 +24,21 @@ if TYPE_CHECKING:
 CHAMPION_REF = "release/champion"
 
 
-@dataclass(frozen=True)
-class ChampionChange:
-    """One promotion or rollback."""
-
-    release: str | None
-    """Digest of the release that became champion; None when a rollback left no champion."""
-    by: str
-    """Who decided."""
-    reason: str
-    """Why."""
-    action: str
-    """`promote` or `rollback`."""
-
-
-def history(store: Store) -> list[ChampionChange]:
+def history(store: Store) -> tuple[ChampionChange, ...]:
     """Every promotion and rollback, oldest first."""
-    value = store.read_ref(CHAMPION_REF)
-    return [ChampionChange(**change) for change in value["changes"]] if value else []
+    return convert(store.read_ref(CHAMPION_REF) or {}, ChampionHistory, f"reference {CHAMPION_REF}").changes
+
+
+def current_digest(store: Store) -> str | None:
+    """Digest of the release that is champion now, or None."""
+    changes = history(store)
+    return changes[-1].release if changes else None
 
 
 def current(store: Store) -> Manifest | None:
     """The release that is champion now, or None."""
-    changes = history(store)
-    return store.get_manifest(changes[-1].release) if changes and changes[-1].release else None
+    digest = current_digest(store)
+    return store.get_manifest(digest) if digest else None
 
 
 def promote(store: Store, release: Manifest, by: str, reason: str) -> ChampionChange:
@@ -53,12 +47,11 @@ def promote(store: Store, release: Manifest, by: str, reason: str) -> ChampionCh
     Raises:
         ReleaseError: It is no release, it is champion already, or nobody says who and why.
     """
-    if release.kind != "release":
+    if release.kind != Kind.RELEASE:
         raise ReleaseError(f"{release.digest[:12]} is a {release.kind}, not a release. Only a release can be champion.")
-    now = current(store)
-    if now is not None and now.digest == release.digest:
+    if current_digest(store) == release.digest:
         raise ReleaseError(f"Release {release.digest[:12]} is the champion already.")
-    return _change(store, ChampionChange(release.digest, by, reason, "promote"))
+    return _change(store, ChampionChange(release=release.digest, by=by, reason=reason, action="promote"))
 
 
 def rollback(store: Store, by: str, reason: str) -> ChampionChange:
@@ -76,26 +69,28 @@ def rollback(store: Store, by: str, reason: str) -> ChampionChange:
             titles.append(change.release)
         else:
             titles.pop()
-    return _change(store, ChampionChange(titles[-2] if len(titles) > 1 else None, by, reason, "rollback"))
+    before = titles[-2] if len(titles) > 1 else None
+    return _change(store, ChampionChange(release=before, by=by, reason=reason, action="rollback"))
 
 
 def _change(store: Store, change: ChampionChange) -> ChampionChange:
     if not change.by.strip() or not change.reason.strip():
         raise ReleaseError("A promotion or rollback needs a name and a reason: --by NAME --reason 'why'.")
     before = store.read_ref(CHAMPION_REF)
-    changes = [*(before["changes"] if before else []), asdict(change)]
-    store.write_ref(CHAMPION_REF, {"changes": changes}, expected=before)
-    _log(store, [ChampionChange(**item) for item in changes])
+    changes = (*convert(before or {}, ChampionHistory, f"reference {CHAMPION_REF}").changes, change)
+    store.write_ref(CHAMPION_REF, plain(ChampionHistory(changes=changes)), expected=before)
+    _log(store, changes)
     return change
 
 
-def logged_history(reading: log.LogReading) -> list[ChampionChange]:
+def logged_history(reading: log.LogReading) -> tuple[ChampionChange, ...]:
     """Every promotion and rollback that the log tells of, oldest first."""
     told = [entry.record for entry in reading.entries if entry.record.get("action") in ("promote", "rollback")]
-    return [ChampionChange(record["release"], record["by"], record["reason"], record["action"]) for record in told]
+    fields = ChampionChange.__struct_fields__
+    return tuple(convert({name: record[name] for name in fields}, ChampionChange, "the log") for record in told)
 
 
-def _log(store: Store, changes: list[ChampionChange]) -> None:
+def _log(store: Store, changes: tuple[ChampionChange, ...]) -> None:
     """Write into the log what it lacks: the reference could be set back, the log cannot be cut unseen.
 
     More than the newest change is lacking only after a process was killed between the two.
@@ -103,37 +98,37 @@ def _log(store: Store, changes: list[ChampionChange]) -> None:
     for number in range(len(logged_history(log.read(store))), len(changes)):
         change = changes[number]
         concerned = change.release or next(before.release for before in changes[number - 1 :: -1] if before.release)
-        log.append(store, concerned, {**asdict(change), "started": time.time()})
+        log.append(store, concerned, {**plain(change), "started": time.time()})
 
 
-def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: int = 1000) -> dict[str, Any] | None:
+def comparison_with(store: Store, chain: Mapping[str, Manifest], *, resamples: int = 1000) -> ChampionComparison | None:
     """The challenger against the champion on the challenger's own test images, by the paired bootstrap.
 
     Args:
         store: Where both are.
-        chain: The challenger's manifests by asset name: `class_metrics`, `test_predictions`, `condition_subset`.
+        chain: The challenger's manifests by asset name: `test_predictions`, `condition_subset`.
         resamples: Bootstrap resamples.
 
     Returns:
-        `{"digest", "ground_truth_sha256", "measurements"}` as `gates.judge` takes it; None without a champion. When
-        the champion never predicted these images, `measurements` is empty and the champion rows are INCONCLUSIVE:
-        materialise `champion_metrics` for this dataset first.
+        The comparison as `gates.judge` takes it; None without a champion. When the champion never predicted these
+        images, `measurements` is empty and the champion rows are INCONCLUSIVE: materialise `champion_metrics` for this
+        dataset first.
     """
     champion = current(store)
     if champion is None:
         return None
-    subset, predictions = chain["condition_subset"], chain["test_predictions"]
-    theirs = champion_predictions(store, champion, subset)
-    if theirs is None:
-        return {"digest": champion.digest, "ground_truth_sha256": None, "measurements": []}
+    subset, challengers = chain[Asset.CONDITION_SUBSET], chain[Asset.TEST_PREDICTIONS]
+    champions = champion_predictions(store, champion, subset)
+    if champions is None:
+        return ChampionComparison(digest=champion.digest, ground_truth_sha256=None, measurements=())
     from dentsight_pipeline.evaluation.product import compare_stored
 
-    made = compare_stored(store, subset, predictions, theirs, resamples=resamples)
-    return {
-        "digest": champion.digest,
-        "ground_truth_sha256": made.ground_truth_sha256,
-        "measurements": [plain(row) for row in made.measurements],
-    }
+    made = compare_stored(store, subset, challenger=challengers, champion=champions, resamples=resamples)
+    return ChampionComparison(
+        digest=champion.digest,
+        ground_truth_sha256=made.ground_truth_sha256,
+        measurements=tuple(made.measurements),
+    )
 
 
 def state(store: Store, subset: Manifest) -> dict[str, str | None]:
@@ -147,8 +142,8 @@ def state(store: Store, subset: Manifest) -> dict[str, str | None]:
 
 def champion_predictions(store: Store, champion: Manifest, subset: Manifest) -> Manifest | None:
     """The champion's predictions on a subset, when it has made them (for itself, or for `champion_metrics`)."""
-    own = store.get_manifest(champion.facts["chain"]["test_predictions"])
-    if own.inputs["condition_subset"] == subset.digest:
+    own = store.get_manifest(champion.facts_as(ReleaseFacts).chain[Asset.TEST_PREDICTIONS])
+    if own.inputs[Asset.CONDITION_SUBSET] == subset.digest:
         return own
     value = store.read_ref(_predictions_ref(champion, subset))
     return store.get_manifest(value["predictions"]) if value else None

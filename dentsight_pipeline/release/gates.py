@@ -1,302 +1,71 @@
-"""Release gates: policies as data, and the one function that judges an evaluation by them.
+"""Release gates: the one function that judges an evaluation by a policy.
 
-Belongs here: the schema of a policy file, its loading, and `judge`. The floors themselves are data (`policies/*.json`,
-each with its source and reason); the wording of a verdict is in `verdict.py`; measuring is the business of
-`evaluation/`. Nothing here can fail: a missed gate is a result. What cannot be judged is INCONCLUSIVE, never PASS.
+Belongs here: `judge`. The floors are data (`policies/*.json`, read in `policy.py`); the wording of a verdict is in
+`wording.py`; measuring is the business of `evaluation/`. Nothing here can fail: a missed gate is a result. What cannot
+be judged is INCONCLUSIVE, never PASS.
 
-How one row is decided (EVALUATION.md, "Gates are data"): the interval is two-sided 90 %, so each end is a one-sided
-95 % bound. With operator `>=`, PASS if the lower bound reaches the floor, FAIL if the upper bound stays under it,
+How one row is decided (docs/evaluation.md, "Gates"): the interval is two-sided 90 %, so each end is a one-sided 95 %
+bound. With operator `>=`, PASS if the lower bound reaches the floor, FAIL if the upper bound stays under it,
 INCONCLUSIVE between. `<=` mirrors that for a ceiling, `within` asks both bounds to lie in ±floor, and `>` (champion
 rows) asks the lower bound to stay above minus the margin.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, TypeGuard
 
-import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec.structs import replace
 
-from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.release.verdict import (
+from dentsight_pipeline.documents.evaluation import (
+    ENGINE_TOLERANCE,
+    MACRO,
+    Engines,
+    EvaluationDocument,
+    Measurement,
+)
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.policy import Bands, Gate, Policy
+from dentsight_pipeline.documents.verdict import (
     BLOCKING_OUTCOMES,
-    RANKING_ONLY,
+    ChampionComparison,
     ClassReading,
     GateRow,
+    Head,
     Outcome,
     Override,
     Point,
     RowOutcome,
-    Severity,
     Trigger,
     Verdict,
-    bound_text,
-    number_text,
-    summary_sentences,
 )
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.release.policy import ENGINES_AGREE, HEAD_HEALTH, METRICS, PAIRED, TIER_0, nearest
+from dentsight_pipeline.release.wording import bound_text, number_text, row_sentence, summary_sentences
 
-RANGES: dict[str, tuple[float, float]] = {
-    "ap": (0.0, 1.0),
-    "ap50": (0.0, 1.0),
-    "ap75": (0.0, 1.0),
-    "ar100": (0.0, 1.0),
-    "recall_at_p95": (0.0, 1.0),
-    "best_f1": (0.0, 1.0),
-    "ece": (0.0, 1.0),
-    "left_right_agreement": (0.0, 1.0),
-    "left_minus_right_recall": (-1.0, 1.0),
-    "empty_mouth_fp_rate": (0.0, 1.0),
-    "empty_mouth_fp_per_image": (0.0, math.inf),
-    "paired_delta_ap": (-1.0, 1.0),
-    "paired_delta_ap50": (-1.0, 1.0),
-}
-"""Every metric a gate may name, with the values it can take. A value outside is not a measurement (-1 is COCO's "no
-ground truth")."""
-
-NEEDS_SCORES = frozenset(
-    {
-        "recall_at_p95",
-        "best_f1",
-        "ece",
-        "left_right_agreement",
-        "left_minus_right_recall",
-        "empty_mouth_fp_rate",
-        "empty_mouth_fp_per_image",
-    }
-)
-"""Metrics that use a score as a number (a threshold or a probability); a collapsed head makes them meaningless. The
-others use only the order of the scores and stay readable, marked ranking-only."""
-
-PAIRED = frozenset({"paired_delta_ap", "paired_delta_ap50"})
-HEAD_HEALTH = "head_health"
-ENGINES_AGREE = "engines_agree"
-TIER_0 = (HEAD_HEALTH, ENGINES_AGREE)
-"""What tier 0 looks at before any figure: the head that made the scores, and the two engines that counted them."""
-
-ENGINE_TOLERANCE = 1e-12
-"""pycocotools and hotcoco must agree to this in every gate run (EVALUATION.md, "Engines")."""
-
+RANKING_ONLY = "ranking-only"
 OWN_THRESHOLDS = "thresholds not chosen on valid"
-
-_NO_CHAMPION = "There is no champion yet: not applicable. The first release has nothing to regress from."
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Gate(_Data):
-    """One row of a policy."""
-
-    id: str = Field(pattern=r"^[a-z0-9_]+$")
-    """Also the name of its asset check."""
-    tier: Literal["0", "1", "2", "champion"]
-    title: str = Field(min_length=3)
-    metric: str
-    condition: str
-    """A class of the policy, `macro` or `all`."""
-    iou: str | None
-    operator: Literal[">=", "<=", "within", ">"]
-    floor: float
-    """The bound itself; for `within` the half-width, for `>` minus the margin. Unused (0) in tier 0."""
-    severity: Severity
-    minimum_n: int = Field(ge=0)
-    """Fewest ground-truth boxes (or what the metric counts) that a verdict may rest on."""
-    minimum_units: int = Field(ge=0)
-    """Fewest independent source groups."""
-    minimum_present: int = Field(default=0, ge=0)
-    """For macro rows: fewest classes with ground truth."""
-    source: str = Field(min_length=10)
-    """Where the floor comes from, quoted where it can be."""
-    reason: str = Field(min_length=10)
-    advice: str = ""
-    """What to do, or not to do, while this gate has not passed."""
-    trigger: str | None = None
-
-
-class Bands(_Data):
-    """The words the card uses for classes without a floor."""
-
-    strong: float = Field(gt=0, le=1)
-    acceptable: float = Field(gt=0, le=1)
-    source: str
-
-
-class Policy(_Data):
-    """A versioned set of gates. A policy that could not block anything is refused."""
-
-    schema_: Literal["dentsight-policy/1"] = Field(alias="schema")
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    version: int = Field(ge=1)
-    title: str
-    purpose: str
-    never_for_xrays: bool
-    classes: tuple[str, ...] = Field(min_length=1)
-    bands: Bands
-    notes: tuple[str, ...] = ()
-    triggers: Mapping[str, str] = Field(default_factory=dict)
-    """Trigger id → the sentence to print when it fires."""
-    gates: tuple[Gate, ...]
-
-    @model_validator(mode="after")
-    def _must_be_able_to_block(self) -> Policy:
-        problems = list(_policy_problems(self))
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the policy's canonical JSON (RFC 8785): spacing and key order do not matter, content does."""
-        plain = json.loads(self.model_dump_json(by_alias=True))
-        return hashlib.sha256(rfc8785.dumps(plain)).hexdigest()
-
-    @property
-    def gate_ids(self) -> tuple[str, ...]:
-        """All gate ids in the order of the file."""
-        return tuple(gate.id for gate in self.gates)
-
-
-def _policy_problems(policy: Policy) -> Iterable[str]:
-    if not policy.gates:
-        yield "the policy is empty: it has no gates, so it would pass anything"
-        return
-    measured = [gate for gate in policy.gates if gate.metric in RANGES and gate.metric not in PAIRED]
-    if not any(gate.severity == "hard" for gate in measured):
-        yield "no hard gate on any measurement: it could never block a release"
-    for metric in TIER_0:
-        found = [gate for gate in policy.gates if gate.metric == metric]
-        if len(found) != 1 or found[0].severity != "hard":
-            yield f"exactly one hard gate on {metric!r} is needed (tier 0), found {len(found)}"
-    duplicates = sorted({gate.id for gate in policy.gates if policy.gate_ids.count(gate.id) > 1})
-    if duplicates:
-        yield f"gate ids occur twice: {', '.join(duplicates)}"
-    if policy.bands.acceptable > policy.bands.strong:
-        yield "bands: 'acceptable' lies above 'strong'"
-    known_classes = [*policy.classes, "macro", "all"]
-    for gate in policy.gates:
-        where = f"gate {gate.id!r}"
-        if gate.metric not in TIER_0 and gate.metric not in RANGES:
-            yield f"{where}: unknown metric {gate.metric!r}{_nearest(gate.metric, [*RANGES, *TIER_0])}"
-            continue
-        if gate.condition not in known_classes:
-            yield f"{where}: unknown class {gate.condition!r}{_nearest(gate.condition, known_classes)}"
-        if gate.trigger is not None and gate.trigger not in policy.triggers:
-            yield f"{where}: unknown trigger {gate.trigger!r}{_nearest(gate.trigger, list(policy.triggers))}"
-        yield from _floor_problems(gate, where)
-
-
-def _floor_problems(gate: Gate, where: str) -> Iterable[str]:
-    """A floor that every possible value meets is no gate."""
-    if gate.metric in TIER_0:
-        return
-    low, high = RANGES[gate.metric]
-    if (gate.metric in PAIRED) != (gate.operator == ">"):
-        yield f"{where}: operator '>' belongs to the paired champion metrics, and only to them"
-    elif gate.operator == ">=" and not low < gate.floor <= high:
-        yield f"{where}: floor {gate.floor:g} decides nothing; give one in ({low:g}, {high:g}]"
-    elif gate.operator == "<=" and not low <= gate.floor < high:
-        yield f"{where}: ceiling {gate.floor:g} decides nothing; give one in [{low:g}, {high:g})"
-    elif gate.operator == "within" and not 0 < gate.floor < high:
-        yield f"{where}: half-width {gate.floor:g} must lie in (0, {high:g})"
-    elif gate.operator == ">" and not -0.5 <= gate.floor <= 0:
-        yield f"{where}: the margin must lie in [-0.5, 0], got {gate.floor:g}"
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else f" (known are {', '.join(known)})"
-
-
-def policy_names() -> list[str]:
-    """The policies that come with the package."""
-    folder = resources.files("dentsight_pipeline.release") / "policies"
-    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
-
-
-def load_policy(name_or_path: str | Path) -> Policy:
-    """Reads and checks a policy.
-
-    Args:
-        name_or_path: `card`, `phantom`, or the path of a policy file.
-
-    Raises:
-        ConfigurationError: When there is no such policy, the file is not JSON, or the policy is empty, unknown in any
-            name, or could not block a release.
-    """
-    name = str(name_or_path)
-    if name in policy_names():
-        text = (resources.files("dentsight_pipeline.release") / "policies" / f"{name}.json").read_text("utf-8")
-    elif Path(name_or_path).is_file():
-        try:
-            text = Path(name_or_path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"Policy file {name} cannot be read: {error}.") from error
-    else:
-        raise ConfigurationError(
-            f"There is no policy {name!r}{_nearest(name, policy_names())}. "
-            f"Give one of {', '.join(policy_names())}, or the path of a policy file."
-        )
-    return parse_policy(text, name)
-
-
-def parse_policy(text: str, name: str = "policy") -> Policy:
-    """Reads a policy from the text of its JSON file.
-
-    Raises:
-        ConfigurationError: As `load_policy`.
-    """
-    try:
-        return Policy.model_validate_json(text)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, item['loc'])) or 'policy'}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-        raise ConfigurationError(
-            f"Policy {name!r} is refused: {'; '.join(problems)}. Compare it with release/policies/card.json."
-        ) from error
-
-
-class _Measured(BaseModel):
-    """One measurement after checking: either numbers fit to judge, or the reason why not."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    unit_count: int | None = None
-    problem: str | None = None
-    nothing_to_measure: bool = False
-
-    def but(self, **changes: float | str | bool | None) -> _Measured:
-        return self.model_copy(update=changes)
+_FROM_THE_GATE = sorted({*Gate.__struct_fields__} & {*GateRow.__struct_fields__} - {"floor"})
 
 
 def judge(
-    evaluation: Mapping[str, Any],
+    evaluation: EvaluationDocument,
     policy: Policy,
-    health: Mapping[str, Any] | None = None,
-    champion: Mapping[str, Any] | None = None,
+    health: HeadHealth | None = None,
+    champion: ChampionComparison | None = None,
     overrides: Iterable[Override] = (),
 ) -> Verdict:
     """Judges one evaluation by one policy.
 
     Args:
-        evaluation: The content of `evaluation.json`. Only `measurements` of the `gated_population` are judged, plus
-            `populations[…].macro.present` for macro rows.
+        evaluation: Only `measurements` of the `gated_population` are judged, plus `populations[…].macro.present` for
+            macro rows.
         policy: From `load_policy`.
-        health: The content of the checkpoint's `health.json`, or None when it was not measured: then Tier 0 is
-            INCONCLUSIVE and blocks.
-        champion: `{"digest", "ground_truth_sha256", "measurements": [paired_delta_ap…]}` of the comparison with the
-            model now in use (differences are challenger minus champion), or None when there is no champion.
+        health: Of the checkpoint, or None when it was not measured: then Tier 0 is INCONCLUSIVE and blocks.
+        champion: The comparison with the model now in use, or None when there is no champion.
         overrides: Named decisions to release in spite of a hard gate. They never change an outcome.
 
     Returns:
@@ -305,48 +74,10 @@ def judge(
     Raises:
         ConfigurationError: When an override names no gate of the policy, or two name the same one.
     """
-    by_gate = overrides_by_gate(tuple(overrides), policy)
-    population, population_problem = _gated_population(evaluation)
-    head, head_row = _judge_head(policy, health)
-    rows = []
-    for gate in policy.gates:
-        if gate.metric == HEAD_HEALTH:
-            row = head_row
-        elif gate.metric == ENGINES_AGREE:
-            row = _judge_engines(gate, evaluation.get("engines"))
-        elif gate.metric in PAIRED:
-            row = _judge_paired(gate, evaluation, champion, population, population_problem)
-        else:
-            found = evaluation.get("measurements")
-            measured = _read(found, gate.metric, gate.condition, population, population_problem)
-            row = _judge_row(gate, _with_macro_presence(gate, measured, evaluation, population))
-        if head == "collapsed":
-            row = _under_collapsed_head(row)
-        if row.metric in NEEDS_SCORES and evaluation.get("thresholds_from") != "valid":
-            row = row.model_copy(update={"marks": (*row.marks, OWN_THRESHOLDS)})
-        override = by_gate.get(gate.id)
-        rows.append(row.model_copy(update={"override": override}) if override else row)
-    return _assemble(evaluation, policy, population, champion, head, tuple(rows), tuple(by_gate.values()))
-
-
-def _assemble(
-    evaluation: Mapping[str, Any],
-    policy: Policy,
-    population: str | None,
-    champion: Mapping[str, Any] | None,
-    head: Literal["healthy", "collapsed", "unknown"],
-    rows: tuple[GateRow, ...],
-    overrides: tuple[Override, ...],
-) -> Verdict:
-    hard = [row.outcome for row in rows if row.severity == "hard"]
-    outcome: Outcome = (
-        "FAIL"
-        if "FAIL" in hard
-        else "PASS"
-        if hard and all(word in ("PASS", "NOT APPLICABLE") for word in hard) and "PASS" in hard
-        else "INCONCLUSIVE"
-    )
-    triggers = _triggers(policy, rows)
+    by_gate = overrides_by_gate(overrides, policy)
+    case = _Case(evaluation, policy, health, champion)
+    rows = tuple(_row(gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
+    outcome, triggers = _overall(rows), tuple(_triggers(policy, rows))
     needed = {row.id for row in rows if row.severity == "hard" and row.outcome in BLOCKING_OUTCOMES}
     return Verdict(
         policy=policy.name,
@@ -356,22 +87,22 @@ def _assemble(
         never_for_xrays=policy.never_for_xrays,
         outcome=outcome,
         releasable=not any(row.blocks for row in rows),
-        population=population,
-        ground_truth_sha256=_text(evaluation.get("ground_truth_sha256")),
-        detections_sha256=_text(evaluation.get("detections_sha256")),
-        champion=_text((champion or {}).get("digest")),
-        head=head,
+        population=case.population,
+        ground_truth_sha256=evaluation.ground_truth_sha256 or None,
+        detections_sha256=evaluation.detections_sha256 or None,
+        champion=(champion.digest if champion else None) or None,
+        head=case.head[0],
         rows=rows,
-        classes=_class_readings(policy, evaluation, population, rows),
+        classes=tuple(_class_readings(case, rows)),
         triggers=triggers,
-        overrides=tuple(o for o in overrides if o.gate in needed),
-        unused_overrides=tuple(o for o in overrides if o.gate not in needed),
+        overrides=tuple(override for gate, override in by_gate.items() if gate in needed),
+        unused_overrides=tuple(override for gate, override in by_gate.items() if gate not in needed),
         notes=policy.notes,
         sentences=summary_sentences(outcome, rows, triggers, policy.never_for_xrays),
     )
 
 
-def overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[str, Override]:
+def overrides_by_gate(overrides: Iterable[Override], policy: Policy) -> dict[str, Override]:
     """The overrides by the gate that each is for.
 
     Raises:
@@ -382,7 +113,7 @@ def overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[s
         if override.gate not in policy.gate_ids:
             raise ConfigurationError(
                 f"The override by {override.name} names gate {override.gate!r}, which policy {policy.name!r} does not "
-                f"have{_nearest(override.gate, list(policy.gate_ids))}."
+                f"have{nearest(override.gate, list(policy.gate_ids))}."
             )
         if override.gate in by_gate:
             raise ConfigurationError(f"Gate {override.gate!r} is overridden twice; record one decision for each gate.")
@@ -390,106 +121,197 @@ def overrides_by_gate(overrides: tuple[Override, ...], policy: Policy) -> dict[s
     return by_gate
 
 
-def _gated_population(evaluation: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The population the gates read, and what is wrong with it if anything is."""
-    population = evaluation.get("gated_population")
-    if population not in ("clean", "all"):
-        return None, f"The evaluation does not say which population the gates read (found {population!r})."
-    populations = evaluation.get("populations")
-    if population == "all" and isinstance(populations, Mapping) and "clean" in populations:
-        return "all", "The evaluation has clean images, but asks the gates to read all of them, leaked ones included."
-    return population, None
+class _Reading(NamedTuple):
+    """One measurement after checking: either numbers fit to judge, or the reason why not."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit_count: int | None = None
+    problem: str | None = None
+    nothing_to_measure: bool = False
 
 
-def _read(rows: Any, metric: str, condition: str, population: str | None, problem: str | None) -> _Measured:
-    """The one measurement that fits, checked; several or none are a problem, not a choice."""
-    if problem is not None:
-        return _Measured(problem=problem)
-    if not isinstance(rows, list):
-        return _Measured(problem="The evaluation has no list of measurements.")
-    found = [
-        row
-        for row in rows
-        if isinstance(row, Mapping)
-        and (row.get("metric"), row.get("class"), row.get("population")) == (metric, condition, population)
-    ]
-    if len(found) != 1:
-        how = "was not measured" if not found else f"was measured {len(found)} times, which contradicts itself"
-        return _Measured(problem=f"{metric} of {condition} ({population} images) {how}.")
-    return _checked(found[0], metric)
+class _Ruling(NamedTuple):
+    """What is decided on one gate, and on what."""
+
+    outcome: RowOutcome
+    because: str
+    point: Point = "not measured"
+    reading: _Reading = _Reading()
+    marks: tuple[str, ...] = ()
 
 
-def _checked(row: Mapping[str, Any], metric: str) -> _Measured:
-    n = _count(row.get("n"))
-    counted = _Measured(n=n, unit_count=_count(row.get("unit_count")))
-    value = _number(row.get("value"))
-    note = row.get("note")
-    said = f" ({note})" if isinstance(note, str) and note else ""
-    if value is None:
-        if row.get("value") is None and n == 0:
-            return counted.but(problem=f"There was nothing to measure: n = 0{said}.", nothing_to_measure=True)
-        return counted.but(problem=f"The value is missing or not a finite number{said}.")
-    least, most = RANGES[metric]
-    if not least <= value <= most:
-        return counted.but(problem=f"The value {value:g} is outside [{least:g}, {most:g}]: not a measurement.")
-    low, high = _number(row.get("low")), _number(row.get("high"))
-    if low is None or high is None:
-        return counted.but(value=value, problem=f"There is no interval, only a point{said}.")
-    if not (least - 1e-9 <= low <= high <= most + 1e-9):
-        return counted.but(value=value, problem=f"The interval [{low:g}, {high:g}] is not one.")
-    return counted.but(value=value, low=low, high=high)
+@dataclass(frozen=True)
+class _Case:
+    """Everything that one verdict rests on."""
 
+    evaluation: EvaluationDocument
+    policy: Policy
+    health: HeadHealth | None
+    champion: ChampionComparison | None
 
-def _number(raw: Any) -> float | None:
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+    @property
+    def population(self) -> str | None:
+        """The images that the gates read."""
+        return self.evaluation.gated_population
+
+    @property
+    def population_problem(self) -> str | None:
+        """What is wrong with them, if anything."""
+        if self.population is None:
+            return "The evaluation does not say which population the gates read (found None)."
+        if self.population == "all" and "clean" in self.evaluation.populations:
+            return "The evaluation has clean images, but asks the gates to read all of them, leaked ones included."
         return None
-    return float(raw)
+
+    @cached_property
+    def head(self) -> tuple[Head, _Ruling]:
+        """What tier 0 says of the classification head."""
+        return _judge_head(self.health)
 
 
-def _count(raw: Any) -> int | None:
-    number = _number(raw)
-    return int(number) if number is not None and number >= 0 and number == int(number) else None
+def _ruling(case: _Case, gate: Gate) -> _Ruling:
+    if gate.metric == HEAD_HEALTH:
+        return case.head[1]
+    if gate.metric == ENGINES_AGREE:
+        return _judge_engines(case.evaluation.engines)
+    return _marked(case, gate, _judge_paired(case, gate) if gate.metric in PAIRED else _judge_measured(case, gate))
 
 
-def _text(raw: Any) -> str | None:
-    return raw if isinstance(raw, str) and raw else None
+def _marked(case: _Case, gate: Gate, ruling: _Ruling) -> _Ruling:
+    """What the head and the choice of thresholds leave of a ruling."""
+    uses_scores = METRICS[gate.metric].uses_scores
+    marks = (OWN_THRESHOLDS,) if uses_scores and case.evaluation.thresholds_from != "valid" else ()
+    if case.head[0] != "collapsed":
+        return ruling._replace(marks=marks)
+    if not uses_scores:
+        return ruling._replace(marks=(RANKING_ONLY,))
+    because = "The classification head has collapsed: no threshold or probability of this model means anything."
+    return ruling._replace(outcome="NOT EVALUABLE", because=because, point="not measured", marks=marks)
 
 
-def _with_macro_presence(
-    gate: Gate, measured: _Measured, evaluation: Mapping[str, Any], population: str | None
-) -> _Measured:
+def _row(gate: Gate, ruling: _Ruling, override: Override | None) -> GateRow:
+    reading = ruling.reading
+    row = GateRow(
+        **{name: getattr(gate, name) for name in _FROM_THE_GATE},
+        floor=None if gate.metric in TIER_0 else gate.floor,
+        outcome=ruling.outcome,
+        point=ruling.point,
+        value=reading.value,
+        low=reading.low,
+        high=reading.high,
+        n=reading.n,
+        unit_count=reading.unit_count,
+        because=ruling.because,
+        marks=ruling.marks,
+        override=override,
+        blocks=gate.severity == "hard" and ruling.outcome in BLOCKING_OUTCOMES and override is None,
+        sentence="",
+    )
+    return replace(row, sentence=row_sentence(row))
+
+
+# Reading a measurement -----------------------------------------------------------------------------------------------
+
+
+def _read(case: _Case, rows: Sequence[Measurement], metric: str, condition: str) -> _Reading:
+    """The one measurement that fits, checked; several or none are a problem, not a choice."""
+    found = [
+        row for row in rows if (row.metric, row.class_name, row.population) == (metric, condition, case.population)
+    ]
+    if len(found) == 1:
+        return _checked(found[0], metric)
+    how = f"was measured {len(found)} times, which contradicts itself" if found else "was not measured"
+    return _Reading(problem=f"{metric} of {condition} ({case.population} images) {how}.")
+
+
+def _checked(row: Measurement, metric: str) -> _Reading:
+    """A measurement's numbers, as far as they are fit to judge."""
+    counted = _Reading(n=_count(row.n), unit_count=_count(row.unit_count))
+    said = f" ({row.note})" if row.note else ""
+    if row.value is None and row.n == 0:
+        return counted._replace(problem=f"There was nothing to measure: n = 0{said}.", nothing_to_measure=True)
+    if not _is_finite(row.value):
+        return counted._replace(problem=f"The value is missing or not a finite number{said}.")
+    value, least, most = float(row.value), METRICS[metric].least, METRICS[metric].most
+    if not least <= value <= most:
+        return counted._replace(problem=f"The value {value:g} is outside [{least:g}, {most:g}]: not a measurement.")
+    if not (_is_finite(row.low) and _is_finite(row.high)):
+        return counted._replace(value=value, problem=f"There is no interval, only a point{said}.")
+    if not least - 1e-9 <= row.low <= row.high <= most + 1e-9:
+        return counted._replace(value=value, problem=f"The interval [{row.low:g}, {row.high:g}] is not one.")
+    return counted._replace(value=value, low=float(row.low), high=float(row.high))
+
+
+def _is_finite(number: float | None) -> TypeGuard[float]:
+    return number is not None and math.isfinite(number)
+
+
+def _count(number: int | None) -> int | None:
+    return number if number is not None and number >= 0 else None
+
+
+# Deciding ------------------------------------------------------------------------------------------------------------
+
+
+def _judge_measured(case: _Case, gate: Gate) -> _Ruling:
+    if case.population_problem:
+        return _by_interval(gate, _Reading(problem=case.population_problem))
+    reading = _read(case, case.evaluation.measurements, gate.metric, gate.condition)
+    return _by_interval(gate, reading._replace(problem=reading.problem or _too_few_classes(case, gate)))
+
+
+def _too_few_classes(case: _Case, gate: Gate) -> str | None:
     """A macro over few classes is another quantity: it needs `minimum_present` of them."""
-    if measured.problem is not None or gate.condition != "macro" or gate.minimum_present == 0:
-        return measured
-    populations = evaluation.get("populations")
-    part = populations.get(population) if isinstance(populations, Mapping) else None
-    macro = part.get("macro") if isinstance(part, Mapping) else None
-    present = _count(macro.get("present")) if isinstance(macro, Mapping) else None
-    if present is None or present < gate.minimum_present:
-        counted = "an unstated number of" if present is None else f"only {present}"
-        problem = f"The macro covers {counted} classes; the gate asks for at least {gate.minimum_present}."
-        return measured.but(problem=problem)
-    return measured
+    if gate.condition != MACRO or gate.minimum_present == 0:
+        return None
+    present = case.evaluation.gated.macro.present if case.evaluation.gated else None
+    if present is not None and present >= gate.minimum_present:
+        return None
+    counted = "an unstated number of" if present is None else f"only {present}"
+    return f"The macro covers {counted} classes; the gate asks for at least {gate.minimum_present}."
 
 
-def _judge_row(gate: Gate, measured: _Measured) -> GateRow:
-    outcome, because = _decide(gate, measured)
-    return _row(gate, outcome, because, measured, _point(gate, measured.value))
+def _judge_paired(case: _Case, gate: Gate) -> _Ruling:
+    """Regression against the champion, valid only on the very same ground truth."""
+    compared = any(row.metric in PAIRED for row in case.evaluation.measurements)
+    if case.champion is None and not compared:
+        because = "There is no champion yet: not applicable. The first release has nothing to regress from."
+        return _Ruling("NOT APPLICABLE", because)
+    problem = _comparison_problem(case)
+    if case.champion is None or problem:
+        return _by_interval(gate, _Reading(problem=problem))
+    return _by_interval(gate, _read(case, case.champion.measurements, gate.metric, gate.condition))
 
 
-def _decide(gate: Gate, measured: _Measured) -> tuple[RowOutcome, str]:
-    if measured.nothing_to_measure and gate.metric == "ece":
+def _comparison_problem(case: _Case) -> str | None:
+    """Why a comparison says nothing about these two models."""
+    champion, ours = case.champion, case.evaluation.ground_truth_sha256
+    if champion is None:
+        return "The evaluation holds a comparison, but the champion it was made with was not named."
+    if not champion.digest:
+        return "The champion has no digest: nobody can tell what it was."
+    if not ours or ours != champion.ground_truth_sha256:
+        return "Champion and challenger were not evaluated on the same ground truth (their digests differ)."
+    return case.population_problem
+
+
+def _by_interval(gate: Gate, reading: _Reading) -> _Ruling:
+    outcome, because = _decide(gate, reading)
+    point: Point = "not measured"
+    if reading.value is not None:
+        point = "pass" if _compare(gate, reading.value, reading.value, reading.value)[2] else "FAIL"
+    return _Ruling(outcome, because, point, reading)
+
+
+def _decide(gate: Gate, reading: _Reading) -> tuple[RowOutcome, str]:
+    if reading.nothing_to_measure and gate.metric == "ece":
         return "FAIL", "No detection reaches the operating threshold: a model that asserts nothing is not calibrated."
-    if measured.problem is not None:
-        return "INCONCLUSIVE", measured.problem
-    for name, found, least in (
-        ("units (source groups)", measured.unit_count, gate.minimum_units),
-        ("counted items", measured.n, gate.minimum_n),
-    ):
-        if least and (found is None or found < least):
-            said = "an unstated number of" if found is None else f"{found}"
-            return "INCONCLUSIVE", f"Too little data: {said} {name}, the gate needs {least}."
-    value, low, high = measured.value, measured.low, measured.high
+    if problem := reading.problem or _too_little(gate, reading):
+        return "INCONCLUSIVE", problem
+    value, low, high = reading.value, reading.low, reading.high
     if value is None or low is None or high is None:
         return "INCONCLUSIVE", "The measurement is incomplete."
     passes, fails, point_meets = _compare(gate, value, low, high)
@@ -501,6 +323,18 @@ def _decide(gate: Gate, measured: _Measured) -> tuple[RowOutcome, str]:
     if passes or fails:
         return "INCONCLUSIVE", f"The point {number_text(value, gate.floor)} and its own interval contradict each other."
     return "INCONCLUSIVE", f"The interval spans the bound ({bound}): more data would decide."
+
+
+def _too_little(gate: Gate, reading: _Reading) -> str | None:
+    """Which count is too small to rest a verdict on."""
+    for name, found, least in (
+        ("units (source groups)", reading.unit_count, gate.minimum_units),
+        ("counted items", reading.n, gate.minimum_n),
+    ):
+        if least and (found is None or found < least):
+            said = "an unstated number of" if found is None else f"{found}"
+            return f"Too little data: {said} {name}, the gate needs {least}."
+    return None
 
 
 def _compare(gate: Gate, value: float, low: float, high: float) -> tuple[bool, bool, bool]:
@@ -515,141 +349,66 @@ def _compare(gate: Gate, value: float, low: float, high: float) -> tuple[bool, b
     return low > floor, high <= floor, value > floor
 
 
-def _point(gate: Gate, value: float | None) -> Point:
-    if value is None:
-        return "not measured"
-    return "pass" if _compare(gate, value, value, value)[2] else "FAIL"
-
-
-def _row(gate: Gate, outcome: RowOutcome, because: str, measured: _Measured, point: Point) -> GateRow:
-    return GateRow(
-        id=gate.id,
-        tier=gate.tier,
-        title=gate.title,
-        metric=gate.metric,
-        condition=gate.condition,
-        iou=gate.iou,
-        operator=gate.operator,
-        floor=None if gate.metric in TIER_0 else gate.floor,
-        severity=gate.severity,
-        outcome=outcome,
-        point=point,
-        value=measured.value,
-        low=measured.low,
-        high=measured.high,
-        n=measured.n,
-        unit_count=measured.unit_count,
-        because=because,
-        source=gate.source,
-        reason=gate.reason,
-        advice=gate.advice,
-    )
-
-
-def _judge_head(
-    policy: Policy, health: Mapping[str, Any] | None
-) -> tuple[Literal["healthy", "collapsed", "unknown"], GateRow]:
+def _judge_head(health: HeadHealth | None) -> tuple[Head, _Ruling]:
     """Tier 0. Healthy needs an explicit true, at least one rule that was looked at, and none that tripped."""
-    gate = next(gate for gate in policy.gates if gate.metric == HEAD_HEALTH)
-    healthy = health.get("healthy") if health is not None else None
-    raw_rules = health.get("rules") if health is not None else None
-    rules = [rule for rule in raw_rules if isinstance(rule, Mapping)] if isinstance(raw_rules, list) else []
-    tripped = [str(rule.get("rule", "unnamed rule")) for rule in rules if rule.get("tripped") not in (False, None)]
-    looked_at = [rule for rule in rules if rule.get("tripped") is False]
-    point: Point
-    if healthy is False or tripped:
+    if health is None:
+        return "unknown", _Ruling("INCONCLUSIVE", "The head's health was not measured.")
+    tripped = [rule.rule for rule in health.rules if rule.tripped]
+    looked_at = [rule.rule for rule in health.rules if rule.tripped is False]
+    if health.healthy is False or tripped:
         which = "; ".join(tripped) or "the record says so without naming a rule"
-        head, outcome, point = "collapsed", "FAIL", "FAIL"
         because = f"The classification head has collapsed ({which}). AP only ranks; every score is meaningless."
-    elif healthy is True and looked_at:
-        head, outcome, point = "healthy", "PASS", "pass"
-        because = f"None of the {len(looked_at)} rules tripped."
-    else:
-        head, outcome, point = "unknown", "INCONCLUSIVE", "not measured"
-        because = "The head's health was not measured." if health is None else _why_unknown(rules)
-    return head, _row(gate, outcome, because, _Measured(), point)
-
-
-def _why_unknown(rules: list[Mapping[str, Any]]) -> str:
-    open_rules = [f"{rule.get('rule')}: {rule.get('evidence')}" for rule in rules if rule.get("tripped") is None]
-    if open_rules:
-        return f"The head's health could not be judged ({'; '.join(open_rules)})."
-    return "The health record holds no rule that was looked at and found good."
-
-
-def _judge_engines(gate: Gate, engines: Any) -> GateRow:
-    """Two independent implementations must have counted the same; otherwise no figure below can be believed."""
-    found = engines if isinstance(engines, Mapping) else {}
-    difference = _number(found.get("max_abs_difference"))
-    if found.get("agree") is False or (difference is not None and abs(difference) > ENGINE_TOLERANCE):
-        because = f"The two engines differ by up to {difference}; they must agree to {ENGINE_TOLERANCE:g}."
-        return _row(gate, "FAIL", because, _Measured(), "FAIL")
-    if found.get("agree") is True and difference is not None:
-        names = ", ".join(f"{k} {v}" for k, v in sorted(found.items()) if isinstance(v, str))
-        because = f"{names or 'Both engines'} agree: largest difference {difference:.1g}."
-        return _row(gate, "PASS", because, _Measured(), "pass")
-    because = "The evaluation does not show that two engines agree."
-    return _row(gate, "INCONCLUSIVE", because, _Measured(), "not measured")
-
-
-def _judge_paired(
-    gate: Gate,
-    evaluation: Mapping[str, Any],
-    champion: Mapping[str, Any] | None,
-    population: str | None,
-    population_problem: str | None,
-) -> GateRow:
-    """Regression against the champion, valid only on the very same ground truth."""
-    if champion is None:
-        rows = evaluation.get("measurements")
-        compared = isinstance(rows, list) and any(isinstance(r, Mapping) and r.get("metric") in PAIRED for r in rows)
-        if not compared:
-            return _row(gate, "NOT APPLICABLE", _NO_CHAMPION, _Measured(), "not measured")
-        problem = "The evaluation holds a comparison, but the champion it was made with was not named."
-        return _judge_row(gate, _Measured(problem=problem))
-    if _text(champion.get("digest")) is None:
-        return _judge_row(gate, _Measured(problem="The champion has no digest: nobody can tell what it was."))
-    ours, theirs = _text(evaluation.get("ground_truth_sha256")), _text(champion.get("ground_truth_sha256"))
-    if ours is None or ours != theirs:
-        problem = "Champion and challenger were not evaluated on the same ground truth (their digests differ)."
-        return _judge_row(gate, _Measured(problem=problem))
-    return _judge_row(
-        gate, _read(champion.get("measurements"), gate.metric, gate.condition, population, population_problem)
+        return "collapsed", _Ruling("FAIL", because, "FAIL")
+    if health.healthy and looked_at:
+        return "healthy", _Ruling("PASS", f"None of the {len(looked_at)} rules tripped.", "pass")
+    unjudged = "; ".join(f"{rule.rule}: {rule.evidence}" for rule in health.rules if rule.tripped is None)
+    because = (
+        f"The head's health could not be judged ({unjudged})."
+        if unjudged
+        else "The health record holds no rule that was looked at and found good."
     )
+    return "unknown", _Ruling("INCONCLUSIVE", because)
 
 
-def _under_collapsed_head(row: GateRow) -> GateRow:
-    if row.metric in TIER_0:
-        return row
-    if row.metric in NEEDS_SCORES:
-        because = "The classification head has collapsed: no threshold or probability of this model means anything."
-        return row.model_copy(update={"outcome": "NOT EVALUABLE", "because": because, "point": "not measured"})
-    return row.model_copy(update={"marks": (*row.marks, RANKING_ONLY)})
+def _judge_engines(engines: Engines | None) -> _Ruling:
+    """Two independent implementations must have counted the same; otherwise no figure below can be believed."""
+    difference = engines.max_abs_difference if engines else None
+    if engines is not None and (not engines.agree or abs(difference or 0.0) > ENGINE_TOLERANCE):
+        because = f"The two engines differ by up to {difference}; they must agree to {ENGINE_TOLERANCE:g}."
+        return _Ruling("FAIL", because, "FAIL")
+    if engines is None or difference is None:
+        return _Ruling("INCONCLUSIVE", "The evaluation does not show that two engines agree.")
+    names = f"hotcoco {engines.hotcoco}, pycocotools {engines.pycocotools}"
+    return _Ruling("PASS", f"{names} agree: largest difference {difference:.1g}.", "pass")
 
 
-def _class_readings(
-    policy: Policy, evaluation: Mapping[str, Any], population: str | None, rows: tuple[GateRow, ...]
-) -> tuple[ClassReading, ...]:
+def _overall(rows: Sequence[GateRow]) -> Outcome:
+    hard = {row.outcome for row in rows if row.severity == "hard"}
+    if "FAIL" in hard:
+        return "FAIL"
+    return "PASS" if "PASS" in hard and hard <= {"PASS", "NOT APPLICABLE"} else "INCONCLUSIVE"
+
+
+# What follows --------------------------------------------------------------------------------------------------------
+
+
+def _class_readings(case: _Case, rows: Sequence[GateRow]) -> Iterator[ClassReading]:
     """Every class of the policy by its AP, in the card's words."""
     gated = {row.condition: row for row in rows if row.metric == "ap"}
-    readings = []
-    for condition in policy.classes:
-        measured = _read(evaluation.get("measurements"), "ap", condition, population, None)
+    for condition in case.policy.classes:
+        measured = _read(case, case.evaluation.measurements, "ap", condition)
         row = gated.get(condition)
-        readings.append(
-            ClassReading(
-                condition=condition,
-                ap=measured.value,
-                low=measured.low,
-                high=measured.high,
-                n_gt=measured.n,
-                floor=row.floor if row else None,
-                severity=row.severity if row else None,
-                point=row.point if row else _band(policy.bands, measured.value),
-                outcome=row.outcome if row else None,
-            )
+        yield ClassReading(
+            condition=condition,
+            ap=measured.value,
+            low=measured.low,
+            high=measured.high,
+            n_gt=measured.n,
+            floor=row.floor if row else None,
+            severity=row.severity if row else None,
+            point=row.point if row else _band(case.policy.bands, measured.value),
+            outcome=row.outcome if row else None,
         )
-    return tuple(readings)
 
 
 def _band(bands: Bands, ap: float | None) -> Point:
@@ -658,14 +417,9 @@ def _band(bands: Bands, ap: float | None) -> Point:
     return "strong" if ap >= bands.strong else "acceptable" if ap >= bands.acceptable else "weak"
 
 
-def _triggers(policy: Policy, rows: tuple[GateRow, ...]) -> tuple[Trigger, ...]:
+def _triggers(policy: Policy, rows: Sequence[GateRow]) -> Iterator[Trigger]:
     """A trigger fires only on a shown FAIL (the upper bound is under the floor), never on doubt."""
-    wanted = {gate.id: gate.trigger for gate in policy.gates if gate.trigger}
-    failed = {
-        name: tuple(row.id for row in rows if wanted.get(row.id) == name and row.outcome == "FAIL")
-        for name in policy.triggers
-    }
-    return tuple(
-        Trigger(id=name, fired=bool(failed[name]), because=failed[name], sentence=sentence)
-        for name, sentence in policy.triggers.items()
-    )
+    failed = {row.id for row in rows if row.outcome == "FAIL"}
+    for name, sentence in policy.triggers.items():
+        because = tuple(gate.id for gate in policy.gates if gate.trigger == name and gate.id in failed)
+        yield Trigger(id=name, fired=bool(because), because=because, sentence=sentence)

@@ -8,25 +8,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.documents.codec import convert, plain, pretty, read
+from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument
+from dentsight_pipeline.documents.facts import (
+    CheckpointFacts,
+    PolicyVersion,
+    PredictionsFacts,
+    ReportFacts,
+    SplitsFacts,
+    SubsetFacts,
+)
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.release import chain_behind
+from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, ChainLink, Report, ReportedData
+from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
-from dentsight_pipeline.release.gates import Policy, judge
-from dentsight_pipeline.release.verdict import Override, Verdict
-from dentsight_pipeline.store.content import build, materialise, read_json
+from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.store.content import build, materialise, read_bytes
+from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.release.report.build import ReportInputs
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
+ASSETS_BELOW = (Asset.CLASS_METRICS, Asset.TEST_PREDICTIONS, Asset.TRAINED_CHECKPOINT, Asset.CONDITION_SUBSET)
 _RELEASE_ATTEMPTS = 5
-ASSETS_BELOW = ("class_metrics", "test_predictions", "trained_checkpoint", "condition_subset")
 
 
 def chain_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
     """The products behind an evaluation, by asset name, each by the digest that the one above it names."""
-    predictions = store.get_manifest(evaluation.inputs["test_predictions"])
-    checkpoint = store.get_manifest(predictions.inputs["trained_checkpoint"])
-    subset = store.get_manifest(evaluation.inputs["condition_subset"])
-    return dict(zip(ASSETS_BELOW, (evaluation, predictions, checkpoint, subset), strict=True))
+    predictions = store.get_manifest(evaluation.inputs[Asset.TEST_PREDICTIONS])
+    checkpoint = store.get_manifest(predictions.inputs[Asset.TRAINED_CHECKPOINT])
+    subset = store.get_manifest(evaluation.inputs[Asset.CONDITION_SUBSET])
+    return dict(zip(map(str, ASSETS_BELOW), (evaluation, predictions, checkpoint, subset), strict=True))
 
 
 def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:
@@ -37,8 +54,8 @@ def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:
     """
     overrides = []
     for gate, text in sorted(given.items()):
-        name, _, reason = text.partition(":")
-        if not name.strip() or not reason.strip():
+        name, _, reason = (part.strip() for part in text.partition(":"))
+        if not name or not reason:
             raise ConfigurationError(
                 f'Override of {gate!r} is {text!r}. Write who decides and why, as "Name: reason"; both are printed '
                 "on the report."
@@ -47,12 +64,53 @@ def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:
     return tuple(overrides)
 
 
+def verdict_on(
+    store: Store,
+    chain: Mapping[str, Manifest],
+    policy: Policy,
+    champion: ChampionComparison | None,
+    overrides: tuple[Override, ...] = (),
+) -> Verdict:
+    """What the gates say of a stored evaluation.
+
+    Args:
+        store: Where everything is.
+        chain: From `chain_of`.
+        policy: The gates.
+        champion: From `champion.comparison_with`.
+        overrides: From `overrides_of`.
+    """
+    health = health_of(store, chain[Asset.TRAINED_CHECKPOINT])
+    return judge(evaluation_of(store, chain[Asset.CLASS_METRICS]), policy, health, champion, overrides)
+
+
+def evaluation_of(store: Store, evaluation: Manifest) -> EvaluationDocument:
+    """What a stored evaluation measured."""
+    where = f"{EVALUATION_FILE} of {evaluation.digest[:12]}"
+    return read(read_bytes(store, evaluation, EVALUATION_FILE), EvaluationDocument, where)
+
+
+def health_of(store: Store, checkpoint: Manifest) -> HeadHealth:
+    """The head's readings that a checkpoint holds."""
+    return read(read_bytes(store, checkpoint, "health.json"), HeadHealth, f"health.json of {checkpoint.digest[:12]}")
+
+
+def verdict_of(store: Store, report: Manifest) -> Verdict:
+    """The verdict that a stored report was made from."""
+    return read(read_bytes(store, report, VERDICT), Verdict, f"{VERDICT} of {report.digest[:12]}")
+
+
+def report_of(store: Store, report: Manifest) -> Report:
+    """The facts of a stored report."""
+    return read(read_bytes(store, report, REPORT), Report, f"{REPORT} of {report.digest[:12]}")
+
+
 def publish_report(
     store: Store,
     chain: Mapping[str, Manifest],
     policy: Policy,
     overrides: tuple[Override, ...],
-    champion: Mapping[str, Any] | None,
+    champion: ChampionComparison | None,
     *,
     title: str,
 ) -> Manifest:
@@ -67,66 +125,68 @@ def publish_report(
         title: What was judged.
 
     Returns:
-        The published manifest of kind `release-report`, with `report.html`, `report.json`, `model_card.md` and
-        `verdict.json`.
+        The published manifest of kind `release-report`, with `REPORT_FILES`.
     """
-    from dentsight_pipeline.release.report.build import ChainLink, ReportInputs, build_report
+    from dentsight_pipeline.release.report.build import build_report
 
-    evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
-    splits = store.get_manifest(subset.inputs["normalized_splits"])
-    health = read_json(store, checkpoint, "health.json")
-    verdict = judge(read_json(store, evaluation, "evaluation.json"), policy, health, champion, overrides)
-    ground_truth = read_split(store, subset, "test").to_coco()
-    files = {image["id"]: image["file_name"] for image in ground_truth["images"]}
-    below = [evaluation, predictions, checkpoint, subset, splits, store.get_manifest(splits.inputs["raw_export"])]
-    training = first_record(store, checkpoint)
+    verdict = verdict_on(store, chain, policy, champion, overrides)
+    facts = ReportFacts(
+        title=title,
+        verdict=verdict.outcome,
+        releasable=verdict.releasable,
+        policy=PolicyVersion(name=policy.name, version=policy.version, digest=policy.digest),
+        never_for_xrays=verdict.never_for_xrays,
+        overrides=overrides,
+        champion=verdict.champion,
+        corpus=chain[Asset.CONDITION_SUBSET].facts_as(SubsetFacts).corpus,
+    )
+    inputs = {name: product.digest for name, product in chain.items()}
     with tempfile.TemporaryDirectory() as folder:
-        evaluated = materialise(store, evaluation, Path(folder) / "evaluation")
         out = Path(folder) / "report"
-        build_report(
-            ReportInputs(
-                title=title,
-                evaluation_folder=evaluated,
-                verdict=verdict,
-                policy=policy,
-                health=health,
-                subset_facts={**splits.facts, **subset.facts},
-                checkpoint_facts=checkpoint.facts,
-                predictions_facts=predictions.facts,
-                chain=[ChainLink(manifest.kind, manifest.digest) for manifest in below],
-                cost=training.get("cost"),
-                links={name: training[key] for name, key in (("MLflow run", "mlflow_url"),) if key in training},
-                champion=champion,
-                ground_truth=ground_truth,
-                images=lambda image_id: store.get_bytes(subset.entry(files[image_id]).sha256),
-            ),
-            out,
-        )
-        files_out: dict[str, Any] = {path.name: path for path in out.iterdir()}
-        files_out["verdict.json"] = _json(verdict.to_json())
-        manifest = build(
-            store,
-            "release-report",
-            files_out,
-            {name: product.digest for name, product in chain.items()},
-            {
-                "verdict": verdict.outcome,
-                "releasable": verdict.releasable,
-                "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest},
-                "never_for_xrays": verdict.never_for_xrays,
-                "overrides": [override.model_dump() for override in overrides],
-                "champion": champion["digest"] if champion else None,
-                "corpus": subset.facts["corpus"],
-                "title": title,
-            },
-        )
+        build_report(_report_inputs(store, chain, policy, verdict, champion, title, Path(folder)), out)
+        files: dict[str, Any] = {path.name: path for path in out.iterdir()}
+        files[VERDICT] = pretty(verdict)
+        manifest = build(store, Kind.RELEASE_REPORT, files, inputs, facts)
     store.put_manifest(manifest)
     return manifest
 
 
-def verdict_of(store: Store, report: Manifest) -> Verdict:
-    """The verdict that a stored report was made from."""
-    return Verdict.from_json(read_json(store, report, "verdict.json"))
+def _report_inputs(
+    store: Store,
+    chain: Mapping[str, Manifest],
+    policy: Policy,
+    verdict: Verdict,
+    champion: ChampionComparison | None,
+    title: str,
+    folder: Path,
+) -> ReportInputs:
+    """Everything that the report is made from; the evaluation is laid out in `folder`."""
+    from dentsight_pipeline.release.report.build import ReportInputs
+    from dentsight_pipeline.release.report.pictures import Truth
+
+    evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
+    splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
+    below = [evaluation, predictions, checkpoint, subset, splits, store.get_manifest(splits.inputs[Asset.RAW_EXPORT])]
+    data = plain(splits.facts_as(SplitsFacts)) | plain(subset.facts_as(SubsetFacts))
+    training = first_record(store, checkpoint.digest)
+    test = read_split(store, subset, "test")
+    names = dict(zip(test.image_ids.tolist(), test.images["file_name"].to_pylist(), strict=True))
+    return ReportInputs(
+        title=title,
+        evaluation_folder=materialise(store, evaluation, folder / "evaluation"),
+        verdict=verdict,
+        policy=policy,
+        health=health_of(store, checkpoint),
+        data=convert(data, ReportedData, "the facts of splits and subset"),
+        checkpoint=checkpoint.facts_as(CheckpointFacts),
+        predictions=predictions.facts_as(PredictionsFacts),
+        chain=[ChainLink(kind=manifest.kind, digest=manifest.digest) for manifest in below],
+        cost=training.cost,
+        links={"MLflow run": training.mlflow_url} if training.mlflow_url else {},
+        champion=champion,
+        truth=Truth.of_split(test),
+        images=lambda image_id: store.get_bytes(subset.entry(names[image_id]).sha256),
+    )
 
 
 def show(store: Store, report: Manifest, folder: Path) -> Path:
@@ -140,7 +200,7 @@ def refusal(report: Manifest, verdict: Verdict) -> str:
     blocking = "; ".join(row.sentence for row in verdict.blocking[:3])
     more = f" (and {len(verdict.blocking) - 3} more)" if len(verdict.blocking) > 3 else ""
     return (
-        f"The verdict on checkpoint {report.inputs['trained_checkpoint'][:12]} is {verdict.outcome} under policy "
+        f"The verdict on checkpoint {report.inputs[Asset.TRAINED_CHECKPOINT][:12]} is {verdict.outcome} under policy "
         f"{verdict.policy} v{verdict.policy_version}: {blocking}{more}. Train a better model, or record an override "
         "with a name and a reason."
     )
@@ -185,31 +245,19 @@ def _signed_release(store: Store, report: Manifest, verdict: Verdict, keys: Path
     """The release that follows the present head of the chain; not yet published."""
     from dentsight_pipeline.release import statement
 
-    checkpoint = store.get_manifest(report.inputs["trained_checkpoint"])
-    chain = {"release_report": report.digest, **report.inputs}
+    checkpoint = store.get_manifest(report.inputs[Asset.TRAINED_CHECKPOINT])
     with tempfile.TemporaryDirectory() as temporary:
         folder = materialise(store, checkpoint, Path(temporary) / "release", "model/")
-        for name in ("report.html", "report.json", "model_card.md", "verdict.json"):
-            (folder / name).write_bytes(store.get_bytes(report.entry(name).sha256))
-        facts = statement.write(store, folder, report=report, checkpoint=checkpoint, verdict=verdict, chain=chain)
+        for name in REPORT_FILES:
+            (folder / name).write_bytes(read_bytes(store, report, name))
+        facts = statement.write(
+            store,
+            folder,
+            report=report,
+            checkpoint=checkpoint,
+            verdict=verdict,
+            chain=chain_behind(report.digest, report.inputs),
+        )
         statement.sign(folder, keys)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        return build(
-            store,
-            "release",
-            files,
-            {"release_report": report.digest},
-            {**facts, "chain": chain, "verdict": verdict.outcome},
-        )
-
-
-def first_record(store: Store, manifest: Manifest) -> dict[str, Any]:
-    """The record of the work that made a product, or an empty one."""
-    records = store.records(manifest.digest)
-    return min(records, key=lambda record: record.get("started", float("inf"))) if records else {}
-
-
-def _json(content: Any) -> bytes:
-    import json
-
-    return (json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+        return build(store, Kind.RELEASE, files, {Asset.RELEASE_REPORT: report.digest}, facts)

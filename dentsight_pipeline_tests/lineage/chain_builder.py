@@ -19,7 +19,9 @@ from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.intake.ingest import ingest_export
-from dentsight_pipeline.release import gates, product, statement
+from dentsight_pipeline.release import product
+from dentsight_pipeline.release.keys import PUBLIC_KEY
+from dentsight_pipeline.release.policy import load_policy
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build, materialise, read_json
 from dentsight_pipeline.store.manifest import Entry, Manifest
@@ -31,7 +33,10 @@ from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts,
 CRITICAL = ("caries", "calculus", "periapical-radiolucency")
 HEALTH = {
     "healthy": True,
-    "layers": [{"layer": 0, "mean_max_score": 0.6}, {"layer": 1, "mean_max_score": 0.6}],
+    "layers": [
+        {"layer": i, "mean_max_score": 0.6, "supervised_by_normal_queries": True, "scores_at_inference": i == 1}
+        for i in range(2)
+    ],
     "ratio_last_to_first": 1.0,
     "rules": [{"rule": "last over first layer", "tripped": False, "evidence": "1.0"}],
 }
@@ -63,7 +68,7 @@ class Chain:
     @property
     def public_key(self) -> Path:
         """The key that releases are verified with."""
-        return self.keys / statement.PUBLIC_KEY
+        return self.keys / PUBLIC_KEY
 
     def manifest(self, asset: str) -> Manifest:
         """The manifest of an asset."""
@@ -219,7 +224,7 @@ def continue_chain(store: Store, subset: Manifest, seed: int, shift_px: float, *
     evaluation = evaluation_of(store, subset, predictions)
     digests["class_metrics"] = recorded(store, "class_metrics", evaluation)
     report = product.publish_report(
-        store, product.chain_of(store, evaluation), gates.load_policy("card"), (), None, title="tiny-v1 × smoke"
+        store, product.chain_of(store, evaluation), load_policy("card"), (), None, title="tiny-v1 × smoke"
     )
     digests["release_report"] = recorded(store, "release_report", report)
     return digests

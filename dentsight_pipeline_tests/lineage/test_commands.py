@@ -19,7 +19,8 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.orchestration.tracking.registry import MODEL, MlflowRegistry
-from dentsight_pipeline.release import champion, statement
+from dentsight_pipeline.release import champion
+from dentsight_pipeline.release.keys import PUBLIC_KEY, generate_key
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
 
@@ -229,11 +230,11 @@ def test_a_release_signed_before_the_key_changed_is_promoted_with_its_own(
     at_home(chain, monkeypatch)
     keys = Workspace().folder / KEYS_FOLDER
     keys.rename(tmp_path / "keys-2025")
-    statement.generate_key(keys)
+    generate_key(keys)
     digest, why = chain.digests["released_model"], ("--by", "A. Person", "--reason", "it still is the best")
 
     refused = called("promote", digest, *why)
-    promoted = said("promote", digest, *why, "--key", str(tmp_path / "keys-2025" / statement.PUBLIC_KEY))
+    promoted = said("promote", digest, *why, "--key", str(tmp_path / "keys-2025" / PUBLIC_KEY))
 
     assert isinstance(refused.exception, ReleaseError)
     assert "its signature does not hold" in str(refused.exception)

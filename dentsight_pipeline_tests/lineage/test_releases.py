@@ -20,13 +20,14 @@ def test_a_release_verifies_with_nothing_but_its_folder_and_the_public_key(intac
     """What a hospital downloads is checked without this store."""
     folder = intact_chain.materialised("released_model", tmp_path / "download")
 
-    found = statement.verify_release(folder, intact_chain.public_key)["predicate"]
+    found = statement.verify_release(folder, intact_chain.public_key).predicate
 
-    inputs = {item["name"]: item["digest"]["sha256"] for item in found["inputs"]}
+    inputs = statement.digests_of(found.inputs)
     assert inputs["release_report"] == intact_chain.digests["release_report"]
     assert inputs["trained_checkpoint"] == intact_chain.digests["trained_checkpoint"]
-    assert (found["sequence"], found["previous"]) == (2, intact_chain.digests["earlier_release"])
-    assert log.read(intact_chain.store).holds(log.Head(**found["log"]))
+    assert (found.sequence, found.previous) == (2, intact_chain.digests["earlier_release"])
+    assert found.log is not None
+    assert log.read(intact_chain.store).holds(log.Head(found.log.sequence, found.log.digest))
 
 
 def test_releases_of_the_same_moment_follow_one_another(chain: Chain) -> None:
@@ -50,7 +51,7 @@ def test_a_release_made_from_phantoms_is_never_for_xrays(chain: Chain) -> None:
 
     assert release.facts["never_for_xrays"] is True
     assert statement.WARNING in release.entries
-    assert read_json(chain.store, release, statement.STATEMENT)["predicate"]["neverForXrays"] is True
+    assert statement.statement_of(chain.store, release).predicate.never_for_xrays is True
 
 
 def test_a_report_that_does_not_allow_it_is_not_released(chain: Chain) -> None:

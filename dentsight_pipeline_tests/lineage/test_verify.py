@@ -16,7 +16,9 @@ import pytest
 from dentsight_pipeline.data.splits import annotations_file, from_coco, read_split, split_files
 from dentsight_pipeline.documents.lineage import AuditResult
 from dentsight_pipeline.lineage.verify import Evidence, audit
-from dentsight_pipeline.release import gates, product, statement
+from dentsight_pipeline.release import product, statement
+from dentsight_pipeline.release.keys import generate_key
+from dentsight_pipeline.release.policy import load_policy, parse_policy
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
@@ -272,7 +274,7 @@ def test_a_signature_that_was_changed_is_found_even_when_its_digest_is_right(cha
 
 def test_a_release_signed_by_somebody_else_is_found(chain: Chain, tmp_path: Path) -> None:
     """The key comes from the reader, never from the release."""
-    other = statement.generate_key(tmp_path / "other")
+    other = generate_key(tmp_path / "other")
 
     result = audited(chain, public_key=other.public)
 
@@ -318,7 +320,7 @@ def _failing(chain: Chain) -> Chain:
         evaluation.facts,
     )
     digests = {**chain.digests, "class_metrics": recorded(store, "class_metrics", made)}
-    policy = gates.load_policy("card")
+    policy = load_policy("card")
     report = product.publish_report(store, product.chain_of(store, made), policy, (), None, title="failing")
     return replace(chain, digests={**digests, "release_report": recorded(store, "release_report", report)})
 
@@ -366,7 +368,7 @@ def test_a_lowered_floor_under_the_name_of_the_packaged_policy_is_found(chain: C
     report = read_json(store, before, "report.json")
     gate = next(gate for gate in report["policy"]["gates"] if gate["metric"] == "ap")
     gate["floor"] = 0.01
-    policy = gates.parse_policy(json.dumps(report["policy"]))
+    policy = parse_policy(json.dumps(report["policy"]))
     report["verdict"]["policy_digest"] = policy.digest
     files = {
         "report.json": json.dumps(report).encode(),

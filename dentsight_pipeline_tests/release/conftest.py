@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from dentsight_pipeline.release import gates
+from dentsight_pipeline.documents.codec import convert
+from dentsight_pipeline.documents.evaluation import EvaluationDocument
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
+from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.release.policy import load_policy
 
 CRITICAL = ("caries", "calculus", "periapical-radiolucency")
 
@@ -19,10 +26,33 @@ def measurement(
     return row | {"n": 500, "unit_count": 175, "note": ""} | more
 
 
+def judged(
+    evaluation: dict[str, Any],
+    policy: Policy,
+    health: dict[str, Any] | None = None,
+    champion: dict[str, Any] | None = None,
+    overrides: Iterable[Override] = (),
+) -> Verdict:
+    """The verdict on what JSON files say, each read as the product reads it."""
+    return judge(
+        convert(evaluation, EvaluationDocument, "evaluation.json"),
+        policy,
+        None if health is None else convert(health, HeadHealth, "health.json"),
+        None if champion is None else convert(champion, ChampionComparison, "the comparison"),
+        overrides,
+    )
+
+
+def layer(number: int, score: float | None, *, last: bool = False) -> dict[str, Any]:
+    """One decoder layer of a `health.json`."""
+    read = {"layer": number, "mean_max_score": score, "supervised_by_normal_queries": True}
+    return {**read, "scores_at_inference": last}
+
+
 @pytest.fixture
-def policy() -> gates.Policy:
+def policy() -> Policy:
     """The card's policy."""
-    return gates.load_policy("card")
+    return load_policy("card")
 
 
 @pytest.fixture
@@ -30,14 +60,14 @@ def healthy() -> dict[str, Any]:
     """A head that was looked at and found good."""
     return {
         "healthy": True,
-        "layers": [{"layer": 0, "mean_max_score": 0.6}, {"layer": 1, "mean_max_score": 0.62}],
+        "layers": [layer(0, 0.6), layer(1, 0.62, last=True)],
         "ratio_last_to_first": 1.03,
         "rules": [{"rule": "last over first layer", "tripped": False, "evidence": "1.03"}],
     }
 
 
 @pytest.fixture
-def evaluation(policy: gates.Policy) -> dict[str, Any]:
+def evaluation(policy: Policy) -> dict[str, Any]:
     """An `evaluation.json` in which every gate of the card passes with room to spare."""
     rows = [measurement("ap", name, 0.55, 0.50, 0.60) for name in policy.classes]
     rows += [measurement("recall_at_p95", name, 0.70, 0.65, 0.75) for name in CRITICAL]

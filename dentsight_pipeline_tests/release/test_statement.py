@@ -7,28 +7,47 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.facts import Corpus
+from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.release import ReleasedModel
+from dentsight_pipeline.documents.verdict import Override, Verdict
 from dentsight_pipeline.errors import ReleaseError, SignatureError
-from dentsight_pipeline.release import gates, statement
-from dentsight_pipeline.release.verdict import Override, Verdict
+from dentsight_pipeline.release import keys as signing_keys
+from dentsight_pipeline.release import statement
+from dentsight_pipeline.release.policy import load_policy
 from dentsight_pipeline.store import content, manifest, objects
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, release_facts, report_facts
+from dentsight_pipeline_tests.release.conftest import judged
 
-ROBOFLOW = {"kind": "roboflow", "name": "OPG REPORTING v8", "licence": "private"}
+ROBOFLOW = Corpus(kind=CorpusKind.ROBOFLOW, name="OPG REPORTING v8", licence="private")
+PHANTOM = Corpus(kind=CorpusKind.PHANTOM, name="phantom", licence="CC0-1.0")
+MODEL = ReleasedModel(
+    recipe="v3",
+    recipe_digest="d" * 64,
+    variant=False,
+    overrides={},
+    classes=("caries",),
+    image_size=(1280, 640),
+    parameters=1024,
+    healthy=True,
+)
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> statement.KeyPair:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> signing_keys.KeyPair:
     """A signing key of one's own."""
-    return statement.generate_key(tmp_path_factory.mktemp("keys"))
+    return signing_keys.generate_key(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture
 def verdict(policy, evaluation, healthy) -> Verdict:
     """A verdict that allows a release."""
-    return gates.judge(evaluation, policy, healthy)
+    return judged(evaluation, policy, healthy)
 
 
 def _folder(path: Path) -> Path:
@@ -40,7 +59,7 @@ def _folder(path: Path) -> Path:
 
 
 @pytest.fixture
-def signed(tmp_path: Path, keys: statement.KeyPair, verdict: Verdict) -> Path:
+def signed(tmp_path: Path, keys: signing_keys.KeyPair, verdict: Verdict) -> Path:
     """A signed release folder."""
     folder = _folder(tmp_path / "release")
     made = statement.build_statement(
@@ -49,9 +68,7 @@ def signed(tmp_path: Path, keys: statement.KeyPair, verdict: Verdict) -> Path:
         chain={"release_report": "a" * 64, "trained_checkpoint": "b" * 64},
         verdict=verdict,
         corpus=ROBOFLOW,
-        model={"recipe": "v3"},
-        previous=None,
-        sequence=1,
+        model=MODEL,
     )
     statement.write_statement(folder, made)
     statement.sign_release(folder, keys.private)
@@ -62,10 +79,47 @@ def test_an_untouched_release_verifies_offline(signed, keys):
     """The reader needs the folder and the public key, nothing else."""
     found = statement.verify_release(signed, keys.public)
 
-    names = {item["name"] for item in found["subject"]}
-    assert names == {"model/config.json", "model/model.safetensors", "report.html"}
-    assert found["predicate"]["verdict"] == "PASS"
-    assert found["_type"] == "https://in-toto.io/Statement/v1"
+    assert {item.name for item in found.subject} == {"model/config.json", "model/model.safetensors", "report.html"}
+    assert found.predicate.verdict == "PASS"
+    assert (found.predicate.sequence, found.predicate.previous) == (1, None)
+
+
+def test_a_statement_has_the_words_of_in_toto(signed):
+    """Other tools read it: the keys are those of the in-toto form, in camel case inside the predicate."""
+    said = json.loads((signed / "statement.json").read_text("utf-8"))
+
+    assert (said["_type"], said["predicateType"]) == ("https://in-toto.io/Statement/v1", "urn:dentsight:release:1")
+    assert set(said) == {"_type", "predicateType", "subject", "predicate"}
+    assert set(said["predicate"]) == {
+        "title", "inputs", "policy", "verdict", "overrides", "groundTruth", "detections", "champion", "corpus", "model",
+        "neverForXrays", "notAMedicalDevice", "sequence", "previous", "log",
+    }  # fmt: skip
+    assert said["predicate"]["inputs"][0] == {"name": "release_report", "digest": {"sha256": "a" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("_type", "https://in-toto.io/Statement/v0.1", "is of another kind: urn:dentsight:release:1"),
+        ("predicateType", "urn:dentsight:release:2", "is of another kind: urn:dentsight:release:2"),
+        ("predicate", {}, r"cannot be read \(.*missing required field `title` - at `\$\.predicate`"),
+    ],
+)
+def test_a_statement_of_another_form_is_refused(signed, key, value, why):
+    """A later form may mean something else by the same words."""
+    path = signed / "statement.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {key: value}), "utf-8")
+
+    with pytest.raises(SignatureError, match=why):
+        statement.read_statement(signed)
+
+
+def test_files_that_a_statement_does_not_list_are_named(signed):
+    """Without the signature, too, a folder is held against its own list."""
+    (signed / "model" / "extra.bin").write_bytes(b"x")
+
+    with pytest.raises(SignatureError, match=r"do not fit its statement: model/extra\.bin"):
+        statement.read_statement(signed)
 
 
 def _flip_a_byte(folder: Path) -> None:
@@ -141,7 +195,7 @@ def test_tampering_is_found(signed, keys, tamper):
 
 def test_another_key_does_not_verify(signed, tmp_path):
     """A folder signed anew by somebody else must not pass under the key that the reader trusts."""
-    other = statement.generate_key(tmp_path / "other")
+    other = signing_keys.generate_key(tmp_path / "other")
 
     with pytest.raises(SignatureError, match="signature does not hold"):
         statement.verify_release(signed, other.public)
@@ -152,7 +206,7 @@ def test_a_release_may_move_to_a_folder_of_another_name(signed, keys, tmp_path):
     moved = tmp_path / "elsewhere" / "download"
     shutil.copytree(signed, moved)
 
-    assert statement.verify_release(moved, keys.public)["predicate"]["sequence"] == 1
+    assert statement.verify_release(moved, keys.public).predicate.sequence == 1
 
 
 def test_a_release_is_not_signed_twice(signed, keys):
@@ -169,37 +223,37 @@ def test_nothing_is_signed_without_a_statement(tmp_path, keys):
 
 def test_a_key_is_never_overwritten(tmp_path):
     """Overwriting it would make every earlier release unverifiable."""
-    pair = statement.generate_key(tmp_path)
+    pair = signing_keys.generate_key(tmp_path)
 
     with pytest.raises(ReleaseError, match="never overwritten"):
-        statement.generate_key(tmp_path)
+        signing_keys.generate_key(tmp_path)
     assert pair.private.stat().st_mode & 0o077 == 0
 
 
 def test_half_a_key_is_refused(tmp_path):
     """Making a new pair beside a lost half would orphan what the old one signed."""
-    statement.generate_key(tmp_path).private.unlink()
+    signing_keys.generate_key(tmp_path).private.unlink()
 
     with pytest.raises(ReleaseError, match="Restore the private key"):
-        statement.key_pair(tmp_path)
+        signing_keys.key_pair(tmp_path)
 
 
 def test_a_public_half_that_a_crash_left_out_is_derived(tmp_path):
     """The private half alone decides; the first release after the crash must not fail for ever."""
-    made = statement.generate_key(tmp_path)
+    made = signing_keys.generate_key(tmp_path)
     published = made.public.read_bytes()
     made.public.unlink()
 
-    assert statement.key_pair(tmp_path).public.read_bytes() == published
+    assert signing_keys.key_pair(tmp_path).public.read_bytes() == published
 
 
 def test_first_releases_at_the_same_moment_sign_with_one_key(tmp_path):
     """Two runs of a fresh workspace end together: none may fail, and the halves must belong together."""
     program = (
-        "import sys, pathlib\nfrom dentsight_pipeline.release import statement\n"
+        "import sys, pathlib\nfrom dentsight_pipeline.release import keys\n"
         "import cryptography.hazmat.primitives.asymmetric.ec\n"
         "print('ready', flush=True); input()\n"
-        "print(statement.key_pair(pathlib.Path(sys.argv[1])).private.read_bytes().hex())"
+        "print(keys.key_pair(pathlib.Path(sys.argv[1])).private.read_bytes().hex())"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "keys")]
     signers = [
@@ -214,11 +268,11 @@ def test_first_releases_at_the_same_moment_sign_with_one_key(tmp_path):
         signer.stdin.write("\n")
         signer.stdin.flush()
     found = [signer.communicate(timeout=60) for signer in signers]
-    pair = statement.key_pair(tmp_path / "keys")
+    pair = signing_keys.key_pair(tmp_path / "keys")
 
     assert [error for _, error in found] == [""] * 4
     assert {key for key, _ in found} == {pair.private.read_bytes().hex() + "\n"}
-    assert statement._public_part(pair.private.read_bytes()) == pair.public.read_bytes()
+    assert signing_keys.public_part(pair.private.read_bytes()) == pair.public.read_bytes()
 
 
 def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):
@@ -232,9 +286,7 @@ def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):
             chain={"b": "1", "a": "2"},
             verdict=verdict,
             corpus=ROBOFLOW,
-            model={},
-            previous=None,
-            sequence=1,
+            model=MODEL,
         )
         statement.write_statement(folder, made)
 
@@ -243,11 +295,11 @@ def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):
 
 @pytest.mark.parametrize(
     ("policy_name", "corpus", "marked"),
-    [("card", ROBOFLOW, False), ("card", {"kind": "phantom"}, True), ("phantom", ROBOFLOW, True), ("card", {}, True)],
+    [("card", ROBOFLOW, False), ("card", PHANTOM, True), ("phantom", ROBOFLOW, True), ("card", None, True)],
 )
 def test_what_comes_from_drawn_images_is_marked_never_for_xrays(evaluation, healthy, policy_name, corpus, marked):
     """The mark must not depend on which policy somebody chose for a phantom model."""
-    verdict = gates.judge(evaluation, gates.load_policy(policy_name), healthy)
+    verdict = judged(evaluation, load_policy(policy_name), healthy)
 
     assert statement.never_for_xrays(verdict, corpus) is marked
 
@@ -256,12 +308,13 @@ def test_what_comes_from_drawn_images_is_marked_never_for_xrays(evaluation, heal
 
 
 def _release(
-    store: objects.Store, folder: Path, verdict: Verdict, keys: Path, corpus: dict[str, Any]
+    store: objects.Store, folder: Path, verdict: Verdict, keys: Path, corpus: Corpus = ROBOFLOW
 ) -> manifest.Manifest:
     """One release, as the pipeline makes it."""
     _folder(folder)
-    checkpoint = content.build(store, "checkpoint", {"model/config.json": b"{}"}, {}, {"recipe": "smoke"})
-    report = content.build(store, "release-report", {"report.html": b"x"}, {}, {"corpus": corpus, "title": folder.name})
+    checkpoint = content.build(store, "checkpoint", {"model/config.json": b"{}"}, {}, checkpoint_facts(["caries"]))
+    told = report_facts(corpus=plain(corpus), title=folder.name)
+    report = content.build(store, "release-report", {"report.html": b"x"}, {}, told)
     for product in (checkpoint, report):
         store.put_manifest(product)
     chain = {"release_report": report.digest, "trained_checkpoint": checkpoint.digest}
@@ -282,7 +335,7 @@ def store(tmp_path) -> objects.Store:
 
 def test_releases_form_a_chain_from_the_first_to_the_head(store, tmp_path, verdict):
     """Each names the one before it, so none can be taken out of the middle."""
-    releases = [_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys", ROBOFLOW) for i in range(3)]
+    releases = [_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys") for i in range(3)]
 
     chain = statement.verify_chain(store)
 
@@ -295,7 +348,7 @@ def test_releases_form_a_chain_from_the_first_to_the_head(store, tmp_path, verdi
 
 def test_a_chain_that_lost_its_newest_release_is_told_by_the_noted_head(store, tmp_path, verdict):
     """Setting the head back is the one change that the chain alone cannot show."""
-    first, second = (_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys", ROBOFLOW) for i in range(2))
+    first, second = (_release(store, tmp_path / f"r{i}", verdict, tmp_path / "keys") for i in range(2))
     store.write_ref("release/head", {"digest": first.digest, "sequence": 1, "previous": None})
 
     assert [item.digest for item in statement.verify_chain(store)] == [first.digest]
@@ -305,7 +358,7 @@ def test_a_chain_that_lost_its_newest_release_is_told_by_the_noted_head(store, t
 
 def test_a_release_that_claims_another_place_breaks_the_chain(store, tmp_path, verdict):
     """A forged sequence number would let a release vanish from the count."""
-    release = _release(store, tmp_path / "r", verdict, tmp_path / "keys", ROBOFLOW)
+    release = _release(store, tmp_path / "r", verdict, tmp_path / "keys")
     store.write_ref("release/head", {"digest": release.digest, "sequence": 2, "previous": None})
 
     with pytest.raises(SignatureError, match="says that it is release 1, not 2"):
@@ -314,8 +367,8 @@ def test_a_release_that_claims_another_place_breaks_the_chain(store, tmp_path, v
 
 def test_two_releases_cannot_follow_the_same_one(store, tmp_path, verdict):
     """Of two runs that release at once, one must be told to release again."""
-    first = _release(store, tmp_path / "r0", verdict, tmp_path / "keys", ROBOFLOW)
-    late = content.build(store, "release", {"x": b"y"}, {}, {"sequence": 1, "previous": None})
+    first = _release(store, tmp_path / "r0", verdict, tmp_path / "keys")
+    late = content.build(store, "release", {"x": b"y"}, {}, release_facts())
     store.put_manifest(late)
 
     with pytest.raises(ReleaseError, match="released meanwhile"):
@@ -326,14 +379,14 @@ def test_two_releases_cannot_follow_the_same_one(store, tmp_path, verdict):
 def test_a_stored_release_verifies_after_it_was_taken_out_of_the_store(store, tmp_path, verdict):
     """What the auditor materialises is what was signed, marks and statement included."""
     override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Study.")
-    overridden = verdict.model_copy(update={"overrides": (override,)})
-    made = _release(store, tmp_path / "r", overridden, tmp_path / "keys", {"kind": "phantom", "name": "phantom"})
+    overridden = replace(verdict, overrides=(override,))
+    made = _release(store, tmp_path / "r", overridden, tmp_path / "keys", PHANTOM)
 
     out = content.materialise(store, made, tmp_path / "out")
 
     found = statement.verify_release(out, tmp_path / "keys" / "release-key.pub")
-    assert found["predicate"]["overrides"] == [override.model_dump()]
-    assert found["predicate"]["neverForXrays"] is True
+    assert found.predicate.overrides == (override,)
+    assert found.predicate.never_for_xrays is True
     assert "NEVER FOR X-RAYS" in (out / "NEVER-FOR-X-RAYS.txt").read_text("utf-8")
     assert made.facts["never_for_xrays"] is True
-    assert json.loads((out / "statement.json").read_text("utf-8")) == found
+    assert statement.statement_of(store, made) == found

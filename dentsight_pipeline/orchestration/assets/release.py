@@ -13,7 +13,7 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.step import Made, chained_assets, digest_of, materialize_step
 from dentsight_pipeline.orchestration.tracking import registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-from dentsight_pipeline.release.gates import load_policy, policy_names
+from dentsight_pipeline.release.policy import load_policy, policy_names
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest

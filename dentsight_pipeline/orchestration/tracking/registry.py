@@ -77,11 +77,11 @@ def _state(tracking: Tracking) -> dict[str, str | None]:
     from dentsight_pipeline.release import champion, statement
 
     store = tracking.workspace.store
-    newest, changes = statement.head(store), champion.history(store)
+    newest = statement.head(store)
     return {
         "mlflow": tracking.address,
         "release": newest.digest if newest else None,
-        "champion": changes[-1].release if changes else None,
+        "champion": champion.current_digest(store),
     }
 
 

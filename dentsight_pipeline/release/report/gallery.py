@@ -1,36 +1,36 @@
-"""The worst test images, with what was right, wrong and missed drawn on them.
+"""The worst test images with their boxes: what figures hide and a look shows.
 
-Belongs here: choosing the images and preparing their boxes. The page draws them as SVG over the picture, so labels are
-text that the template escapes. Images come from outside: one that cannot be decoded is left out and said so.
+Belongs here: choosing the images and laying boxes, numbers and words over them. The page draws the boxes as SVG over
+the picture; class names reach it as text that the template escapes.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
+import pandas as pd
 from PIL import Image
 
-if TYPE_CHECKING:
-    import pandas as pd
+from dentsight_pipeline.release.report.pictures import (
+    KIND_WORDS,
+    SIDES,
+    UNREADABLE,
+    Images,
+    Truth,
+    decode_grey,
+    jpeg_base64,
+)
 
 _WIDTH_PX = 960
 _JPEG_QUALITY = 80
-_MOST_PIXELS = 60_000_000
 _COLOURS = {"right": "#2fbf8f", "wrong": "#ff9f1c", "missed": "#ff5fa2"}
 """Fixed, not the page's: they lie on a dark X-ray in either scheme. The dashes tell them apart without colour."""
-KIND_WORDS = {
-    "class": "wrong class",
-    "localisation": "badly placed",
-    "duplicate": "found twice",
-    "background": "nothing there",
-}
-UNREADABLE = (OSError, ValueError, KeyError, Image.DecompressionBombError)
-"""What a picture that is missing, broken or too large raises."""
+_DASHES = {"wrong": (0.5, 0.3), "missed": (0.14, 0.22)}
+"""Line and gap as multiples of the font's size."""
 _MOST_NUMBERED = 12
 """Numbers of each kind on one picture: more would hide the teeth. The other boxes are drawn without one."""
 
@@ -51,31 +51,41 @@ class DrawnBox:
     text_y: float
 
 
+class Listed(NamedTuple):
+    """What was missed, or what was wrong, by number."""
+
+    title: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Example:
-    """One image with its boxes.
-
-    Attributes:
-        image_id: Id in the ground truth; no file name, which could identify a person.
-        width: Of the picture as shown, px.
-        height: Of the picture as shown, px.
-        jpeg_base64: The picture.
-        boxes: What to draw.
-        counts: right, wrong, missed.
-        caption: One line under the picture.
-        lists: Title and text of what was missed and what was wrong, by number.
-        alt: Alternative text.
-    """
+    """One image with its boxes."""
 
     image_id: int
+    """Id in the ground truth; no file name, which could identify a person."""
     width: int
+    """Of the picture as shown, px."""
     height: int
+    """Of the picture as shown, px."""
     jpeg_base64: str
+    """The picture."""
     boxes: tuple[DrawnBox, ...]
+    """What to draw."""
     counts: Mapping[str, int]
-    caption: str
-    lists: tuple[Mapping[str, str], ...]
-    alt: str
+    """right, wrong, missed."""
+    lists: tuple[Listed, ...]
+    """What was missed and what was wrong."""
+
+    @property
+    def caption(self) -> str:
+        """One line under the picture."""
+        return f"Image {self.image_id}: {', '.join(f'{n} {kind}' for kind, n in self.counts.items())}."
+
+    @property
+    def alt(self) -> str:
+        """Alternative text."""
+        return f"X-ray with boxes. {self.caption} {'; '.join(f'{part.title}: {part.text}' for part in self.lists)}"
 
     @property
     def stroke(self) -> float:
@@ -93,18 +103,22 @@ class Example:
         return round(self.width / 340, 2)
 
 
+class _Mark(NamedTuple):
+    """A box in px of the X-ray, what it is, and what is said of it."""
+
+    kind: str
+    box: Sequence[float]
+    words: str
+
+
 def worst_cases(
-    matches: pd.DataFrame,
-    ground_truth: Mapping[str, Any],
-    thresholds: Mapping[str, float | None],
-    images: Callable[[int], bytes],
-    most: int = 6,
+    matches: pd.DataFrame, truth: Truth, thresholds: Mapping[str, float | None], images: Images, most: int = 6
 ) -> tuple[list[Example], list[str]]:
     """The test images with the most errors at the operating thresholds, worst first.
 
     Args:
         matches: `matches.parquet` of the evaluation.
-        ground_truth: The COCO ground truth that was evaluated (boxes of what was missed, image sizes).
+        truth: What was evaluated.
         thresholds: Operating threshold of each class; a class without one shows nothing.
         images: Gives an image's bytes by its id.
         most: How many examples at most.
@@ -113,131 +127,94 @@ def worst_cases(
         The examples, and a sentence for each image that could not be shown.
     """
     shown = _shown(matches, thresholds)
-    by_image = {int(str(key)): part for key, part in shown.groupby("image_id", sort=True)}
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
-    truth: dict[int, list[dict[str, Any]]] = {}
-    for annotation in ground_truth["annotations"]:
-        if not annotation.get("iscrowd"):
-            truth.setdefault(annotation["image_id"], []).append(annotation)
-    ranked = []
-    for image in ground_truth["images"]:
-        found = by_image.get(image["id"])
-        hits = set() if found is None else {int(i) for i in found.loc[found["kind"] == "tp", "matched_at_50"].dropna()}
-        missed = [annotation for annotation in truth.get(image["id"], []) if annotation["id"] not in hits]
-        wrong = 0 if found is None else int((found["kind"] != "tp").sum())
-        if missed or wrong:
-            ranked.append((-(len(missed) + wrong), image["id"], image, found, missed, wrong))
-    examples, problems = [], []
-    for _, image_id, image, found, missed, wrong in sorted(ranked, key=lambda item: item[:2]):
-        if len(examples) == most or len(problems) == most:
+    missed = truth.boxes[~truth.boxes["id"].isin(shown.loc[shown["kind"] == "tp", "matched_at_50"])]
+    examples: list[Example] = []
+    problems: list[str] = []
+    for image_id in _ranked(shown, missed, truth):
+        if most in (len(examples), len(problems)):
             break
         try:
             picture = _picture(images(image_id))
         except UNREADABLE as error:
             problems.append(f"Image {image_id} could not be shown ({type(error).__name__}).")
             continue
-        examples.append(_example(image, picture, found, missed, wrong, names))
+        found = shown[shown["image_id"] == image_id].sort_values(["score", "x"], ascending=[False, True])
+        marks = [*_marks(found, missed[missed["image_id"] == image_id])]
+        examples.append(_example(image_id, picture, marks, picture.width / truth.images.at[image_id, "width"]))
     return examples, problems
 
 
 def _shown(matches: pd.DataFrame, thresholds: Mapping[str, float | None]) -> pd.DataFrame:
     """The detections that a reader would see: at or above their class's operating threshold."""
-    least = matches["class"].map({name: _threshold(value) for name, value in thresholds.items()}).fillna(math.inf)
-    return matches[matches["score"].notna() & (matches["score"] >= least)]
+    least = matches["class"].map({name: math.inf if value is None else value for name, value in thresholds.items()})
+    return matches[matches["score"] >= least.fillna(math.inf)]
 
 
-def _threshold(value: float | None) -> float:
-    return float(value) if isinstance(value, int | float) and not math.isnan(value) else math.inf
+def _ranked(shown: pd.DataFrame, missed: pd.DataFrame, truth: Truth) -> list[int]:
+    """Images with errors, most of them first."""
+    errors = pd.concat([shown.loc[shown["kind"] != "tp", "image_id"], missed["image_id"]]).value_counts()
+    counted = {int(image): int(n) for image, n in errors.items() if image in truth.images.index}
+    return sorted(counted, key=lambda image: (-counted[image], image))
 
 
-def decode_grey(data: bytes, draft_px: int | None = None) -> Image.Image:
-    """An X-ray's bytes as a grey image.
-
-    Args:
-        data: JPEG or PNG.
-        draft_px: A JPEG may be decoded smaller, but not under this width; None = full size.
-
-    Raises:
-        OSError, ValueError, Image.DecompressionBombError: Bytes that are no such image, or too many pixels.
-    """
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError(f"{image.width}×{image.height} pixels are more than {_MOST_PIXELS}")
-        if draft_px is not None:
-            image.draft("L", (draft_px, draft_px))
-        return image.convert("L")
-
-
-def _picture(data: bytes) -> tuple[int, int, str]:
-    """The image as a JPEG of at most 960 px width: (width, height, base64)."""
+def _picture(data: bytes) -> Image.Image:
+    """The image with at most 960 px width."""
     grey = decode_grey(data, draft_px=_WIDTH_PX)
-    if grey.width > _WIDTH_PX:
-        grey = grey.resize((_WIDTH_PX, max(1, round(grey.height * _WIDTH_PX / grey.width))), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    grey.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return grey.width, grey.height, base64.b64encode(buffer.getvalue()).decode("ascii")
+    if grey.width <= _WIDTH_PX:
+        return grey
+    return grey.resize((_WIDTH_PX, max(1, round(grey.height * _WIDTH_PX / grey.width))), Image.Resampling.LANCZOS)
 
 
-def _example(
-    image: Mapping[str, Any],
-    picture: tuple[int, int, str],
-    found: pd.DataFrame | None,
-    missed: Sequence[Mapping[str, Any]],
-    wrong: int,
-    names: Mapping[int, str],
-) -> Example:
-    width, height, encoded = picture
-    scale = width / image["width"]
-    font = width / 68
-    boxes: list[DrawnBox] = []
-    numbered: dict[str, list[str]] = {"missed": [], "wrong": []}
-
-    def add(kind: str, box_xywh_px: Sequence[float], words: str) -> None:
-        x, y, w, h = (round(float(value) * scale, 1) for value in box_xywh_px)
-        number = None
-        if kind != "right" and len(numbered[kind]) < _MOST_NUMBERED:
-            number = 1 + sum(map(len, numbered.values()))
-            numbered[kind].append(f"{number} {words}")
-        dash = {"right": "none", "wrong": _dashes(font, 0.5, 0.3), "missed": _dashes(font, 0.14, 0.22)}[kind]
-        text_x = min(max(0.0, x), max(0.0, width - 0.62 * font * len(str(number))))
-        text_y = y - font * 0.2 if y > font * 1.2 else min(height - 2.0, y + h + font * 0.9)
-        colour = _COLOURS[kind]
-        boxes.append(DrawnBox(x, y, w, h, words, number, colour, dash, round(text_x, 1), round(text_y, 1)))
-
-    rows = [] if found is None else found.sort_values(["score", "x"], ascending=[False, True]).to_dict("records")
-    hits = [row for row in rows if row["kind"] == "tp"]
-    for row in hits:
-        add("right", (row["x"], row["y"], row["w"], row["h"]), f"{row['class']} {row['score']:.2f}")
-    for annotation in missed:
-        add("missed", annotation["bbox"], names[annotation["category_id"]])
-    for row in rows:
+def _marks(found: pd.DataFrame, missed: pd.DataFrame) -> Iterator[_Mark]:
+    """What is right, what was missed and what is wrong, in the order in which it is drawn."""
+    rows = [
+        (row, [row[side] for side in SIDES], f"{row['class']} {row['score']:.2f}") for row in found.to_dict("records")
+    ]
+    yield from (_Mark("right", box, words) for row, box, words in rows if row["kind"] == "tp")
+    yield from (_Mark("missed", box, name) for name, *box in missed[["class", *SIDES]].itertuples(index=False))
+    for row, box, words in rows:
         if row["kind"] != "tp":
-            why = KIND_WORDS.get(row["kind"], row["kind"])
-            add("wrong", (row["x"], row["y"], row["w"], row["h"]), f"{row['class']} {row['score']:.2f} ({why})")
-    counts = {"right": len(hits), "wrong": wrong, "missed": len(missed)}
-    caption = f"Image {image['id']}: {len(hits)} right, {wrong} wrong, {len(missed)} missed."
-    lists = tuple(
-        {"title": kind.capitalize(), "text": " · ".join(words) + _and_more(counts[kind] - len(words))}
-        for kind, words in numbered.items()
-        if words
-    )
-    listed = "; ".join(f"{part['title']}: {part['text']}" for part in lists)
+            yield _Mark("wrong", box, f"{words} ({KIND_WORDS.get(row['kind'], row['kind'])})")
+
+
+def _example(image_id: int, picture: Image.Image, marks: Sequence[_Mark], scale: float) -> Example:
+    numbers = list(_numbers(marks))
+    counted = Counter(mark.kind for mark in marks)
     return Example(
-        image_id=int(image["id"]),
-        width=width,
-        height=height,
-        jpeg_base64=encoded,
-        boxes=tuple(boxes),
-        counts=counts,
-        caption=caption,
-        lists=lists,
-        alt=f"X-ray with boxes. {caption} {listed}",
+        image_id=image_id,
+        width=picture.width,
+        height=picture.height,
+        jpeg_base64=jpeg_base64(picture, _JPEG_QUALITY),
+        boxes=tuple(_drawn(mark, number, picture.size, scale) for mark, number in zip(marks, numbers, strict=True)),
+        counts={kind: counted[kind] for kind in _COLOURS},
+        lists=tuple(_lists(marks, numbers)),
     )
 
 
-def _and_more(n: int) -> str:
-    return f" · and {n} more without a number" if n > 0 else ""
+def _numbers(marks: Sequence[_Mark]) -> Iterator[int | None]:
+    """The number of each mark, if it gets one."""
+    seen, last = Counter[str](), 0
+    for mark in marks:
+        seen[mark.kind] += 1
+        is_numbered = mark.kind != "right" and seen[mark.kind] <= _MOST_NUMBERED
+        last += is_numbered
+        yield last if is_numbered else None
 
 
-def _dashes(font: float, line: float, gap: float) -> str:
-    return f"{font * line:.1f} {font * gap:.1f}"
+def _drawn(mark: _Mark, number: int | None, size: tuple[int, int], scale: float) -> DrawnBox:
+    (width, height), font = size, size[0] / 68
+    x, y, w, h = (round(float(value) * scale, 1) for value in mark.box)
+    dash = " ".join(f"{font * part:.1f}" for part in _DASHES.get(mark.kind, ())) or "none"
+    text_x = min(max(0.0, x), max(0.0, width - 0.62 * font * len(str(number))))
+    text_y = y - font * 0.2 if y > font * 1.2 else min(height - 2.0, y + h + font * 0.9)
+    return DrawnBox(x, y, w, h, mark.words, number, _COLOURS[mark.kind], dash, round(text_x, 1), round(text_y, 1))
+
+
+def _lists(marks: Sequence[_Mark], numbers: Sequence[int | None]) -> Iterator[Listed]:
+    """The words that numbers lead to, and how many boxes have none."""
+    for kind in ("missed", "wrong"):
+        own = [(mark, number) for mark, number in zip(marks, numbers, strict=True) if mark.kind == kind]
+        words = [f"{number} {mark.words}" for mark, number in own if number]
+        more = f" · and {len(own) - len(words)} more without a number" if len(own) > len(words) else ""
+        if words:
+            yield Listed(kind.capitalize(), " · ".join(words) + more)

@@ -5,16 +5,50 @@ It is read off the reports that lie beside it, so it can be made again at any ti
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dentsight_pipeline.documents.codec import read
+from dentsight_pipeline.documents.evaluation import Population
+from dentsight_pipeline.documents.names import CorpusKind, Kind
+from dentsight_pipeline.documents.report import Report
+from dentsight_pipeline.errors import DocumentError
 from dentsight_pipeline.release.report.page import render
 from dentsight_pipeline.store.files import write_whole
 
 PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One cell's report, or why it cannot be shown."""
+
+    dataset: str
+    recipe: str
+    report: Report | None
+    problem: str | None = None
+
+    @property
+    def population(self) -> Population | None:
+        """The images that its gates read."""
+        return self.report.evaluation.gated if self.report else None
+
+    @property
+    def ap50(self) -> float | None:
+        """The figure that cells are ordered by."""
+        return self.population.macro.ap50 if self.population else None
+
+    @property
+    def checkpoint(self) -> str:
+        """The start of its digest."""
+        chain = self.report.chain if self.report else ()
+        return next((link.digest[:12] for link in chain if link.kind == Kind.CHECKPOINT), "–")
+
+    @property
+    def phantom(self) -> bool:
+        """Whether its images are drawn."""
+        corpus = self.report.corpus if self.report else None
+        return corpus is not None and corpus.kind == CorpusKind.PHANTOM
 
 
 def write_overview(reports: Path) -> Path:
@@ -26,47 +60,15 @@ def write_overview(reports: Path) -> Path:
     Returns:
         The page's path.
     """
-    rows = [_row(path, reports) for path in sorted(reports.glob("*/*/report.json"))]
-    rows.sort(key=lambda row: (row["dataset"], -(row["ap50"] if row["ap50"] is not None else -1.0), row["recipe"]))
+    rows = [_cell(path) for path in sorted(reports.glob("*/*/report.json"))]
+    rows.sort(key=lambda row: (row.dataset, -(row.ap50 if row.ap50 is not None else -1.0), row.recipe))
     write_whole(reports / PAGE, render("overview.html.j2", rows=rows).encode())
     return reports / PAGE
 
 
-def _row(path: Path, reports: Path) -> dict[str, Any]:
-    """What the page says of one report."""
-    dataset, recipe = path.parent.relative_to(reports).parts
-    row: dict[str, Any] = {
-        "dataset": dataset,
-        "recipe": recipe,
-        "link": f"{dataset}/{recipe}/report.html",
-        "problem": None,
-        "ap50": None,
-    }
+def _cell(path: Path) -> _Cell:
+    dataset, recipe = path.parts[-3:-1]
     try:
-        return row | _facts(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return row | {"problem": f"report.json cannot be read: {type(error).__name__}"}
-
-
-def _facts(report: Mapping[str, Any]) -> dict[str, Any]:
-    verdict, evaluation = report["verdict"], report["evaluation"]
-    population = evaluation["populations"][evaluation["gated_population"]]
-    macro = population["macro"]
-    hard = Counter(row["outcome"] for row in verdict["rows"] if row["severity"] == "hard")
-    hard.pop("NOT APPLICABLE", None)
-    return {
-        "outcome": verdict["outcome"],
-        "overridden": bool(verdict["overrides"]),
-        "policy": f"{verdict['policy']} v{verdict['policy_version']}",
-        "ap50": macro["ap50"],
-        "low": macro["ap50_low"],
-        "high": macro["ap50_high"],
-        "images": population["images"],
-        "population": evaluation["gated_population"],
-        "hard_passed": hard["PASS"],
-        "hard_gates": hard.total(),
-        "head": verdict["head"],
-        "corpus": report["corpus"]["name"],
-        "phantom": report["corpus"]["kind"] == "phantom",
-        "checkpoint": next(link["digest"] for link in report["chain"] if link["kind"] == "checkpoint")[:12],
-    }
+        return _Cell(dataset, recipe, read(path.read_bytes(), Report, path))
+    except (OSError, DocumentError) as error:
+        return _Cell(dataset, recipe, None, f"report.json cannot be read: {type(error).__name__}")

@@ -1,19 +1,20 @@
 """What the HTML pages of this room have in common: the template environment and the style sheet.
 
-What a page shows is decided in `report.py` and `overview.py`. No library that draws is loaded here: the page over all
+What a page shows is decided in `build.py` and `overview.py`. No library that draws is loaded here: the page over all
 cells is written after every run, also where nothing changed.
 """
 
 from __future__ import annotations
 
-import math
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from dentsight_pipeline.release.verdict import number_text
+from dentsight_pipeline.release.wording import number_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -41,7 +42,7 @@ STYLE = {
         "paper": "#171c23",
     },
 }
-"""Role of `release/report/plots.py`, a CSS variable here → its value, in both colour schemes.
+"""Role of `release/report/drawing.py`, a CSS variable here → its value, in both colour schemes.
 
 The contrast of text on paper is at least 4.5 : 1.
 """
@@ -54,16 +55,31 @@ def render(template: str, **values: Any) -> str:
         template: File name in `templates/`.
         values: What the template names; `css` is added.
     """
+    return _environment(autoescape=True).get_template(template).render(css=Markup(stylesheet()), **values)
+
+
+def render_text(template: str, **values: Any) -> str:
+    """A Markdown file of this room from its template, which escapes what comes from data with `| text`."""
+    return _environment(autoescape=False).get_template(template).render(**values)
+
+
+def _environment(*, autoescape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=autoescape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["num"] = number
-    return environment.get_template(template).render(css=Markup(stylesheet()), **values)
+    environment.filters |= {"num": number, "text": markdown}
+    return environment
+
+
+def markdown(value: object) -> str:
+    """One line of Markdown that means itself: no HTML, no table bars, no emphasis, no links."""
+    line = escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", line)
 
 
 def stylesheet() -> str:
@@ -83,8 +99,6 @@ def stylesheet() -> str:
     )
 
 
-def number(value: Any) -> str:
-    """A figure as the pages print it; a dash for what is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "–"
-    return number_text(float(value)).replace("-", "−")
+def number(value: float | None) -> str:
+    """A figure as the pages print it; a dash for what was not measured."""
+    return "–" if value is None else number_text(value).replace("-", "−")

@@ -1,136 +1,224 @@
 """The report's tables as plain rows, in words and numbers: the page and the model card show the same.
 
-Belongs here: what a row says. How a row looks is the business of `templates/` and `model_card.py`.
+Belongs here: what a row says. How a row looks is the business of `templates/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from dentsight_pipeline.release.verdict import interval_text
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.evaluation import (
+    ALL_CLASSES,
+    MACRO,
+    Bounds,
+    Calibration,
+    CalibrationError,
+    Consistency,
+    EmptyMouth,
+    EvaluationDocument,
+    SampleSizes,
+)
+from dentsight_pipeline.documents.facts import CheckpointFacts
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.report import ReportedData
+from dentsight_pipeline.release.wording import interval_text
 
+Row = tuple[str, str]
+
+ERROR_WORDS = {
+    "class_confusion": "wrong class",
+    "localisation": "badly placed",
+    "duplicate": "found twice",
+    "background": "nothing there",
+    "missed": "missed",
+}
+"""How a class goes wrong, as `ErrorCounts` counts it."""
 _SIZED = {
     "recall_at_p95": "Recall at precision .95",
     "ece": "Detection ECE",
     "left_right_agreement": "Same findings on the mirrored X-ray",
     "left_minus_right_recall": "Recall left minus right",
 }
+_RULE_STATES = {False: ("✓ good", "PASS"), True: ("✗ tripped", "FAIL"), None: ("? not judged", "INCONCLUSIVE")}
+_KINDS = {CorpusKind.PHANTOM: "phantom (drawn images, not clinical data)"}
 
 
-def health_rules(health: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    states = {False: ("✓ good", "PASS"), True: ("✗ tripped", "FAIL"), None: ("? not judged", "INCONCLUSIVE")}
-    rows = []
-    for rule in (health or {}).get("rules") or []:
-        state, tone = states.get(rule.get("tripped"), states[None])
-        rows.append(
-            {"name": str(rule.get("rule")), "state": state, "tone": tone, "evidence": str(rule.get("evidence", ""))}
-        )
-    return rows
+class Table(NamedTuple):
+    """A titled table of two columns."""
+
+    title: str
+    rows: list[Row]
+    wide: bool = False
 
 
-def tier2_tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Calibration, sides and empty mouths in words and numbers."""
-    sizes = evaluation.get("sample_sizes") or {}
-    tables = [
-        {"title": "Calibration", "rows": _calibration_rows(evaluation.get("calibration") or {})},
-        {"title": "Left and right", "rows": _side_rows(evaluation.get("consistency") or {})},
-        {"title": "Empty mouths", "rows": _empty_rows(evaluation.get("empty_mouth") or {})},
-        {"title": _precise_title(sizes), "rows": _size_rows(sizes), "wide": True},
-    ]
-    return [table for table in tables if table["rows"]]
+class RuleRow(NamedTuple):
+    """One rule on the head."""
+
+    name: str
+    state: str
+    tone: str
+    evidence: str
 
 
-def _calibration_rows(calibration: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not calibration:
-        return []
-    overall = (calibration.get("classes") or {}).get("all")
-    if not overall:
-        return [("Not measured", str(calibration.get("reason", "")))]
-    rows = [
-        ("Detection ECE as scored", _bounded(overall, "ece")),
-        ("Detection ECE after Platt scaling", _bounded(overall.get("after_platt"), "ece")),
-        ("Detections counted", str(overall.get("n", "–"))),
-    ]
-    return [*rows, ("Counted are", str(calibration["counted"]))] if calibration.get("counted") else rows
+class SplitRow(NamedTuple):
+    """One split, and how many of its images share a source with others."""
+
+    split: str
+    images: int
+    clean: int
+    annotations: int
+    with_train: int | str
+    with_any: int | str
 
 
-def _side_rows(consistency: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not consistency:
-        return []
-    agreement = (consistency.get("left_right_agreement") or {}).get("all")
-    sides = (consistency.get("left_minus_right_recall") or {}).get("all")
-    rows = [
-        ("Same findings on the mirrored X-ray", _bounded(agreement)),
-        ("Recall on the patient's left minus right", _bounded(sides)),
-    ]
-    if sides and "n_left" in sides:
-        rows.append(("Findings in the truth, left and right", f"{sides['n_left']} and {sides.get('n_right', '–')}"))
-    return rows
+def health_rules(health: HeadHealth | None) -> list[RuleRow]:
+    """What each rule said."""
+    return [RuleRow(rule.rule, *_RULE_STATES[rule.tripped], rule.evidence) for rule in (health.rules if health else ())]
 
 
-def _empty_rows(empty: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if not empty:
-        return []
+# Tier 2 --------------------------------------------------------------------------------------------------------------
+
+
+def tier2_tables(evaluation: EvaluationDocument) -> list[Table]:
+    """Calibration, sides, empty mouths and sample sizes, as far as they were looked at."""
+    half_width = evaluation.sample_sizes.half_width if evaluation.sample_sizes else 0.05
+    tables = (
+        Table("Calibration", list(_calibration_rows(evaluation.calibration))),
+        Table("Left and right", list(_side_rows(evaluation.consistency))),
+        Table("Empty mouths", list(_empty_rows(evaluation.empty_mouth))),
+        Table(f"X-rays for an interval of ±{half_width:.2f}", list(_size_rows(evaluation.sample_sizes)), wide=True),
+    )
+    return [table for table in tables if table.rows]
+
+
+def _calibration_rows(calibration: Calibration | None) -> Iterator[Row]:
+    overall = calibration.classes.get(ALL_CLASSES) if calibration else None
+    if calibration and overall:
+        yield "Detection ECE as scored", _ece(overall)
+        yield "Detection ECE after Platt scaling", _ece(overall.after_platt)
+        yield "Detections counted", str(overall.n)
+        if calibration.counted:
+            yield "Counted are", calibration.counted
+    elif calibration:
+        yield "Not measured", calibration.reason or ""
+
+
+def _side_rows(consistency: Consistency | None) -> Iterator[Row]:
+    if consistency:
+        sides = consistency.left_minus_right_recall.get(ALL_CLASSES)
+        yield "Same findings on the mirrored X-ray", _bounded((consistency.left_right_agreement or {}).get(ALL_CLASSES))
+        yield "Recall on the patient's left minus right", _bounded(sides)
+        if sides:
+            yield "Findings in the truth, left and right", f"{sides.n_left} and {sides.n_right}"
+
+
+def _empty_rows(empty: EmptyMouth | None) -> Iterator[Row]:
+    if empty:
+        needed = empty.images_needed_for_below_5_percent
+        yield "X-rays without any finding", str(empty.images)
+        yield "Share of them with a false positive", _bounded(empty.rate)
+        yield "False positives on each of them", _bounded(empty.per_image)
+        yield "Empty X-rays needed to show < 5 %", f"{needed} without any"
+
+
+def _size_rows(sizes: SampleSizes | None) -> Iterator[Row]:
+    """About how many test images each figure would take, as far as its interval lets one tell."""
+    for metric, words in _SIZED.items():
+        needed = sizes.images.get(metric, {}) if sizes else {}
+        by_class = {name: count for name, count in needed.items() if name != MACRO}
+        if ALL_CLASSES in by_class:
+            count = by_class[ALL_CLASSES]
+            yield words, "unknown" if count is None else f"about {count}"
+        elif by_class:
+            known = [f"{name} {count}" for name, count in by_class.items() if count is not None]
+            yield words, ", ".join([*known, *(f"{name} unknown" for name, count in by_class.items() if count is None)])
+
+
+def _bounded(part: Bounds | None) -> str:
+    return _interval(part.value, part.low, part.high) if part else "not measured"
+
+
+def _ece(part: CalibrationError | None) -> str:
+    return _interval(part.ece, part.low, part.high) if part else "not measured"
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    return interval_text(value, low, high).replace("-", "−")
+
+
+# Data, model, method -------------------------------------------------------------------------------------------------
+
+
+def data_rows(data: ReportedData | None) -> list[Row]:
+    """Corpus, source and label mapping."""
+    if data is None:
+        return [("Corpus", "unknown"), ("Kind", "unknown"), ("Licence", "unknown")]
+    told = {
+        "Corpus": data.corpus.name,
+        "Kind": _KINDS.get(data.corpus.kind, str(data.corpus.kind)),
+        "Licence": data.corpus.licence,
+        "Roboflow workspace": data.source.workspace,
+        "Roboflow project": data.source.project,
+        "Version": data.source.version,
+        "Loose labels": ", ".join(sorted(data.loose_classes)),
+    }
+    return [(name, value) for name, value in told.items() if value]
+
+
+def model_rows(checkpoint: CheckpointFacts | None) -> list[Row]:
+    """Recipe, size and versions."""
+    if checkpoint is None:
+        return [("Recipe", "unknown")]
+    width, height = checkpoint.image_size
     return [
-        ("X-rays without any finding", str(empty.get("images", "–"))),
-        ("Share of them with a false positive", _bounded(empty.get("rate"))),
-        ("False positives on each of them", _bounded(empty.get("per_image"))),
-        ("Empty X-rays needed to show < 5 %", f"{empty.get('images_needed_for_below_5_percent', '–')} without any"),
+        ("Recipe", checkpoint.recipe),
+        ("Recipe digest", checkpoint.recipe_digest),
+        ("Variant", _variant(checkpoint)),
+        ("Input size", f"{width} × {height} px"),
+        ("Parameters", f"{checkpoint.parameters:,}".replace(",", " ")),
+        ("Best step", _plain(checkpoint.best_step)),
+        ("Versions", ", ".join(f"{name} {value}" for name, value in sorted(checkpoint.versions.items()))),
     ]
 
 
-def _bounded(part: Mapping[str, Any] | None, key: str = "value") -> str:
-    if not part:
-        return "not measured"
-    return interval_text(part.get(key), part.get("low"), part.get("high")).replace("-", "−")
+def _variant(checkpoint: CheckpointFacts) -> str:
+    changed = ", ".join(f"{name} = {value}" for name, value in sorted(checkpoint.overrides.items()))
+    return f"yes: {changed}" if checkpoint.variant else "no: the recipe as named"
 
 
-def method_rows(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    engines, bootstrap = evaluation.get("engines") or {}, evaluation.get("bootstrap") or {}
-    rows = [(f"Engines: {name}", value) for name, value in flat(engines)]
-    rows += [(f"Bootstrap: {name}", value) for name, value in flat(bootstrap)]
-    rows += [("Note", str(note)) for note in evaluation.get("notes") or []]
-    return rows or [("Method", "not stated")]
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as rows, in its own order."""
-    rows: list[tuple[str, str]] = []
-    for key, inner in value.items():
-        name = f"{prefix}{str(key).replace('_', ' ')}"
-        if isinstance(inner, Mapping):
-            rows += flat(inner, f"{name}: ")
-        elif isinstance(inner, list | tuple):
-            rows.append((name, ", ".join(_plain(item) for item in inner) or "–"))
-        else:
-            rows.append((name, _plain(inner)))
+def split_rows(data: ReportedData | None) -> list[SplitRow]:
+    """One row a split; a dash where nothing is known to be shared."""
+    rows = []
+    for split, counts in (data.splits if data else {}).items():
+        leaked = getattr(data.leakage, split, None) if data else None
+        shared = (leaked.shared_with_train, leaked.shared_with_any) if leaked else ("–", "–")
+        rows.append(SplitRow(split, counts.images, counts.clean_images, counts.annotations, *shared))
     return rows
 
 
-def _plain(value: Any) -> str:
+def method_rows(evaluation: EvaluationDocument) -> list[Row]:
+    """Engines, bootstrap and notes."""
+    rows = flat(plain(evaluation.engines) or {}, "Engines: ") + flat(plain(evaluation.bootstrap) or {}, "Bootstrap: ")
+    return [*rows, *(("Note", note) for note in evaluation.notes)] or [("Method", "not stated")]
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> list[Row]:
+    """Named values as rows, in their own order."""
+    return [(f"{prefix}{name.replace('_', ' ')}", _plain(value)) for name, value in values.items()]
+
+
+def _plain(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    return str(value)
-
-
-def _precise_title(sizes: Mapping[str, Any]) -> str:
-    return f"X-rays for an interval of ±{sizes.get('half_width', 0.05):.2f}"
-
-
-def _size_rows(sizes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """About how many test images each figure would take, as far as its interval lets one tell."""
-    needed = sizes.get("images") or {}
-    rows = []
-    for metric, words in _SIZED.items():
-        by_class = {name: count for name, count in (needed.get(metric) or {}).items() if name != "macro"}
-        shown = {"all": by_class["all"]} if "all" in by_class else by_class
-        parts = [f"{'about' if name == 'all' else name} {count}" for name, count in shown.items() if count is not None]
-        parts += [f"{name} unknown" for name, count in shown.items() if count is None]
-        if parts:
-            rows.append((words, ", ".join(parts).removeprefix("all ")))
-    return rows
+    return (
+        ", ".join(map(_plain, value)) or "–"
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )

@@ -12,32 +12,69 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
+from msgspec import structs
 from PIL import Image
 
+from dentsight_pipeline.documents.codec import convert, read
+from dentsight_pipeline.documents.evaluation import read_evaluation
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus
+from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
+from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
+from dentsight_pipeline.documents.verdict import Override
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
-from dentsight_pipeline.release import gates
+from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.release.policy import load_policy
 from dentsight_pipeline.release.report import build as report
 from dentsight_pipeline.release.report import gallery
 from dentsight_pipeline.release.report import tables as tables_module
-from dentsight_pipeline.release.verdict import Override
+from dentsight_pipeline.release.report.pictures import SIDES, Truth
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, split_counts, subset_facts
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
-PHANTOM = {"kind": "phantom", "name": "dentsight phantom corpus", "licence": "CC0-1.0"}
-HEALTH = {
-    "healthy": True,
-    "ratio_last_to_first": 1.03,
-    "layers": [{"layer": i, "mean_max_score": 0.6 + i / 100, "scores_at_inference": i == 2} for i in range(3)],
-    "rules": [{"rule": "last layer scores like the first", "tripped": False, "evidence": "R = 1.03"}],
-    "override": None,
-}
+HEALTH = HeadHealth(
+    healthy=True,
+    ratio_last_to_first=1.03,
+    layers=tuple(
+        LayerScore(layer=i, mean_max_score=0.6 + i / 100, supervised_by_normal_queries=True, scores_at_inference=i == 2)
+        for i in range(3)
+    ),
+    rules=(RuleOutcome(rule="last layer scores like the first", tripped=False, evidence="R = 1.03"),),
+)
+
+
+def _truth(ground_truth: dict[str, Any]) -> Truth:
+    """What pictures need of a COCO document."""
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    boxes = [(a["id"], a["image_id"], names[a["category_id"]], *a["bbox"]) for a in ground_truth["annotations"]]
+    return Truth(
+        pd.DataFrame(ground_truth["images"]).set_index("id")[["width", "clean"]],
+        pd.DataFrame(boxes, columns=["id", "image_id", "class", *SIDES]),
+    )
+
+
+def _data(classes: list[str]) -> ReportedData:
+    """Facts of 130 drawn images."""
+    counts = dict.fromkeys(classes, 3)
+    facts = subset_facts(
+        classes,
+        corpus={"kind": "phantom", "name": "dentsight phantom corpus", "licence": "CC0-1.0"},
+        splits={
+            "train": split_counts(counts, images=90, clean_images=80, annotations=400),
+            "test": split_counts(counts, images=40, clean_images=30, annotations=200),
+        },
+        leakage={"pairs": {}, "test": {"images": 40, "shared_with_train": 9, "shared_with_any": 10, "clean": 30}},
+    )
+    more = {"composites": 0, "boxes_under_2_px": 0, "sources": 120, "partial_annotation": {}, "flags": {}}
+    return convert(facts | more, ReportedData, "data")
 
 
 def _coco(classes: list[str], images: int, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -91,7 +128,7 @@ Inputs = Callable[..., report.ReportInputs]
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     """Report inputs on a real evaluation of made-up detections; keywords replace fields."""
-    policy = gates.load_policy("card")
+    policy = load_policy("card")
 
     def made(classes: list[str], **changes: Any) -> report.ReportInputs:
         folder = tmp_path_factory.mktemp("evaluation")
@@ -100,27 +137,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
             evaluate(coco_inputs(truth, found, thresholds_from=_coco(classes, 20, 2), mirrored=found, resamples=60)),
             folder,
         )
-        counts = dict.fromkeys(classes, 3)
         base = report.ReportInputs(
             title="phantom-v1 × smoke",
             evaluation_folder=folder,
-            verdict=gates.judge(report.read_evaluation(folder), policy, HEALTH),
+            verdict=judge(read_evaluation(folder), policy, HEALTH),
             policy=policy,
             health=HEALTH,
-            subset_facts={
-                "corpus": PHANTOM,
-                "classes": classes,
-                "splits": {"train": {"images": 90, "clean_images": 80, "annotations": 400, "class_counts": counts},
-                           "test": {"images": 40, "clean_images": 30, "annotations": 200, "class_counts": counts}},
-                "leakage": {"test": {"images": 40, "shared_with_train": 9, "shared_with_any": 10, "clean": 30}},
-            },
-            checkpoint_facts={"recipe": "smoke", "variant": False, "image_size": [320, 192], "parameters": 3_700_000},
-            chain=(report.ChainLink("evaluation", "e" * 64), report.ChainLink("raw-export", "f" * 64)),
+            data=_data(classes),
+            checkpoint=convert(checkpoint_facts(classes, parameters=3_700_000), CheckpointFacts, "checkpoint"),
+            chain=(ChainLink(kind="evaluation", digest="e" * 64), ChainLink(kind="raw-export", digest="f" * 64)),
             cost={"wall_seconds": 12.5, "usd": None},
             links={"MLflow run": "http://127.0.0.1:5000/#/runs/1"},
-            ground_truth=truth,
+            truth=_truth(truth),
             images=_picture,
-        )  # fmt: skip
+        )
         return replace(base, **changes)
 
     return made
@@ -129,29 +159,34 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="module")
 def plain(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[report.ReportInputs, report.ReportPaths]:
     """A report on the 13 conditions."""
-    given = inputs(list(gates.load_policy("card").classes))
+    given = inputs(list(load_policy("card").classes))
     return given, report.build_report(given, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture(scope="module")
 def hostile(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> report.ReportPaths:
     """A report in which every text that data can bring is an attack."""
-    policy = gates.load_policy("card")
-    given = inputs([EVIL, "caries", "}}{{ 7 * 7 }}", "</style></svg>"])
+    policy = load_policy("card")
+    given_classes = [EVIL, "caries", "}}{{ 7 * 7 }}", "</style></svg>"]
+    given = inputs(given_classes)
     override = Override(gate="tier1_caries_ap", name=EVIL, reason=EVIL)
-    health = {**HEALTH, "rules": [{"rule": EVIL, "tripped": False, "evidence": EVIL}], "override": EVIL}
+    rule = RuleOutcome(rule=EVIL, tripped=False, evidence=EVIL)
+    health = structs.replace(HEALTH, rules=(rule,), override=EVIL)
+    corpus: Any = Corpus(kind=cast(CorpusKind, EVIL), name=EVIL, licence=EVIL)
     hostile = replace(
         given,
         title=EVIL,
-        verdict=gates.judge(report.read_evaluation(given.evaluation_folder), policy, health, overrides=[override]),
+        verdict=judge(read_evaluation(given.evaluation_folder), policy, health, overrides=[override]),
         health=health,
-        subset_facts={
-            **given.subset_facts,
-            "corpus": {"kind": EVIL, "name": EVIL, "licence": EVIL},
-            "loose_classes": [EVIL],
-        },
-        checkpoint_facts={"recipe": EVIL, "variant": True, "overrides": {EVIL: EVIL}},
-        chain=(report.ChainLink(EVIL, EVIL),),
+        data=structs.replace(_data(given_classes), corpus=corpus, loose_classes=(EVIL,)),
+        checkpoint=structs.replace(
+            convert(checkpoint_facts(given_classes), CheckpointFacts, "checkpoint"),
+            recipe=EVIL,
+            variant=True,
+            overrides={EVIL: EVIL},
+            versions={EVIL: EVIL},
+        ),
+        chain=(ChainLink(kind=EVIL, digest=EVIL),),
         cost={EVIL: EVIL},
         links={EVIL: "javascript:alert(1)", "run": 'http://127.0.0.1/"onmouseover="alert(1)'},
     )
@@ -290,7 +325,7 @@ def test_class_names_are_spelt_as_in_the_ontology(plain):
     text = _Tags(plain[1].html.read_text("utf-8")).text
 
     assert [name for name in CONDITIONS if name not in text] == []
-    assert gates.load_policy("card").classes == CONDITIONS
+    assert load_policy("card").classes == CONDITIONS
 
 
 def test_the_same_inputs_give_the_same_bytes(plain, tmp_path):
@@ -308,6 +343,7 @@ def test_report_json_holds_the_facts_of_the_page(plain):
     given, paths = plain
     facts = json.loads(paths.json.read_text("utf-8"))
 
+    assert read(paths.json.read_bytes(), Report, "report.json").verdict == given.verdict
     assert facts["verdict"]["outcome"] == given.verdict.outcome
     assert facts["evaluation"]["ground_truth_sha256"] == given.verdict.ground_truth_sha256
     assert facts["data"]["leakage"]["test"]["shared_with_train"] == 9
@@ -340,7 +376,7 @@ def test_the_gallery_shows_the_worst_images_with_missed_and_wrong_boxes(plain):
 
 def test_a_crowded_picture_numbers_the_surest_and_says_how_many_more(plain):
     """Sixty numbers on one X-ray hide the teeth; the boxes themselves all stay."""
-    truth, image = plain[0].ground_truth, 1
+    truth, image = plain[0].truth, 1
     found = pd.DataFrame(
         [{"image_id": image, "class": "caries", "score": 0.9 - i / 100, "x": 5.0 * i, "y": 5.0, "w": 9.0, "h": 9.0,
           "matched_at_50": np.nan, "iou": 0.0, "kind": "background", "above_threshold": True} for i in range(30)]
@@ -348,7 +384,7 @@ def test_a_crowded_picture_numbers_the_surest_and_says_how_many_more(plain):
 
     examples, _ = gallery.worst_cases(found, truth, {"caries": 0.5}, _picture, most=1)
 
-    wrong = next(part["text"] for part in examples[0].lists if part["title"] == "Wrong")
+    wrong = next(part.text for part in examples[0].lists if part.title == "Wrong")
     drawn = [box for box in examples[0].boxes if box.words.startswith("caries 0.")]
     assert len(drawn) == 30
     assert [box.words[7:11] for box in drawn if box.number] == [f"{0.9 - i / 100:.2f}" for i in range(12)]
@@ -360,14 +396,14 @@ def test_the_cuttings_count_what_the_error_figure_counts(plain):
     given, paths = plain
     html = paths.html.read_text("utf-8")
     shown = re.findall(r'<h3>([\w-]+) <span class="muted small">(\d+) wrong, (\d+) missed<', html)
-    errors = report.read_evaluation(given.evaluation_folder)["errors"]
+    errors = read_evaluation(given.evaluation_folder).errors
 
     assert {name: (int(wrong), int(missed)) for name, wrong, missed in shown} == {
-        name: (sum(counts.values()) - counts["missed"], counts["missed"])
+        name: (sum(structs.astuple(counts)) - counts.missed, counts.missed)
         for name, counts in errors.items()
-        if any(counts.values())
+        if any(structs.astuple(counts))
     }
-    assert sum(sum(counts.values()) for counts in errors.values()) > 0
+    assert any(any(structs.astuple(counts)) for counts in errors.values())
 
 
 def test_an_image_that_cannot_be_decoded_is_left_out_and_said_so(inputs, tmp_path):
@@ -426,8 +462,8 @@ def test_huggingface_parses_the_model_card(plain):
     card: Any = huggingface_hub.ModelCard.load(paths.model_card)
 
     results = {result.metric_name: result.metric_value for result in card.data.eval_results or []}
-    macro = report.read_evaluation(given.evaluation_folder)["populations"]["clean"]["macro"]
-    assert results["macro mAP@0.5"] == macro["ap50"]
+    macro = read_evaluation(given.evaluation_folder).populations["clean"].macro
+    assert results["macro mAP@0.5"] == macro.ap50
     assert "mAP@0.5:0.95 (caries)" in results
     assert card.data.license == "apache-2.0"
     assert "never-for-x-rays" in (card.data.tags or [])
@@ -438,17 +474,17 @@ def test_the_model_card_says_what_the_page_says(plain):
     """Whoever has the card alone must not know less: why a gate is there, how the model errs, what it takes."""
     given, paths = plain
     card = paths.model_card.read_text("utf-8").replace("\\", "")
-    evaluation = report.read_evaluation(given.evaluation_folder)
+    evaluation = read_evaluation(given.evaluation_folder)
     page = _Tags(paths.html.read_text("utf-8")).text
 
     for row in given.verdict.rows:
         assert f"| {row.id} | {row.reason} | {row.source} |" in unescape(card)
-    for name, counts in evaluation["errors"].items():
+    for name, counts in evaluation.errors.items():
         kinds = ("class_confusion", "localisation", "duplicate", "background", "missed")
-        assert f"| {name} | {' | '.join(str(counts[kind]) for kind in kinds)} |" in card
+        assert f"| {name} | {' | '.join(str(getattr(counts, kind)) for kind in kinds)} |" in card
     tables = tables_module.tier2_tables(evaluation)
-    assert [table["title"] for table in tables][-1] == "X-rays for an interval of ±0.05"
-    for name, value in (row for table in tables for row in table["rows"]):
+    assert [table.title for table in tables][-1] == "X-rays for an interval of ±0.05"
+    for name, value in (row for table in tables for row in table.rows):
         assert f"| {name} | {value} |" in unescape(card)
         assert name in page
     assert "| last layer scores like the first | ✓ good | R = 1.03 |" in card
@@ -470,7 +506,7 @@ def test_a_hostile_label_stays_text_in_the_model_card(hostile):
 def test_a_verdict_of_another_evaluation_is_refused(plain, tmp_path):
     """A PASS must not be printed above other figures."""
     given, _ = plain
-    foreign = given.verdict.model_copy(update={"detections_sha256": "0" * 64})
+    foreign = structs.replace(given.verdict, detections_sha256="0" * 64)
 
     with pytest.raises(EvaluationError, match="belongs to another evaluation"):
         report.build_report(replace(given, verdict=foreign), tmp_path)
@@ -481,7 +517,7 @@ def test_a_verdict_under_another_policy_is_refused(plain, tmp_path):
     given, _ = plain
 
     with pytest.raises(EvaluationError, match="Judge again under the policy"):
-        report.build_report(replace(given, policy=gates.load_policy("phantom")), tmp_path)
+        report.build_report(replace(given, policy=load_policy("phantom")), tmp_path)
 
 
 def test_an_empty_folder_is_refused_with_the_remedy(plain, tmp_path):
@@ -497,7 +533,7 @@ def test_a_bare_evaluation_still_gives_a_report(inputs, tmp_path):
     bare = inputs(["caries", "crown"])
     for name in ("curves.json", "matches.parquet"):
         (bare.evaluation_folder / name).unlink()
-    verdict = gates.judge(report.read_evaluation(bare.evaluation_folder), bare.policy)
+    verdict = judge(read_evaluation(bare.evaluation_folder), bare.policy)
     bare = report.ReportInputs("bare", bare.evaluation_folder, verdict, bare.policy)
 
     html = report.build_report(bare, tmp_path).html.read_text("utf-8")
@@ -511,8 +547,8 @@ def test_a_bare_evaluation_still_gives_a_report(inputs, tmp_path):
 def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
     """A collapsed head can look well calibrated; the number must not stand in the gates."""
     given = inputs(["caries", "crown"])
-    health = {**HEALTH, "healthy": False}
-    verdict = gates.judge(report.read_evaluation(given.evaluation_folder), given.policy, health)
+    health = structs.replace(HEALTH, healthy=False)
+    verdict = judge(read_evaluation(given.evaluation_folder), given.policy, health)
 
     html = report.build_report(replace(given, verdict=verdict, health=health), tmp_path).html.read_text("utf-8")
 

@@ -12,18 +12,21 @@ import pytest
 from PIL import Image
 
 from dentsight_pipeline.release.report.mistakes import ClassMistakes, mistakes_by_class
+from dentsight_pipeline.release.report.pictures import SIDES, Truth
 
-TRUTH = {
-    "images": [{"id": 1, "width": 400, "height": 200}, {"id": 2, "width": 400, "height": 200}],
-    "categories": [{"id": 1, "name": "caries"}, {"id": 2, "name": "crown"}],
-    "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 20, 20]},
-        {"id": 2, "image_id": 1, "category_id": 2, "bbox": [300, 100, 40, 40]},
-        {"id": 3, "image_id": 2, "category_id": 1, "bbox": [10, 10, 30, 30]},
-        {"id": 4, "image_id": 1, "category_id": 2, "bbox": [118, 50, 20, 20]},
-        {"id": 5, "image_id": 1, "category_id": 1, "bbox": [200, 150, 20, 20]},
-    ],
-}
+TRUTH = Truth(
+    images=pd.DataFrame({"id": [1, 2], "width": 400, "clean": True}).set_index("id"),
+    boxes=pd.DataFrame(
+        [
+            (1, 1, "caries", 100, 50, 20, 20),
+            (2, 1, "crown", 300, 100, 40, 40),
+            (3, 2, "caries", 10, 10, 30, 30),
+            (4, 1, "crown", 118, 50, 20, 20),
+            (5, 1, "caries", 200, 150, 20, 20),
+        ],
+        columns=["id", "image_id", "class", *SIDES],
+    ),
+)
 
 
 def _row(kind: str, box: tuple[float, ...], score: float | None = None, **more: Any) -> dict[str, Any]:
@@ -127,6 +130,17 @@ def test_an_image_that_cannot_be_decoded_gives_no_cutting_but_counts():
     (caries,) = _mistakes(_row("missed", (100, 50, 20, 20)), images=lambda _: b"no picture")
 
     assert (caries.n_missed, caries.missed) == (1, ())
+
+
+def test_a_mistake_on_an_image_that_is_not_shown_does_not_count():
+    """The gates read the clean images alone; the cuttings must tell of the same ones."""
+    narrowed = TRUTH._replace(images=TRUTH.images.assign(clean=[False, True])).only_clean()
+    rows = pd.DataFrame([_row("missed", (100, 50, 20, 20)), _row("missed", (10, 10, 30, 30), image_id=2)])
+
+    (caries,) = mistakes_by_class(rows, narrowed, ["caries"], _white_square)
+
+    assert (caries.n_missed, caries.missed[0].box.w) == (1, 30)
+    assert narrowed.boxes["id"].tolist() == [3]
 
 
 def test_a_class_without_a_mistake_is_left_out():

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
+from dentsight_pipeline.documents.codec import pretty
+from dentsight_pipeline.documents.evaluation import EvaluationDocument, MacroRow, Population
+from dentsight_pipeline.documents.facts import Corpus
+from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.report import ChainLink, Report
+from dentsight_pipeline.documents.verdict import Override, Verdict
+from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.release.policy import load_policy
 from dentsight_pipeline.release.report.overview import write_overview
 
+CORPUS = Corpus(kind=CorpusKind.ROBOFLOW, name="OPGs v8", licence="private")
 
-def put_report(reports: Path, dataset: str, recipe: str, *, ap50: float | None, **more: Any) -> None:
-    """A `report.json` as the report writes it, as far as the overview reads it."""
+
+def _verdict(evaluation: EvaluationDocument, **changes: Any) -> Verdict:
+    """One hard gate passed, one failed, one that does not apply; a soft one passed."""
+    verdict = judge(evaluation, load_policy("card"))
+    given = (("hard", "PASS"), ("hard", "FAIL"), ("hard", "NOT APPLICABLE"), ("soft", "PASS"))
+    rows = [
+        structs.replace(row, severity=severity, outcome=outcome)
+        for row, (severity, outcome) in zip(verdict.rows, given, strict=False)
+    ]
+    return structs.replace(verdict, outcome="FAIL", rows=tuple(rows), **changes)
+
+
+def put_report(
+    reports: Path, dataset: str, recipe: str, *, ap50: float | None, corpus: Corpus = CORPUS, **changes: Any
+) -> None:
+    """A `report.json` as the report writes it; `changes` are of the verdict."""
     folder = reports / dataset / recipe
     folder.mkdir(parents=True)
-    gates = [
-        {"severity": "hard", "outcome": "PASS"},
-        {"severity": "hard", "outcome": "FAIL"},
-        {"severity": "hard", "outcome": "NOT APPLICABLE"},
-        {"severity": "soft", "outcome": "PASS"},
-    ]
-    macro = {"ap50": ap50, "ap50_low": None, "ap50_high": None}
-    verdict = {"outcome": "FAIL", "policy": "card", "policy_version": 1, "head": "healthy", "overrides": []}
-    content = {
-        "verdict": {**verdict, "rows": gates, **more.pop("verdict", {})},
-        "evaluation": {"gated_population": "clean", "populations": {"clean": {"macro": macro, "images": 31}}},
-        "corpus": {"kind": "roboflow", "name": "OPGs v8"},
-        "chain": [{"kind": "evaluation", "digest": "e" * 64}, {"kind": "checkpoint", "digest": "c" * 64}],
-        **more,
-    }
-    (folder / "report.json").write_text(json.dumps(content), encoding="utf-8")
+    evaluation = EvaluationDocument(
+        schema="dentsight-evaluation/1",
+        classes=("caries",),
+        gated_population="clean",
+        populations={"clean": Population(images=31, groups=31, macro=MacroRow(ap50=ap50, present=1, of=1))},
+    )
+    report = Report(
+        title=f"{dataset} × {recipe}",
+        verdict=_verdict(evaluation, **changes),
+        policy=load_policy("card"),
+        corpus=corpus,
+        loose_classes=(),
+        banners=(),
+        evaluation=evaluation,
+        data=None,
+        checkpoint=None,
+        predictions=None,
+        health=None,
+        champion=None,
+        chain=(ChainLink(kind="evaluation", digest="e" * 64), ChainLink(kind="checkpoint", digest="c" * 64)),
+        cost=None,
+        links={},
+        gallery=(),
+        gallery_problems=(),
+        limits=(),
+    )
+    (folder / "report.json").write_bytes(pretty(report))
 
 
 def test_each_cell_has_a_row_with_its_verdict_and_the_way_to_its_report(tmp_path: Path) -> None:
@@ -43,11 +78,12 @@ def test_each_cell_has_a_row_with_its_verdict_and_the_way_to_its_report(tmp_path
     assert page.count("1 of 2") == 2  # neither soft gates nor those that do not apply count
     assert "0.47" in page
     assert "no interval" in page
+    assert page.count(f">{'c' * 12}<") == 2
 
 
 def test_a_release_under_an_override_says_so(tmp_path: Path) -> None:
     """An override that shows only inside the report would be forgotten."""
-    put_report(tmp_path, "opg-v8", "v3", ap50=0.4, verdict={"overrides": [{"gate": "x"}]})
+    put_report(tmp_path, "opg-v8", "v3", ap50=0.4, overrides=(Override(gate="x", name="A. Reviewer", reason="Study."),))
 
     assert "override</span>" in write_overview(tmp_path).read_text(encoding="utf-8")
 
@@ -60,13 +96,13 @@ def test_a_report_that_cannot_be_read_is_listed_and_hides_no_other(tmp_path: Pat
 
     page = write_overview(tmp_path).read_text(encoding="utf-8")
 
-    assert "report.json cannot be read" in page
+    assert "report.json cannot be read: DocumentError" in page
     assert page.count(">FAIL<") == 1
 
 
 def test_names_from_data_cannot_become_markup(tmp_path: Path) -> None:
     """A corpus is named by a stranger's export."""
-    put_report(tmp_path, "opg-v8", "v3", ap50=0.4, corpus={"kind": "roboflow", "name": "<script>alert(1)</script>"})
+    put_report(tmp_path, "opg-v8", "v3", ap50=0.4, corpus=structs.replace(CORPUS, name="<script>alert(1)</script>"))
 
     page = write_overview(tmp_path).read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from dentsight_pipeline.release.report import page, plots
+from dentsight_pipeline.release.report import drawing, page
 
 
 def test_every_text_colour_is_readable_on_its_paper() -> None:
@@ -26,8 +26,8 @@ def test_every_text_colour_is_readable_on_its_paper() -> None:
 def test_every_role_of_the_figures_has_a_colour_in_both_schemes() -> None:
     """A variable without a value would be drawn in black on black."""
     assert {name: set(scheme) for name, scheme in page.STYLE.items()} == {
-        "light": set(plots.ROLES),
-        "dark": set(plots.ROLES),
+        "light": set(drawing.ROLES),
+        "dark": set(drawing.ROLES),
     }
 
 

@@ -69,6 +69,10 @@ HEALTH: dict[str, Any] = {
 """What the card says about its head, in the form of a `health.json`."""
 
 
+EMPTY: dict[str, Any] = {"schema": "dentsight-evaluation/1", "classes": []}
+"""An evaluation that measured nothing."""
+
+
 def evaluation() -> dict[str, Any]:
     """The card's table in the form of an `evaluation.json`: values only, no intervals, no counts."""
     points = [("ap", name, value) for name, value in AP.items()]

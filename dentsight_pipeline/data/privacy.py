@@ -1,27 +1,16 @@
-"""What could identify a patient, and the proof that none of it left ingestion.
+"""What could identify a patient, in words and names: patterns that find it, and masks for what is kept of messages.
 
 Identifiers come as file-name stems (DICOM UIDs, acquisition dates and times), as metadata inside image files, and as
 text that someone typed into a record. Add a pattern here. Removing them is done where they are read: names in
-`ingest.py`, bytes in `image_bytes.py`.
+`intake/`, bytes in `image_bytes.py`; the proof that none is left is `identifiers.py`.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
-
-from dentsight_pipeline.data.image_bytes import metadata_left
-from dentsight_pipeline.data.stored_images import stripped_images
-from dentsight_pipeline.progress import Progress
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
-    from dentsight_pipeline.store.objects import Store
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Literal
 
 StemKind = Literal["uid", "dated", "numeric", "other"]
 
@@ -83,21 +72,6 @@ def _masked_name(match: re.Match[str]) -> str:
     return f"*{PurePosixPath(name).suffix}"
 
 
-@dataclass(frozen=True, slots=True)
-class IdentifierFinding:
-    """Something that could identify a patient, in words that do not repeat it.
-
-    Attributes:
-        where: Manifest entry, or `facts`.
-        kind: `uid`, `date and time`, `export file name`, `original stem` or `image metadata`.
-        count: How often.
-    """
-
-    where: str
-    kind: str
-    count: int
-
-
 def identifiers_in_text(text: str, stems: Collection[str] = ()) -> dict[str, int]:
     """Identifiers in a text by kind; sha256 digests are no text.
 
@@ -113,86 +87,3 @@ def identifiers_in_text(text: str, stems: Collection[str] = ()) -> dict[str, int
         "original stem": sum(stem in bare for stem in stems),
     }
     return {kind: count for kind, count in found.items() if count}
-
-
-def find_identifiers(
-    store: Store,
-    manifest: Manifest,
-    *,
-    stems: Collection[str] = (),
-    images: bool = True,
-    progress: Progress | None = None,
-) -> list[IdentifierFinding]:
-    """Looks through a manifest, its JSON files and its images for anything that could identify a patient.
-
-    Args:
-        store: Where the bytes are.
-        manifest: A raw export, normalised dataset or subset.
-        stems: Original stems that must not occur, where they are known.
-        images: Also read the images for metadata. A dataset whose images all come from a raw export that was checked
-            needs that once.
-        progress: Called with stage, done and total.
-    """
-    found: list[IdentifierFinding] = []
-    texts: dict[str, Iterable[str]] = {"facts": _strings([dict(manifest.facts), list(manifest.entries)])}
-    for path, entry in manifest.entries.items():
-        if path.endswith(".json"):
-            texts[path] = _strings(json.loads(store.get_bytes(entry.sha256)))
-        elif path.endswith(".arrow"):
-            texts[path] = _strings_of_table(store.local_path(entry.sha256))
-    for where, strings in texts.items():
-        counts: dict[str, int] = {}
-        for text in set(strings):
-            for kind, count in identifiers_in_text(text, stems).items():
-                counts[kind] = counts.get(kind, 0) + count
-        found += [IdentifierFinding(where, kind, count) for kind, count in sorted(counts.items())]
-    if images:
-        found += _images_with_metadata(store, manifest, progress)
-    return found
-
-
-def _images_with_metadata(store: Store, manifest: Manifest, progress: Progress | None) -> list[IdentifierFinding]:
-    """The images that have some; those that ingestion itself stripped were looked at then."""
-    stripped = stripped_images(store, manifest.digest)
-    images = {path: entry.sha256 for path, entry in manifest.entries.items() if path.endswith((".jpg", ".png"))}
-    paths = [path for path, digest in images.items() if digest not in stripped]
-
-    def left(path: str) -> int:
-        return len(metadata_left(store.get_bytes(images[path])))
-
-    found: list[IdentifierFinding] = []
-    with ThreadPoolExecutor(4) as pool:
-        for done, (path, count) in enumerate(zip(paths, pool.map(left, paths), strict=True), start=1):
-            if count:
-                found.append(IdentifierFinding(path, "image metadata", count))
-            if progress and (done % 200 == 0 or done == len(paths)):
-                progress("looking for identifiers", done, len(paths))
-    return found
-
-
-def _strings_of_table(file: Path) -> Iterator[str]:
-    """Every distinct text in an Arrow file, column by column."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    for column in table.columns:
-        if pa.types.is_dictionary(column.type):
-            yield from (text for chunk in column.chunks for text in chunk.dictionary.to_pylist())
-        elif pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
-            yield from pc.unique(pc.list_flatten(column)).to_pylist()
-        elif pa.types.is_string(column.type):
-            yield from pc.unique(column).drop_null().to_pylist()
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)

@@ -22,7 +22,7 @@ from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.data.checks import Outcome
+    from dentsight_pipeline.documents.facts import CheckOutcomeFacts
     from dentsight_pipeline.documents.lineage import AuditResult
     from dentsight_pipeline.documents.verdict import Verdict
     from dentsight_pipeline.store.manifest import Manifest
@@ -188,7 +188,7 @@ def of_release(manifest: "Manifest") -> dict[str, Value]:
     }
 
 
-def check_result(outcome: "Outcome") -> dg.AssetCheckResult:
+def check_result(outcome: "CheckOutcomeFacts") -> dg.AssetCheckResult:
     """A data check's outcome, with its table."""
     return dg.AssetCheckResult(
         passed=outcome.passed,

@@ -13,6 +13,16 @@ from dentsight_pipeline.data import checks
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files, split_names
+from dentsight_pipeline.documents.facts import (
+    AppliedMapping,
+    Corpus,
+    Leakage,
+    Privacy,
+    Source,
+    SplitCounts,
+    SubsetFacts,
+)
+from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import build, read_json
@@ -43,8 +53,26 @@ def spoilt(store: Store, sound: Manifest, file: str, change: Callable[[Any], Non
 
 def subset_with(train: dict[str, int], test: dict[str, int] | None = None) -> Manifest:
     """A subset with these counts of annotations; the classes not named have none."""
-    splits = {"train": {"class_counts": train}, "test": {"class_counts": test or {}}}
-    return Manifest("condition-subset", {}, {}, {"classes": list(CONDITIONS), "splits": splits})
+    counts = {"train": train, "test": test or {}}
+    facts = SubsetFacts(
+        corpus=Corpus(kind=CorpusKind.PHANTOM, name="counts", licence=""),
+        source=Source(),
+        privacy=Privacy(names_replaced=0, stem_kinds={}, images_with_metadata=0, metadata_removed={}),
+        mapping=AppliedMapping(source="canonical", chosen_by="option", evidence="", digest="", drop=()),
+        leakage=Leakage(pairs={}),
+        classes=CONDITIONS,
+        loose_classes=(),
+        dropped={},
+        repairs={},
+        splits={
+            name: SplitCounts(
+                images=1, clean_images=1, images_without_annotations=0, annotations=sum(of.values()), class_counts=of
+            )
+            for name, of in counts.items()
+        },
+        images_left_out=0,
+    )
+    return Manifest("condition-subset", {}, {}, facts)
 
 
 def test_a_sound_dataset_passes_every_check_of_its_kind(store: Store, sound: Manifest) -> None:
@@ -81,7 +109,7 @@ def test_a_class_that_the_mapping_does_not_give_is_named_with_its_raw_name(store
     outcome = checks.labels_are_known(store, spoilt(store, sound, "train", shift))
 
     assert (outcome.passed, outcome.blocking) == (False, True)
-    assert outcome.rows == [{"raw name": "caries", "class": "calculus", "annotations": 1}]
+    assert list(outcome.rows) == [{"raw name": "caries", "class": "calculus", "annotations": 1}]
 
 
 def test_the_table_of_labels_says_what_became_of_every_raw_name(store: Store, sound: Manifest) -> None:
@@ -151,7 +179,7 @@ def test_an_identifier_in_a_file_blocks_and_is_not_repeated_in_the_table(store: 
     )
 
     assert (outcome.passed, outcome.blocking) == (False, True)
-    assert outcome.rows == [{"where": "labels.json", "kind": "uid", "count": 1}]
+    assert list(outcome.rows) == [{"where": "labels.json", "kind": "uid", "count": 1}]
     assert uid not in outcome.summary
 
 

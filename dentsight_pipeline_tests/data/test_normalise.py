@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
-from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents import codec

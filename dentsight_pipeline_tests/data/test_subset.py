@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
-from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import DataError

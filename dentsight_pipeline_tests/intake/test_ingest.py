@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dentsight_pipeline.data import image_bytes, json_blocks
-from dentsight_pipeline.data.privacy import find_identifiers
+from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.stored_images import FINGERPRINTS, fingerprints_of
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.names import PHANTOM_MARKER

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data import checks, image_bytes
+from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.privacy import find_identifiers
 from dentsight_pipeline.data.stored_images import FINGERPRINTS
 from dentsight_pipeline.intake.files import FolderFiles
 from dentsight_pipeline.intake.ingest import ingest_export

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from dentsight_pipeline.data.raw_export import OUTSIDE_PX
 from dentsight_pipeline.documents.annotations import REPAIRS, RawSplit
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ NEAR_DUPLICATE_IOU = 0.9
 """Two boxes of one class on one image that overlap at least this much mark one finding twice."""
 ZERO_PX = 1e-6
 """Width or height (px), or area of a polygon (px²), up to which there is nothing to see."""
-OUTSIDE_PX = 1.0
-"""Pixels outside the image beyond which a box cannot be meant for it."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,13 @@ class MendedBoxes:
 
 def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> MendedBoxes:
     """Boxes [n, 4] clipped to images of width and height `sizes` [n, 2]; those without area are left out."""
-    with_area = (boxes[:, 2:] > ZERO_PX).all(axis=1)
+    with_area = boxes[:, 2:].min(axis=1) > ZERO_PX
     ends = boxes[:, :2] + boxes[:, 2:]
     over = np.maximum(-boxes[:, :2], ends - sizes).max(axis=1)
     beyond = np.flatnonzero(with_area & (over > 0))
     clipped = boxes.copy()
     clipped[beyond] = _clipped(boxes[beyond, :2], ends[beyond], sizes[beyond])
-    left = (clipped[:, 2:] > ZERO_PX).all(axis=1)
+    left = clipped[:, 2:].min(axis=1) > ZERO_PX
     far = (boxes[:, :2] >= sizes + OUTSIDE_PX) | (ends <= -OUTSIDE_PX)
     cut, gone, flat = beyond[left[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
     notes = [
@@ -80,7 +79,7 @@ def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mend
         Note("zero_area_box", gone, ["nothing of it is inside the image, left out"] * len(gone), gone),
     ]
     outside = np.zeros(len(boxes), dtype=bool)
-    outside[gone] = far[gone].any(axis=1)
+    outside[gone] = far[gone, 0] | far[gone, 1]
     return MendedBoxes(clipped, with_area & left, outside, notes)
 
 

@@ -64,10 +64,10 @@ def _rules(split: Split, met_before: NDArray[np.bool_]) -> list[tuple[NDArray[np
     return [
         (np.isnan(sizes[:, 0]), lambda row: f"image {images[row]} is not in this split"),
         (ids < 1, lambda row: "id is less than 1, which pycocotools reads as 'unmatched'"),
-        (~np.isfinite(boxes).all(axis=1) | ~np.isfinite(area), lambda row: "box or area is not finite"),
-        ((boxes[:, 2:] <= 0).any(axis=1), lambda row: "box of {} × {} px has no area".format(*boxes[row, 2:].tolist())),
+        (~np.isfinite(boxes.sum(axis=1) + area), lambda row: "box or area is not finite"),
+        (boxes[:, 2:].min(axis=1) <= 0, lambda row: "box of {} × {} px has no area".format(*boxes[row, 2:].tolist())),
         (
-            outside.any(axis=1),
+            outside[:, 0] | outside[:, 1],
             lambda row: "box {} reaches out of {:.0f} × {:.0f} px".format(boxes[row].tolist(), *sizes[row]),
         ),
         (met_before, lambda row: "id is used before"),

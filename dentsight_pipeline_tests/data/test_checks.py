@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data import checks
+from dentsight_pipeline.data import checks, identifiers
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files, split_names
+from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.facts import (
     AppliedMapping,
     Corpus,
@@ -22,7 +23,7 @@ from dentsight_pipeline.documents.facts import (
     SplitCounts,
     SubsetFacts,
 )
-from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.names import Asset, CorpusKind
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import build, read_json
@@ -181,6 +182,41 @@ def test_an_identifier_in_a_file_blocks_and_is_not_repeated_in_the_table(store: 
     assert (outcome.passed, outcome.blocking) == (False, True)
     assert list(outcome.rows) == [{"where": "labels.json", "kind": "uid", "count": 1}]
     assert uid not in outcome.summary
+
+
+def test_a_subset_s_images_are_those_of_the_export_that_was_checked(
+    store: Store, sound: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was looked at once, there; reading ten thousand X-rays again for every subset would prove nothing more."""
+    monkeypatch.setattr(identifiers, "metadata_left", lambda data: pytest.fail("an image was read again"))
+
+    assert checks.no_identifiers_left(store, select_conditions(store, sound)).passed
+
+
+def test_an_image_that_no_checked_export_has_is_looked_at(store: Store, sound: Manifest) -> None:
+    """A subset may come from anybody's hands: what it adds to its raw export is proven by nothing."""
+    subset = select_conditions(store, sound)
+    added = {"images/other.jpg": jpeg(picture(9), comment=b"Anna")}
+    foreign = build(store, subset.kind, {**subset.entries, **added}, subset.inputs, subset.facts)
+
+    outcome = checks.no_identifiers_left(store, foreign)
+
+    assert not outcome.passed
+    assert list(outcome.rows) == [{"where": "images/other.jpg", "kind": "image metadata", "count": 1}]
+
+
+def test_images_of_an_export_that_failed_prove_nothing(tmp_path: Path) -> None:
+    """Its own check says why; a subset of it is searched in full."""
+    store = open_store(tmp_path / "store")
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+    marked = {"images/other.jpg": jpeg(picture(9), comment=b"Anna")}
+    spoilt_raw = build(store, raw.kind, {**raw.entries, **marked}, raw.inputs, raw.facts)
+    store.put_manifest(spoilt_raw)
+    splits = normalise_export(store, raw)
+    inputs = {Asset.RAW_EXPORT: spoilt_raw.digest}
+    foreign = build(store, splits.kind, {**splits.entries, **marked}, inputs, splits.facts)
+
+    assert not checks.no_identifiers_left(store, foreign).passed
 
 
 def test_new_vanished_and_shifted_classes_are_told_from_mere_growth() -> None:

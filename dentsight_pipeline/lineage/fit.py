@@ -24,7 +24,7 @@ from dentsight_pipeline.documents.report import REPORT_FILES
 from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
 from dentsight_pipeline.lineage.rejudge import misjudged
 from dentsight_pipeline.lineage.walk import Walk, name_of
-from dentsight_pipeline.release import statement
+from dentsight_pipeline.release import product, statement
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
@@ -134,11 +134,10 @@ def _recipe(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 
 def _head(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
-    words = {True: "healthy", False: "collapsed"}
-    said = words.get(manifest.facts_as(CheckpointFacts).healthy, "unknown")
-    found = words.get(read_json(store, manifest, "health.json").get("healthy"), "unknown")
-    if found != said:
-        yield f"The {name_of(manifest)} calls its head {said}, but its health.json says {found}."
+    said, found = manifest.facts_as(CheckpointFacts).healthy, product.health_of(store, manifest).healthy
+    if found is not said:
+        words = {True: "healthy", False: "collapsed", None: "unknown"}
+        yield f"The {name_of(manifest)} calls its head {words[said]}, but its health.json says {words[found]}."
 
 
 def _classes(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:

@@ -202,7 +202,7 @@ def _was_known(store: Store, digest: str) -> bool:
 
 def _of_the_store(store: Store, ref: str) -> Reference:
     if ref == "champion":
-        digest = _champion(store)
+        digest = champion.current_digest(store)
         if digest is None:
             raise ConfigurationError("There is no champion yet. Promote a release first: `dentsight promote REF`.")
         return Reference(digest, "the champion")
@@ -210,10 +210,6 @@ def _of_the_store(store: Store, ref: str) -> Reference:
     if newest is None:
         raise ConfigurationError("There is no release yet. A cell whose gates all pass makes one: `dentsight run`.")
     return Reference(newest.digest, "the newest release")
-
-
-def _champion(store: Store) -> str | None:
-    return champion.current_digest(store)
 
 
 def _nothing(store: Store, ref: str) -> str:
@@ -384,7 +380,7 @@ def _by_version(store: Store, registry: Registry | None, version: Version) -> Re
     if not is_digest(digest):
         raise ConfigurationError(f"{version} carries no {MLFLOW_RELEASE_TAG}: it was not registered by this pipeline.")
     findings = [*_forged_version(store, digest, tags, str(version))]
-    if alias == "champion" and (now := _champion(store)) != digest:
+    if alias == "champion" and (now := champion.current_digest(store)) != digest:
         findings.append(
             f"MLflow's alias champion points at release {digest[:12]}, but the store's champion is "
             f"{(now or 'none')[:12]}."

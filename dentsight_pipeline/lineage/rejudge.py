@@ -57,14 +57,14 @@ def is_altered(policy: Policy) -> bool:
 
 def _otherwise(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     """What the gates say otherwise when they are asked again."""
-    below = {name: walked.input_of(manifest, name) for name in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT)}
-    chain = {name: made_from for name, made_from in below.items() if made_from is not None}
-    if len(chain) < len(below):
+    evaluation, checkpoint = (walked.input_of(manifest, n) for n in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT))
+    if evaluation is None or checkpoint is None:
         return
+    chain: dict[str, Manifest] = {Asset.CLASS_METRICS: evaluation, Asset.TRAINED_CHECKPOINT: checkpoint}
     report = product.report_of(store, manifest)
-    if report.evaluation != product.evaluation_of(store, chain[Asset.CLASS_METRICS]):
+    if report.evaluation != product.evaluation_of(store, evaluation):
         yield f"The evaluation that report.json of the {name_of(manifest)} shows is not the stored one."
-    if report.health != product.health_of(store, chain[Asset.TRAINED_CHECKPOINT]):
+    if report.health != product.health_of(store, checkpoint):
         yield f"The health that report.json of the {name_of(manifest)} shows is not the stored one."
     overrides = manifest.facts_as(ReportFacts).overrides
     again = product.verdict_on(store, chain, report.policy, report.champion, overrides)

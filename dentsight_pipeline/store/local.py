@@ -14,15 +14,19 @@ import shutil
 import stat as stat_flags
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from io import RawIOBase
 from pathlib import Path
+from typing import TypeVar
 
 from dentsight_pipeline.errors import IntegrityError, StorageError
-from dentsight_pipeline.store.blobs import BLOCK_BYTES, Stat
+from dentsight_pipeline.store.blobs import BLOCK_BYTES, DAMAGED_REMEDY, Blobs, Stat
+
+T = TypeVar("T")
 
 
-class LocalBlobs:
-    """Keys below one folder of a local or shared POSIX file system.
+class LocalBlobs(Blobs):
+    """Keys below one folder of a local or shared POSIX file system; what its methods promise: `Blobs`.
 
     Args:
         root: The folder; made when it does not exist.
@@ -41,50 +45,31 @@ class LocalBlobs:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
 
     def read(self, key: str) -> bytes | None:
-        """All bytes of a key, or None when there is none."""
-        with self._refusals("read", self.root / key):
-            try:
-                return (self.root / key).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        return self._ask("read", key, Path.read_bytes)
 
     def sha256(self, key: str) -> tuple[str, int] | None:
-        """The sha256 (hex) and size that the key's bytes really have; None when there is none."""
-        with self._refusals("read", self.root / key):
-            try:
-                return hash_file(self.root / key)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        return self._ask("read", key, hash_file)
 
     def stat(self, key: str) -> Stat | None:
-        """Size and age of a key, or None."""
-        path = self.root / key
-        with self._refusals("look up", path):
-            try:
-                found = path.stat()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        return Stat(found.st_size, found.st_mtime) if stat_flags.S_ISREG(found.st_mode) else None
+        found = self._ask("look up", key, Path.stat)
+        return Stat(found.st_size, found.st_mtime) if found and stat_flags.S_ISREG(found.st_mode) else None
 
     def now(self) -> float:
-        """Unix seconds by the clock of the file system, which may be another machine's."""
+        """By the clock of the file system, which may be another machine's."""
         with self.temporary() as file, self._refusals("write", file):
             return file.stat().st_mtime
 
     def touch(self, key: str, size: int) -> bool:
-        """Make an existing key of this size young again; False when there is none."""
-        path = self.root / key
-        with self._refusals("touch", path), self._lock("gc", fcntl.LOCK_SH):
-            try:
-                if path.stat().st_size != size:
-                    return False
-                os.utime(path)
-            except (FileNotFoundError, NotADirectoryError):
+        def renew(path: Path) -> bool:
+            if path.stat().st_size != size:
                 return False
-        return True
+            os.utime(path)
+            return True
+
+        with self._lock("gc", fcntl.LOCK_SH):
+            return bool(self._ask("touch", key, renew))
 
     def write(self, key: str, data: bytes) -> None:
-        """Create or replace a key, atomically and durably."""
         with self.temporary() as file:
             with self._refusals("write", self.root / key):
                 file.write_bytes(data)
@@ -109,7 +94,6 @@ class LocalBlobs:
             os.close(descriptor)
 
     def adopt(self, file: Path, key: str) -> None:
-        """Create or replace a key from a private file, atomically and durably."""
         path = self.root / key
         with self._refusals("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +103,6 @@ class LocalBlobs:
             _sync(path.parent)
 
     def swap(self, key: str, data: bytes, expected: bytes | None) -> bool:
-        """Write only if the key's bytes are still `expected`; False when they are not."""
         with self._lock("refs", fcntl.LOCK_EX):
             if self.read(key) != expected:
                 return False
@@ -127,41 +110,28 @@ class LocalBlobs:
         return True
 
     def overwrite(self, key: str, data: bytes) -> None:
-        """Like `write`, but never between the look and the write of a `swap`."""
         with self._lock("refs", fcntl.LOCK_EX):
             self.write(key, data)
 
     def publish(self, key: str, data: bytes, check: Callable[[], None]) -> None:
-        """Write a manifest while no collection can remove what it names."""
         with self._lock("gc", fcntl.LOCK_SH):
             check()
             self.write(key, data)
 
     @contextmanager
     def collecting(self) -> Iterator[Callable[[], None]]:
-        """Hold the right to remove objects; the kernel takes it back only when this process dies."""
+        """The kernel takes the right back only when this process dies."""
         with self._lock("gc", fcntl.LOCK_EX):
             yield lambda: None
 
     def scan(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        """All keys under a prefix that ends in `/`, in byte order."""
-        with self._refusals("list", self.root / prefix):
-            yield from self._scan(prefix)
-
-    def _scan(self, prefix: str) -> Iterator[tuple[str, Stat]]:
-        try:
-            with os.scandir(self.root / prefix) as found:
-                entries = [(f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name) for entry in found]
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for name in sorted(entries, key=os.fsencode):
+        for name in sorted(self._ask("list", prefix, _names_in) or (), key=os.fsencode):
             if name.endswith("/"):
-                yield from self._scan(prefix + name)
-            elif (found_stat := self.stat(prefix + name)) is not None:
-                yield prefix + name, found_stat
+                yield from self.scan(prefix + name)
+            elif (found := self.stat(prefix + name)) is not None:
+                yield prefix + name, found
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove keys; one that is already gone is no error."""
         for key in keys:
             with self._refusals("remove", self.root / key):
                 (self.root / key).unlink(missing_ok=True)
@@ -183,7 +153,6 @@ class LocalBlobs:
                     yield name, stat
 
     def remove_leftovers(self, names: Iterable[str]) -> None:
-        """Remove what `leftovers` named."""
         for name in names:
             with self._unlocked(name) as free:
                 if free:
@@ -192,20 +161,15 @@ class LocalBlobs:
     @contextmanager
     def _unlocked(self, name: str) -> Iterator[bool]:
         """Whether a temporary file exists and no writer holds it; none can take it meanwhile."""
-        try:
-            descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            yield False
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        try:
+        with ExitStack() as held:
+            try:
+                descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
+                held.callback(os.close, descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+            except OSError:
+                free = False
             yield free
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _lock(self, name: str, kind: int) -> Iterator[None]:
@@ -219,6 +183,14 @@ class LocalBlobs:
         finally:
             os.close(descriptor)
 
+    def _ask(self, act: str, key: str, question: Callable[[Path], T]) -> T | None:
+        """What a key's file answers, or None when there is none."""
+        with self._refusals(act, self.root / key):
+            try:
+                return question(self.root / key)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
     @contextmanager
     def _refusals(self, act: str, path: Path) -> Iterator[None]:
         try:
@@ -229,14 +201,21 @@ class LocalBlobs:
             ) from error
 
 
-DAMAGED_REMEDY = "Restore it from a backup, or remove the damaged copy (`discard_damaged`) and ingest its source again."
-
-
 def hash_file(path: Path) -> tuple[str, int]:
     """The sha256 (hex) and size of a file's bytes, streamed in large blocks."""
     with path.open("rb", buffering=0) as file:
-        hasher = hashlib.file_digest(file, "sha256")
-        return hasher.hexdigest(), file.tell()
+        return hash_stream(file)
+
+
+def hash_stream(stream: RawIOBase) -> tuple[str, int]:
+    """The sha256 (hex) and size of what a stream still gives from its start."""
+    return hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell()
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names in a folder; those of folders end in `/`."""
+    with os.scandir(folder) as found:
+        return [f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in found]
 
 
 def file_blocks(path: Path) -> Iterator[bytes]:

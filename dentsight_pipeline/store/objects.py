@@ -14,7 +14,6 @@ Whatever is read is hashed before it is returned: nothing wrong is ever read as 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from enum import Enum
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError, RefConflictError, StorageError
 from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.blobs import IN_MEMORY_BYTES, Blobs, Stat
-from dentsight_pipeline.store.local import DAMAGED_REMEDY, LocalBlobs, file_blocks, hash_file, write_and_hash
+from dentsight_pipeline.store.blobs import DAMAGED_REMEDY, IN_MEMORY_BYTES, Blobs, Stat
+from dentsight_pipeline.store.local import LocalBlobs, file_blocks, hash_file, write_and_hash
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import (
     check_digest,
@@ -37,12 +36,7 @@ from dentsight_pipeline.store.names import (
 )
 from dentsight_pipeline.store.threads import map_in_threads
 
-
-class _Any(Enum):
-    ANY = "any"
-
-
-ANY: Final = _Any.ANY
+ANY: Final = object()
 """For `write_ref`: whatever is there is replaced."""
 
 

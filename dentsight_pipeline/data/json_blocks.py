@@ -5,7 +5,6 @@ A table is the list of its rows; what is null in a row is left out of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -14,41 +13,32 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from dentsight_pipeline.data.records import Records
+from dentsight_pipeline.documents import codec
 
 _ROWS_AT_ONCE = 4096
 """Rows that are Python objects at a time."""
 _LEAST, _MOST = 1e-4, 1e16
 """Numbers from the one up to the other are written the same by `json` and by msgspec, which is ten times as fast."""
 
-_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-
-
-def to_json(value: Any) -> bytes:
-    """Compact UTF-8 JSON with sorted keys."""
-    return _encode(value).encode()
-
 
 def json_blocks(value: Any) -> Iterator[bytes]:
     """The bytes of JSON content whose dictionaries and lists may hold tables, piece by piece."""
-    if isinstance(value, Records):
-        yield to_json(list(value))
-    elif isinstance(value, pa.Table):
+    if isinstance(value, pa.Table):
         batches = value.to_batches(_ROWS_AT_ONCE)
         yield from _joined(b"[", ([_rows(batch)] for batch in batches if len(batch)), b"]")
     elif isinstance(value, Mapping) and _holds_tables(value.values()):
-        members = (chain([to_json(key), b":"], json_blocks(value[key])) for key in sorted(value))
+        members = (chain([codec.write(key), b":"], json_blocks(value[key])) for key in sorted(value))
         yield from _joined(b"{", members, b"}")
     elif isinstance(value, list | tuple) and _holds_tables(value):
         yield from _joined(b"[", map(json_blocks, value), b"]")
     else:
-        yield to_json(value)
+        yield codec.write(value)
 
 
 def _holds_tables(values: Iterable[Any]) -> bool:
     """Whether one is a table, or may hold one a level below."""
     return any(
-        isinstance(value, pa.Table | Records)
+        isinstance(value, pa.Table)
         or (isinstance(value, Mapping) and _holds_tables(value.values()))
         or (isinstance(value, list | tuple) and _holds_tables(value))
         for value in values
@@ -72,7 +62,7 @@ def _rows(batch: pa.RecordBatch) -> bytes:
     if any(column.null_count for column in batch.columns):
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     exact = all(map(_is_written_alike, batch.columns))
-    return (msgspec.json.encode(rows) if exact else to_json(rows))[1:-1]
+    return (msgspec.json.encode(rows) if exact else codec.write(rows))[1:-1]
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,14 +158,18 @@ def test_a_version_with_new_images_works_on_those_alone(
     assert sum(entry.sha256 in new for path, entry in manifest.entries.items() if path.startswith("images/")) == 1
 
 
-def test_a_collected_object_is_made_again(tmp_path: Path, store: Store) -> None:
-    """What is remembered about an original is only used while its stored bytes are there."""
+@pytest.mark.parametrize("left", [None, 100])
+def test_a_collected_or_cut_object_is_made_again(tmp_path: Path, store: Store, left: int | None) -> None:
+    """What is remembered about an original is only used while its stored bytes are there, in their number."""
     root = whole_export(tmp_path / "export").write()
     manifest = ingest_export(root, store)
     image = next(entry for path, entry in manifest.entries.items() if path.startswith("images/"))
     stored = store.local_path(image.sha256)
     stored.chmod(0o600)
-    stored.unlink()
+    if left is None:
+        stored.unlink()
+    else:
+        stored.write_bytes(stored.read_bytes()[:left])
 
     again = ingest_export(root, store)
 
@@ -350,24 +355,52 @@ def test_a_split_that_is_required_is_missed_by_name(tmp_path: Path, store: Store
     assert list(ingest_export(builder.root, store).facts["splits"]) == ["train", "valid"]
 
 
-def test_a_box_wholly_outside_its_image_is_refused(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("box", [[70, 5, 10, 10], [5, 50, 10, 10], [-12, 5, 10, 10], [5, -11, 60, 10]])
+def test_a_box_wholly_outside_its_image_is_refused(tmp_path: Path, store: Store, box: list[float]) -> None:
     """Clipping it would leave nothing: the box belongs to another image or another scale."""
     builder = whole_export(tmp_path / "export")
-    builder.annotation("valid", 0, "caries", [70, 5, 10, 10])
+    builder.annotation("valid", 0, "caries", box)
 
-    with pytest.raises(
-        AnnotationError, match=r"annotation 2 of image 0 .*\[70, 5, 10, 10\] lies wholly outside the 64×48"
-    ):
+    words = f"annotation 2 of image 0 .*{re.escape(str(box))} lies wholly outside the 64×48"
+    with pytest.raises(AnnotationError, match=words):
         ingest_export(builder.write(), store)
 
 
-def test_an_image_of_another_size_than_listed_is_refused(tmp_path: Path, store: Store) -> None:
+def test_a_box_that_touches_its_image_stays(tmp_path: Path, store: Store) -> None:
+    """Up to a pixel outside may be rounding: normalisation decides, and counts it."""
+    builder = whole_export(tmp_path / "export")
+    for box in ([64.5, 5, 10, 10], [-10.5, 5, 10, 10], [5, -9, 60, 10]):
+        builder.annotation("valid", 0, "caries", box)
+
+    assert ingest_export(builder.write(), store).facts["splits"]["valid"]["annotations"] == 5
+
+
+@pytest.mark.parametrize(
+    ("listed", "orientation"),
+    [((128, 96), 1), ((64, 50), 1), ((60, 48), 1), ((48, 64), 1), ((60, 48), 6), ((60, 60), 3)],
+)
+def test_an_image_of_another_size_than_listed_is_refused(
+    tmp_path: Path, store: Store, listed: tuple[int, int], orientation: int
+) -> None:
     """Its boxes would lie in the wrong place by a constant factor, and nothing else would show it."""
     builder = whole_export(tmp_path / "export")
-    builder.image("valid", data=jpeg(picture(7, 128, 96)))
+    builder.image("valid", data=jpeg(picture(7), exif=exif(orientation)), size=listed)
+    shown = "48×64" if orientation == 6 else "64×48"
 
-    with pytest.raises(AnnotationError, match=r"listed as 64×48 px, but the file has 128×96.*export the version again"):
+    words = f"listed as {listed[0]}×{listed[1]} px, but the file has {shown}.*export the version again"
+    with pytest.raises(AnnotationError, match=words):
         ingest_export(builder.write(), store)
+
+
+def test_boxes_of_a_turned_image_without_a_listed_size_are_taken_as_displayed(tmp_path: Path, store: Store) -> None:
+    """As annotation tools show it."""
+    builder = ExportBuilder(tmp_path / "export")
+    builder.image("train", {"caries": [[4, 8, 10, 20]]}, data=jpeg(picture(3), exif=exif(6)), size=(0, 0))
+
+    manifest = ingest_export(builder.write(), store)
+
+    assert _raw(store, manifest)["train"]["annotations"][0]["bbox"] == [4, 8, 10, 20]
+    assert manifest.facts["repairs"] == {"exif_rotation": 1, "listed_size_missing": 1}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dentsight_pipeline.data import checks, image_bytes
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.stored_images import FINGERPRINTS
+from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.intake.files import FolderFiles
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.local import LocalBlobs
@@ -52,6 +53,8 @@ def test_before_training_each_image_is_read_and_stripped_once(
 
     raw = ingest_export(builder.write(), store)
     splits = normalise_export(store, raw)
+    select_conditions(store, splits)
+    select_teeth(store, splits)
     assert checks.no_identifiers_left(store, raw).passed
     for check in (checks.test_split_is_clean, checks.labels_are_known, checks.boxes_are_valid):
         check(store, splits)
@@ -60,6 +63,18 @@ def test_before_training_each_image_is_read_and_stripped_once(
     assert len(images) == len(stripped) == 6
     assert set(files.values()) == set(stripped.values()) == {1}
     assert not {key: n for key, n in objects.items() if key.rpartition("/")[2] in images}
+
+
+def test_each_document_is_read_once_in_a_step(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An annotation file of a large corpus takes seconds to parse."""
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+    objects = Counter[Any]()
+    _counted(monkeypatch, LocalBlobs, "read", objects)
+    _counted(monkeypatch, LocalBlobs, "local_path", objects)
+
+    normalise_export(store, raw)
+
+    assert {n for key, n in objects.items() if key.startswith("objects/")} == {1}
 
 
 def test_an_image_that_ingestion_did_not_strip_is_looked_at(tmp_path: Path, store: Store) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport
@@ -86,7 +87,7 @@ def _report(
         "labels": [row for row in labels if row["raw_name"] not in unknown],
         "loose_classes": facts["loose_classes"],
         "repairs": facts["repairs"],
-        "repair_list": result.repairs.to_pylist(),
+        "repair_list": json.loads(b"".join(json_blocks(result.repairs))),
         "dropped": {name: count for name, count in facts["dropped"].items() if name not in unknown},
         "leakage": facts["leakage"],
         "distinct_sources": facts["sources"],

@@ -32,12 +32,12 @@ from dentsight_pipeline.documents.report import Banner, ChainLink, Report, Repor
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.release.report import plots
+from dentsight_pipeline.release.report.drawing import Picture
 from dentsight_pipeline.release.report.gallery import Example, worst_cases
 from dentsight_pipeline.release.report.mistakes import ClassMistakes, mistakes_by_class
 from dentsight_pipeline.release.report.model_card import model_card
-from dentsight_pipeline.release.report.page import render
 from dentsight_pipeline.release.report.pictures import Images, Truth
-from dentsight_pipeline.release.report.sections import page_values
+from dentsight_pipeline.release.report.sections import page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,11 +139,10 @@ def build_report(inputs: ReportInputs, out: Path) -> ReportPaths:
     _check_they_belong_together(inputs)
     gallery, problems = _gallery(inputs)
     report = report_facts(inputs, gallery, problems)
-    values = page_values(report, _pictures(inputs), gallery, _mistakes(inputs))
     out.mkdir(parents=True, exist_ok=True)
     paths = ReportPaths(out / "report.html", out / "report.json", out / "model_card.md")
     paths.json.write_bytes(for_people(report))
-    paths.html.write_text(render("report.html.j2", **values), "utf-8")
+    paths.html.write_text(page(report, _pictures(inputs), gallery, _mistakes(inputs)), "utf-8")
     paths.model_card.write_text(model_card(report), "utf-8")
     return paths
 
@@ -252,7 +251,7 @@ def _mistakes(inputs: ReportInputs) -> list[ClassMistakes]:
     return mistakes_by_class(inputs.matches, truth, inputs.evaluation.classes, inputs.images)
 
 
-def _pictures(inputs: ReportInputs) -> dict[str, plots.Picture | None]:
+def _pictures(inputs: ReportInputs) -> dict[str, Picture | None]:
     """The figures by the place that the page has for each."""
     evaluation, part = inputs.evaluation, inputs.evaluation.populations.get(inputs.population)
     rows = part.per_class if part else ()

@@ -77,14 +77,10 @@ class Picture:
 
     name: str
     """Short identifier, unique on a page."""
-    title: str
-    """Its heading."""
     svg: str
     """An `<svg role="img">` element with its own alternative text."""
     alt: str
     """The same alternative text."""
-    caption: str
-    """How to read it, in one or two sentences."""
 
 
 class Entry(NamedTuple):
@@ -103,13 +99,13 @@ def drawing(width_in: float, height_in: float) -> Iterator[Figure]:
         yield Figure(figsize=(width_in, height_in))
 
 
-def picture(name: str, title: str, figure: Figure, alt: str, caption: str) -> Picture:
+def picture(name: str, figure: Figure, alt: str) -> Picture:
     """A drawn figure as an element of a page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(buffer, metadata=metadata)
-    return Picture(name, title, _inline(buffer.getvalue(), name, alt), alt, caption)
+    return Picture(name, _inline(buffer.getvalue(), name, alt), alt)
 
 
 def _inline(svg: str, name: str, alt: str) -> str:

@@ -87,21 +87,6 @@ class Example:
         """Alternative text."""
         return f"X-ray with boxes. {self.caption} {'; '.join(f'{part.title}: {part.text}' for part in self.lists)}"
 
-    @property
-    def stroke(self) -> float:
-        """Line width in px of the picture."""
-        return round(self.width / 420, 2)
-
-    @property
-    def font(self) -> float:
-        """Font size in px of the picture."""
-        return round(self.width / 68, 2)
-
-    @property
-    def halo(self) -> float:
-        """Width of the dark outline of the text, px."""
-        return round(self.width / 340, 2)
-
 
 class _Mark(NamedTuple):
     """A box in px of the X-ray, what it is, and what is said of it."""

@@ -20,48 +20,26 @@ from dentsight_pipeline.release.report.page import render_text
 from dentsight_pipeline.release.wording import interval_text, number_text
 
 _METRICS = {"ap": "mAP@0.5:0.95", "ap50": "mAP@0.5"}
-_CLASS_HEAD = (
-    "class",
-    "n",
-    "AP [90 %]",
-    "AP50 [90 %]",
-    "AR@100",
-    "recall at precision .95",
-    "threshold",
-    "precision",
-    "recall",
-    "reading",
-)
 
 
 def model_card(report: Report) -> str:
     """The card as text."""
-    verdict, evaluation = report.verdict, report.evaluation
+    readings = {reading.condition: reading for reading in report.verdict.classes}
     part = shown_population(report)
-    readings = {reading.condition: reading for reading in verdict.classes}
     return render_text(
         "model_card.md.j2",
         f=report,
-        v=verdict,
-        population=verdict.population or "all",
+        v=report.verdict,
+        tables=tables,
         part=part,
-        metadata=_metadata(report).rstrip(),
         interval=interval_text,
-        class_head=_CLASS_HEAD,
+        metadata=_metadata(report).rstrip(),
         class_rows=[_class_row(row, readings.get(row.class_name)) for row in part.per_class],
-        gate_rows=[_gate_row(row) for row in verdict.rows],
-        why_rows=[(row.id, row.reason, row.source) for row in verdict.rows],
-        health_rules=[(rule.name, rule.state, rule.evidence) for rule in tables.health_rules(report.health)],
-        error_words=tables.ERROR_WORDS,
-        error_rows=[(name, *(getattr(own, k) for k in tables.ERROR_WORDS)) for name, own in evaluation.errors.items()],
-        tier2_tables=tables.tier2_tables(evaluation),
-        splits=[
-            (row.split, row.images, row.clean, row.with_train, row.annotations)
-            for row in tables.split_rows(report.data)
+        gate_rows=[_gate_row(row) for row in report.verdict.rows],
+        error_rows=[
+            (name, *(getattr(counts, kind) for kind in tables.ERROR_WORDS))
+            for name, counts in report.evaluation.errors.items()
         ],
-        cost_rows=tables.flat(report.cost or {}),
-        chain_rows=[(link.kind, link.digest) for link in report.chain],
-        method_rows=tables.method_rows(evaluation),
     )
 
 

@@ -67,14 +67,7 @@ def class_intervals(rows: Sequence[ClassRow], floors: Mapping[str, float]) -> Pi
             axes.set(xlim=(-0.01, 1.01), ylim=(len(drawn) - 0.4, -0.6), xlabel=words)
         legend(figure, [Entry("90 % interval", "blue", "-"), Entry("floor of the gate", "red", "-")])
     alt = listed((row.class_name, _interval_words(row, floors.get(row.class_name))) for row in drawn)
-    return picture(
-        "class-intervals",
-        "Weakest class first",
-        figure,
-        f"AP and AP50 of each class, the weakest first. {alt}",
-        "A dot without a bar has no interval: too few sources. Red: the least AP that the class's gate asks for; the "
-        "whole bar must lie on or right of it.",
-    )
+    return picture("class-intervals", figure, f"AP and AP50 of each class, the weakest first. {alt}")
 
 
 def _draw_intervals(axes: Axes, rows: Sequence[ClassRow], metric: str, floors: Mapping[str, float]) -> None:
@@ -109,11 +102,8 @@ def precision_recall_curves(curves: Mapping[str, Curve], rows: Sequence[ClassRow
     alt = listed((row.class_name, f"AP50 {short(row.ap50)}") for row in drawn)
     return picture(
         "precision-recall",
-        "Precision and recall",
         panels(drawn, panel, ("recall", "precision")),
         f"Precision against recall at IoU 0.50 for each class. {alt}",
-        "Precision (share of shown boxes that are right) against recall (share of the truth that is shown) at "
-        "IoU 0.50, as COCO interpolates it. Further up and to the right is better.",
     )
 
 
@@ -135,11 +125,8 @@ def threshold_curves(curves: Mapping[str, Curve], rows: Sequence[ClassRow]) -> P
     alt = listed((row.class_name, f"{short(row.best_f1)} at {short(row.threshold_best_f1)}") for row in drawn)
     return picture(
         "thresholds",
-        "F1, precision and recall against the threshold",
         figure,
         f"Precision, recall and F1 against the score threshold for each class. Best F1: {alt}",
-        "What happens when only boxes at or above a score are shown. The dotted line is the threshold in use. A curve "
-        "squeezed to the left means that the model gives low scores only.",
     )
 
 
@@ -177,11 +164,8 @@ def score_histograms(matches: pd.DataFrame, rows: Sequence[ClassRow]) -> Picture
     alt = listed((name, f"median matched {words[name][0]}, unmatched {words[name][1]}") for name in drawn)
     return picture(
         "scores",
-        "Scores of matched and unmatched detections",
         panels(drawn, panel, ("score", "detections"), entries, share_y_ticks=False),
         f"Histograms of the scores of matched and unmatched detections for each class. {alt}",
-        "Matched boxes should lie to the right of unmatched ones. Where the two lie on top of each other, the score "
-        "says nothing. All test images; counts on a logarithmic scale.",
     )
 
 
@@ -211,14 +195,7 @@ def confusion_matrix(confusion: Confusion | None) -> Picture | None:
     off = [(i, j) for i, j in np.argwhere(counts) if i != j]
     worst = sorted(off, key=lambda cell: (-counts[cell], labels[cell[0]], labels[cell[1]]))[:5]
     alt = "; ".join(f"{labels[i]} found as {labels[j]}: {int(counts[i, j])}" for i, j in worst) or "none"
-    return picture(
-        "confusion",
-        "Confusion matrix",
-        figure,
-        f"Confusion matrix with background. Most frequent off the diagonal: {alt}.",
-        "Truth in rows, findings in columns, at the operating thresholds and IoU 0.50. The last column counts what was "
-        "missed, the last row what was found where nothing is. Shade: share of the row.",
-    )
+    return picture("confusion", figure, f"Confusion matrix with background. Most frequent off the diagonal: {alt}.")
 
 
 def _draw_cells(axes: Axes, counts: np.ndarray) -> None:
@@ -269,11 +246,8 @@ def error_types(errors: Mapping[str, ErrorCounts], classes: Sequence[str]) -> Pi
     }
     return picture(
         "errors",
-        "Error types",
         figure,
         f"Errors of each class by type. {listed((name, ', '.join(words)) for name, words in counted.items())}",
-        "Wrong class: the box is right, the name is not. Badly placed: overlaps a little. Found twice: a second box on "
-        "one finding. Nothing there: no finding near. Missed: a finding without any box.",
     )
 
 
@@ -316,11 +290,8 @@ def reliability_diagram(before: Sequence[ReliabilityBin], after: Sequence[Reliab
             subtitle(axes, part.words, f"{sum(row.n for row in part.filled)} detections")
     return picture(
         "reliability",
-        "Reliability diagram",
         figure,
         f"Reliability diagram: precision in bins of the score. {'; '.join(part.spoken for part in sets)}.",
-        "On the dotted line a score of 0.8 is right 8 times in 10. Below it the model is overconfident. Only "
-        "detections at or above the operating thresholds; larger dots hold more of them.",
     )
 
 
@@ -351,11 +322,8 @@ def ap_by_size(rows: Sequence[ClassRow]) -> Picture | None:
     figures = {name: [f"{size} {short(value)}" for size, value in by_size.items()] for name, by_size in drawn.items()}
     return picture(
         "sizes",
-        "AP by box size",
         figure,
         f"AP by box size for each class. {listed((name, ', '.join(words)) for name, words in figures.items())}",
-        "COCO's areas in pixels of the original X-ray: small under 32², large over 96². A dash: no such box "
-        "in the truth.",
     )
 
 
@@ -383,14 +351,7 @@ def froc_curve(froc: Froc | None) -> Picture | None:
         axes.minorticks_off()
         axes.set(ylim=(0, 1.03), xlabel="false positives an image", ylabel="sensitivity")
     alt = ", ".join(f"sensitivity {short(b)} at {a:g} false positives an image" for a, b in zip(x, y, strict=True))
-    return picture(
-        "froc",
-        "FROC",
-        figure,
-        f"FROC curve: {alt}.",
-        "How much of the truth is found when so many false findings an X-ray are tolerated, all classes together, with "
-        "its 90 % interval.",
-    )
+    return picture("froc", figure, f"FROC curve: {alt}.")
 
 
 def layer_scores(layers: Sequence[LayerScore]) -> Picture | None:
@@ -412,10 +373,4 @@ def layer_scores(layers: Sequence[LayerScore]) -> Picture | None:
         axes.set_xlabel("mean highest score of an image")
         axes.grid(axis="y", visible=False)
     alt = ", ".join(f"layer {layer} {value:.3f}" for layer, (value, _) in scores.items())
-    return picture(
-        "layers",
-        "Scores by decoder layer",
-        figure,
-        f"Mean highest score of an image by decoder layer: {alt}.",
-        "In a healthy model the layer in use scores about like the first one. A collapsed head scores far lower.",
-    )
+    return picture("layers", figure, f"Mean highest score of an image by decoder layer: {alt}.")

@@ -1,4 +1,4 @@
-"""What stands on the report's page beside its facts: the lead, the tiles, the interval bars, the links.
+"""The report's page: what stands on it beside the facts, as the lead, the tiles and the interval bars.
 
 Belongs here: what the template cannot say itself. The facts come from `build.py`, tables that the model card shares
 from `tables.py`.
@@ -7,10 +7,8 @@ from `tables.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from markupsafe import Markup
 
 from dentsight_pipeline.documents.evaluation import RankedFigures
 from dentsight_pipeline.documents.report import Report
@@ -19,32 +17,9 @@ from dentsight_pipeline.release.report import tables
 from dentsight_pipeline.release.report.drawing import Picture
 from dentsight_pipeline.release.report.gallery import Example
 from dentsight_pipeline.release.report.mistakes import ClassMistakes
-from dentsight_pipeline.release.report.page import number
+from dentsight_pipeline.release.report.page import number, render
 from dentsight_pipeline.release.wording import bound_text, interval_text
 
-_SECTIONS = {
-    "verdict": "Verdict",
-    "gates": "Gates",
-    "classes": "Classes",
-    "data": "Trained and tested on",
-    "head": "Head health",
-    "curves": "Curves",
-    "errors": "Errors",
-    "trust": "Scores, sides, empty mouths",
-    "mistakes": "Mistakes by class",
-    "gallery": "Worst cases",
-    "champion": "Champion",
-    "why": "Why these gates",
-    "cost": "Cost",
-    "chain": "Chain of digests",
-    "limits": "Limits",
-}
-_TIERS = {
-    "0": "Tier 0: can the figures be read at all?",
-    "1": "Tier 1: average precision",
-    "2": "Tier 2: scores, sides and empty mouths",
-    "champion": "Champion regression",
-}
 _SCALES = {"paired_delta_ap": (-0.2, 0.2), "paired_delta_ap50": (-0.2, 0.2), "left_minus_right_recall": (-0.5, 0.5)}
 _SIGNS = {">=": "≥ ", "<=": "≤ ", "within": "±", ">": "> "}
 
@@ -70,55 +45,32 @@ class Bar(NamedTuple):
     alt: str
 
 
-class Link(NamedTuple):
-    """An address, and whether it may be one to click on."""
-
-    name: str
-    url: str
-    safe: bool
-
-
-def page_values(
+def page(
     report: Report,
     pictures: Mapping[str, Picture | None],
     gallery: Sequence[Example],
     mistakes: Sequence[ClassMistakes],
-) -> dict[str, Any]:
-    """All that `report.html.j2` names."""
-    verdict, evaluation = report.verdict, report.evaluation
-    cost_rows = tables.flat(report.cost or {})
-    shown = {"gallery": gallery or report.gallery_problems, "mistakes": mistakes, "cost": cost_rows}
-    return {
-        "f": report,
-        "v": verdict,
-        "sections": [(name, title) for name, title in _SECTIONS.items() if shown.get(name, True)],
-        "lead": _lead(verdict),
-        "follow": _follow(verdict),
-        "tiles": list(_tiles(report)),
-        "tier_titles": _TIERS,
-        "bound_sign": bound_sign,
-        "interval_bar": interval_bar,
-        "populations": sorted(
-            evaluation.populations.items(), key=lambda item: (item[0] != verdict.population, item[0])
-        ),
-        "readings": {reading.condition: reading for reading in verdict.classes},
-        "pictures": {name: picture and _inline(picture) for name, picture in pictures.items()},
-        "data_rows": tables.data_rows(report.data),
-        "model_rows": tables.model_rows(report.checkpoint),
-        "splits": tables.split_rows(report.data),
-        "health_rules": tables.health_rules(report.health),
-        "tier2_tables": tables.tier2_tables(evaluation),
-        "gallery": gallery,
-        "mistakes": mistakes,
-        "champion_rows": [row for row in verdict.rows if row.tier == "champion" and row.outcome != "NOT APPLICABLE"],
-        "cost_rows": cost_rows,
-        "links": [Link(name, url, _is_web_link(url)) for name, url in report.links.items()],
-        "method_rows": tables.method_rows(evaluation),
-    }
-
-
-def _inline(picture: Picture) -> dict[str, str]:
-    return {"name": picture.name, "title": picture.title, "caption": picture.caption, "svg": Markup(picture.svg)}
+) -> str:
+    """The whole page."""
+    verdict = report.verdict
+    populations = report.evaluation.populations.items()
+    return render(
+        "report.html.j2",
+        f=report,
+        v=verdict,
+        tables=tables,
+        pictures=pictures,
+        gallery=gallery,
+        mistakes=mistakes,
+        lead=_lead(verdict),
+        follow=_follow(verdict),
+        tiles=list(_tiles(report)),
+        bound_sign=bound_sign,
+        interval_bar=interval_bar,
+        is_web_link=is_web_link,
+        populations=sorted(populations, key=lambda named: (named[0] != verdict.population, named[0])),
+        readings={reading.condition: reading for reading in verdict.classes},
+    )
 
 
 def _lead(verdict: Verdict) -> list[str]:
@@ -182,7 +134,7 @@ def interval_bar(row: GateRow) -> Bar | None:
     )
 
 
-def _is_web_link(url: str) -> bool:
+def is_web_link(url: str) -> bool:
     """Only http and https become links; `javascript:` and the like stay text."""
     try:
         return urlsplit(url).scheme in ("http", "https")

@@ -5,7 +5,7 @@ Belongs here: what a row says. How a row looks is the business of `templates/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dentsight_pipeline.documents.codec import plain
@@ -203,6 +203,11 @@ def method_rows(evaluation: EvaluationDocument) -> list[Row]:
     """Engines, bootstrap and notes."""
     rows = flat(plain(evaluation.engines) or {}, "Engines: ") + flat(plain(evaluation.bootstrap) or {}, "Bootstrap: ")
     return [*rows, *(("Note", note) for note in evaluation.notes)] or [("Method", "not stated")]
+
+
+def columns(records: Iterable[object], *names: str) -> list[tuple[object, ...]]:
+    """Some fields of each record, as rows."""
+    return [tuple(getattr(record, name) for name in names) for record in records]
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> list[Row]:

@@ -33,7 +33,8 @@ AREA_RANGES_PX = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**
 """[A = 4] square pixels, both ends included."""
 MAX_DETECTIONS = (1, 10, 100)
 """[M = 3] per image and class."""
-_BOXES_AT_ONCE = 400_000
+_BOXES_AT_ONCE = 150_000
+_IMAGES_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _blank(engine: Engine, truth: GroundTruth, n_areas: int = len(AREA_RANGES_PX
 
 
 def _pieces(truth: GroundTruth, detections: Detections) -> Iterator[slice]:
-    """Neighbouring classes that together have at most some 400,000 boxes, or a single one that has more."""
+    """Neighbouring classes that together have at most some 150,000 boxes, or a single one that has more."""
     n_classes = len(truth.class_names)
     boxes = sum(np.bincount(columns.class_index, minlength=n_classes) for columns in (truth, detections))
     start = 0
@@ -244,38 +245,55 @@ def _run_pycocotools(
     truth: GroundTruth, detections: Detections, populations: Mapping[str, np.ndarray], areas: Sequence[str]
 ) -> dict[str, EngineResult]:
     results = {name: _blank("pycocotools", truth, len(areas)) for name in populations}
-    images = _image_records(len(truth.image_ids))
-    for k in range(len(truth.class_names)):
-        own = np.flatnonzero(truth.class_index == k)
-        if not len(own):
-            continue  # −1 everywhere, as pycocotools has it
-        found = np.flatnonzero(detections.class_index == k)
+    for k in np.unique(truth.class_index).tolist():  # −1 stays for the others, as pycocotools has it
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluator = _matched(images, _truth_records(truth, own), _result_records(detections, found), areas)
-            every_image = evaluator.evalImgs  # one entry for each (area range, image)
+            evaluator, by_area = _matched(truth, detections, k, areas)
             for name, mask in populations.items():
-                _accumulate(evaluator, every_image, mask)
+                _accumulate(evaluator, by_area, mask)
                 for field in ("precision", "recall", "scores"):
                     getattr(results[name], field)[..., k, :, :] = evaluator.eval[field][..., 0, :, :]
     return results
 
 
-def _matched(images: list[Any], annotations: list[Any], detections: list[Any], areas: Sequence[str]) -> Any:
-    """A `COCOeval` of one class that has matched every image."""
-    from pycocotools.coco import COCO
+def _matched(truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str]) -> tuple[Any, list[list[Any]]]:
+    """A `COCOeval` of one class, and for each range of areas what it made of each image."""
     from pycocotools.cocoeval import COCOeval
 
-    sides = []
-    for records in (annotations, detections):
-        side: Any = COCO()
-        side.dataset = {"images": images, "categories": [{"id": 1, "name": ""}], "annotations": records}
-        side.createIndex()
-        sides.append(side)
-    evaluator: Any = COCOeval(*sides, "bbox")
-    evaluator.params.areaRng = [list(AREA_RANGES_PX[area]) for area in areas]
-    evaluator.params.areaRngLbl = list(areas)
-    evaluator.evaluate()
-    return evaluator
+    own, found = (np.flatnonzero(columns.class_index == k) for columns in (truth, detections))
+    by_area: list[list[Any]] = [[] for _ in areas]
+    evaluator: Any = None
+    for start in range(0, len(truth.image_ids), _IMAGES_AT_ONCE):
+        images = range(start, min(start + _IMAGES_AT_ONCE, len(truth.image_ids)))
+        gt, dt = (
+            rows[(columns.image_index[rows] >= images.start) & (columns.image_index[rows] < images.stop)]
+            for columns, rows in ((truth, own), (detections, found))
+        )
+        sides = (_indexed(images, records) for records in (_truth_records(truth, gt), _result_records(detections, dt)))
+        evaluator = COCOeval(*sides, "bbox")
+        evaluator.params.areaRng = [list(AREA_RANGES_PX[area]) for area in areas]
+        evaluator.params.areaRngLbl = list(areas)
+        evaluator.evaluate()
+        for a, entries in enumerate(by_area):
+            entries += map(_counted, evaluator.evalImgs[a * len(images) : (a + 1) * len(images)])
+    return evaluator, by_area
+
+
+def _indexed(images: range, annotations: list[dict[str, Any]]) -> Any:
+    from pycocotools.coco import COCO
+
+    side: Any = COCO()
+    side.dataset = {
+        "images": [{"id": i + 1} for i in images],
+        "categories": [{"id": 1, "name": ""}],
+        "annotations": annotations,
+    }
+    side.createIndex()
+    return side
+
+
+def _counted(image: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What accumulating needs of one image; the rest would fill the memory."""
+    return image and {key: image[key] for key in ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")}
 
 
 def _truth_records(truth: GroundTruth, rows: np.ndarray) -> list[dict[str, Any]]:
@@ -301,11 +319,10 @@ def _result_records(detections: Detections, rows: np.ndarray) -> list[dict[str, 
     ]
 
 
-def _accumulate(evaluator: Any, every_image: list[Any], mask: np.ndarray) -> None:
+def _accumulate(evaluator: Any, by_area: list[list[Any]], mask: np.ndarray) -> None:
     """Make a matched evaluator accumulate over the images of `mask` [I] alone, for its one class."""
-    kept = np.flatnonzero(mask)
-    starts = range(0, len(every_image), len(mask))
-    evaluator.evalImgs = [every_image[start + i] for start in starts for i in kept]
-    evaluator.params.imgIds = [int(i) + 1 for i in kept]
+    kept = np.flatnonzero(mask).tolist()
+    evaluator.evalImgs = [images[i] for images in by_area for i in kept]
+    evaluator.params.imgIds = [i + 1 for i in kept]
     evaluator._paramsEval.imgIds = evaluator.params.imgIds
     evaluator.accumulate()

@@ -23,7 +23,7 @@ _EPSILON = np.spacing(1)
 _NEARLY = 1e-9  # far above rounding, far below 1/(100·n_gt)
 _CELLS_AT_ONCE = 1_000_000
 _LEAST_COLUMNS = 16
-_FEW_COLUMNS = 8
+_FEW_COLUMNS = 128
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple
 
 
 def running_sum(rows: np.ndarray) -> np.ndarray:
-    """Cumulative sum over axis 0, in place; row by row, which is several times faster than `np.cumsum` here."""
+    """Cumulative sum over axis 0, in place."""
     return _running(np.add, rows)
 
 
 def _running(combine: np.ufunc, rows: np.ndarray) -> np.ndarray:
+    """Accumulate over axis 0, in place; for many columns row by row, which is several times faster then."""
     if rows.shape[1] <= _FEW_COLUMNS:
         return combine.accumulate(rows, axis=0, out=rows)
     for row in range(1, len(rows)):

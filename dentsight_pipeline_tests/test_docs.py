@@ -13,6 +13,7 @@ from dentsight_pipeline import errors
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.definitions import defs
 from dentsight_pipeline.release.policy import load_policy, policy_names
+from dentsight_pipeline_tests import reference
 
 
 def commands() -> list[str]:
@@ -82,6 +83,39 @@ def test_the_chapters_name_every_error(project_root: Path) -> None:
     text = text_of(project_root)
 
     assert sorted(name for name in names if name not in text) == []
+
+
+def test_the_reference_is_the_one_of_the_code(project_root: Path) -> None:
+    """Every module, error, command and option is told, as the code tells it."""
+    kept = (project_root / "docs" / "reference.md").read_text("utf-8")
+
+    assert kept == reference.page(), "run `python -m dentsight_pipeline_tests.reference`"
+
+
+def test_every_room_has_its_place_in_the_architecture(project_root: Path) -> None:
+    """In the table, in the picture, and in the list that the reference goes by."""
+    rooms = {path.parent.name for path in (project_root / "dentsight_pipeline").glob("*/__init__.py")}
+    chapter = (project_root / "docs" / "architecture.md").read_text("utf-8")
+    picture = (project_root / "docs" / "images" / "rooms.svg").read_text("utf-8")
+
+    assert rooms == set(reference.ROOMS) - {"."}
+    assert sorted(room for room in rooms if f"`{room}/`" not in chapter or f"{room}/" not in picture) == []
+
+
+def test_a_module_that_is_spoken_of_exists(project_root: Path) -> None:
+    """Rooms are rebuilt now and then; a reader who is sent to a file that is gone stops trusting the rest."""
+    folders = [project_root / name for name in ("dentsight_pipeline", "dentsight_pipeline_tests", "benchmarks")]
+    told = [path for folder in folders for kind in ("py", "json", "j2") for path in folder.rglob(f"*.{kind}")]
+    modules = {path.relative_to(project_root).as_posix() for path in told if path.suffix == ".py"}
+    chapters = [path for path in (project_root / "docs").rglob("*.md") if path.name != "log.md"]
+    gone = [
+        f"{path.relative_to(project_root)}: {name}"
+        for path in (*told, *chapters, project_root / "README.md", project_root / "CONTRIBUTING.md")
+        for name in re.findall(r"(?<![\w.*])((?:[\w-]+/)*[\w-]+\.py)\b", path.read_text("utf-8"))
+        if not any(module == name or module.endswith(f"/{name}") for module in modules)
+    ]
+
+    assert gone == []
 
 
 def test_links_between_documents_lead_somewhere(project_root: Path) -> None:

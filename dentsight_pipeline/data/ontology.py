@@ -2,7 +2,7 @@
 
 Add a class order, a raw label name or a source here. A mapping is data: it has a digest, it belongs to one source,
 and it never guesses: a name that it does not list, or lists as ambiguous, stops ingestion with the nearest known names.
-Reading files does not belong here (`export_reader.py`), nor applying a mapping to annotations (`normalise.py`).
+Reading files does not belong here (`intake/read.py`), nor applying a mapping to annotations (`normalise.py`).
 """
 
 from __future__ import annotations

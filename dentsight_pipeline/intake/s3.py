@@ -2,7 +2,7 @@
 
 What arrives is kept in a `.partial` place until everything is there and has the size and, where S3 gives one, the MD5
 that the bucket lists; a cut fetch goes on with the objects that are missing. Reading exports, from S3 or elsewhere,
-belongs in `export_files.py`.
+belongs in `files.py`.
 """
 
 from __future__ import annotations

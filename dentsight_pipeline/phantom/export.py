@@ -1,7 +1,7 @@
 """The phantom corpus: synthetic panoramic X-rays written as a Roboflow export with the traits of "OPG REPORTING" v8.
 
 Here belong the plan of the corpus (splits, sources that occur twice, file names), the annotators' habits and the
-files of the export. What a patient has is sampled in phantom_mouth.py, pictures are drawn in phantom_drawing.py.
+files of the export. What a patient has is sampled in mouth.py, pictures are drawn in drawing.py.
 
 The corpus is never presented as clinical data: its README.dataset.txt carries `PHANTOM_MARKER`, by which ingestion
 recognises it, and `phantom_truth.json` beside it holds the true answers.

@@ -358,7 +358,7 @@ def _splint(f: _Site) -> None:
 
 
 def _half_jaw(f: _Site) -> None:
-    """Half of the lower jaw was removed; phantom_anatomy.py leaves it out."""
+    """Half of the lower jaw was removed; anatomy.py leaves it out."""
     midline = np.array([f.face.center_x, f.face.occlusal_y])
     corners = np.array([(0.10, -0.02), (0.39, -0.02), (0.39, 0.15), (0.10, 0.20)]) * [f.side, 1.0]
     f.mark(midline + f.face.width * corners)

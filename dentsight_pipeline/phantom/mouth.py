@@ -1,6 +1,6 @@
 """What a phantom patient has in the mouth: the state of every tooth and the conditions, by v8's frequencies.
 
-Pure sampling: no pixel is drawn here (phantom_drawing.py) and nothing is written (phantom.py).
+Pure sampling: no pixel is drawn here (drawing.py) and nothing is written (export.py).
 Counts are those of "OPG REPORTING" v8 as published, train and valid together; the phantom's mean number of each
 condition for an image follows them.
 """

@@ -1,7 +1,7 @@
 """From teeth and conditions found separately to findings by tooth, and how often those are right.
 
 Add here what turns detections of the two stages into one answer for each tooth, or measures that answer. Which tooth
-has a condition is decided in `tooth_join.py`; reading and publishing products is `tooth_product.py`'s.
+has a condition is decided in `join.py`; reading and publishing products is `product.py`'s.
 
 Boxes are `[x, y, width, height]` in pixels of the original image; teeth are named in FDI notation.
 """
@@ -140,7 +140,7 @@ def findings_by_tooth(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> 
         `findings`, best first: `id` (from 1), `class`, `score`, `bbox_xywh_px`, `teeth` (FDI; several for a bridge),
         `assigned`, and how it was assigned: `rule` and `fit` (see `ToothFinding.score`). What fits no tooth stays,
         with `assigned` false; `inferred_tooth` is then the number that a missing tooth or an implant must have by its
-        neighbours (see `tooth_gaps.py`), else None. `teeth`, in FDI order: `fdi`, `score`, `bbox_xywh_px` and
+        neighbours (see `gaps.py`), else None. `teeth`, in FDI order: `fdi`, `score`, `bbox_xywh_px` and
         `findings` (`id` and `class`).
     """
     ordered = sorted(conditions, key=lambda c: -(c.score or 0.0))

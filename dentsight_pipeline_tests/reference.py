@@ -1,6 +1,6 @@
 """Writes docs/reference.md from the code: `python -m dentsight_pipeline_tests.reference`.
 
-A module, error, command or option that is new, gone or told otherwise makes `test_docs.py` fail until this is run.
+A module, error, command or option that is new or gone makes `test_docs.py` fail until this is run again.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import pyarrow as pa
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
-from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
+from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -118,8 +118,8 @@ def _read_part(files: ExportFiles, split: str, folder: str, refusals: Refusals) 
     unlisted = there - sum(image.exists and is_image(image.path) for image in images)
     return _Part(
         ExportSplit(split, file, categories, images, annotations, unlisted_files=unlisted),
-        {str(k): str(v) for k, v in document.info.items()} if isinstance(document.info, dict) else {},
-        [str(item["name"]) for item in _objects(document.licenses) if item.get("name")],
+        {whole_text(k): whole_text(v) for k, v in document.info.items()} if isinstance(document.info, dict) else {},
+        [whole_text(item["name"]) for item in _objects(document.licenses) if item.get("name")],
         {item["name"] for item in _objects(document.categories) if _may_be_root(item)},
         reader.root_is_used,
     )

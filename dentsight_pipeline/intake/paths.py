@@ -31,6 +31,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and _HALF_CHARACTER.search(value) is None
 
 
+def whole_text(value: object) -> str:
+    """A value as text, a question mark for each half of a character: what is only shown need not stop anything."""
+    return _HALF_CHARACTER.sub("?", str(value))
+
+
 def is_junk(path: str) -> bool:
     """Whether an operating system or tool left this file behind."""
     return path.rpartition("/")[2] in _JUNK_NAMES or any(f"/{junk}" in f"/{path}" for junk in _JUNK)

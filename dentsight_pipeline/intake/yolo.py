@@ -14,7 +14,7 @@ from typing import Any
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
-from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
+from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -42,7 +42,11 @@ def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     categories = tuple(RawCategory(number, name, False) for number, name in names.items())
     splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
     roboflow = settings.get("roboflow")
-    info = {str(k): str(v) for k, v in roboflow.items() if _is_scalar(v)} if isinstance(roboflow, dict) else {}
+    info = (
+        {whole_text(k): whole_text(v) for k, v in roboflow.items() if _is_scalar(v)}
+        if isinstance(roboflow, dict)
+        else {}
+    )
     license_names = (info["license"],) if info.get("license") else ()
     return Export("yolo", splits, license_names=license_names, info=info)
 

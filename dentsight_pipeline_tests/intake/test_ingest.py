@@ -277,6 +277,15 @@ def test_identity_known_from_elsewhere_wins(tmp_path: Path, store: Store) -> Non
     assert facts["corpus"]["name"] == "opg v8"
 
 
+def test_half_a_character_in_what_is_only_shown_stops_nothing(tmp_path: Path, store: Store) -> None:
+    """JSON can hold one, no file can: it used to be a traceback after everything was read."""
+    builder = whole_export(tmp_path / "export")
+    builder.splits["train"]["licenses"][0]["name"] = "CC \ud83d"
+    builder.splits["train"]["info"] = {"url": "https://universe.roboflow.com/a/b\ud83d", "\ud83d": "\ud83d"}
+
+    assert ingest_export(builder.write(), store).facts["source"]["licence"].startswith("CC ?")
+
+
 # Repairs and refusals ------------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,6 @@ def test_nothing_of_the_original_names_reaches_a_collected_record_by_accident(tm
     """Only `ExportImage` carries the path and stem; annotations must not."""
     export = read(whole_export(tmp_path).write())
 
-    text = json.dumps([repr(annotation) for split in export.splits for annotation in split.annotations])
+    text = json.dumps([repr(annotation) for split in export.splits for annotation in split.annotations.to_pylist()])
 
     assert "1-2-826" not in text

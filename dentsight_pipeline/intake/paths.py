@@ -37,5 +37,6 @@ def whole_text(value: object) -> str:
 
 
 def is_junk(path: str) -> bool:
-    """Whether an operating system or tool left this file behind."""
-    return path.rpartition("/")[2] in _JUNK_NAMES or any(f"/{junk}" in f"/{path}" for junk in _JUNK)
+    """Whether an operating system or tool left this file behind, such as the `._name` that macOS adds to each."""
+    name = path.rpartition("/")[2]
+    return name in _JUNK_NAMES or name.startswith("._") or any(f"/{junk}" in f"/{path}" for junk in _JUNK)

@@ -150,3 +150,14 @@ def test_a_yolo_file_whose_name_is_no_plain_path_is_refused_and_the_rest_is_read
     (error,) = refusals.errors
     assert "is no plain relative path" in str(error)
     assert (len(train.images), len(train.annotations)) == (1, 1)
+
+
+def test_what_macos_adds_to_each_label_file_is_no_label_file(tmp_path: Path) -> None:
+    """`._a.txt` is binary, and was refused line by line; so was the image `._a.jpg`."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    for kind, suffix in (("labels", "txt"), ("images", "jpg")):
+        (root / "train" / kind / f"._a_png.rf.0a.{suffix}").write_bytes(b"\x00\x05\x16\x07 Mac OS X")
+
+    (train,) = read(root).splits
+
+    assert (len(train.images), len(train.annotations)) == (1, 1)

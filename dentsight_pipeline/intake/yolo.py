@@ -68,6 +68,8 @@ def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
     names = settings.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
+    if isinstance(names, dict):
+        names = {_number(key): name for key, name in names.items()}
     if (
         not isinstance(names, dict)
         or not names
@@ -76,11 +78,16 @@ def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
     ):
         given = f" ({names!r})" if _is_scalar(names) else ""
         raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
-    nc = settings.get("nc")
+    nc = _number(settings.get("nc"))
     if not _is_scalar(nc) or nc not in (None, len(names)):
         given = repr(nc) if _is_scalar(nc) else f"a {type(nc).__name__}"
         raise DataError(f"{YOLO_FILE}: nc is {given} but 'names' has {len(names)} names. Export again.")
     return {number: str(name) for number, name in names.items()}
+
+
+def _number(value: Any) -> Any:
+    """The number that a text of digits is: some tools quote all that they write."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 
 def _is_scalar(value: Any) -> bool:

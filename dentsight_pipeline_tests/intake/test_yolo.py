@@ -99,6 +99,19 @@ def test_a_broken_data_yaml_is_refused(tmp_path: Path, names: str, message: str)
         read(root)
 
 
+@pytest.mark.parametrize("names", ["{'0': caries, '1': crown}", "{0: caries, 1: crown}", "[caries, crown]"])
+@pytest.mark.parametrize("count", ["2", "'2'"])
+def test_numbers_in_data_yaml_may_be_quoted(tmp_path: Path, names: str, count: str) -> None:
+    """Some tools quote all that they write; `nc is '13' but 'names' has 13 names` helped nobody."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["1 0.5 0.5 0.25 0.5"]}, names)
+    file = root / "data.yaml"
+    file.write_text(file.read_text().replace("nc: 2", f"nc: {count}"))
+
+    (train,) = read(root).splits
+
+    assert train.annotations["label"].to_pylist() == ["crown"]
+
+
 def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     """Editors on Windows write one; COCO files may have it too."""
     root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})

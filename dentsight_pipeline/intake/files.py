@@ -11,7 +11,7 @@ import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -220,16 +220,16 @@ class _Below(ExportFiles):
         return self._files.read(self._top + path)
 
 
-def without_top_folder(files: ExportFiles, marks: tuple[str, ...]) -> ExportFiles:
+def without_top_folder(files: ExportFiles, is_mark: Callable[[str], bool]) -> ExportFiles:
     """Steps into the one top folder of an export, as zips often have.
 
     Args:
         files: The files.
-        marks: Names that an export's root holds; where one is there already, nothing is skipped.
+        is_mark: Whether an export's root holds this name; where one is there already, nothing is skipped.
     """
     tops = {path.partition("/")[0] for path in files.paths()}
     folders = {path.partition("/")[0] for path in files.paths() if "/" in path}
-    if tops.isdisjoint(marks) and len(folders) == 1:
+    if not any(map(is_mark, tops)) and len(folders) == 1:
         return _Below(files, folders.pop())
     return files
 

@@ -17,8 +17,12 @@ from dentsight_pipeline.intake.records import Export, Refusals, text_of
 from dentsight_pipeline.intake.yolo import YOLO_FILE, read_yolo
 
 README_FILES = ("README.roboflow.txt", "README.dataset.txt")
-SPLIT_FOLDERS: Mapping[str, str] = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-"""Folder name → split."""
+SPLIT_FOLDERS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Folder name, in small letters → split."""
 
 
 def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
@@ -35,7 +39,7 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
         DataError: It is no export, or an annotation file cannot be read at all.
     """
     refusals = refusals or Refusals()
-    files = without_top_folder(files, (*SPLIT_FOLDERS, YOLO_FILE, *README_FILES))
+    files = without_top_folder(files, lambda top: top.lower() in SPLIT_FOLDERS or top in (YOLO_FILE, *README_FILES))
     paths = files.paths()
     readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
     folders = _split_folders(files.name, paths)
@@ -66,8 +70,11 @@ def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
 
 def _split_folders(name: str, paths: Iterable[str]) -> dict[str, str]:
     """Split → its folder, in published order."""
-    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
-    if {"val", "valid"} <= tops:
-        raise DataError(f"{name}: has both 'val' and 'valid'. Keep one of the two folders.")
-    found = {SPLIT_FOLDERS[top]: top for top in tops & set(SPLIT_FOLDERS)}
+    found: dict[str, str] = {}
+    for top in sorted({path.partition("/")[0] for path in paths if "/" in path}):
+        split = SPLIT_FOLDERS.get(top.lower())
+        if split in found:
+            raise DataError(f"{name}: has both {found[split]!r} and {top!r}. Keep one of the two folders.")
+        if split is not None:
+            found[split] = top
     return {split: found[split] for split in SPLITS if split in found}

@@ -51,6 +51,33 @@ def test_a_folder_that_is_no_export_is_refused_with_what_was_found(tmp_path: Pat
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "names", [("Train", "Valid", "Test"), ("training", "validation", "testing"), ("TRAIN", "val", "test")]
+)
+def test_split_folders_are_known_by_their_usual_names(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    """Also below a top folder; what a split is called in figures does not change."""
+    root = whole_export(tmp_path / "export" / "top").write()
+    for split, name in zip(("train", "valid", "test"), names, strict=True):
+        (root / split).rename(root / name)
+
+    export = read(tmp_path / "export")
+
+    assert [split.name for split in export.splits] == ["train", "valid", "test"]
+    assert export.splits[1].file == f"{names[1]}/_annotations.coco.json"
+
+
+@pytest.mark.parametrize("other", ["val", "Valid", "validation"])
+def test_two_folders_of_one_split_are_refused(tmp_path: Path, other: str) -> None:
+    """Which of them is meant would be a guess."""
+    root = whole_export(tmp_path).write()
+    (root / other).mkdir()
+    (root / other / "a.jpg").write_bytes(b"x")
+
+    first, second = sorted(("valid", other))
+    with pytest.raises(DataError, match=f"has both '{first}' and '{second}'. Keep one of the two folders"):
+        read(root)
+
+
 def test_a_missing_split_is_read_as_missing(tmp_path: Path) -> None:
     """Roboflow exports without a test split exist; whether one is needed is decided by who needs it."""
     builder = whole_export(tmp_path)

@@ -18,9 +18,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from dentsight_pipeline.errors import IntegrityError, RefConflictError
+import msgspec
+
+from dentsight_pipeline.documents.codec import Document, convert, plain
+from dentsight_pipeline.errors import DataError, IntegrityError, RefConflictError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.names import check_digest, record_key
 
@@ -33,8 +36,7 @@ _FOLDER = "log/"
 _REMEDY = "Restore the store's log from a backup; until then nothing that it covers can be believed."
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, order=True):
     """The newest entry, as it is noted elsewhere."""
 
     sequence: int
@@ -44,6 +46,20 @@ class Head:
 
     def __str__(self) -> str:
         return f"{self.sequence}:{self.digest}"
+
+
+class _Written(Document, frozen=True):
+    """An entry as its file says it."""
+
+    schema: Literal["dentsight-log/1"]
+    sequence: int
+    """The number in its name, too."""
+    previous: str | None
+    """sha256 of the entry before; None for the first."""
+    product: str
+    """Digest of the product's manifest."""
+    record: Mapping[str, Any]
+    """How the product came about: JSON of whoever wrote it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class LogReading:
 
     def holds(self, head: Head) -> bool:
         """Whether a head noted earlier is still part of the log."""
-        return 0 < head.sequence <= len(self.entries) and self.entries[head.sequence - 1].digest == head.digest
+        return 0 < head.sequence <= len(self.entries) and self.entries[head.sequence - 1].head == head
 
 
 def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
@@ -113,20 +129,14 @@ def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
     check_digest(product, "a product")
     while True:
         newest = _settle(store)
-        sequence = newest.sequence + 1 if newest else 1
-        document = {
-            "schema": SCHEMA,
-            "sequence": sequence,
-            "previous": newest.digest if newest else None,
-            "product": product,
-            "record": dict(record),
-        }
-        data = canonical.dumps(document, f"A log entry of {product}")
+        sequence, previous = (newest.sequence + 1, newest.digest) if newest else (1, None)
+        entry = _Written(schema=SCHEMA, sequence=sequence, previous=previous, product=product, record=record)
+        data = canonical.dumps(plain(entry), f"A log entry of {product}")
         if store.blobs.swap(_key(sequence), data, None):
-            entry = _parse(sequence, data)
-            store.append_record(product, entry.record)
-            _advance(store, entry.head)
-            return entry
+            written = _parse(sequence, data)
+            store.append_record(product, written.record)
+            _advance(store, written.head)
+            return written
 
 
 def head(store: Store) -> Head | None:
@@ -135,17 +145,16 @@ def head(store: Store) -> Head | None:
     Raises:
         IntegrityError: The noted head, or an entry after it, was changed or removed.
     """
-    newest = None
-    for entry in _after(store, _noted(store)):
-        newest = entry.head
-    return newest or _noted(store)
+    noted = _noted(store)
+    after = _after(store, noted)
+    return after[-1].head if after else noted
 
 
 def settled(store: Store) -> int:
     """Up to this sequence number every record lies beside its product too; 0 when that cannot be told."""
     try:
         noted = _noted(store)
-    except IntegrityError:  # damaged: `read` says so
+    except DataError:  # damaged: `read` says so
         return 0
     return noted.sequence if noted else 0
 
@@ -157,48 +166,54 @@ def read(store: Store, *, workers: int = 16) -> LogReading:
         store: The store.
         workers: Threads; reading small documents from a bucket is all waiting.
     """
-    faults: list[str] = []
+    noted, faults = None, []
     try:
         noted = _noted(store)
-    except IntegrityError as error:
-        noted = None
+    except DataError as error:
         faults.append(f"The noted head of the log cannot be read: {error}")
-    names = sorted(key for key, _ in store.blobs.scan(_FOLDER))
+    names = sorted(key for key, _ in store.blobs.scan(_FOLDER) if _number(key).isdigit())
     with ThreadPoolExecutor(workers) as pool:
         contents = dict(zip(names, pool.map(store.blobs.read, names), strict=True))
+    entries, broken = _chained(contents)
+    faults += broken or ([] if faults else _faults_of_the_end(entries, contents, noted))
+    return LogReading(tuple(entries), tuple(faults))
+
+
+def _chained(contents: dict[str, bytes | None]) -> tuple[list[LogEntry], list[str]]:
+    """The entries that hang together, taken out of `contents`, and why no more of them do."""
     entries: list[LogEntry] = []
     while (data := contents.pop(_key(len(entries) + 1), None)) is not None:
         sequence = len(entries) + 1
         try:
             entry = _parse(sequence, data)
         except IntegrityError as error:
-            faults.append(str(error))
-            break
-        previous = entries[-1].digest if entries else None
-        if entry.previous != previous:
-            faults.append(f"Entry {sequence - 1} of the log was changed: entry {sequence} names another one before it.")
-            break
+            return entries, [str(error)]
+        if entry.previous != (entries[-1].digest if entries else None):
+            names = f"entry {sequence} names another one before it"
+            return entries, [f"Entry {sequence - 1} of the log was changed: {names}."]
         entries.append(entry)
-    missing = len(entries) + 1
-    if contents and not faults:
-        beyond = max(int(name.removeprefix(_FOLDER).removesuffix(".json")) for name in contents if _is_entry(name))
-        faults.append(f"Entry {missing} of the log was removed: there are entries up to {beyond}.")
-    if noted is not None and not faults:
-        if noted.sequence > len(entries):
-            cut = f"The log was cut off: its noted head is entry {noted.sequence}, but it ends at {len(entries)}."
-            faults.append(cut)
-        elif entries[noted.sequence - 1].digest != noted.digest:
-            faults.append(f"The log was written anew: entry {noted.sequence} is not the one that was noted as head.")
+    return entries, []
+
+
+def _faults_of_the_end(entries: list[LogEntry], beyond: Mapping[str, object], noted: Head | None) -> list[str]:
+    """What is wrong behind the last entry that hangs together with the first."""
+    if beyond:
+        last = max(int(_number(key)) for key in beyond)
+        return [f"Entry {len(entries) + 1} of the log was removed: there are entries up to {last}."]
+    known = noted.sequence if noted else 0
+    if known > len(entries):
+        return [f"The log was cut off: its noted head is entry {known}, but it ends at {len(entries)}."]
+    if noted is not None and entries[known - 1].head != noted:
+        return [f"The log was written anew: entry {known} is not the one that was noted as head."]
     # Whoever appends first notes the newest entry, so that never more than one is not noted yet.
-    if not faults and len(entries) - (noted.sequence if noted else 0) > 1:
-        faults.append("The note of the log's head was removed or set back, so its end cannot be proved.")
-    return LogReading(tuple(entries), tuple(faults))
+    if len(entries) - known > 1:
+        return ["The note of the log's head was removed or set back, so its end cannot be proved."]
+    return []
 
 
 def _settle(store: Store) -> Head | None:
     """The newest entry, after writing what a killed writer left undone beside the products."""
-    noted = _noted(store)
-    newest = noted
+    newest = noted = _noted(store)
     for entry in _after(store, noted):
         if store.blobs.stat(record_key(entry.product, entry.record_digest)) is None:
             store.append_record(entry.product, entry.record)
@@ -210,39 +225,36 @@ def _settle(store: Store) -> Head | None:
 
 def _after(store: Store, noted: Head | None) -> list[LogEntry]:
     """The entries after the noted head, each checked against the one before it."""
-    previous = noted
     if noted is not None:
         data = store.blobs.read(_key(noted.sequence))
         found = None if data is None else sha256(data).hexdigest()
         if found != noted.digest:
             raise IntegrityError(f"Entry {noted.sequence} of the log of {store.uri}", noted.digest, found, _REMEDY)
-    entries = []
-    while True:
-        sequence = previous.sequence + 1 if previous else 1
-        data = store.blobs.read(_key(sequence))
-        if data is None:
-            return entries
+    entries: list[LogEntry] = []
+    sequence, previous = (noted.sequence, noted.digest) if noted else (0, None)
+    while (data := store.blobs.read(_key(sequence := sequence + 1))) is not None:
         entry = _parse(sequence, data)
-        if entry.previous != (previous.digest if previous else None):
+        if entry.previous != previous:
             what = f"Entry {sequence - 1} of the log of {store.uri}"
-            raise IntegrityError(what, str(entry.previous), previous.digest if previous else None, _REMEDY)
+            raise IntegrityError(what, str(entry.previous), previous, _REMEDY)
         entries.append(entry)
-        previous = entry.head
+        previous = entry.digest
+    return entries
 
 
 def _noted(store: Store) -> Head | None:
     value = store.read_ref(HEAD_REF)
-    return Head(value["sequence"], value["digest"]) if value else None
+    return convert(value, Head, f"reference {HEAD_REF}") if value else None
 
 
 def _advance(store: Store, newest: Head) -> None:
     """Note a head, unless a later one is noted already."""
     while True:
-        value = store.read_ref(HEAD_REF)
-        if value is not None and value["sequence"] >= newest.sequence:
+        noted = _noted(store)
+        if noted is not None and noted.sequence >= newest.sequence:
             return
         try:
-            store.write_ref(HEAD_REF, {"sequence": newest.sequence, "digest": newest.digest}, expected=value)
+            store.write_ref(HEAD_REF, plain(newest), expected=plain(noted) if noted else None)
         except RefConflictError:
             continue
         return
@@ -252,20 +264,20 @@ def _key(sequence: int) -> str:
     return f"{_FOLDER}{sequence:012d}.json"
 
 
-def _is_entry(key: str) -> bool:
-    return key.removeprefix(_FOLDER).removesuffix(".json").isdigit()
+def _number(key: str) -> str:
+    return key.removeprefix(_FOLDER).removesuffix(".json")
 
 
 def _parse(sequence: int, data: bytes) -> LogEntry:
     digest = sha256(data).hexdigest()
     try:
         document = canonical.loads(data)
-        if (document["schema"], document["sequence"]) != (SCHEMA, sequence):
-            raise ValueError(f"it says {document['schema']!r}, entry {document['sequence']!r}")
+        entry = msgspec.convert(document, _Written, strict=True)
+        if entry.sequence != sequence:
+            raise ValueError(f"it says that it is entry {entry.sequence}")
         if canonical.dumps(document, "A log entry") != data:
             raise ValueError("not canonical")
-        return LogEntry(sequence, digest, document["previous"], document["product"], document["record"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(
-            f"Entry {sequence} of the log", "of the entry that was written", digest, _REMEDY
-        ) from error
+    except ValueError as error:  # of JSON and of msgspec too
+        what = f"Entry {sequence} of the log"
+        raise IntegrityError(what, "of the entry that was written", digest, _REMEDY) from error
+    return LogEntry(sequence, digest, entry.previous, entry.product, entry.record)

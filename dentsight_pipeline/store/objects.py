@@ -163,13 +163,7 @@ class Store:
         Raises:
             IntegrityError: They are missing or were changed.
         """
-        data = self.blobs.read(object_key(digest))
-        if data is None:
-            raise self._missing("Object", digest)
-        found = sha256(data).hexdigest()
-        if found != digest:
-            raise IntegrityError(f"An object of {self.uri}", digest, found, DAMAGED_REMEDY)
-        return data
+        return self._verified(object_key(digest), "Object", digest, DAMAGED_REMEDY)
 
     def local_path(self, digest: str) -> Path:
         """A local file with exactly these bytes, hashed in this very call. Only for reading: it may be the store's own.
@@ -196,7 +190,7 @@ class Store:
         if found is None:
             raise self._missing("Object", digest)
         if found[0] != digest:
-            raise IntegrityError(f"An object of {self.uri}", digest, found[0], DAMAGED_REMEDY)
+            raise IntegrityError(f"Object of {self.uri}", digest, found[0], DAMAGED_REMEDY)
         return found[1]
 
     def discard_damaged(self, digest: str) -> bool:
@@ -264,12 +258,7 @@ class Store:
             IntegrityError: It is missing or was changed.
             DataError: It was written by an incompatible release.
         """
-        data = self.blobs.read(manifest_key(digest))
-        if data is None:
-            raise self._missing("Manifest", digest)
-        found = sha256(data).hexdigest()
-        if found != digest:
-            raise IntegrityError(f"A manifest of {self.uri}", digest, found, "Restore it from a backup.")
+        data = self._verified(manifest_key(digest), "Manifest", digest, "Restore it from a backup.")
         return Manifest.from_bytes(data)
 
     def has_manifest(self, digest: str) -> bool:
@@ -290,7 +279,8 @@ class Store:
             ConfigurationError: Not a legal name.
         """
         data = self.blobs.read(ref_key(name))
-        return None if data is None else self._unsealed_ref(name, data)
+        what = f"Reference {name!r} of {self.uri}"
+        return None if data is None else canonical.unseal(data, what, "Write it again, or restore it from a backup.")
 
     def write_ref(self, name: str, value: Mapping[str, Any], *, expected: Any = ANY) -> None:
         """Set a reference, atomically.
@@ -321,10 +311,6 @@ class Store:
         names = (key.removeprefix("refs/").removesuffix(".json") for key in keys if key.endswith(".json"))
         return sorted(name for name in names if name.startswith(prefix) and is_ref(name))
 
-    def _unsealed_ref(self, name: str, data: bytes) -> dict[str, Any]:
-        what = f"Reference {name!r} of {self.uri}"
-        return canonical.unseal(data, what, "Write it again, or restore it from a backup.")
-
     # Records ---------------------------------------------------------------------------------------------------------
 
     def append_record(self, product_digest: str, record: Mapping[str, Any]) -> str:
@@ -352,13 +338,9 @@ class Store:
         found = []
         for key, _ in self.blobs.scan(folder):
             digest = key.removeprefix(folder).removesuffix(".json")
-            if not is_digest(digest):
-                continue
-            data = self.blobs.read(key) or b""
-            if sha256(data).hexdigest() != digest:
-                what, remedy = f"A record of {product_digest}", "Restore it from a backup."
-                raise IntegrityError(what, digest, sha256(data).hexdigest(), remedy)
-            found.append((digest, canonical.loads(data)))
+            if is_digest(digest):
+                what = f"Record of {product_digest}"
+                found.append((digest, canonical.loads(self._verified(key, what, digest, "Restore it from a backup."))))
         return sorted(found, key=lambda item: (*(str(item[1].get(k, "")) for k in ("started", "finished")), item[0]))
 
     def _digests(self, prefix: str, suffix: str) -> Iterator[str]:
@@ -378,6 +360,16 @@ class Store:
         entries = manifest.entries.values()
         gone = map_in_threads(lacks, entries, threads) if threads > 1 else map(lacks, entries)
         return [path for path, lacking in zip(manifest.entries, gone, strict=True) if lacking]
+
+    def _verified(self, key: str, what: str, digest: str, remedy: str) -> bytes:
+        """A key's bytes, which hash to `digest`."""
+        data = self.blobs.read(key)
+        if data is None:
+            raise self._missing(what, digest)
+        found = sha256(data).hexdigest()
+        if found != digest:
+            raise IntegrityError(f"{what} of {self.uri}", digest, found, remedy)
+        return data
 
     def _missing(self, what: str, digest: str) -> IntegrityError:
         remedy = "Restore it from a backup, or make it again from its inputs; check that this is the right store."

@@ -339,7 +339,7 @@ class Store:
         for key, _ in self.blobs.scan(folder):
             digest = key.removeprefix(folder).removesuffix(".json")
             if is_digest(digest):
-                what = f"Record of {product_digest}"
+                what = f"A record of {product_digest}"
                 found.append((digest, canonical.loads(self._verified(key, what, digest, "Restore it from a backup."))))
         return sorted(found, key=lambda item: (*(str(item[1].get(k, "")) for k in ("started", "finished")), item[0]))
 

@@ -482,7 +482,9 @@ def main() -> None:
         "--timeout", type=float, default=60, help="seconds beyond which a mutant hangs (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="file for the table of survivors")
-    parser.add_argument("--reached", type=Path, help="file that keeps what each test calls, for a run that goes on")
+    parser.add_argument(
+        "--reached", type=Path, help="file that keeps what each test calls; good while the code is the same"
+    )
     options = parser.parse_args()
 
     sys.dont_write_bytecode = True

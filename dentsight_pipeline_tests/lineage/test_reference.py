@@ -205,6 +205,8 @@ def test_an_unknown_name_says_what_there_is(intact_chain: Chain) -> None:
         resolved(intact_chain, "no such thing")
     with pytest.raises(ConfigurationError, match="MLflow knows no run"):
         resolved(intact_chain, "d" * 32, RememberedRegistry())
+    with pytest.raises(ConfigurationError, match="made nothing: it carries none of dentsight"):
+        resolved(intact_chain, RUN, RememberedRegistry(runs={RUN: {}}))
 
 
 @pytest.mark.parametrize("asset", ["trained_checkpoint", "released_model", "release_report", "test_predictions"])

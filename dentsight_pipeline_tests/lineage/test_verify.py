@@ -58,6 +58,7 @@ def test_an_intact_release_is_intact_down_to_the_original_files(intact_chain: Ch
 
     assert result.findings == ()
     assert result.intact
+    assert result.kind == "release"
     assert {item.kind for item in result.chain} == {*KINDS, "object", "record"}
 
 
@@ -423,6 +424,54 @@ def test_an_edited_recipe_is_found(chain: Chain) -> None:
     forged = chain.forged("trained_checkpoint", {"recipe.json": json.dumps({**recipe, "seed": 1}).encode()})
 
     assert_matches(audited(forged, "trained_checkpoint").findings[0], r"^The recipe in the checkpoint \w+ has digest")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"healthy": "yes"}', b"not JSON"])
+def test_a_file_of_another_form_than_its_kinds_is_found(chain: Chain, content: bytes) -> None:
+    """Its digest is right, so nothing else would say that nobody can read it."""
+    forged = chain.forged("trained_checkpoint", {"health.json": content})
+
+    assert_matches(audited(forged, "trained_checkpoint").findings[0], r"^The checkpoint \w+ does not have the form of")
+
+
+def test_a_product_that_lacks_a_file_of_its_kind_is_found(chain: Chain) -> None:
+    """A checkpoint without its recipe cannot be made again by anybody."""
+    before = chain.manifest("trained_checkpoint")
+    entries = {path: entry for path, entry in before.entries.items() if path != "recipe.json"}
+    made = Manifest("checkpoint", entries, before.inputs, before.facts)
+
+    result = audit(chain.store, recorded(chain.store, "trained_checkpoint", made))
+
+    assert_matches(result.findings[0], r"does not have the form of its kind: .*has no file 'recipe\.json'")
+
+
+def test_a_product_whose_own_manifest_is_gone_is_of_unknown_kind(chain: Chain) -> None:
+    """A digest from a paper still gets an answer: records tell that there was such a product."""
+    chain.manifest_file("trained_checkpoint").unlink()
+
+    result = audited(chain, "trained_checkpoint")
+
+    assert (result.kind, result.intact) == ("unknown", False)
+    assert result.findings[0].startswith(f"The manifest of {chain.digests['trained_checkpoint'][:12]} is missing")
+
+
+def test_facts_of_another_form_than_their_kinds_are_found(chain: Chain) -> None:
+    """Facts are read by everything downstream."""
+    before = chain.manifest("test_predictions")
+    made = Manifest("predictions", before.entries, before.inputs, {**before.facts, "detections_per_image": "many"})
+
+    result = audit(chain.store, recorded(chain.store, "test_predictions", made))
+
+    assert_matches(result.findings[0], r"does not have the form of its kind: .*\$\.detections_per_image")
+
+
+def test_a_record_of_another_form_is_found_and_stops_nothing(chain: Chain) -> None:
+    """Whoever can write to the store can log anything; the audit goes on."""
+    log.append(chain.store, chain.digests["trained_checkpoint"], {"asset": "trained_checkpoint", "started": "noon"})
+
+    findings = audited(chain, "trained_checkpoint").findings
+
+    assert_matches(findings[0], r"^A record of how the checkpoint \w+ came about does not have the form of a record")
 
 
 def test_an_image_that_no_export_brought_is_found(chain: Chain) -> None:

@@ -483,7 +483,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="file for the table of survivors")
     parser.add_argument(
-        "--reached", type=Path, help="file that keeps what each test calls; good while the code is the same"
+        "--reached", type=Path, help="file for what each test calls; good while the code is the same"
     )
     options = parser.parse_args()
 

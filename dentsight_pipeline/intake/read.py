@@ -53,6 +53,8 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
             f"{files.name}: {folder}/{COCO_FILE} is missing, so the {split} images have no annotations. "
             "Export again from Roboflow as COCO, COCO segmentation or YOLO."
         )
+    if zips := [path for path in paths if path.lower().endswith(".zip")]:
+        raise DataError(f"{files.name}: holds another zip, {zips[0]}. Unpack it once, and give that zip.")
     some = sorted({path.split("/", 1)[0] for path in paths})
     raise DataError(
         f"{files.name}: no Roboflow export. Looked for train, valid or test with {COCO_FILE}, or for {YOLO_FILE}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,16 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path, other: str) -> Non
     first, second = sorted(("valid", other))
     with pytest.raises(DataError, match=f"has both '{first}' and '{second}'. Keep one of the two folders"):
         read(root)
+
+
+def test_a_zip_in_a_zip_is_named(tmp_path: Path) -> None:
+    """macOS and mail programs wrap one; `found mac.zip` told nobody what to do."""
+    whole_export(tmp_path / "export").zipped(tmp_path / "mac.zip")
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(tmp_path / "mac.zip", "top/mac.zip")
+
+    with pytest.raises(DataError, match=r"outer\.zip: holds another zip, mac\.zip\. Unpack it once, and give that zip"):
+        read(tmp_path / "outer.zip")
 
 
 def test_a_missing_split_is_read_as_missing(tmp_path: Path) -> None:

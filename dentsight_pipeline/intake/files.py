@@ -11,7 +11,7 @@ import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class ExportFiles(ABC):
 
     name: str
     """What the user gave, for messages."""
+    linked: Sequence[str] = ()
+    """Symbolic links to folders, which are not followed."""
 
     @abstractmethod
     def paths(self) -> Set[str]:
@@ -62,6 +64,7 @@ class FolderFiles(ExportFiles):
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root, self.name = root, name or str(root)
+        self.linked: list[str] = []
         self._paths = _in_order(path for path in self._listed() if not is_junk(path))
 
     def _listed(self) -> Iterator[str]:
@@ -74,7 +77,9 @@ class FolderFiles(ExportFiles):
                     for entry in found:
                         if not _is_folder(entry):
                             yield folder + entry.name
-                        elif not entry.is_symlink() and not is_junk(f"{folder}{entry.name}/"):
+                        elif entry.is_symlink():
+                            self.linked.append(folder + entry.name)
+                        elif not is_junk(f"{folder}{entry.name}/"):
                             folders.append(f"{folder}{entry.name}/")
             except OSError as error:
                 where = f"{self.name}/{folder}".rstrip("/")
@@ -208,7 +213,11 @@ class _Below(ExportFiles):
 
     def __init__(self, files: ExportFiles, top: str) -> None:
         self.name, self._files, self._top = files.name, files, f"{top}/"
-        self._paths = _in_order(path.removeprefix(self._top) for path in files.paths() if path.startswith(self._top))
+        self._paths = _in_order(self._below(files.paths()))
+        self.linked = list(self._below(files.linked))
+
+    def _below(self, paths: Iterable[str]) -> Iterator[str]:
+        return (path.removeprefix(self._top) for path in paths if path.startswith(self._top))
 
     def paths(self) -> Set[str]:
         return self._paths
@@ -253,7 +262,15 @@ def open_files(path: Path, name: str) -> Iterator[ExportFiles]:
         raise DataError(f"{name}: no such folder or zip. Give the folder or the zip that Roboflow exported.")
 
 
+def linked_folder(name: str, folder: str) -> DataError:
+    """The refusal of an export one of whose folders is a link."""
+    problem = "is a symbolic link to a folder, which is not followed"
+    return DataError(f"{name}: {folder} {problem}. Copy the folder there, or give the one that it leads to.")
+
+
 def _nonempty(files: ExportFiles) -> ExportFiles:
+    if not files.paths() and files.linked:
+        raise linked_folder(files.name, files.linked[0])
     if not files.paths():
         raise DataError(f"{files.name}: empty. Give the folder or the zip that Roboflow exported.")
     return files

@@ -23,7 +23,7 @@ class HashedFiles(ExportFiles):
     """Files that remember the sha256 and size of what was read of them, images apart."""
 
     def __init__(self, files: ExportFiles) -> None:
-        self.name, self._files = files.name, files
+        self.name, self.linked, self._files = files.name, files.linked, files
         self._seen: dict[str, tuple[str, int]] = {}
 
     def paths(self) -> Set[str]:

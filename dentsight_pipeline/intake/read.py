@@ -6,13 +6,14 @@ Add a layout beside `coco.py` and `yolo.py`. What labels mean (`ontology.py`), w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.coco import COCO_FILE, read_coco
-from dentsight_pipeline.intake.files import ExportFiles, without_top_folder
+from dentsight_pipeline.intake.files import ExportFiles, linked_folder, without_top_folder
 from dentsight_pipeline.intake.records import Export, Refusals, text_of
 from dentsight_pipeline.intake.yolo import YOLO_FILE, read_yolo
 
@@ -23,6 +24,8 @@ SPLIT_FOLDERS: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Folder name, in small letters → split."""
+_SPLIT_PART = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})(/images|/labels)?", re.IGNORECASE)
+"""A folder without which a split is not whole."""
 
 
 def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
@@ -42,6 +45,9 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
     files = without_top_folder(files, lambda top: top.lower() in SPLIT_FOLDERS or top in (YOLO_FILE, *README_FILES))
     paths = files.paths()
     readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
+    for link in sorted(files.linked):
+        if _SPLIT_PART.fullmatch(link):
+            raise linked_folder(files.name, link)
     folders = _split_folders(files.name, paths)
     if any(f"{folder}/{COCO_FILE}" in paths for folder in folders.values()):
         return replace(read_coco(files, folders, refusals), readmes=readmes), files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.records import Refusals
 from dentsight_pipeline_tests.data.export_builder import jpeg, picture, read, whole_export
+from dentsight_pipeline_tests.intake.test_yolo import yolo_export
 
 
 def test_the_real_export_reads_as_it_is_known(real_export: Path) -> None:
@@ -76,6 +78,31 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path, other: str) -> Non
 
     first, second = sorted(("valid", other))
     with pytest.raises(DataError, match=f"has both '{first}' and '{second}'. Keep one of the two folders"):
+        read(root)
+
+
+@pytest.mark.parametrize("linked", [("train",), ("valid", "test"), ("train", "valid", "test")])
+@pytest.mark.parametrize("top", ["", "top"])
+def test_a_split_that_is_a_link_is_named(tmp_path: Path, linked: tuple[str, ...], top: str) -> None:
+    """It used to be `empty`, or one split fewer."""
+    whole_export(tmp_path / "real").write()
+    root = whole_export(tmp_path / "export" / top).write()
+    for split in linked:
+        shutil.rmtree(root / split)
+        (root / split).symlink_to(tmp_path / "real" / split)
+
+    with pytest.raises(DataError, match=rf"export: (top/)?({'|'.join(linked)}) is a symbolic link to a folder"):
+        read(tmp_path / "export")
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_images_or_labels_that_are_a_link_are_named(tmp_path: Path, kind: str) -> None:
+    """Labels that are not followed would make every image a negative."""
+    root = yolo_export(tmp_path / "export", {"train/a": ["0 0.5 0.5 0.25 0.5"], "valid/b": []})
+    (root / "train" / kind).rename(tmp_path / kind)
+    (root / "train" / kind).symlink_to(tmp_path / kind)
+
+    with pytest.raises(DataError, match=rf"export: train/{kind} is a symbolic link to a folder, which is not followed"):
         read(root)
 
 

@@ -255,6 +255,23 @@ def audit(
     raise typer.Exit(0 if result.intact else EXIT_NOT_INTACT)
 
 
+@app.command("export")
+def export_(
+    subset: Annotated[str, typer.Argument(help="A subset's digest, or a dataset key.")],
+    hf: Annotated[Path | None, typer.Option(help="New folder for Hugging Face: load_dataset(DIR).")] = None,
+    coco: Annotated[Path | None, typer.Option(help="New folder for COCO files with their images.")] = None,
+    croissant: Annotated[Path | None, typer.Option(help="File of Croissant metadata about --hf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a subset in the forms that others read."""
+    from dentsight_pipeline.commands.export import export_subset
+
+    store, progress = _workspace().store, _staged_progress()
+    made, files = export_subset(store, subset, hf=hf, coco=coco, croissant=croissant, progress=progress)
+    facts = {"subset": made.digest, "kind": made.kind, "files": [str(path) for path in files]}
+    _show(facts, as_json, lambda: "\n".join(facts["files"]))
+
+
 @app.command()
 def reproduce(
     ref: Annotated[str, typer.Argument(help="A checkpoint, or anything made with it; as for `audit`.")],

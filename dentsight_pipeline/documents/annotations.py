@@ -162,12 +162,17 @@ class Split:
 
     def to_coco(self) -> dict[str, Any]:
         """The split as COCO JSON's dictionary, for pycocotools and for people."""
+        images, annotations, categories = self.coco_tables()
+        return {"images": images.to_pylist(), "annotations": annotations.to_pylist(), "categories": categories}
+
+    def coco_tables(self) -> tuple[pa.Table, pa.Table, list[dict[str, Any]]]:
+        """COCO's images, annotations and categories, the long lists as tables."""
         categories = [
             {"id": number, "name": name, "supercategory": supercategory_of(name)}
             for number, name in enumerate(self.classes, start=1)
         ]
-        annotations = self.annotations.append_column("iscrowd", pa.array([0] * len(self.annotations), pa.int8()))
-        return {"images": self.images.to_pylist(), "annotations": annotations.to_pylist(), "categories": categories}
+        crowd = pa.array(np.zeros(len(self.annotations), dtype=np.int8))
+        return self.images, self.annotations.append_column("iscrowd", crowd), categories
 
 
 def supercategory_of(name: str) -> str:

@@ -1,0 +1,100 @@
+"""A subset written in the forms that others read: Hugging Face `datasets`, COCO, Croissant."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dentsight_pipeline.data import checks
+from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.names import SUBSETS, Asset
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
+from dentsight_pipeline.lineage.reference import resolve
+from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
+
+
+def export_subset(
+    store: Store,
+    ref: str,
+    *,
+    hf: Path | None = None,
+    coco: Path | None = None,
+    croissant: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Manifest, list[Path]]:
+    """Write a subset for readers who know nothing of this project.
+
+    Args:
+        store: Where the subset is.
+        ref: A subset's digest or its start, or a dataset key: then the condition subset made of what it means.
+        hf: New folder that `datasets.load_dataset` takes.
+        coco: New folder with COCO files and images.
+        croissant: File that describes the Parquet files of `hf`.
+        progress: Called with stage, done, total.
+
+    Returns:
+        The subset, and the files written, without the images of `coco`.
+
+    Raises:
+        ConfigurationError: The reference means no subset, nothing is to be written, or a folder is not empty.
+        DataError: A blocking check of the subset does not pass; nothing is written then.
+    """
+    if hf is None and coco is None:
+        lacking = "--hf, whose Parquet files --croissant describes" if croissant else "--hf DIR, --coco DIR or both"
+        raise ConfigurationError(f"Nothing to write: give {lacking}.")
+    if croissant and hf is None:
+        raise ConfigurationError("--croissant describes the Parquet files of --hf: give --hf DIR as well.")
+    subset = subset_of(store, ref)
+    checks.require(store, subset)
+    from dentsight_pipeline.data import exchange
+
+    files: list[Path] = []
+    if hf:
+        parquet = exchange.write_huggingface(store, subset, hf, progress)
+        files += [*parquet.values(), hf / exchange.CARD]
+        if croissant:
+            from dentsight_pipeline.data.croissant import write_croissant
+
+            write_croissant(subset, parquet, croissant)
+            files.append(croissant)
+    if coco:
+        files += exchange.write_coco(store, subset, coco, progress)
+    return subset, files
+
+
+def subset_of(store: Store, ref: str) -> Manifest:
+    """The subset that a digest or dataset key means.
+
+    Raises:
+        ConfigurationError: It means something else, or nothing.
+    """
+    registered = recall_dataset(store, ref)
+    if registered is None:
+        found = store.get_manifest(resolve(store, ref).digest)
+        if found.kind in SUBSETS.values():
+            return found
+        raise ConfigurationError(f"{ref} is a {found.kind}. Give the digest of a {' or '.join(SUBSETS.values())}.")
+    for subset in _condition_subsets(store):
+        if _is_made_of(store, subset, registered):
+            return subset
+    raise ConfigurationError(f"Dataset {ref!r} has no condition subset yet. Run `dentsight run --dataset {ref}` first.")
+
+
+def _condition_subsets(store: Store) -> Iterator[Manifest]:
+    """Those that were ever made and are still there, the newest first."""
+    for entry in reversed(log.read(store).entries):
+        if entry.record.get("asset") == Asset.CONDITION_SUBSET and store.has_manifest(entry.product):
+            yield store.get_manifest(entry.product)
+
+
+def _is_made_of(store: Store, subset: Manifest, dataset: RegisteredDataset) -> bool:
+    """Whether a subset comes from the export that a key means, read as it was asked for under that key."""
+    splits, mapping = subset.inputs[Asset.NORMALIZED_SPLITS], subset.facts_as(SubsetFacts).mapping
+    return (
+        store.has_manifest(splits)
+        and store.get_manifest(splits).inputs[Asset.RAW_EXPORT] == dataset.raw_export
+        and dataset.source in (None, mapping.source)
+        and sorted(dataset.drop) == list(mapping.drop)
+    )

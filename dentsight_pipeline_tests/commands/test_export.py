@@ -1,0 +1,99 @@
+"""`dentsight export`: what a person may call a subset, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dentsight_pipeline.commands.export import export_subset
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.intake.datasets import register_dataset
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import build
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import whole_export
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def splits(tmp_path: Path, store: Store) -> Manifest:
+    return normalise_export(store, ingest_export(whole_export(tmp_path / "export").write(), store))
+
+
+def registered(store: Store, splits: Manifest, key: str) -> None:
+    raw = splits.inputs[Asset.RAW_EXPORT]
+    register_dataset(store, key, raw, "/somewhere", source=None, drop=(), replace="")
+
+
+def test_a_digest_or_its_start_names_either_subset(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """The tooth subset has no key of its own."""
+    for number, subset in enumerate((select_conditions(store, splits), select_teeth(store, splits))):
+        made, files = export_subset(store, subset.digest[:12], hf=tmp_path / f"hf{number}")
+
+        assert made == subset
+        assert sorted(path.name for path in files) == ["README.md", "test.parquet", "train.parquet", "valid.parquet"]
+        assert all(path.exists() for path in files)
+
+
+def test_a_dataset_key_names_the_subset_of_what_it_means(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """Not the newest subset there is: that may be another dataset's, or the same export read in another way."""
+    mine = select_conditions(store, splits)
+    otherwise = normalise_export(store, store.get_manifest(splits.inputs[Asset.RAW_EXPORT]), drop=["crown"])
+    larger = whole_export(tmp_path / "larger")
+    larger.image("train", {"caries": [[1, 1, 5, 5]]})
+    another = normalise_export(store, ingest_export(larger.write(), store))
+    for subset in (mine, select_conditions(store, otherwise), select_conditions(store, another)):
+        log.append(store, subset.digest, {"asset": Asset.CONDITION_SUBSET})
+    registered(store, splits, "opg-v1")
+
+    made, files = export_subset(store, "opg-v1", coco=tmp_path / "coco")
+
+    assert made == mine
+    assert [path.parent.name for path in files] == ["train", "valid", "test"]
+
+
+def test_a_key_without_a_subset_says_what_to_run(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """Registered by an ingestion that went no further."""
+    registered(store, splits, "opg-v1")
+
+    with pytest.raises(ConfigurationError, match=r"has no condition subset yet. Run `dentsight run --dataset opg-v1`"):
+        export_subset(store, "opg-v1", hf=tmp_path / "hf")
+
+
+def test_what_is_no_subset_or_names_no_form_is_refused(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """Each with the option that is lacking."""
+    subset = select_conditions(store, splits)
+
+    with pytest.raises(ConfigurationError, match=r"is a normalized-splits\. Give the digest of a"):
+        export_subset(store, splits.digest, hf=tmp_path / "hf")
+    with pytest.raises(ConfigurationError, match="Nothing to write: give --hf DIR, --coco DIR or both"):
+        export_subset(store, subset.digest)
+    with pytest.raises(ConfigurationError, match="--croissant describes"):
+        export_subset(store, subset.digest, croissant=tmp_path / "c.json", coco=tmp_path / "coco")
+
+
+def test_a_subset_that_fails_a_blocking_check_is_not_handed_on(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """An export leaves the house: an identifier in it cannot be called back, nor can wrong boxes."""
+    subset = select_conditions(store, splits)
+    coco = read_split(store, subset, "train").to_coco()
+    coco["annotations"][0]["image_id"] = 99
+    changed = build(
+        store, subset.kind, {**subset.entries, **split_files([from_coco("train", coco)])}, subset.inputs, subset.facts
+    )
+    store.put_manifest(changed)
+
+    with pytest.raises(DataError, match=r"boxes_are_valid failed"):
+        export_subset(store, changed.digest, hf=tmp_path / "hf")
+
+    assert not (tmp_path / "hf").exists()

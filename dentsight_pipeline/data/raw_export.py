@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dentsight-raw-export/1"
-OUTSIDE_PX = 1.0
-"""Pixels outside the image beyond which a box cannot be meant for it."""
 _ROWS_AT_ONCE = 4096
 """Records that are Python objects at a time."""
 

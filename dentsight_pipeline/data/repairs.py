@@ -71,7 +71,6 @@ def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mend
     clipped = boxes.copy()
     clipped[beyond] = _clipped(boxes[beyond, :2], ends[beyond], sizes[beyond])
     left = clipped[:, 2:].min(axis=1) > ZERO_PX
-    far = (boxes[:, :2] >= sizes + OUTSIDE_PX) | (ends <= -OUTSIDE_PX)
     cut, gone, flat = beyond[left[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
     notes = [
         Note("zero_area_box", flat, [f"{w:g}×{h:g} px, left out" for w, h in boxes[flat, 2:].tolist()], flat),
@@ -79,8 +78,14 @@ def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mend
         Note("zero_area_box", gone, ["nothing of it is inside the image, left out"] * len(gone), gone),
     ]
     outside = np.zeros(len(boxes), dtype=bool)
-    outside[gone] = far[gone, 0] | far[gone, 1]
+    outside[gone] = lie_outside(boxes[gone], sizes[gone])
     return MendedBoxes(clipped, with_area & left, outside, notes)
+
+
+def lie_outside(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of the boxes [n, 4] lie wholly outside their image, by more than rounding can explain, shape [n]."""
+    far = (boxes[:, :2] >= sizes + OUTSIDE_PX) | (boxes[:, :2] + boxes[:, 2:] <= -OUTSIDE_PX)
+    return far[:, 0] | far[:, 1]
 
 
 def _clipped(starts: NDArray[np.float64], ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.float64]:

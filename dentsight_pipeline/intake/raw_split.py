@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.image_bytes import turn_point
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.raw_export import OUTSIDE_PX
+from dentsight_pipeline.data.repairs import lie_outside
 from dentsight_pipeline.data.stored_images import StoredImage
 from dentsight_pipeline.documents.annotations import (
     RAW_ANNOTATIONS,
@@ -143,8 +143,7 @@ class RawSplits:
     ) -> pa.Table:
         """The annotations whose boxes are not wholly outside their image; the others are refused."""
         boxes = flat_values(table["bbox"]).reshape(-1, 4)
-        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        outside = ((low >= sizes[images] + OUTSIDE_PX) | (high <= -OUTSIDE_PX)).any(axis=1)
+        outside = lie_outside(boxes, sizes[images])
         for row in np.flatnonzero(outside):
             image, (x, y, w, h) = split.images[images[row]], boxes[row]
             width, height = sizes[images[row]].astype(int)

@@ -482,9 +482,7 @@ def main() -> None:
         "--timeout", type=float, default=60, help="seconds beyond which a mutant hangs (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="file for the table of survivors")
-    parser.add_argument(
-        "--reached", type=Path, help="file for what each test calls; good while the code is the same"
-    )
+    parser.add_argument("--reached", type=Path, help="file for what each test calls; good while the code is the same")
     options = parser.parse_args()
 
     sys.dont_write_bytecode = True

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from dentsight_pipeline.data.raw_export import OUTSIDE_PX
 from dentsight_pipeline.documents.annotations import REPAIRS, RawSplit
 
 if TYPE_CHECKING:
@@ -22,6 +21,8 @@ NEAR_DUPLICATE_IOU = 0.9
 """Two boxes of one class on one image that overlap at least this much mark one finding twice."""
 ZERO_PX = 1e-6
 """Width or height (px), or area of a polygon (px²), up to which there is nothing to see."""
+OUTSIDE_PX = 1.0
+"""Pixels outside the image beyond which a box cannot be meant for it."""
 
 
 @dataclass(frozen=True)

@@ -24,19 +24,22 @@ import torch
 
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.documents.codec import plain, read
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.job import FitJob, Result
 from dentsight_pipeline.errors import TrainingError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.training import loop
+from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.cost import hardware, peak_gpu_memory_mib
-from dentsight_pipeline.training.job import FitJob
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter
 from dentsight_pipeline.training.sampling import MicroBatches
+from dentsight_pipeline.training.setup import Setup
 
 WARM_UP_STEPS = 10
 """Steps before the clock starts: cuDNN tries its algorithms in them."""
@@ -62,26 +65,25 @@ def job_of(given: argparse.Namespace, store: Store, subset: Manifest, recipe: Re
         store_uri=store.uri,
         subset=subset.digest,
         recipe=recipe.model_dump(),
-        workdir=folder / f"{recipe.name}-{recipe.digest[:8]}",
+        workdir=str(folder / f"{recipe.name}-{recipe.digest[:8]}"),
         device=given.device,
         workers=given.workers,
-        cache_dir=folder / "cache",
+        cache_dir=str(folder / "cache"),
         checkpoint_interval_s=600,
     )
 
 
-def throughput(job: FitJob, store: Store, subset: Manifest, recipe: Recipe, steps: int) -> dict[str, Any]:
+def throughput(job: FitJob, recipe: Recipe, steps: int) -> dict[str, Any]:
     """Images a second and the share of time waiting for data, over `steps` optimiser steps after the warm-up."""
-    accelerator = loop._accelerator(job, recipe)
-    training = loop.Training(job, recipe, store, subset, accelerator, Reporter(None))
+    training = loop.Training(Setup.of(job).with_weights(), processes.start(job, recipe), Reporter(None))
     batches = MicroBatches(training.sampler, recipe)
     training._loop_started, training._first_step = time.perf_counter(), 0
     on_gpu = training.device.type == "cuda"
-    with training.monitor.watch(training.model):
+    with training.monitor.watch(training.learner.model):
         loader = iter(training._loader(batches))
         for _ in range(WARM_UP_STEPS):
             training._train_step(loader, batches.per_step)
-        waited, images = training.cost.data_wait_s, training.cost.images
+        waited, images = training.meters.cost.data_wait_s, training.meters.cost.images
         if on_gpu:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -96,31 +98,31 @@ def throughput(job: FitJob, store: Store, subset: Manifest, recipe: Recipe, step
         "batch_size": recipe.batch_size,
         "micro_batch_size": batches.size,
         "canvas": list(recipe.image_size),
-        "images_per_s": (training.cost.images - images) / spent,
-        "data_wait_share": (training.cost.data_wait_s - waited) / spent,
+        "images_per_s": (training.meters.cost.images - images) / spent,
+        "data_wait_share": (training.meters.cost.data_wait_s - waited) / spent,
         "peak_gpu_memory_mib": peak_gpu_memory_mib(),
-        **hardware(),
+        **plain(hardware()),
     }
 
 
 def long_run(job: FitJob, store: Store, recipe: Recipe) -> dict[str, Any]:
     """A whole training, with its best validation figures, head health and cost card."""
-    job.workdir.mkdir(parents=True, exist_ok=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with Reporter(job.workdir) as reporter:
+        with Reporter(job.folder) as reporter:
             found = store.get_manifest(loop.run_fit(job, reporter))
     except TrainingError as error:
         return {"recipe": recipe.name, "failed": str(error)}
-    health = content.read_json(store, found, "health.json")
-    result = json.loads((job.workdir / "result.json").read_text())
+    health = read(content.read_bytes(store, found, "health.json"), HeadHealth, "health.json")
+    result = read((job.folder / "result.json").read_bytes(), Result, "result.json")
     return {
         "recipe": recipe.name,
         "overrides": recipe.overrides,
         "best_step": found.facts["best_step"],
         "validation": found.facts["validation"],
-        "healthy": health["healthy"],
-        "ratio_last_to_first": health["ratio_last_to_first"],
-        "cost": result["record"]["cost"],
+        "healthy": health.healthy,
+        "ratio_last_to_first": health.ratio_last_to_first,
+        "cost": plain(result.record.cost),
     }
 
 
@@ -153,7 +155,7 @@ def main() -> None:
             else:
                 values |= {"epochs": "none", "max_steps": given.steps + WARM_UP_STEPS + 10}
                 recipe = adapted(named, given, **values)
-                found = throughput(job_of(given, store, subset, recipe, folder), store, subset, recipe, given.steps)
+                found = throughput(job_of(given, store, subset, recipe, folder), recipe, given.steps)
             print(json.dumps(found), flush=True)
 
 

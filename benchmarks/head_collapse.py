@@ -21,8 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
+from dentsight_pipeline.documents.health import Reading
 from dentsight_pipeline.training.export import write_model_folder
-from dentsight_pipeline.training.heads import average_precision, rescue, rescue_heads
+from dentsight_pipeline.training.heads import Precision, average_precision, rescue, rescue_heads
 from dentsight_pipeline_tests.training.planted_collapse import (
     TOY_CLASSES,
     TOY_PROCESSOR,
@@ -47,8 +48,8 @@ def main() -> None:
     collapsed = _train("planted pre-5.18 loss", arguments, planted=True)
     for name, run in (("installed loss", healthy), ("planted pre-5.18 loss", collapsed)):
         report = run.monitor.report()
-        tripped = [rule["rule"] for rule in report["rules"] if rule["tripped"]]
-        print(f"{name}: healthy = {report['healthy']}, R = {report['ratio_last_to_first']:.3f}, tripped: {tripped}")
+        tripped = [rule.rule for rule in report.rules if rule.tripped]
+        print(f"{name}: healthy = {report.healthy}, R = {report.ratio_last_to_first:.3f}, tripped: {tripped}")
     with tempfile.TemporaryDirectory() as folder:
         _rescue(healthy, collapsed, Path(folder))
 
@@ -56,11 +57,11 @@ def main() -> None:
 def _train(name: str, arguments: argparse.Namespace, *, planted: bool) -> ToyRun:
     print(f"{name}\n  step      R   matched median   class accuracy   denoising share   tripped")
 
-    def show(reading: dict[str, Any]) -> None:
-        tripped = [index for index, rule in enumerate(reading["rules"], start=1) if rule["tripped"]]
+    def show(reading: Reading) -> None:
+        tripped = [index for index, rule in enumerate(reading.rules, start=1) if rule.tripped]
         print(
-            f"  {reading['step']:4d}  {reading['ratio_last_to_first']:5.3f}  {reading['matched_median_score']:15.3f}"
-            f"  {reading['matched_class_accuracy']:15.3f}  {reading['training']['denoising_share']:16.3f}   {tripped}"
+            f"  {reading.step:4d}  {reading.ratio_last_to_first:5.3f}  {reading.matched_median_score:15.3f}"
+            f"  {reading.matched_class_accuracy:15.3f}  {reading.training.denoising_share:16.3f}   {tripped}"
         )
 
     model = tiny_detector(arguments.seed, decoder_layers=arguments.layers)
@@ -93,14 +94,14 @@ def _rescue(healthy: ToyRun, collapsed: ToyRun, folder: Path) -> None:
     before = _show("collapsed, as it is", average_precision(folder / "collapsed", coco, folder), None)
     for head in rescue_heads(collapsed.model.config):
         report = rescue(folder / "collapsed", head, folder / f"head-{head}")
-        _show(f"rescued: {report['method']}", average_precision(folder / f"head-{head}", coco, folder), before)
+        _show(f"rescued: {report.method}", average_precision(folder / f"head-{head}", coco, folder), before)
     _show("healthy training instead", average_precision(folder / "healthy", coco, folder), before)
 
 
-def _show(name: str, measured: dict[str, float | None], before: float | None) -> float:
-    ap50 = measured["ap50"] or 0.0
+def _show(name: str, measured: Precision, before: float | None) -> float:
+    ap50 = measured.ap50 or 0.0
     ratio = "" if not before else f"   {ap50 / before:.2f} × AP50 of the collapsed one"
-    print(f"{name:50s} AP50 {ap50:.4f}   mean maximum score {measured['max_score']:.3f}{ratio}")
+    print(f"{name:50s} AP50 {ap50:.4f}   mean maximum score {measured.max_score:.3f}{ratio}")
     return ap50
 
 

@@ -24,8 +24,8 @@ import torch
 from dentsight_pipeline.data.ontology import CONDITIONS
 from dentsight_pipeline.training import export, letterbox, recipe
 from dentsight_pipeline.training import model as models
+from dentsight_pipeline.training.detector import load_detector
 from dentsight_pipeline.training.heads import phantom_xrays
-from dentsight_pipeline.training.predict import load_detector
 
 
 def main() -> None:

@@ -25,25 +25,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.documents.codec import read
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.job import FitJob, PredictJob
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.content import read_bytes, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
-from dentsight_pipeline.training import loop
+from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.job import FitJob, PredictJob
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe, Scalar
 from dentsight_pipeline.training.reporting import Reporter
+from dentsight_pipeline.training.setup import Setup
 from dentsight_pipeline_tests.training.planted_collapse import plant
 
 SCALE = 16.0
@@ -159,8 +163,8 @@ def job_of(name: str, given: argparse.Namespace, store: Store, subset: Manifest,
         store_uri=store.uri,
         subset=subset.digest,
         recipe=recipe.model_dump(),
-        workdir=given.out / f"{file_name(name)}-{recipe.digest[:8]}",
-        cache_dir=given.out / "cache",
+        workdir=str(given.out / f"{file_name(name)}-{recipe.digest[:8]}"),
+        cache_dir=str(given.out / "cache"),
         allow_head_collapse="to see what the planted loss does" if planted else None,
     )
 
@@ -168,22 +172,20 @@ def job_of(name: str, given: argparse.Namespace, store: Store, subset: Manifest,
 def show_abort(name: str, given: argparse.Namespace, store: Store, subset: Manifest, recipe: Recipe) -> None:
     """The planted loss without the override: training must stop by itself."""
     job = job_of(name, given, store, subset, recipe)
-    job = job.model_copy(update={"allow_head_collapse": None, "workdir": job.workdir.with_name("aborted")})
+    job = replace(job, allow_head_collapse=None, workdir=str(job.folder.with_name("aborted")))
     try:
-        fit_planted(job, recipe, store, subset)
+        fit_planted(job, recipe)
     except HeadCollapseError as error:
         show(name, aborted=str(error))
     else:
         raise SystemExit("The planted loss was not noticed.")
 
 
-def fit_planted(job: FitJob, recipe: Recipe, store: Store, subset: Manifest) -> str:
+def fit_planted(job: FitJob, recipe: Recipe) -> str:
     """As `loop.run_fit`, with the loss of transformers before 5.18."""
-    accelerator = loop._accelerator(job, recipe)
-    with Reporter(job.workdir, echo=sys.stderr) as reporter:
-        weights = loop._weights(job, recipe, store)
-        training = loop.Training(job, recipe, store, subset, accelerator, reporter, weights)
-        plant(training.raw_model)
+    with Reporter(job.folder, echo=sys.stderr) as reporter:
+        training = loop.Training(Setup.of(job).with_weights(), processes.start(job, recipe), reporter)
+        plant(training.learner.raw_model)
         return training.run()
 
 
@@ -192,22 +194,22 @@ def train(
 ) -> str:
     """Digest of the trained checkpoint; prints its head health and cost."""
     job = job_of(name, given, store, subset, recipe)
-    job.workdir.mkdir(parents=True, exist_ok=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     if planted:
-        digest = fit_planted(job, recipe, store, subset)
+        digest = fit_planted(job, recipe)
     else:
-        with Reporter(job.workdir, echo=sys.stderr) as reporter:
+        with Reporter(job.folder, echo=sys.stderr) as reporter:
             digest = loop.run_fit(job, reporter)
-    health = read_json(store, store.get_manifest(digest), "health.json")
+    health = read(read_bytes(store, store.get_manifest(digest), "health.json"), HeadHealth, "health.json")
     show(
         name,
         checkpoint=digest,
         seconds=time.perf_counter() - began,
         threads=torch.get_num_threads(),
-        healthy=health["healthy"],
-        ratio_last_to_first=health["ratio_last_to_first"],
-        rules_tripped=[rule["rule"] for rule in health["rules"] if rule["tripped"]],
+        healthy=health.healthy,
+        ratio_last_to_first=health.ratio_last_to_first,
+        rules_tripped=[rule.rule for rule in health.rules if rule.tripped],
         overrides=recipe.overrides,
     )
     return digest
@@ -224,10 +226,15 @@ def measure(
     resamples: int,
 ) -> None:
     """Predicts and evaluates one split; prints macro figures, scores and a row for each class."""
-    splits = list(dict.fromkeys(["valid", on]))
+    splits = tuple(dict.fromkeys(["valid", on]))
     workdir = given.out / "predictions" / checkpoint[:12]
     job = PredictJob(
-        store_uri=store.uri, workdir=workdir, checkpoint=checkpoint, subset=subset.digest, splits=splits, batch_size=8
+        store_uri=store.uri,
+        workdir=str(workdir),
+        checkpoint=checkpoint,
+        subset=subset.digest,
+        splits=splits,
+        batch_size=8,
     )
     with Reporter(workdir) as reporter:
         predictions = store.get_manifest(run_predict(job, reporter))

@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,18 +27,22 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import RTDetrImageProcessor, Trainer, TrainerCallback, TrainingArguments
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
+
 from dentsight_pipeline.data.splits import from_coco, split_files
+from dentsight_pipeline.documents.job import FitJob
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.training import loop
+from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.dataset import read_split
-from dentsight_pipeline.training.job import FitJob
+from dentsight_pipeline.training.dataset import read_labelled
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter
 from dentsight_pipeline.training.sampling import MicroBatches
+from dentsight_pipeline.training.setup import Setup
+from dentsight_pipeline_tests.documents.facts_for_tests import subset_facts
 
 CLASSES = [f"condition {i + 1}" for i in range(13)]
 IMAGE_SIZE = (1662, 1077)
@@ -67,7 +72,7 @@ def draw_subset(store: Store, images: int) -> Manifest:
     files |= split_files(
         [from_coco("train", {"images": records, "annotations": annotations, "categories": categories})]
     )
-    subset = content.build(store, "condition-subset", files, {}, {"classes": CLASSES})
+    subset = content.build(store, "condition-subset", files, {}, subset_facts(CLASSES))
     store.put_manifest(subset)
     return subset
 
@@ -76,13 +81,13 @@ class StockDataset(Dataset[dict[str, Any]]):
     """The usual fine-tuning dataset: Pillow, transformers' image processor, COCO annotations."""
 
     def __init__(self, store: Store, subset: Manifest, recipe: Recipe) -> None:
-        split = read_split(store, subset, "train")
-        self._paths = [str(store.local_path(image.sha256)) for image in split.images]
+        split = read_labelled(store, subset, "train")
+        self._paths = [str(store.local_path(digest)) for digest in split.digests]
         self._annotations: list[dict[str, Any]] = []
-        for image in split.images:
-            rows = zip(image.boxes_xywh_px.tolist(), image.labels.tolist(), strict=True)
+        for image in range(len(split)):
+            rows = zip(split.boxes_of(image).tolist(), split.labels_of(image).tolist(), strict=True)
             boxes = [{"bbox": b, "category_id": c, "area": b[2] * b[3], "iscrowd": 0} for b, c in rows]
-            self._annotations.append({"image_id": image.id, "annotations": boxes})
+            self._annotations.append({"image_id": image, "annotations": boxes})
         width, height = recipe.image_size
         self._processor: Any = RTDetrImageProcessor(
             size={"max_height": height, "max_width": width},
@@ -158,23 +163,27 @@ def our_steps(
 ) -> tuple[list[float], float, float]:
     """(CPU seconds by step, share of time waiting for data, CPU seconds of building the cache) of our loop."""
     job = FitJob(
-        store_uri=store.uri, subset=subset.digest, recipe=recipe.model_dump(), workdir=folder, threads=1, device="cpu"
+        store_uri=store.uri,
+        subset=subset.digest,
+        recipe=recipe.model_dump(),
+        workdir=str(folder),
+        threads=1,
+        device="cpu",
     )
     with Reporter(None) as reporter:
         start = time.process_time()
-        accelerator = loop._accelerator(job, recipe)
-        training = loop.Training(job, recipe, store, subset, accelerator, reporter)
+        training = loop.Training(Setup.of(job), processes.start(job, recipe), reporter)
         preparing = time.process_time() - start
         batches = MicroBatches(training.sampler, recipe)
         training._loop_started, training._first_step = time.perf_counter(), 0
         spent = []
-        with training.monitor.watch(training.model):
+        with training.monitor.watch(training.learner.model):
             loader = iter(training._loader(batches))
             for _ in range(steps):
                 start = time.process_time()
                 training._train_step(loader, batches.per_step)
                 spent.append(time.process_time() - start)
-    return spent[WARM_UP_STEPS:], training.cost.data_wait_s / training.cost.training_s, preparing
+    return spent[WARM_UP_STEPS:], training.meters.cost.data_wait_s / training.meters.cost.training_s, preparing
 
 
 def main() -> None:

@@ -205,11 +205,13 @@ def heads(
     """Audit the scores of every decoder layer of a checkpoint."""
     from dentsight_pipeline.training import heads as audit_of_heads
 
-    facts = audit_of_heads.audit_heads(checkpoint, audit_of_heads.read_images(images) if images else None)
+    audit = audit_of_heads.audit_heads(checkpoint, audit_of_heads.read_images(images) if images else None)
+    facts = plain(audit)
     if rescue is not None:
-        chosen = head if head is not None else max(facts["rescue_heads"])
+        chosen = head if head is not None else max(audit.rescue_heads)
         truth = _json_file(ground_truth) if ground_truth else None
-        facts["rescued"] = audit_of_heads.rescue(checkpoint, chosen, rescue, ground_truth=truth, images=images)
+        rescued = audit_of_heads.rescue(checkpoint, chosen, rescue, ground_truth=truth, images=images)
+        facts["rescued"] = plain(rescued)
     _show(facts, as_json, lambda: _heads_text(facts))
 
 
@@ -223,12 +225,12 @@ def predict(
 ) -> None:
     """Find conditions on one's own X-rays, as JSON and as pictures. Research only."""
     from dentsight_pipeline.lineage.reference import checkpoint_folder
-    from dentsight_pipeline.training.predict import predict_images
+    from dentsight_pipeline.training.xrays import predict_images
 
     out.mkdir(parents=True, exist_ok=True)
     with checkpoint_folder(_workspace(), checkpoint, _registry()) as folder:
         found = predict_images(images, folder, threshold, pictures=out)
-    facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": found}
+    facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": plain(found)}
     (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     _show(facts, as_json, lambda: _findings_text(facts, out))
 

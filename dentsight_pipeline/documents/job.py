@@ -161,8 +161,10 @@ class Published(Document, kw_only=True):
     """Of the recipe."""
     subset: Digest
     """Of the data."""
-    result: Result
-    """What it published."""
+    digest: Digest
+    """Of the manifest that it published."""
+    record: RunRecord
+    """How that came about."""
 
 
 class Failure(Document, omit_defaults=True):

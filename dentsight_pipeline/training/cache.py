@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +24,23 @@ from numpy.typing import NDArray
 from dentsight_pipeline.errors import StorageError
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import letterbox
-from dentsight_pipeline.training.dataset import ImageRecord
+from dentsight_pipeline.training.dataset import LabelledImages
 
+FILE = "images.npy"
 LAYOUT = "dentsight-letterbox-cache/1"
 """Part of every key; changes when the same images would give other bytes."""
 
 
-def key(images: Sequence[ImageRecord], canvas_size: tuple[int, int]) -> str:
+def key(digests: Sequence[str], canvas_size: tuple[int, int]) -> str:
     """The cache's name: sha256 (hex) of layout, canvas size and the images' digests in order."""
-    content = {"layout": LAYOUT, "canvas": list(canvas_size), "images": [image.sha256 for image in images]}
+    content = {"layout": LAYOUT, "canvas": list(canvas_size), "images": list(digests)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_or_build(
     folder: Path,
     store: Store,
-    images: Sequence[ImageRecord],
+    images: LabelledImages,
     canvas_size: tuple[int, int],
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
@@ -58,44 +60,54 @@ def open_or_build(
 
     Raises:
         DataError: An image cannot be decoded or has another size than its record.
-        IntegrityError: An image is missing from the store or was changed.
-        StorageError: The disk refused; nothing half-built stays.
+        StorageError: The disk is full; nothing half-written stays behind.
     """
-    place = folder / key(images, canvas_size)
+    place = folder / key(images.digests, canvas_size)
     width, height = canvas_size
     shape = (len(images), height, width)
-    existing = _open(place / "images.npy", shape)
+    existing = _open(place / FILE, shape)
     if existing is not None:
         return existing
-    building = folder / f".building-{place.name[:16]}-{os.getpid()}"
     try:
-        _remove_abandoned(folder)
-        building.mkdir(parents=True)
-        _draw(building / "images.npy", store, images, canvas_size, shape, progress, threads)
-        shutil.rmtree(place, ignore_errors=True)  # one of another shape is damaged, see _open
-        building.rename(place)
+        with _building(folder, place) as building:
+            _draw(building / FILE, store, images, shape, progress, threads)
     except OSError as error:
-        built = _open(place / "images.npy", shape)
+        built = _open(place / FILE, shape)
         if built is not None and error.errno in {errno.EEXIST, errno.ENOTEMPTY}:
             return built  # another process was first; theirs has the same bytes
-        needed = shape[0] * shape[1] * shape[2] / 2**20
-        raise StorageError(
-            f"The image cache in {folder} cannot be written ({error.strerror or error}); it needs {needed:.0f} MiB. "
-            "Free that much, or set cache_dir to another disk."
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    finished = _open(place / "images.npy", shape)
+        raise _no_room(folder, shape, error) from error
+    finished = _open(place / FILE, shape)
     if finished is None:
         raise StorageError(f"The image cache {place} vanished while it was written. Start again.")
     return finished
 
 
+@contextmanager
+def _building(folder: Path, place: Path) -> Iterator[Path]:
+    """A folder to build in that becomes `place` at the end of the block, and nothing when the block fails."""
+    building = folder / f".building-{place.name[:16]}-{os.getpid()}"
+    try:
+        _remove_abandoned(folder)
+        building.mkdir(parents=True)
+        yield building
+        shutil.rmtree(place, ignore_errors=True)  # one of another shape is damaged, see _open
+        building.rename(place)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _no_room(folder: Path, shape: tuple[int, int, int], error: OSError) -> StorageError:
+    needed = shape[0] * shape[1] * shape[2] / 2**20
+    return StorageError(
+        f"The image cache in {folder} cannot be written ({error.strerror or error}); it needs {needed:.0f} MiB. "
+        "Free that much, or set cache_dir to another disk."
+    )
+
+
 def _draw(
     path: Path,
     store: Store,
-    images: Sequence[ImageRecord],
-    canvas_size: tuple[int, int],
+    images: LabelledImages,
     shape: tuple[int, int, int],
     progress: Callable[[int, int], None] | None,
     threads: int | None,
@@ -107,11 +119,10 @@ def _draw(
     array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     _reserve(path)
 
-    def one(position: int) -> None:
-        record = images[position]
-        size = (record.width, record.height)
-        gray = letterbox.read_grayscale(str(store.local_path(record.sha256)), size)
-        array[position] = letterbox.fit(size, canvas_size).apply(gray)
+    def one(image: int) -> None:
+        width, height = images.sizes_px[image].tolist()
+        gray = letterbox.read_grayscale(str(store.local_path(images.digests[image])), (width, height))
+        array[image] = letterbox.fit((width, height), (shape[2], shape[1])).apply(gray)
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for done, _ in enumerate(pool.map(one, range(len(images))), start=1):

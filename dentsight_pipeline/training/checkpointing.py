@@ -17,7 +17,7 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +25,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.errors import IntegrityError, StorageError
 
 KEPT = 2
 """Checkpoints kept: the last, and the one before for when the last is damaged."""
 SUMS = "SHA256SUMS.json"
+STATE = "state.json"
+
+T = TypeVar("T")
 
 
 class CheckpointFolder:
@@ -46,7 +51,7 @@ class CheckpointFolder:
         self,
         step: int,
         tensors: Mapping[str, Mapping[str, torch.Tensor]],
-        state: Mapping[str, Any],
+        state: Document,
         random_states: Sequence[Mapping[str, Any]],
         unchanged: Mapping[str, Path] | None = None,
     ) -> Path:
@@ -55,7 +60,7 @@ class CheckpointFolder:
         Args:
             step: Optimiser steps taken.
             tensors: Tensors by name, by file, e.g. {"model": {...}, "optimizer": {...}}.
-            state: JSON.
+            state: Everything that is no tensor.
             random_states: From `random_state`, one a process, in order.
             unchanged: Files by name whose bytes an earlier checkpoint already has; linked instead of written.
 
@@ -64,42 +69,45 @@ class CheckpointFolder:
         """
         place, writing = self._place(step), self.folder / f".writing-{step:08d}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob(".writing-*"):
-                shutil.rmtree(left)
-            writing.mkdir()
+            self._clear(writing)
             for name, content in tensors.items():
-                save_file(
-                    {key: value.detach().contiguous() for key, value in content.items()},
-                    writing / f"{name}.safetensors",
-                )
+                whole = {key: value.detach().contiguous() for key, value in content.items()}
+                save_file(whole, writing / _file(name))
             for name, source in (unchanged or {}).items():
                 _link(source, writing / _file(name))
             for process, states in enumerate(random_states):
                 torch.save(dict(states), writing / f"random-{process}.pt")
-            (writing / "state.json").write_text(json.dumps(dict(state)), encoding="utf-8")
-            sums = {path.name: _sha256(path) for path in sorted(writing.iterdir())}
-            (writing / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-            for path in writing.iterdir():
-                _flush(path)
-            shutil.rmtree(place, ignore_errors=True)
-            writing.rename(place)
-            _flush(self.folder)
+            (writing / STATE).write_bytes(codec.write(state))
+            _seal(writing, place)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(writing, ignore_errors=True)
-            full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
-            why = "the disk is full" if full else str(error)
-            raise StorageError(
-                f"The checkpoint of step {step} cannot be written to {self.folder}: {why}. The one before is intact; "
-                "free space and start the same training again, it resumes."
-            ) from error
+            raise self._refused(step, error) from error
         for old in self.steps()[KEPT:]:
             shutil.rmtree(self._place(old), ignore_errors=True)
         return place
 
+    def _clear(self, writing: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".writing-*"):
+            shutil.rmtree(left)
+        writing.mkdir()
+
+    def _refused(self, step: int, error: Exception) -> StorageError:
+        full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left" in str(error)
+        why = "the disk is full" if full else str(error)
+        return StorageError(
+            f"The checkpoint of step {step} cannot be written to {self.folder}: {why}. The one before is intact; "
+            "free space and start the same training again, it resumes."
+        )
+
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, the newest first."""
         return sorted((int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*")), reverse=True)
+
+    @property
+    def last(self) -> int:
+        """The newest step that has a checkpoint; 0 when there is none."""
+        return next(iter(self.steps()), 0)
 
     def newest_intact(self, say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint whose every byte is what it was; None when there is none.
@@ -152,10 +160,14 @@ class Checkpoint:
     def __init__(self, step: int, place: Path) -> None:
         self.step, self.place = step, place
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """The JSON that was saved with it."""
-        return json.loads((self.place / "state.json").read_text(encoding="utf-8"))
+    def state_as(self, kind: type[T]) -> T:
+        """The document that was saved with it.
+
+        Raises:
+            DocumentError: It is of another release.
+        """
+        path = self.place / STATE
+        return codec.read(path.read_bytes(), kind, path)
 
     def has(self, name: str) -> bool:
         """Whether a tensor file of this name was saved."""
@@ -243,6 +255,17 @@ def _file(name: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(writing: Path, place: Path) -> None:
+    """Sums over all files, everything on the disk, and then the checkpoint's name."""
+    sums = {path.name: _sha256(path) for path in sorted(writing.iterdir())}
+    (writing / SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+    for path in writing.iterdir():
+        _flush(path)
+    shutil.rmtree(place, ignore_errors=True)
+    writing.rename(place)
+    _flush(place.parent)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,7 +1,4 @@
-"""The cost card: what a training took, in images a second, hours, memory and, where they are known, energy and money.
-
-Times are sums over all attempts of the training, the lost ends of killed ones excepted.
-"""
+"""The cost card: what a training took, in images a second, hours, memory and, where known, energy and money."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from typing import Any
 
 import torch
+
+from dentsight_pipeline.documents.job import CostCard, FitJob, Hardware, RunRecord
 
 PACKAGES = ("torch", "transformers", "accelerate", "numpy", "opencv-python-headless", "safetensors", "hotcoco")
 _MILLIJOULES_PER_KWH = 3.6e9
@@ -24,24 +22,16 @@ _MILLIJOULES_PER_KWH = 3.6e9
 
 @dataclass
 class Cost:
-    """Running sums, in seconds unless named otherwise; plain numbers, so that a checkpoint can hold them."""
+    """Running sums over all attempts, named as on the `CostCard`; plain numbers, so that a checkpoint can hold them."""
 
     wall_s: float = 0.0
-    """From the start of the process, model building and caching included."""
     training_s: float = 0.0
-    """Optimiser steps, waiting for data included."""
     data_wait_s: float = 0.0
-    """Waiting for the loader."""
     validation_s: float = 0.0
-    """Validation and head health."""
     checkpoint_s: float = 0.0
-    """Writing checkpoints."""
     images: int = 0
-    """Training images seen, by all processes together."""
     attempts: int = 0
-    """Times that the training was started."""
     gpu_energy_kwh: float | None = None
-    """Energy of the GPUs; None where one attempt could not read it."""
 
     @contextmanager
     def measure(self, field: str) -> Iterator[None]:
@@ -57,28 +47,57 @@ class Cost:
         """Training images a second of training time; None before the first."""
         return self.images / self.training_s if self.training_s else None
 
-    def card(self, price_per_hour: float | None, currency: str) -> dict[str, Any]:
-        """The card: the sums, throughput, share of time waiting for data, peak memory, and the price where known."""
-        share = self.data_wait_s / self.training_s if self.training_s else None
+    def card(self, price_per_hour: float | None, currency: str) -> CostCard:
+        """The sums, throughput, share of time waiting for data, peak memory, and the price where known."""
         price = None if price_per_hour is None else self.wall_s / 3600 * price_per_hour
-        return {
+        return CostCard(
             **asdict(self),
-            "images_per_s": self.images_per_s,
-            "data_wait_share": share,
-            "peak_memory_mib": peak_memory_mib(),
-            "peak_gpu_memory_mib": peak_gpu_memory_mib(),
-            "price_per_hour": price_per_hour,
-            "price": price,
-            "currency": currency if price is not None else None,
-            "summary": self._summary(price, currency),
-        }
+            images_per_s=self.images_per_s,
+            data_wait_share=self.data_wait_s / self.training_s if self.training_s else None,
+            peak_memory_mib=peak_memory_mib(),
+            peak_gpu_memory_mib=peak_gpu_memory_mib(),
+            price_per_hour=price_per_hour,
+            price=price,
+            currency=currency if price is not None else None,
+            summary=self._summary(price, currency),
+        )
 
     def _summary(self, price: float | None, currency: str) -> str:
-        minutes = self.wall_s / 60
         money = "" if price is None else f", {price:.2f} {currency}"
         rate = "" if self.images_per_s is None else f", {self.images_per_s:.1f} images/s"
         energy = "" if self.gpu_energy_kwh is None else f", {self.gpu_energy_kwh:.3f} kWh of GPU"
-        return f"{hardware()['device']} (~{minutes:.1f} min wall-clock{money}{rate}{energy})"
+        return f"{hardware().device} (~{self.wall_s / 60:.1f} min wall-clock{money}{rate}{energy})"
+
+
+class Meters:
+    """Cost while it arises: the sums of all attempts, and the clock and energy counter of this one."""
+
+    def __init__(self) -> None:
+        self.cost = Cost(attempts=1)
+        self._started, self._energy_at_start = time.perf_counter(), gpu_energy_kwh()
+
+    def go_on_from(self, earlier: Cost) -> None:
+        """Adds this attempt to what earlier ones took."""
+        self.cost = replace(earlier, attempts=earlier.attempts + 1)
+        self._started -= earlier.wall_s
+        energy, start = earlier.gpu_energy_kwh, self._energy_at_start
+        self._energy_at_start = None if energy is None or start is None else start - energy
+
+    def read(self) -> Cost:
+        """The sums, time and energy brought up to now."""
+        energy, start = gpu_energy_kwh(), self._energy_at_start
+        self.cost.wall_s = time.perf_counter() - self._started
+        self.cost.gpu_energy_kwh = None if energy is None or start is None else energy - start
+        return self.cost
+
+    def card(self, job: FitJob) -> CostCard:
+        """The card as of now, at the job's price."""
+        return self.read().card(job.price_per_hour, job.currency)
+
+
+def record(card: CostCard) -> RunRecord:
+    """The record of a job that ends now, on this machine."""
+    return RunRecord(cost=card, hardware=hardware(), packages=package_versions(), finished=time.time())
 
 
 def peak_memory_mib() -> float:
@@ -113,24 +132,30 @@ def gpu_energy_kwh() -> float | None:
         return None
 
 
-def hardware() -> dict[str, Any]:
-    """What trained: device, cores, threads."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return {
-        "device": torch.cuda.get_device_name(0) if gpus else f"CPU, {torch.get_num_threads()} threads",
-        "gpus": gpus,
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-    }
+def gpu_names() -> list[str]:
+    """The GPUs that torch sees; none where it has no driver for them."""
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(gpu) for gpu in range(seen)]
+
+
+def hardware() -> Hardware:
+    """What a job runs on."""
+    gpus, threads = gpu_names(), torch.get_num_threads()
+    return Hardware(
+        device=gpus[0] if gpus else f"CPU, {threads} threads",
+        gpus=len(gpus),
+        cpu_cores=os.cpu_count(),
+        threads=threads,
+        machine=platform.machine(),
+    )
 
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide the numbers, and Python's."""
-    found = {}
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {"python": platform.python_version(), **found}
+    return found

@@ -1,4 +1,4 @@
-"""Images and boxes of a subset as tensors: reading the manifest, one training sample, one batch on its device.
+"""Images and boxes of a subset as columns and tensors: reading a split, one training sample, one batch on its device.
 
 Images stay one gray byte a pixel until they are on the device that trains. Which images are drawn is `sampling.py`'s to
 say, how they are altered `augment.py`'s.
@@ -9,85 +9,130 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dentsight_pipeline.data import splits
+from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import augment, letterbox
+from dentsight_pipeline.training.letterbox import Letterbox
 from dentsight_pipeline.training.recipe import Recipe
 
-"""The manifest kind that each stage trains on."""
-
 
 @dataclass(frozen=True)
-class ImageRecord:
-    """One image of a split.
+class LabelledImages:
+    """One split as training sees it, column by column.
 
-    Args:
-        id: Image id, unique over the whole dataset.
-        sha256: Digest of its bytes in the store.
-        width: In pixels.
-        height: In pixels.
-        clean: Whether it shares no source with another split.
-        boxes_xywh_px: [n, 4] float64 COCO boxes in image pixels, clipped to the image, none empty.
-        labels: [n] int64 label indices, category id − 1.
+    Attributes:
+        split: The split as it is stored, for whoever scores detections.
+        boxes_xywh_px: [m, 4] float64 COCO boxes in image pixels, clipped to their image, none empty.
+        labels: [m] int64 label indices, category id − 1.
+        offsets: [n + 1]: boxes and labels of image k are rows `offsets[k]` to `offsets[k + 1]`.
     """
 
-    id: int
-    sha256: str
-    width: int
-    height: int
-    clean: bool
+    split: Split
     boxes_xywh_px: NDArray[np.float64]
     labels: NDArray[np.int64]
+    offsets: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, split: Split) -> LabelledImages:
+        """Boxes clipped to their image; one of which nothing is left is dropped, as it cannot be found."""
+        counts = np.diff(split.offsets)
+        limits = np.tile(np.repeat(_sizes_px(split), counts, axis=0), 2)  # [m, 4] width, height, width, height
+        boxes = split.boxes_xywh_px
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).clip(0, limits)
+        kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)[kept]
+        labels = split.category_ids[kept].astype(np.int64) - 1
+        return cls(split, boxes, labels, np.concatenate([[0], np.cumsum(kept)])[split.offsets])
 
-@dataclass(frozen=True)
-class Split:
-    """One split of a subset.
+    def __len__(self) -> int:
+        return len(self.split.images)
 
-    Args:
-        name: `train`, `valid` or `test`.
-        classes: Names in label order.
-        images: In the order of the file.
-        coco: The split's COCO JSON, as the evaluation reads it.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    images: tuple[ImageRecord, ...]
-    coco: dict[str, Any]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.split.classes
 
     @cached_property
-    def labels(self) -> list[NDArray[np.int64]]:
-        """Label indices by image."""
-        return [image.labels for image in self.images]
+    def sizes_px(self) -> NDArray[np.int64]:
+        """[n, 2] width, height."""
+        return _sizes_px(self.split)
 
-    def spread(self, count: int | None) -> Split:
+    @cached_property
+    def digests(self) -> list[str]:
+        """The sha256 of each image's bytes."""
+        return self.split.images["sha256"].to_pylist()
+
+    @cached_property
+    def clean(self) -> NDArray[np.bool_]:
+        """[n] whether the image shares no source with another split."""
+        return self.split.images["clean"].to_numpy()
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[n] boxes of each image."""
+        return np.diff(self.offsets)
+
+    def boxes_of(self, image: int) -> NDArray[np.float64]:
+        """[k, 4] boxes of one image."""
+        return self.boxes_xywh_px[self.offsets[image] : self.offsets[image + 1]]
+
+    def labels_of(self, image: int) -> NDArray[np.int64]:
+        """[k] labels of one image."""
+        return self.labels[self.offsets[image] : self.offsets[image + 1]]
+
+    @property
+    def labels_by_image(self) -> list[NDArray[np.int64]]:
+        """Views of `labels`, one an image."""
+        return [self.labels_of(image) for image in range(len(self))]
+
+    def spread(self, count: int | None) -> LabelledImages:
         """At most `count` images, evenly spread over the split (deterministic); all when `count` is None."""
-        if count is None or count >= len(self.images):
+        if count is None or count >= len(self):
             return self
-        chosen = np.linspace(0, len(self.images) - 1, count).round().astype(int)
-        return self.select([self.images[i] for i in np.unique(chosen)])
+        chosen = np.zeros(len(self), dtype=bool)
+        chosen[np.linspace(0, len(self) - 1, count).round().astype(int)] = True
+        return self.select(chosen)
 
-    def select(self, images: Sequence[ImageRecord]) -> Split:
-        """The split narrowed to some of its images, annotations included."""
-        ids = {image.id for image in images}
-        coco = {
-            **self.coco,
-            "images": [image for image in self.coco["images"] if image["id"] in ids],
-            "annotations": [a for a in self.coco["annotations"] if a["image_id"] in ids],
-        }
-        return Split(self.name, self.classes, tuple(images), coco)
+    def select(self, chosen: NDArray[np.bool_]) -> LabelledImages:
+        """The split narrowed to the images of a mask [n], annotations included."""
+        annotations = np.repeat(chosen, np.diff(self.split.offsets))
+        images, boxes = self.split.images, self.split.annotations
+        narrowed = images.filter(pa.array(chosen)), boxes.filter(pa.array(annotations))
+        return LabelledImages.of(Split(self.split.name, self.classes, *narrowed))
+
+
+def read_labelled(store: Store, manifest: Manifest, name: str, stage: int = 2) -> LabelledImages:
+    """One split of a subset manifest, verified.
+
+    Every image stays, also one without annotations: it is a true negative. The exception is stage 1, where an image
+    that is marked as partially annotated and has no tooth says nothing about teeth; it is left out of the *training*
+    split.
+
+    Raises:
+        DataError: The manifest is no subset for this stage, the split is missing, or a category or image reference
+            makes no sense.
+    """
+    read_classes(manifest, stage)
+    split = splits.read_split(store, manifest, name)
+    _require_references(split)
+    found = LabelledImages.of(split)
+    if stage == 1 and name == "train":
+        says_nothing = split.images["partial_annotation"].to_numpy() & (found.counts == 0)
+        found = found.select(~says_nothing)
+    return found
 
 
 def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:
@@ -105,32 +150,22 @@ def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:
     return manifest.facts_as(SubsetFacts).classes
 
 
-def read_split(store: Store, manifest: Manifest, name: str, stage: int = 2) -> Split:
-    """One split of a subset manifest, verified.
+def _require_references(split: Split) -> None:
+    """Label −1 would be the last class, silently; boxes of no image would be another one's."""
+    images, categories = split.annotation_image_ids, split.category_ids
+    wrong = ~np.isin(images, split.image_ids) | (categories < 1) | (categories > len(split.classes))
+    wrong[1:] |= np.diff(images) < 0
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"{split.name}, annotation {split.annotations['id'][row]}: image {images[row]} or category "
+            f"{categories[row]} does not exist, or it stands out of order. Make the subset again."
+        )
 
-    Boxes are clipped to their image; one of which nothing is left is dropped, as it cannot be found. Every image
-    stays, also one without annotations: it is a true negative. The exception is stage 1, where an image that is marked
-    as partially annotated and has no tooth says nothing about teeth; it is left out of the *training* split.
 
-    Raises:
-        DataError: The split is missing, or a category or image reference makes no sense.
-    """
-    classes = read_classes(manifest, stage)
-    coco = splits.read_split(store, manifest, name).to_coco()
-    boxes_of: dict[int, list[tuple[list[float], int]]] = {image["id"]: [] for image in coco["images"]}
-    for annotation in coco["annotations"]:
-        if annotation["image_id"] not in boxes_of or not 1 <= annotation["category_id"] <= len(classes):
-            raise DataError(
-                f"{name}, annotation {annotation['id']}: image {annotation['image_id']} or category "
-                f"{annotation['category_id']} does not exist. Make the subset again."
-            )
-        if not annotation.get("iscrowd"):
-            boxes_of[annotation["image_id"]].append((annotation["bbox"], annotation["category_id"] - 1))
-    images = [_record(image, boxes_of[image["id"]]) for image in coco["images"]]
-    if stage == 1 and name == "train":
-        partial = {image["id"] for image in coco["images"] if image.get("partial_annotation")}
-        images = [image for image in images if len(image.labels) or image.id not in partial]
-    return Split(name, classes, tuple(images), coco)
+def _sizes_px(split: Split) -> NDArray[np.int64]:
+    """[n, 2] width, height."""
+    return np.stack([split.images[side].to_numpy().astype(np.int64) for side in ("width", "height")], axis=1)
 
 
 class Draw(NamedTuple):
@@ -146,53 +181,54 @@ class Draw(NamedTuple):
     """Whether to leave the image as it is (the end phase)."""
 
 
-class Sample(NamedTuple):
-    """One image as the model sees it."""
+@dataclass(frozen=True)
+class Letterboxed:
+    """A split with its images on the canvas.
 
-    image: torch.Tensor
-    """[height, width] uint8."""
-    boxes_cxcywh: torch.Tensor
-    """[n, 4] float32, shares of the canvas."""
-    labels: torch.Tensor
-    """[n] int64."""
+    Attributes:
+        labelled: The split.
+        images: [n, canvas_height, canvas_width] uint8, from the cache.
+    """
+
+    labelled: LabelledImages
+    images: NDArray[np.uint8]
+
+    def geometry(self, image: int) -> Letterbox:
+        """How one image came onto the canvas."""
+        width, height = self.labelled.sizes_px[image].tolist()
+        return letterbox.fit((width, height), (self.images.shape[2], self.images.shape[1]))
+
+    def view(self, image: int) -> augment.View:
+        """One image with its boxes on the canvas."""
+        geometry = self.geometry(image)
+        boxes = geometry.normalise(self.labelled.boxes_of(image))
+        return augment.View(np.asarray(self.images[image]), boxes, self.labelled.labels_of(image), geometry.content)
+
+    def batch(self, images: Sequence[int]) -> Batch:
+        """Some images without any augmentation, for validation."""
+        return collate([self.view(image) for image in images])
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples(Dataset[augment.View]):
     """Cached images with their boxes, altered as the recipe says; indexed by `Draw`.
 
     Args:
-        split: The training split.
-        images: [n, height, width] uint8, its letterboxed images.
-        recipe: Seed, canvas and augmentation.
+        data: The training split.
+        recipe: Seed and augmentation.
     """
 
-    def __init__(self, split: Split, images: NDArray[np.uint8], recipe: Recipe) -> None:
-        self._images, self._recipe = images, recipe
-        self._boxes = [_geometry(image, recipe).normalise(image.boxes_xywh_px) for image in split.images]
-        self._labels = [image.labels for image in split.images]
-        self._content = [
-            (geometry.new_width, geometry.new_height) for geometry in (_geometry(i, recipe) for i in split.images)
-        ]
-        self._mirrored = augment.mirrored_labels(split.classes)
+    def __init__(self, data: Letterboxed, recipe: Recipe) -> None:
+        self._data, self._recipe = data, recipe
+        self._mirrored = augment.mirrored_labels(data.labelled.classes)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._data.images)
 
-    def __getitem__(self, draw: Draw) -> Sample:  # type: ignore[override] # indexed by draws, not by numbers
-        image, boxes, labels = self._images[draw.image], self._boxes[draw.image], self._labels[draw.image]
-        if not draw.plain:
-            altered = augment.apply(
-                augment.View(np.asarray(image), boxes, labels, self._content[draw.image]),
-                self._recipe,
-                (draw.epoch, draw.position),
-                self._mirrored,
-            )
-            image, boxes, labels = altered.image, altered.boxes_cxcywh, altered.labels
-        return Sample(
-            torch.from_numpy(np.array(image)),
-            torch.from_numpy(boxes.astype(np.float32)),
-            torch.from_numpy(labels.copy()),
-        )
+    def __getitem__(self, draw: Draw) -> augment.View:  # type: ignore[override] # indexed by draws, not by numbers
+        view = self._data.view(draw.image)
+        if draw.plain:
+            return view
+        return augment.apply(view, self._recipe, (draw.epoch, draw.position), self._mirrored)
 
 
 @dataclass
@@ -228,48 +264,11 @@ class Batch:
         return [{"class_labels": c, "boxes": b} for c, b in zip(labels, boxes, strict=True)]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(views: Sequence[augment.View]) -> Batch:
     """Samples of one micro-batch put together."""
     return Batch(
-        torch.stack([sample.image for sample in samples]),
-        torch.cat([sample.boxes_cxcywh for sample in samples]),
-        torch.cat([sample.labels for sample in samples]),
-        [len(sample.labels) for sample in samples],
-    )
-
-
-def plain_batch(split: Split, images: NDArray[np.uint8], indices: Sequence[int], recipe: Recipe) -> Batch:
-    """Images of a split without any augmentation, for validation."""
-    chosen = [split.images[i] for i in indices]
-    return collate(
-        [
-            Sample(
-                torch.from_numpy(np.array(images[i])),
-                torch.from_numpy(_geometry(record, recipe).normalise(record.boxes_xywh_px).astype(np.float32)),
-                torch.from_numpy(record.labels.copy()),
-            )
-            for i, record in zip(indices, chosen, strict=True)
-        ]
-    )
-
-
-def _geometry(image: ImageRecord, recipe: Recipe) -> letterbox.Letterbox:
-    return letterbox.fit((image.width, image.height), recipe.image_size)
-
-
-def _record(image: dict[str, Any], annotations: list[tuple[list[float], int]]) -> ImageRecord:
-    boxes = np.array([box for box, _ in annotations], dtype=np.float64).reshape(-1, 4)
-    labels = np.array([label for _, label in annotations], dtype=np.int64)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    corners = corners.clip(0, [image["width"], image["height"]] * 2)
-    kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)[kept]
-    return ImageRecord(
-        id=image["id"],
-        sha256=image["sha256"],
-        width=image["width"],
-        height=image["height"],
-        clean=bool(image.get("clean", True)),
-        boxes_xywh_px=boxes,
-        labels=labels[kept],
+        torch.from_numpy(np.stack([view.image for view in views])),
+        torch.from_numpy(np.concatenate([view.boxes_cxcywh for view in views]).astype(np.float32)),
+        torch.from_numpy(np.concatenate([view.labels for view in views])),
+        [len(view.labels) for view in views],
     )

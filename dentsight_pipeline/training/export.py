@@ -2,7 +2,7 @@
 
 A folder is `model.safetensors`, `config.json` with the class names, and `preprocessor_config.json`, which describes the
 letterbox of `letterbox.py` in the words of transformers' image processor. What publishes a folder as a checkpoint is
-the training loop's; what reads one back for inference is `predict.py`.
+`publish.py`; what reads one back for inference is `detector.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.health import unwrap
-from dentsight_pipeline.training.job import write_json
-from dentsight_pipeline.training.predict import Preprocessing, model_folder, no_progress_bars
+from dentsight_pipeline.training.detector import PROCESSOR, Preprocessing, model_folder, no_progress_bars
+from dentsight_pipeline.training.job import write_document
+from dentsight_pipeline.training.layers import unwrap
 from dentsight_pipeline.training.recipe import Recipe
 
 ONNX_OPSET = 17
@@ -34,7 +34,7 @@ def save_pretrained_folder(model: nn.Module, recipe: Recipe, classes: Sequence[s
     The folder appears whole or not at all, and replaces one that is there. transformers' own image processor gives the
     same geometry from `preprocessor_config.json`; its resampling differs from ours by a few gray levels, and its
     `pipeline("object-detection")` scales boxes by the unpadded image, which is wrong for every padded one. Map boxes
-    back with `letterbox.Letterbox.denormalise`, as `predict.py` does.
+    back with `letterbox.Letterbox.denormalise`, as `detector.py` does.
 
     Args:
         model: A D-FINE, possibly wrapped; its mode and device are left alone.
@@ -48,7 +48,7 @@ def save_pretrained_folder(model: nn.Module, recipe: Recipe, classes: Sequence[s
     Raises:
         ConfigurationError: The model scores another number of classes.
     """
-    detector: Any = unwrap(model)
+    detector = unwrap(model)
     if detector.config.num_labels != len(classes):
         raise ConfigurationError(
             f"The model scores {detector.config.num_labels} classes, {len(classes)} names were given "
@@ -72,9 +72,9 @@ def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | 
     try:
         with no_progress_bars():
             detector.save_pretrained(temporary)
-        target = temporary / "preprocessor_config.json"
+        target = temporary / PROCESSOR
         if not isinstance(processor, Path):
-            write_json(target, processor)
+            write_document(target, processor)
         elif processor.is_file():
             shutil.copyfile(processor, target)
         temporary.chmod(0o755)
@@ -119,6 +119,21 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
         ConfigurationError: The folder holds no D-FINE, or the package onnx is not installed.
     """
     folder = model_folder(checkpoint)
+    _require_onnx()
+    with no_progress_bars():
+        detector = models.load(folder)
+    canvas_width, canvas_height = Preprocessing.of_folder(folder).canvas
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}")
+    try:
+        _trace(_LogitsAndBoxes(detector).eval(), torch.zeros(2, 3, canvas_height, canvas_width), temporary)
+        temporary.replace(out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401 # only asked whether it is there
     except ImportError as error:
@@ -126,25 +141,18 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
             "ONNX export needs the package onnx, which is not installed. "
             "Install it: pip install 'dentsight_pipeline[export]'."
         ) from error
-    with no_progress_bars():
-        detector = models.load(folder)
-    canvas_width, canvas_height = Preprocessing.of_folder(folder).canvas
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}")
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # tracing warns of every size that it takes for a constant; they are
-            torch.onnx.export(
-                _LogitsAndBoxes(detector).eval(),
-                (torch.zeros(2, 3, canvas_height, canvas_width),),
-                str(temporary),
-                input_names=["pixel_values"],
-                output_names=["logits", "pred_boxes"],
-                dynamic_axes={name: {0: "batch"} for name in ("pixel_values", "logits", "pred_boxes")},
-                opset_version=ONNX_OPSET,
-                dynamo=False,
-            )
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out
+
+
+def _trace(model: nn.Module, pixel_values: Tensor, out: Path) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracing warns of every size that it takes for a constant; they are
+        torch.onnx.export(
+            model,
+            (pixel_values,),
+            str(out),
+            input_names=["pixel_values"],
+            output_names=["logits", "pred_boxes"],
+            dynamic_axes={name: {0: "batch"} for name in ("pixel_values", "logits", "pred_boxes")},
+            opset_version=ONNX_OPSET,
+            dynamo=False,
+        )

@@ -1,7 +1,7 @@
 """Auditing the class heads of a finished D-FINE checkpoint, whoever trained it, and rescuing a collapsed one.
 
 A checkpoint tells nothing about its training, so the audit has one signal: does the head that scores at inference score
-like the first layer's head (R, see `health.py`)? Watching a training run, with all four signals, is `health.py`'s.
+like the first layer's head (R, see `layers.py`)? Watching a training run, with all four signals, is `health.py`'s.
 
 Works on any folder that transformers can load as D-FINE: any number of classes, written by any version (4.x wrote the
 heads under other names, which transformers maps).
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dentsight_pipeline.documents.codec import Document
+from dentsight_pipeline.documents.health import LayerScore, RuleOutcome
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.export import write_model_folder
-from dentsight_pipeline.training.health import (
-    RATIO_FLOOR,
-    layer_rows,
-    prior_probability,
-    ratio_last_to_first,
-    read_layers,
-    scoring_layer,
-    supervised_layers,
-)
-from dentsight_pipeline.training.predict import (
+from dentsight_pipeline.training.detector import (
+    PROCESSOR,
+    CocoResult,
     Detector,
     Preprocessing,
     class_names,
@@ -40,6 +35,18 @@ from dentsight_pipeline.training.predict import (
     model_folder,
     no_progress_bars,
 )
+from dentsight_pipeline.training.export import write_model_folder
+from dentsight_pipeline.training.layers import (
+    image_maxima,
+    layer_scores,
+    prior_probability,
+    ratio_last_to_first,
+    read_layers,
+    scoring_head,
+    scoring_layer,
+    supervised_layers,
+)
+from dentsight_pipeline.training.rules import LAST_LIKE_FIRST, RATIO_FLOOR
 
 SYNTHETIC_IMAGES = 8
 SYNTHETIC_SEED = 0
@@ -51,20 +58,83 @@ LEAST_ABOVE_PRIOR = 1.5
 UNTRAINED_RATIO = 2.5
 """R above this was seen in untrained models only (8.4); no trained one, healthy or not, came near it."""
 
+Image = NDArray[np.uint8]
+"""Grayscale [height, width] or colour [height, width, 3]."""
+Verdict = tuple[bool | None, str]
+"""Healthy, collapsed or not judged; in words."""
 
-def audit_heads(checkpoint: Path, images: Sequence[NDArray[np.uint8]] | None = None) -> dict[str, Any]:
+
+class AuditedImages(Document, frozen=True, kw_only=True):
+    """What a checkpoint's heads were audited on."""
+
+    count: int
+    """How many."""
+    kind: str
+    """`given`, or `phantom`: drawn from a fixed seed."""
+
+
+class HeadAudit(Document, frozen=True, kw_only=True):
+    """What the class heads of a finished checkpoint say."""
+
+    layers: tuple[LayerScore, ...]
+    """First to last."""
+    ratio_last_to_first: float | None
+    """R."""
+    healthy: bool | None
+    """None = the images do not show it."""
+    verdict: str
+    """In words."""
+    rules: tuple[RuleOutcome, ...]
+    """The one rule that a finished checkpoint can be judged by."""
+    images: AuditedImages
+    """What it was audited on."""
+    prior: float
+    """What an untrained head scores."""
+    classes: tuple[str, ...]
+    """In label order."""
+    rescue_heads: tuple[int, ...]
+    """The layers that `rescue` accepts."""
+    notes: tuple[str, ...]
+    """What had to be assumed."""
+
+
+class Precision(Document, frozen=True, kw_only=True):
+    """A checkpoint on a ground truth."""
+
+    ap: float | None
+    """Macro AP[.50:.95]."""
+    ap50: float | None
+    """Macro AP at IoU .50."""
+    max_score: float | None
+    """Mean over images of the highest score."""
+
+
+class Rescue(Document, frozen=True, kw_only=True):
+    """A checkpoint that scores with an earlier layer's head."""
+
+    head: int
+    """The layer that scores now."""
+    replaced: int
+    """The layer that scored."""
+    method: str
+    """How, in words."""
+    note: str | None
+    """What to beware of."""
+    out: str
+    """Its folder."""
+    before: Precision | None = None
+    """With a ground truth: the checkpoint as it was."""
+    after: Precision | None = None
+    """With a ground truth: the rescued one."""
+
+
+def audit_heads(checkpoint: Path, images: Sequence[Image] | None = None) -> HeadAudit:
     """Compare what every decoder layer's class head says about the same images.
 
     Args:
         checkpoint: A model folder, or a checkpoint folder that holds one as `model/`.
-        images: Grayscale [height, width] or colour [height, width, 3] uint8, of any size; X-rays like those that the
-            model was trained on. None draws phantom X-rays from a fixed seed: enough for a model that finds dental
-            things in them, and the verdict says when it does not.
-
-    Returns:
-        JSON-able: `layers` (one row a layer, see `health.layer_rows`), `ratio_last_to_first`, `healthy` (None = the
-        images do not show it), `verdict` in words, `rules`, `images` (how many, and which), `prior`, `classes`,
-        `rescue_heads` (the layers that `rescue` accepts), `notes`.
+        images: X-rays of any size, like those that the model was trained on. None draws phantom X-rays from a fixed
+            seed: enough for a model that finds dental things in them, and the verdict says when it does not.
 
     Raises:
         ConfigurationError: The folder holds no D-FINE, or no image was given.
@@ -79,37 +149,60 @@ def audit_heads(checkpoint: Path, images: Sequence[NDArray[np.uint8]] | None = N
         )
     if not len(images):
         raise ConfigurationError("No image was given to audit the heads on. Give at least one X-ray, or none at all.")
+    signs = _Signs.of(detector, images, kind)
+    healthy, verdict = _verdict(signs)
+    return HeadAudit(
+        layers=signs.layers,
+        ratio_last_to_first=signs.ratio,
+        healthy=healthy,
+        verdict=verdict,
+        rules=(signs.as_rule(healthy),),
+        images=AuditedImages(count=signs.images, kind=kind),
+        prior=signs.prior,
+        classes=detector.classes,
+        rescue_heads=rescue_heads(detector.model.config),
+        notes=tuple(notes),
+    )
 
-    maxima = torch.cat([_layer_maxima(detector, image) for image in images])  # [images, decoder_layers]
-    config: Any = detector.model.config
-    layers, prior = layer_rows(config, maxima.mean(0).tolist()), prior_probability(config)
-    ratio = ratio_last_to_first(layers)
-    model: Any = detector.model
-    bias = model.model.decoder.class_embed[scoring_layer(config)].bias
-    if len(bias) > 1 and bool((bias == bias[0]).all()):
-        healthy, verdict = None, "Not judged: the head that scores was never trained, its biases are all equal."
-    else:
-        healthy, verdict = _verdict(layers, ratio, prior, len(images), kind)
-    measured = "R could not be measured" if ratio is None else f"R = {ratio:.3f}"
-    return {
-        "layers": layers,
-        "ratio_last_to_first": ratio,
-        "healthy": healthy,
-        "verdict": verdict,
-        "rules": [
-            {
-                "rule": "last layer scores like the first",
-                "tripped": None if healthy is None else not healthy,
-                "applicable": True,
-                "evidence": f"{measured} on {len(images)} {kind} image(s); floor {RATIO_FLOOR}",
-            }
-        ],
-        "images": {"count": len(images), "kind": kind},
-        "prior": prior,
-        "classes": list(detector.classes),
-        "rescue_heads": list(rescue_heads(config)),
-        "notes": notes,
-    }
+
+@dataclass(frozen=True)
+class _Signs:
+    """What the images made the heads say.
+
+    Attributes:
+        layers: Every layer's mean maximum score.
+        ratio: R.
+        prior: What an untrained head scores.
+        untouched: Whether the scoring head's biases are all equal, as before any training.
+        images: How many.
+        kind: `given` or `phantom`.
+    """
+
+    layers: tuple[LayerScore, ...]
+    ratio: float | None
+    prior: float
+    untouched: bool
+    images: int
+    kind: str
+
+    @classmethod
+    def of(cls, detector: Detector, images: Sequence[Image], kind: str) -> _Signs:
+        config: Any = detector.model.config
+        maxima = torch.cat([_layer_maxima(detector, image) for image in images])  # [images, decoder_layers]
+        layers, bias = layer_scores(config, maxima.mean(0).tolist()), scoring_head(detector.model).bias
+        untouched = len(bias) > 1 and bool((bias == bias[0]).all())
+        return cls(layers, ratio_last_to_first(layers), prior_probability(config), untouched, len(images), kind)
+
+    @property
+    def scoring(self) -> LayerScore:
+        """The layer that scores at inference."""
+        return next((layer for layer in self.layers if layer.scores_at_inference), self.layers[-1])
+
+    def as_rule(self, healthy: bool | None) -> RuleOutcome:
+        """R as the rule that watches a training has it."""
+        measured = "R could not be measured" if self.ratio is None else f"R = {self.ratio:.3f}"
+        evidence = f"{measured} on {self.images} {self.kind} image(s); floor {RATIO_FLOOR}"
+        return RuleOutcome(rule=LAST_LIKE_FIRST, tripped=None if healthy is None else not healthy, evidence=evidence)
 
 
 def rescue_heads(config: Any) -> tuple[int, ...]:
@@ -127,7 +220,7 @@ def rescue(
     *,
     ground_truth: Mapping[str, Any] | None = None,
     images: Path | None = None,
-) -> dict[str, Any]:
+) -> Rescue:
     """Write a copy of a checkpoint that scores with an earlier layer's class head. A stopgap until it is retrained.
 
     A head reads its own layer's queries: copied over the last one, it reads queries that it never saw in training, and
@@ -143,40 +236,45 @@ def rescue(
         ground_truth: COCO JSON whose `file_name`s lie under `images`; then AP before and after is measured.
         images: Folder of the ground truth's images.
 
-    Returns:
-        JSON-able: `head`, `replaced` (the layer that scored), `method` and `note` in words, `out`, and with a
-        ground truth `before` and `after` (`ap`, `ap50`, `max_score` each), else both None.
-
     Raises:
         ConfigurationError: An unsupervised head, a folder that exists, or a ground truth without images.
     """
     folder = model_folder(checkpoint)
     with no_progress_bars():
         model: Any = models.load(folder)
-    allowed, last = rescue_heads(model.config), scoring_layer(model.config)
-    if head not in allowed:
-        raise ConfigurationError(
-            f"Head {head} cannot rescue this checkpoint of {model.config.decoder_layers} decoder layers. "
-            f"{_why_not(model.config, head)} Choose one of {', '.join(map(str, allowed)) or '(none: retrain)'}."
-        )
-    if out.exists():
-        raise ConfigurationError(f"{out} exists already. Name a folder that does not; nothing is overwritten.")
+    _check_rescue(model.config, head, out)
     if (ground_truth is None) != (images is None):
         raise ConfigurationError("AP before and after needs both a ground truth and the folder of its images.")
-
+    last = scoring_layer(model.config)
     if head:
         rescued, method, note = _first_layers(model, head + 1), f"decoder ends after layer {head}", None
     else:
         rescued, method = _head_copied(model, head, last), f"class head of layer {head} copied over layer {last}"
         note = "A copied head raises the scores, but AP fell where it was measured: compare before and after."
-    write_model_folder(out, rescued, folder / "preprocessor_config.json")
-
+    write_model_folder(out, rescued, folder / PROCESSOR)
     before = after = None
     if ground_truth is not None and images is not None:
-        before = average_precision(folder, ground_truth, images)
-        after = average_precision(out, ground_truth, images)
-    facts = {"head": head, "replaced": last, "method": method, "note": note, "out": str(out)}
-    return {**facts, "before": before, "after": after}
+        before, after = (average_precision(one, ground_truth, images) for one in (folder, out))
+    return Rescue(head=head, replaced=last, method=method, note=note, out=str(out), before=before, after=after)
+
+
+def _check_rescue(config: Any, head: int, out: Path) -> None:
+    allowed = rescue_heads(config)
+    if head not in allowed:
+        raise ConfigurationError(
+            f"Head {head} cannot rescue this checkpoint of {config.decoder_layers} decoder layers. "
+            f"{_why_not(config, head)} Choose one of {', '.join(map(str, allowed)) or '(none: retrain)'}."
+        )
+    if out.exists():
+        raise ConfigurationError(f"{out} exists already. Name a folder that does not; nothing is overwritten.")
+
+
+def _why_not(config: Any, head: int) -> str:
+    if not 0 <= head < config.decoder_layers:
+        return f"It has the layers 0 to {config.decoder_layers - 1}."
+    if head == scoring_layer(config):
+        return "It is the one that scores now."
+    return "No normal query ever supervised it, only denoising queries did."
 
 
 def _first_layers(model: Any, layers: int) -> Any:
@@ -201,10 +299,8 @@ def _head_copied(model: Any, head: int, last: int) -> Any:
     return model
 
 
-def average_precision(checkpoint: Path, ground_truth: Mapping[str, Any], images: Path) -> dict[str, float | None]:
-    """Macro AP of a checkpoint on a COCO ground truth: `ap`, `ap50`, and the mean per-image `max_score`.
-
-    A category is matched to the model's class by name.
+def average_precision(checkpoint: Path, ground_truth: Mapping[str, Any], images: Path) -> Precision:
+    """Macro AP of a checkpoint on a COCO ground truth; a category is matched to the model's class by name.
 
     Raises:
         ConfigurationError: A category that the model does not know.
@@ -219,22 +315,21 @@ def average_precision(checkpoint: Path, ground_truth: Mapping[str, Any], images:
             f"The ground truth has the classes {', '.join(unknown)}, which the model does not know. "
             f"It finds {', '.join(detector.classes)}."
         )
-    results, maxima = [], []
+    results: list[CocoResult] = []
+    maxima = []
     for record in ground_truth["images"]:
         size = record["width"], record["height"]
         found = detector.detect([letterbox.read_grayscale(str(images / record["file_name"]), size)])[0]
         maxima.append(found.scores.max())
-        rows = zip(found.boxes_xywh_px.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-        results += [
-            {"image_id": record["id"], "category_id": category_ids[name], "bbox": box, "score": score}
-            for box, score, label in rows
-            if (name := detector.classes[label]) in category_ids
-        ]
+        for result in found.to_coco(record["id"]):
+            name = detector.classes[result["category_id"] - 1]
+            if name in category_ids:
+                results.append({**result, "category_id": category_ids[name]})
     scored = coco_statistics(ground_truth, results)
-    return {"ap": scored.ap, "ap50": scored.ap50, "max_score": float(np.mean(maxima)) if maxima else None}
+    return Precision(ap=scored.ap, ap50=scored.ap50, max_score=float(np.mean(maxima)) if maxima else None)
 
 
-def read_images(folder: Path) -> list[NDArray[np.uint8]]:
+def read_images(folder: Path) -> list[Image]:
     """All JPEG and PNG images directly in a folder, by name, as [height, width] gray values.
 
     Raises:
@@ -248,16 +343,13 @@ def read_images(folder: Path) -> list[NDArray[np.uint8]]:
     return [letterbox.read_grayscale(str(path)) for path in paths]
 
 
-def phantom_xrays(count: int, seed: int, width: int = 1280) -> list[NDArray[np.uint8]]:
+def phantom_xrays(count: int, seed: int, width: int = 1280) -> list[Image]:
     """Synthetic panoramic X-rays, the same for the same arguments: `count` images [height, width], grayscale."""
     from dentsight_pipeline.phantom.drawing import draw
     from dentsight_pipeline.phantom.mouth import sample_mouth
 
-    images = []
-    for index in range(count):
-        random = np.random.default_rng([seed, index])
-        images.append(draw(sample_mouth(random), width, random).gray)
-    return images
+    streams = (np.random.default_rng([seed, index]) for index in range(count))
+    return [draw(sample_mouth(random), width, random).gray for random in streams]
 
 
 def _load(checkpoint: Path) -> tuple[Detector, list[str]]:
@@ -280,49 +372,37 @@ def _canvas_of(folder: Path) -> tuple[int, int]:
     return (int(size[1]), int(size[0])) if isinstance(size, list) and len(size) == 2 else FALLBACK_CANVAS
 
 
-def _layer_maxima(detector: Detector, image: NDArray[np.uint8]) -> torch.Tensor:
+def _layer_maxima(detector: Detector, image: Image) -> torch.Tensor:
     """[1, decoder_layers] maximum score of each layer's head on one image."""
     gray = image if image.ndim == 2 else np.round(image[..., :3] @ [0.299, 0.587, 0.114]).astype(np.uint8)
     canvas = detector.preprocessing.letterbox((gray.shape[1], gray.shape[0])).apply(np.ascontiguousarray(gray))
     pixels = detector.preprocessing.pixels(torch.from_numpy(canvas)[None].to(detector.device))
-    readings = read_layers(detector.model, pixels)
-    return torch.stack([logits.sigmoid().amax((1, 2)).cpu() for logits in readings.layer_logits], dim=1)
+    return image_maxima(read_layers(detector.model, pixels))
 
 
-def _verdict(
-    layers: Sequence[Mapping[str, Any]], ratio: float | None, prior: float, count: int, kind: str
-) -> tuple[bool | None, str]:
-    last = next((row for row in layers if row["scores_at_inference"]), layers[-1])
-    first, scoring = layers[0]["mean_max_score"], f"layer {last['layer']}, which scores at inference,"
-    if ratio is None or first is None:
+def _verdict(signs: _Signs) -> Verdict:
+    """What R says, where the images show the heads anything at all."""
+    if signs.untouched:
+        return None, "Not judged: the head that scores was never trained, its biases are all equal."
+    first, last, ratio, prior = signs.layers[0].mean_max_score, signs.scoring, signs.ratio, signs.prior
+    if ratio is None or first is None or last.mean_max_score is None:
         return None, "The scores are not finite numbers: the weights are damaged."
+    head = f"the head of layer {last.layer}, which scores at inference,"
     numbers = (
-        f"its mean maximum score over {count} {kind} image(s) is {last['mean_max_score']:.4f}, "
+        f"its mean maximum score over {signs.images} {signs.kind} image(s) is {last.mean_max_score:.4f}, "
         f"the first layer's {first:.4f} (R = {ratio:.2f}, floor {RATIO_FLOOR}; prior {prior:.4f})"
     )
     if ratio > UNTRAINED_RATIO:
-        return None, f"Not judged: the head of {scoring} looks untrained; {numbers}."
+        return None, f"Not judged: {head} looks untrained; {numbers}."
     if first < LEAST_ABOVE_PRIOR * prior:
         return None, (
             f"Not judged: even the first layer's head finds nothing in these images; {numbers}. "
             "Give X-rays like those that the model was trained on."
         )
-    if ratio < RATIO_FLOOR:
-        under = " and lies under the prior" if last["mean_max_score"] < prior else ""
-        return False, (
-            f"Collapsed: the head of {scoring} is suppressed{under}; {numbers}. "
-            "Its ranking may be usable, its scores are not. This is what the Hungarian loss of transformers before "
-            "5.18 does; retrain with a newer one."
-        )
-    return (
-        True,
-        f"Healthy: the head of layer {last['layer']}, which scores at inference, scores like the first; {numbers}.",
+    if ratio >= RATIO_FLOOR:
+        return True, f"Healthy: {head} scores like the first; {numbers}."
+    under = " and lies under the prior" if last.mean_max_score < prior else ""
+    return False, (
+        f"Collapsed: {head} is suppressed{under}; {numbers}. Its ranking may be usable, its scores are not. "
+        "This is what the Hungarian loss of transformers before 5.18 does; retrain with a newer one."
     )
-
-
-def _why_not(config: Any, head: int) -> str:
-    if not 0 <= head < config.decoder_layers:
-        return f"It has the layers 0 to {config.decoder_layers - 1}."
-    if head == scoring_layer(config):
-        return "It is the one that scores now."
-    return "No normal query ever supervised it, only denoising queries did."

@@ -53,6 +53,11 @@ class Letterbox:
         """Canvas pixels for one image pixel along y."""
         return self.new_height / self.height
 
+    @property
+    def content(self) -> tuple[int, int]:
+        """(width, height) of the image's own part of the canvas, top left."""
+        return self.new_width, self.new_height
+
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Draws an image on the canvas.
 
@@ -80,17 +85,6 @@ class Letterbox:
         canvas = np.zeros((self.canvas_height, self.canvas_width, *image.shape[2:]), dtype=np.uint8)
         canvas[: self.new_height, : self.new_width] = resized
         return canvas
-
-    def boxes_to_canvas(self, boxes_xyxy_px: FloatArray) -> FloatArray:
-        """[n, 4] corners in image pixels to [n, 4] corners in canvas pixels, float64."""
-        return np.asarray(boxes_xyxy_px, dtype=np.float64).reshape(-1, 4) * self._scales
-
-    def boxes_to_image(self, boxes_xyxy_canvas_px: FloatArray) -> FloatArray:
-        """[n, 4] corners in canvas pixels to [n, 4] corners in image pixels, float64; the inverse of `boxes_to_canvas`.
-
-        Nothing is clipped: a box that lies on the padding comes back outside the image.
-        """
-        return np.asarray(boxes_xyxy_canvas_px, dtype=np.float64).reshape(-1, 4) / self._scales
 
     def normalise(self, boxes_xywh_px: FloatArray) -> FloatArray:
         """[n, 4] COCO boxes (left, top, width, height) in image pixels to [n, 4] `boxes_cxcywh` of the canvas."""

@@ -1,13 +1,15 @@
 """D-FINE models from a recipe: sizes, starting weights, heads for our classes, and the criterion in fp32.
 
-The sizes are the published ones (the configuration of `ustc-community/dfine-*-coco`); `tiny` is ours. Optimisation
-belongs in `optim.py`, judging the class heads in `health.py`, writing model folders in `export.py`.
+The sizes in `sizes.json` are the published ones (the configuration of `ustc-community/dfine-*-coco`); `tiny` is ours.
+Optimisation belongs in `optim.py`, judging the class heads in `health.py`, writing model folders in `export.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib import metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,122 +25,11 @@ if TYPE_CHECKING:
 OLDEST_TRANSFORMERS = (5, 18)
 """Older ones compute D-FINE's main loss over denoising queries too, which collapses the class head."""
 
-_STAGES = {"stage_downsample": [False, True, True, True], "stage_light_block": [False, False, True, True]}
-_BACKBONES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "embedding_size": 16,
-        "stem_channels": [3, 16, 16],
-        "stage_in_channels": [16, 48, 96, 160],
-        "stage_mid_channels": [16, 24, 32, 48],
-        "stage_out_channels": [48, 96, 160, 192],
-        "hidden_sizes": [48, 96, 160, 192],
-        "depths": [1, 1, 1, 1],
-        "stage_num_blocks": [1, 1, 1, 1],
-        "stage_numb_of_layers": [2, 2, 2, 2],
-        "use_learnable_affine_block": True,
-    },
-    "nano": {
-        "stem_channels": [3, 16, 16],
-        "stage_in_channels": [16, 64, 256, 512],
-        "stage_mid_channels": [16, 32, 64, 128],
-        "stage_out_channels": [64, 256, 512, 1024],
-        "hidden_sizes": [128, 256, 512, 1024],
-        "stage_num_blocks": [1, 1, 2, 1],
-        "stage_numb_of_layers": [3, 3, 3, 3],
-        "use_learnable_affine_block": True,
-        "out_indices": [3, 4],
-    },
-    "small": {
-        "stem_channels": [3, 16, 16],
-        "stage_in_channels": [16, 64, 256, 512],
-        "stage_mid_channels": [16, 32, 64, 128],
-        "stage_out_channels": [64, 256, 512, 1024],
-        "hidden_sizes": [128, 256, 512, 1024],
-        "stage_num_blocks": [1, 1, 2, 1],
-        "stage_numb_of_layers": [3, 3, 3, 3],
-        "use_learnable_affine_block": True,
-    },
-    "medium": {
-        "stem_channels": [3, 24, 32],
-        "stage_in_channels": [32, 96, 384, 768],
-        "stage_mid_channels": [32, 64, 128, 256],
-        "stage_out_channels": [96, 384, 768, 1536],
-        "hidden_sizes": [192, 384, 768, 1536],
-        "stage_num_blocks": [1, 1, 3, 1],
-        "stage_numb_of_layers": [4, 4, 4, 4],
-        "use_learnable_affine_block": True,
-    },
-    "large": {
-        "stem_channels": [3, 32, 48],
-        "stage_in_channels": [48, 128, 512, 1024],
-        "stage_mid_channels": [48, 96, 192, 384],
-        "stage_out_channels": [128, 512, 1024, 2048],
-        "hidden_sizes": [256, 512, 1024, 2048],
-        "stage_num_blocks": [1, 1, 3, 1],
-        "stage_numb_of_layers": [6, 6, 6, 6],
-    },
-    "xlarge": {
-        "stem_channels": [3, 32, 64],
-        "stage_in_channels": [64, 128, 512, 1024],
-        "stage_mid_channels": [64, 128, 256, 512],
-        "stage_out_channels": [128, 512, 1024, 2048],
-        "hidden_sizes": [256, 512, 1024, 2048],
-        "stage_num_blocks": [1, 2, 5, 2],
-        "stage_numb_of_layers": [6, 6, 6, 6],
-    },
-}
-_DETECTORS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "encoder_in_channels": [96, 160, 192],
-        "encoder_hidden_dim": 96,
-        "encoder_ffn_dim": 192,
-        "encoder_attention_heads": 4,
-        "d_model": 96,
-        "decoder_in_channels": [96, 96, 96],
-        "decoder_ffn_dim": 192,
-        "decoder_attention_heads": 4,
-        "decoder_layers": 3,
-        "decoder_n_points": [3, 4, 3],
-        "depth_mult": 0.34,
-        "hidden_expansion": 0.5,
-    },
-    "nano": {
-        "encoder_in_channels": [512, 1024],
-        "encoder_hidden_dim": 128,
-        "encoder_ffn_dim": 512,
-        "encode_proj_layers": [1],
-        "feat_strides": [16, 32],
-        "num_feature_levels": 2,
-        "d_model": 128,
-        "decoder_in_channels": [128, 128],
-        "decoder_ffn_dim": 512,
-        "decoder_layers": 3,
-        "decoder_n_points": [6, 6],
-        "depth_mult": 0.5,
-        "hidden_expansion": 0.34,
-    },
-    "small": {
-        "encoder_in_channels": [256, 512, 1024],
-        "decoder_layers": 3,
-        "decoder_n_points": [3, 6, 3],
-        "depth_mult": 0.34,
-        "hidden_expansion": 0.5,
-    },
-    "medium": {
-        "encoder_in_channels": [384, 768, 1536],
-        "decoder_layers": 4,
-        "decoder_n_points": [3, 6, 3],
-        "depth_mult": 0.67,
-    },
-    "large": {"encoder_in_channels": [512, 1024, 2048], "decoder_n_points": [3, 6, 3]},
-    "xlarge": {
-        "encoder_in_channels": [512, 1024, 2048],
-        "encoder_hidden_dim": 384,
-        "encoder_ffn_dim": 2048,
-        "decoder_in_channels": [384, 384, 384],
-        "decoder_n_points": [3, 6, 3],
-    },
-}
+
+@cache
+def sizes() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Configuration fields of `backbone` and `detector` by size; the rest is transformers' default (`sizes.json`)."""
+    return json.loads((resources.files("dentsight_pipeline.training") / "sizes.json").read_text("utf-8"))
 
 
 def check_transformers() -> None:
@@ -166,12 +57,9 @@ def config(recipe: Recipe, classes: Sequence[str]) -> DFineConfig:
     """
     from transformers import DFineConfig, HGNetV2Config
 
-    backbone = {"out_indices": [2, 3, 4], **_STAGES, **_BACKBONES[recipe.architecture]}
-    return DFineConfig(
-        backbone_config=HGNetV2Config(**backbone),
-        **_DETECTORS[recipe.architecture],
-        **_fields(recipe, classes),
-    )
+    size = sizes()[recipe.architecture]
+    backbone = HGNetV2Config(**size["backbone"])
+    return DFineConfig(backbone_config=backbone, **size["detector"], **_fields(recipe, classes))
 
 
 def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None = None) -> DFineForObjectDetection:
@@ -278,20 +166,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def normalise_pixels(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Cached gray bytes to what the model reads, on the device where they lie.
-
-    Args:
-        images: [batch, height, width] uint8.
-        recipe: Its pixel mean and standard deviation are used.
-
-    Returns:
-        [batch, 3, height, width] float32; the three channels are equal (a view of one).
-    """
-    pixels = images.to(torch.float32).div_(255.0).sub_(recipe.pixel_mean).div_(recipe.pixel_std)
-    return pixels[:, None].expand(-1, 3, -1, -1)
-
-
 def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
     """Configuration fields that a recipe decides, whatever the weights."""
     return {
@@ -338,7 +212,7 @@ def _size_of(loaded: DFineConfig) -> str | None:
         widths = (backbone.stage_mid_channels, backbone.stage_num_blocks, backbone.stage_numb_of_layers)
         return detector.d_model, detector.decoder_layers, detector.encoder_hidden_dim, *map(tuple, widths)
 
-    for name in _BACKBONES:
+    for name in sizes():
         known = config(Recipe.model_construct(**_RECIPE_FOR_SIZES, architecture=name), ["finding"])
         same_levels = len(known.feat_strides) == len(loaded.feat_strides)
         if same_levels and shape(known, known.backbone_config) == shape(loaded, loaded.backbone_config):

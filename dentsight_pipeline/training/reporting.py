@@ -6,7 +6,6 @@ through Dagster Pipes, as log lines and as custom messages with the same content
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -15,8 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.events import Event, HealthRead, Message, Metrics, Progress
+from dentsight_pipeline.documents.health import Reading
+
+EVENTS = "events.jsonl"
 PROGRESS_INTERVAL_S = 3.0
 """Progress events of one stage come at most this often, except the first and the last."""
+_SHOWN = ("epoch", "loss", "images_per_s")
 
 
 class Reporter:
@@ -32,7 +37,7 @@ class Reporter:
     def __init__(
         self, workdir: Path | None, *, echo: TextIO | None = None, interval_s: float = PROGRESS_INTERVAL_S
     ) -> None:
-        self._path = None if workdir is None else workdir / "events.jsonl"
+        self._path = None if workdir is None else workdir / EVENTS
         self._echo, self._interval_s = echo, interval_s
         self._last: dict[str, float] = {}
         self._stack = ExitStack()
@@ -53,66 +58,57 @@ class Reporter:
         self._stack.__exit__(kind, error, trace)
         self._pipes = None
 
-    def progress(self, stage: str, step: int, steps: int, **numbers: float | int | str | None) -> None:
-        """How far a stage is.
-
-        Args:
-            stage: What is being done, e.g. `cache`, `train`, `validate`, `predict`.
-            step: Units done, from 0.
-            steps: Units in all.
-            numbers: Whatever helps a person: epoch, loss, images_per_s, seconds_left.
-        """
+    def progress(self, stage: str, step: int, steps: int, **numbers: float | None) -> None:
+        """How far a stage is; see `Progress` for the numbers that may go with it."""
         now = time.monotonic()
         if 0 < step < steps and now - self._last.get(stage, float("-inf")) < self._interval_s:
             return
         self._last[stage] = now
-        known = {name: value for name, value in numbers.items() if value is not None}
-        text = ", ".join(f"{name} {_round(value)}" for name, value in known.items() if name != "seconds_left")
-        left = known.get("seconds_left")
-        tail = f", {_duration(float(left))} left" if left is not None else ""
-        self._emit(
-            {"event": "progress", "stage": stage, "step": step, "steps": steps, **known},
-            f"{stage} {step}/{steps}{', ' + text if text else ''}{tail}",
-        )
+        event = Progress(time=time.time(), stage=stage, step=step, steps=steps, **numbers)  # type: ignore[arg-type]
+        self._emit(event, f"{stage} {step}/{steps}{_numbers_in_words(event)}")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Curves: numbers by name at an optimiser step."""
-        text = ", ".join(f"{name} {_round(value)}" for name, value in values.items())
-        self._emit({"event": "metrics", "step": step, "values": dict(values)}, f"step {step}: {text}", log=False)
+        self._emit(Metrics(time=time.time(), step=step, values=dict(values)))
 
-    def health(self, step: int, reading: Mapping[str, Any]) -> None:
+    def health(self, step: int, reading: Reading) -> None:
         """A reading of the class heads (see `health.py`) at an optimiser step."""
-        self._emit({"event": "health", "step": step, "reading": dict(reading)}, f"step {step}: head health", log=False)
+        self._emit(HealthRead(time=time.time(), step=step, reading=reading))
 
     def message(self, text: str) -> None:
         """A sentence for a person."""
-        self._emit({"event": "message", "text": text}, text)
+        self._emit(Message(time=time.time(), text=text), text)
 
-    def _emit(self, event: dict[str, Any], text: str, *, log: bool = True) -> None:
+    def _emit(self, event: Event, text: str | None = None) -> None:
+        """Writes an event, and its text where a person is to read one."""
         if self._path is None:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**event, "time": time.time()}, allow_nan=True) + "\n")
-        if self._echo is not None and log:
+        with self._path.open("ab") as file:
+            file.write(codec.write(event) + b"\n")
+        if self._echo is not None and text is not None:
             self._echo.write(text + "\n")
             self._echo.flush()
         if self._pipes is not None:
-            if log:
+            if text is not None:
                 self._pipes.log.info(text)
-            self._pipes.report_custom_message(event)
+            self._pipes.report_custom_message(codec.plain(event))
 
 
-def read_events(workdir: Path) -> list[dict[str, Any]]:
-    """All events that a training process has written so far; a last line that is still being written is left out."""
-    path = workdir / "events.jsonl"
-    if not path.exists():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines() if line]
+def read_events(workdir: Path) -> list[Event]:
+    """All events that a training process has written so far; a last line that is still being written is left out.
+
+    Raises:
+        DocumentError: A line that is no event.
+    """
+    path = workdir / EVENTS
+    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    return [codec.read(line, Event, path) for line in whole.splitlines() if line]
 
 
-def _round(value: float | int | str) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _numbers_in_words(event: Progress) -> str:
+    known = {name: value for name in _SHOWN if (value := getattr(event, name)) is not None}
+    text = "".join(f", {name} {value:.4g}" for name, value in known.items())
+    return text if event.seconds_left is None else f"{text}, {_duration(event.seconds_left)} left"
 
 
 def _duration(seconds: float) -> str:

@@ -7,17 +7,14 @@ published checkpoint's predictions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from dentsight_pipeline.training import letterbox
-from dentsight_pipeline.training.dataset import Batch, Split, plain_batch
-from dentsight_pipeline.training.model import normalise_pixels
-from dentsight_pipeline.training.predict import Detector, Preprocessing
+from dentsight_pipeline.training.dataset import LabelledImages, Letterboxed
+from dentsight_pipeline.training.detector import CocoResult, Detector, Preprocessing
+from dentsight_pipeline.training.health import LabelledBatch
 from dentsight_pipeline.training.recipe import Recipe
 
 HEALTH_IMAGES = 32
@@ -25,71 +22,59 @@ HEALTH_IMAGES = 32
 
 
 def detect(
-    model: nn.Module,
-    split: Split,
-    images: NDArray[np.uint8],
-    indices: Sequence[int],
-    recipe: Recipe,
-    device: torch.device,
-) -> list[dict[str, Any]]:
+    model: nn.Module, data: Letterboxed, images: Sequence[int], recipe: Recipe, device: torch.device
+) -> list[CocoResult]:
     """A COCO results list of some images of a split, in original image pixels, as `predict.py` makes it.
 
     Args:
         model: In eval mode, on `device`.
-        split: Records of the images.
-        images: [n, height, width] uint8, the split's letterboxed images.
-        indices: Which of them.
+        data: The split.
+        images: Which of its images.
         recipe: Canvas and batch size.
         device: Where the model is.
 
     Raises:
         TrainingError: The model answers with numbers that are none.
     """
-    detector = Detector(model, Preprocessing.of_recipe(recipe), split.classes, device)
-    results: list[dict[str, Any]] = []
-    for first in range(0, len(indices), recipe.eval_batch_size):
-        chosen = list(indices[first : first + recipe.eval_batch_size])
-        records = [split.images[i] for i in chosen]
-        geometry = [letterbox.fit((record.width, record.height), recipe.image_size) for record in records]
-        for record, found in zip(records, detector.detect_canvases(images[chosen], geometry), strict=True):
-            rows = zip(found.labels.tolist(), found.boxes_xywh_px.tolist(), found.scores.tolist(), strict=True)
-            results += [
-                {"image_id": record.id, "category_id": label + 1, "bbox": box, "score": value}
-                for label, box, value in rows
-            ]
+    detector = Detector(model, Preprocessing.of_recipe(recipe), data.labelled.classes, device)
+    ids, results = data.labelled.split.image_ids.tolist(), []
+    for chosen in _batches(images, recipe):
+        found = detector.detect_canvases(data.images[chosen], [data.geometry(image) for image in chosen])
+        for image, one in zip(chosen, found, strict=True):
+            results += one.to_coco(ids[image])
     return results
 
 
-def score(split: Split, detections: list[dict[str, Any]]) -> dict[str, float]:
+def score(images: LabelledImages, detections: Sequence[CocoResult]) -> dict[str, float]:
     """Curve values of validation: macro mAP@0.5 and mAP on all images and on the clean ones, and AP@0.5 by class.
 
     Classes without ground truth are left out, as is a population in which nothing can be measured.
     """
     from dentsight_pipeline.evaluation import engines
+    from dentsight_pipeline.evaluation.columns import ground_truth_of
+    from dentsight_pipeline.evaluation.validation import read_detections
 
-    values: dict[str, float] = {}
-    clean = [image for image in split.images if image.clean]
-    for suffix, part in (("", split), ("_clean", split.select(clean))):
-        if suffix and (not clean or len(clean) == len(split.images)):
-            continue
-        ids = {image.id for image in part.images}
-        result = engines.coco_statistics(part.coco, [d for d in detections if d["image_id"] in ids], engine="hotcoco")
-        for name, value in (("map_50", result.ap50), ("map", result.ap)):
-            if value is not None:
-                values[f"valid/{name}{suffix}"] = value
-        if not suffix:
-            for name, row in result.per_class.items():
-                if row["ap50"] is not None:
-                    values[f"valid/ap_50/{name}"] = row["ap50"]
-    return values
+    truth = ground_truth_of(images.split)
+    populations = {"": np.ones(len(images), dtype=bool)}
+    if images.clean.any() and not images.clean.all():
+        populations["_clean"] = images.clean
+    results = engines.score_populations(truth, read_detections(detections, truth), "hotcoco", populations)
+    values = {f"valid/ap_50/{name}": row["ap50"] for name, row in results[""].per_class.items()}
+    for suffix, result in results.items():
+        values |= {f"valid/map_50{suffix}": result.ap50, f"valid/map{suffix}": result.ap}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def health_batches(
-    split: Split, images: NDArray[np.uint8], recipe: Recipe, device: torch.device
-) -> Iterator[dict[str, Any]]:
+def health_batches(data: Letterboxed, recipe: Recipe, device: torch.device) -> Iterator[LabelledBatch]:
     """Batches for a head-health reading: up to 32 annotated images, evenly spread over the split."""
-    annotated = [i for i, image in enumerate(split.images) if len(image.labels)]
-    chosen = [annotated[i] for i in np.unique(np.linspace(0, len(annotated) - 1, HEALTH_IMAGES).round().astype(int))]
-    for first in range(0, len(chosen), recipe.eval_batch_size):
-        batch: Batch = plain_batch(split, images, chosen[first : first + recipe.eval_batch_size], recipe).to(device)
-        yield {"pixel_values": normalise_pixels(batch.images, recipe), "labels": batch.targets()}
+    annotated = np.flatnonzero(data.labelled.counts)
+    chosen = annotated[np.unique(np.linspace(0, len(annotated) - 1, HEALTH_IMAGES).round().astype(int))]
+    preprocessing = Preprocessing.of_recipe(recipe)
+    for images in _batches(chosen.tolist(), recipe):
+        batch = data.batch(images).to(device)
+        yield {"pixel_values": preprocessing.pixels(batch.images), "labels": batch.targets()}
+
+
+def _batches(images: Sequence[int], recipe: Recipe) -> Iterator[list[int]]:
+    size = recipe.eval_batch_size
+    return (list(images[first : first + size]) for first in range(0, len(images), size))

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_loss2
 
+from dentsight_pipeline.documents.health import Reading
+from dentsight_pipeline.training.detector import Preprocessing
 from dentsight_pipeline.training.health import HeadHealthMonitor
-from dentsight_pipeline.training.predict import Preprocessing
 
 TOY_SHAPES, TOY_TEXTURES = ("square", "bar", "post", "frame"), ("bright", "dark", "striped")
 TOY_CLASSES = tuple(f"{texture} {shape}" for shape in TOY_SHAPES for texture in TOY_TEXTURES)
@@ -198,7 +199,7 @@ def train_toy(
     total_steps: int | None = None,
     allow: str | None = None,
     learning_rate: float = 5e-4,
-    after_evaluation: Callable[[dict[str, Any]], None] | None = None,
+    after_evaluation: Callable[[Reading], None] | None = None,
 ) -> ToyRun:
     """Train on endless toy batches, watched, and stopped by a collapse unless `allow` gives a reason to go on.
 

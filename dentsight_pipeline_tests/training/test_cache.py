@@ -13,26 +13,26 @@ from dentsight_pipeline.errors import DataError, StorageError
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import cache, letterbox
-from dentsight_pipeline.training.dataset import read_split
+from dentsight_pipeline.training.dataset import read_labelled
 
 CANVAS = (96, 64)
 
 
 def test_the_cache_holds_the_letterboxed_images_in_order(store: Store, subset: Manifest, tmp_path: Path):
     """A permuted cache would give every image another one's boxes."""
-    images = read_split(store, subset, "train").images
+    images = read_labelled(store, subset, "train")
 
     array = cache.open_or_build(tmp_path, store, images, CANVAS)
 
     assert array.shape == (12, 64, 96)
-    for record, cached in zip(images, array, strict=True):
-        gray = letterbox.read_grayscale(str(store.local_path(record.sha256)))
-        np.testing.assert_array_equal(cached, letterbox.fit((record.width, record.height), CANVAS).apply(gray))
+    for digest, (width, height), cached in zip(images.digests, images.sizes_px.tolist(), array, strict=True):
+        gray = letterbox.read_grayscale(str(store.local_path(digest)))
+        np.testing.assert_array_equal(cached, letterbox.fit((width, height), CANVAS).apply(gray))
 
 
 def test_a_second_opening_decodes_nothing(store: Store, subset: Manifest, tmp_path: Path, monkeypatch):
     """That is what the cache is for."""
-    images = read_split(store, subset, "train").images
+    images = read_labelled(store, subset, "train")
     first = cache.open_or_build(tmp_path, store, images, CANVAS)
     monkeypatch.setattr(letterbox, "read_grayscale", lambda *_: pytest.fail("decoded again"))
 
@@ -41,7 +41,7 @@ def test_a_second_opening_decodes_nothing(store: Store, subset: Manifest, tmp_pa
 
 def test_other_images_another_order_or_another_canvas_have_another_cache(store: Store, subset: Manifest):
     """The key is content: no dataset can be served another's pixels."""
-    images = read_split(store, subset, "train").images
+    images = read_labelled(store, subset, "train").digests
 
     keys = {cache.key(images, CANVAS), cache.key(images[:-1], CANVAS), cache.key(images[::-1], CANVAS)}
 
@@ -53,7 +53,7 @@ def test_building_reports_every_image(store: Store, subset: Manifest, tmp_path: 
     seen: list[tuple[int, int]] = []
 
     cache.open_or_build(
-        tmp_path, store, read_split(store, subset, "valid").images, CANVAS, lambda done, n: seen.append((done, n))
+        tmp_path, store, read_labelled(store, subset, "valid"), CANVAS, lambda done, n: seen.append((done, n))
     )
 
     assert seen == [(i, 5) for i in range(1, 6)]
@@ -61,7 +61,7 @@ def test_building_reports_every_image(store: Store, subset: Manifest, tmp_path: 
 
 def test_a_cut_off_cache_is_built_again(store: Store, subset: Manifest, tmp_path: Path):
     """A disk that lost its end must not feed zeros to the training."""
-    images = read_split(store, subset, "train").images
+    images = read_labelled(store, subset, "train")
     good = np.array(cache.open_or_build(tmp_path, store, images, CANVAS))
     file = next(tmp_path.rglob("images.npy"))
     os.truncate(file, 1000)
@@ -78,13 +78,13 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(store: Store, subset: M
     monkeypatch.setattr(os, "posix_fallocate", full)
 
     with pytest.raises(StorageError, match=r"No space left on device.*needs 0 MiB.*cache_dir"):
-        cache.open_or_build(tmp_path / "cache", store, read_split(store, subset, "train").images, CANVAS)
+        cache.open_or_build(tmp_path / "cache", store, read_labelled(store, subset, "train"), CANVAS)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_broken_image_stops_the_building_by_name(store: Store, subset: Manifest, tmp_path: Path, monkeypatch):
     """An image that silently became black would be a false negative for ever."""
-    images = read_split(store, subset, "train").images
+    images = read_labelled(store, subset, "train")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     monkeypatch.setattr(store, "local_path", lambda _: broken)
@@ -99,6 +99,6 @@ def test_what_a_killed_process_left_half_built_is_cleared_away(store: Store, sub
     left = tmp_path / ".building-abc-4194305"  # above the largest process number that Linux gives
     left.mkdir()
 
-    cache.open_or_build(tmp_path, store, read_split(store, subset, "valid").images, CANVAS)
+    cache.open_or_build(tmp_path, store, read_labelled(store, subset, "valid"), CANVAS)
 
     assert not left.exists()

@@ -13,11 +13,19 @@ import numpy as np
 import pytest
 import torch
 
+from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.errors import IntegrityError, StorageError
 from dentsight_pipeline.training import checkpointing, optim
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.checkpointing import CheckpointFolder
+
+
+class State(Document, frozen=True):
+    """What these checkpoints hold beside tensors."""
+
+    n: int
+    """A number."""
 
 
 @pytest.fixture
@@ -28,7 +36,7 @@ def folder(tmp_path: Path) -> CheckpointFolder:
 
 def save(folder: CheckpointFolder, step: int, value: float = 0.0) -> Path:
     """A checkpoint with one tensor."""
-    return folder.save(step, {"model": {"w": torch.full((3,), value)}}, {"n": step}, [checkpointing.random_state()])
+    return folder.save(step, {"model": {"w": torch.full((3,), value)}}, State(n=step), [checkpointing.random_state()])
 
 
 def test_a_checkpoint_gives_back_what_was_saved(folder: CheckpointFolder):
@@ -38,7 +46,7 @@ def test_a_checkpoint_gives_back_what_was_saved(folder: CheckpointFolder):
     found = folder.newest_intact(lambda _: None)
 
     assert found is not None
-    assert (found.step, found.state) == (7, {"n": 7})
+    assert (found.step, found.state_as(State)) == (7, State(n=7))
     assert torch.equal(found.tensors("model")["w"], torch.full((3,), 0.1))
 
 

@@ -18,21 +18,21 @@ def test_throughput_price_and_waiting_share_are_what_the_sums_say():
 
     card = sums.card(1.6, "USD")
 
-    assert card["images_per_s"] == pytest.approx(2.0)
-    assert card["data_wait_share"] == pytest.approx(0.05)
-    assert card["price"] == pytest.approx(0.8)
-    assert "(~30.0 min wall-clock, 0.80 USD, 2.0 images/s)" in card["summary"]
+    assert card.images_per_s == pytest.approx(2.0)
+    assert card.data_wait_share == pytest.approx(0.05)
+    assert card.price == pytest.approx(0.8)
+    assert "(~30.0 min wall-clock, 0.80 USD, 2.0 images/s)" in card.summary
 
 
 def test_an_unknown_price_or_energy_stays_unknown():
     """Nothing is invented: no price, no money on the card; no counter, no energy."""
     card = Cost(wall_s=60).card(None, "USD")
 
-    assert card["price"] is None
-    assert card["currency"] is None
-    assert card["gpu_energy_kwh"] is None
-    assert "kWh" not in card["summary"]
-    assert card["images_per_s"] is None
+    assert card.price is None
+    assert card.currency is None
+    assert card.gpu_energy_kwh is None
+    assert "kWh" not in card.summary
+    assert card.images_per_s is None
 
 
 def test_a_measured_block_adds_its_duration_even_when_it_fails():
@@ -48,7 +48,7 @@ def test_a_measured_block_adds_its_duration_even_when_it_fails():
 def test_memory_hardware_and_versions_are_measured():
     """They go into the record of every checkpoint."""
     assert cost.peak_memory_mib() > 50
-    assert cost.hardware()["threads"] >= 1
+    assert cost.hardware().threads >= 1
     assert {"python", "torch", "transformers"} <= cost.package_versions().keys()
 
 
@@ -105,5 +105,5 @@ def test_known_energy_is_on_the_card():
     """In the summary for people, and as a number for MLflow."""
     card = Cost(wall_s=60, gpu_energy_kwh=0.4125).card(None, "USD")
 
-    assert card["gpu_energy_kwh"] == 0.4125
-    assert "0.412 kWh of GPU" in card["summary"]
+    assert card.gpu_energy_kwh == 0.4125
+    assert "0.412 kWh of GPU" in card.summary

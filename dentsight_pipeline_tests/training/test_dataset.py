@@ -12,19 +12,19 @@ import torch
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.training import cache, dataset
-from dentsight_pipeline.training.dataset import Draw, TrainingSamples, read_split
+from dentsight_pipeline.training import cache
+from dentsight_pipeline.training.dataset import Draw, Letterboxed, TrainingSamples, read_labelled
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 
 
 def test_every_image_is_read_with_labels_one_below_category_ids(store: Store, subset: Manifest):
     """The model's label index is the category id minus one; off by one, every class is another."""
-    split = read_split(store, subset, "train")
+    split = read_labelled(store, subset, "train")
 
-    categories = [a["category_id"] - 1 for a in split.coco["annotations"]]
-    assert len(split.images) == 12
-    assert np.concatenate(split.labels).tolist() == categories
+    categories = [a["category_id"] - 1 for a in split.split.to_coco()["annotations"]]
+    assert len(split) == 12
+    assert split.labels.tolist() == categories
     assert split.classes == CLASSES
 
 
@@ -35,10 +35,10 @@ def test_an_image_without_annotations_stays_as_a_negative(store: Store):
         first = coco["images"][0]["id"]
         coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] != first]
 
-    split = read_split(store, make_subset(store, {"train": 3}, change=empty_first), "train")
+    split = read_labelled(store, make_subset(store, {"train": 3}, change=empty_first), "train")
 
-    assert len(split.labels[0]) == 0
-    assert len(split.images) == 3
+    assert len(split.labels_of(0)) == 0
+    assert len(split) == 3
 
 
 def test_boxes_are_clipped_to_their_image_and_empty_ones_dropped(store: Store):
@@ -56,21 +56,21 @@ def test_boxes_are_clipped_to_their_image_and_empty_ones_dropped(store: Store):
         }
         coco["annotations"] = [first, outside]
 
-    split = read_split(store, make_subset(store, {"train": 1}, change=shift), "train")
+    split = read_labelled(store, make_subset(store, {"train": 1}, change=shift), "train")
 
-    np.testing.assert_allclose(split.images[0].boxes_xywh_px, [[0, 5, 20, 20]])
+    np.testing.assert_allclose(split.boxes_of(0), [[0, 5, 20, 20]])
 
 
 def test_a_missing_split_names_those_that_exist(store: Store, subset: Manifest):
     """`validation` for `valid` is an easy slip."""
     with pytest.raises(DataError, match=r"has no split 'validation'. It has train, valid"):
-        read_split(store, subset, "validation")
+        read_labelled(store, subset, "validation")
 
 
 def test_a_subset_of_the_other_stage_is_refused(store: Store, subset: Manifest):
     """Training stage 1 on conditions would name findings after teeth."""
     with pytest.raises(DataError, match="Stage 1 trains on a tooth-subset manifest"):
-        read_split(store, subset, "train", stage=1)
+        read_labelled(store, subset, "train", stage=1)
 
 
 def test_a_category_that_does_not_exist_is_refused_by_record(store: Store):
@@ -80,7 +80,7 @@ def test_a_category_that_does_not_exist_is_refused_by_record(store: Store):
         coco["annotations"][0]["category_id"] = 0
 
     with pytest.raises(DataError, match=r"train, annotation 1: .*category 0 does not exist"):
-        read_split(store, make_subset(store, {"train": 2}, change=break_one), "train")
+        read_labelled(store, make_subset(store, {"train": 2}, change=break_one), "train")
 
 
 def test_stage_1_leaves_out_training_images_without_any_tooth_box_that_are_partly_annotated(store: Store):
@@ -96,43 +96,46 @@ def test_stage_1_leaves_out_training_images_without_any_tooth_box_that_are_partl
         store, {"train": 3, "valid": 3}, classes=("11", "12", "21"), kind="tooth-subset", change=partial
     )
 
-    assert len(read_split(store, teeth, "train", stage=1).images) == 2
-    assert len(read_split(store, teeth, "valid", stage=1).images) == 3
+    assert len(read_labelled(store, teeth, "train", stage=1)) == 2
+    assert len(read_labelled(store, teeth, "valid", stage=1)) == 3
 
 
 def test_a_sample_is_the_cached_image_with_its_boxes_on_the_canvas(
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path
 ):
     """What the model sees must be what the letterbox says, one byte a pixel."""
-    split = read_split(store, subset, "train")
-    images = cache.open_or_build(tmp_path, store, split.images, tiny_recipe.image_size)
-    samples = TrainingSamples(split, images, tiny_recipe)
+    split = read_labelled(store, subset, "train")
+    images = cache.open_or_build(tmp_path, store, split, tiny_recipe.image_size)
+    samples = TrainingSamples(Letterboxed(split, images), tiny_recipe)
 
     sample = samples[Draw(2, 0, 5, plain=True)]
 
-    assert sample.image.dtype == torch.uint8
+    assert sample.image.dtype == np.uint8
     assert sample.image.shape == (64, 96)
-    np.testing.assert_array_equal(sample.image.numpy(), images[2])
+    np.testing.assert_array_equal(sample.image, images[2])
     assert ((sample.boxes_cxcywh >= 0) & (sample.boxes_cxcywh <= 1)).all()
-    assert sample.labels.tolist() == split.images[2].labels.tolist()
+    assert sample.labels.tolist() == split.labels_of(2).tolist()
 
 
 def test_a_batch_gives_every_image_its_own_targets(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
     """Boxes travel in one piece and are cut apart on the device; a wrong cut mixes patients."""
-    split = read_split(store, subset, "valid")
-    images = cache.open_or_build(tmp_path, store, split.images, tiny_recipe.image_size)
+    split = read_labelled(store, subset, "valid")
+    images = cache.open_or_build(tmp_path, store, split, tiny_recipe.image_size)
 
-    batch = dataset.plain_batch(split, images, [1, 0], tiny_recipe)
+    batch = Letterboxed(split, images).batch([1, 0])
 
-    assert [t["class_labels"].tolist() for t in batch.targets()] == [split.labels[1].tolist(), split.labels[0].tolist()]
+    assert [t["class_labels"].tolist() for t in batch.targets()] == [
+        split.labels_of(1).tolist(),
+        split.labels_of(0).tolist(),
+    ]
     assert [len(t["boxes"]) for t in batch.targets()] == batch.counts
     assert batch.targets()[0]["boxes"].dtype == torch.float32
 
 
 def test_a_spread_selection_is_even_and_keeps_its_annotations(store: Store, subset: Manifest):
     """Validation on some images only must not be the first ones, which often come from one source."""
-    split = read_split(store, subset, "train").spread(4)
+    split = read_labelled(store, subset, "train").spread(4)
 
-    assert [image.id for image in split.images] == [1, 5, 8, 12]
-    assert {a["image_id"] for a in split.coco["annotations"]} <= {1, 5, 8, 12}
-    assert len(split.coco["annotations"]) == sum(map(len, split.labels))
+    assert split.split.image_ids.tolist() == [1, 5, 8, 12]
+    assert set(split.split.annotation_image_ids.tolist()) <= {1, 5, 8, 12}
+    assert len(split.split.annotations) == len(split.labels)

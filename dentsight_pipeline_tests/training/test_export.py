@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForObjectDetection
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.training import export, letterbox
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.predict import Preprocessing
+from dentsight_pipeline.training.detector import Preprocessing
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.training.conftest import CLASSES
 from dentsight_pipeline_tests.training.planted_collapse import TOY_PROCESSOR, healthy_run, toy_batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForObjectDetection, DFineForObjectDetection
 
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training.export import write_model_folder
 from dentsight_pipeline.training.heads import (
+    AuditedImages,
     audit_heads,
     average_precision,
     phantom_xrays,
@@ -77,30 +78,30 @@ def test_a_collapsed_checkpoint_is_named_as_such(collapsed: Path, held_out: list
     """This is the question that the audit exists for: are these scores meaningless?"""
     report = audit_heads(collapsed, held_out)
 
-    assert report["healthy"] is False
-    assert report["ratio_last_to_first"] < 0.5
-    assert report["verdict"].startswith("Collapsed: the head of layer 3")
-    assert report["rules"][0]["tripped"] is True
-    assert report["notes"] == []
-    json.dumps(report, allow_nan=False)
+    assert report.healthy is False
+    assert report.ratio_last_to_first < 0.5
+    assert report.verdict.startswith("Collapsed: the head of layer 3")
+    assert report.rules[0].tripped is True
+    assert report.notes == ()
+    codec.write(report)
 
 
 def test_a_healthy_checkpoint_passes(healthy: Path, held_out: list[NDArray[np.uint8]]) -> None:
     """The audit must not cry wolf on a model that a gate would release."""
     report = audit_heads(healthy, held_out)
 
-    assert report["healthy"] is True
-    assert 0.7 < report["ratio_last_to_first"] < 1.5
-    assert [row["layer"] for row in report["layers"]] == [0, 1, 2, 3]
-    assert report["images"] == {"count": 32, "kind": "given"}
+    assert report.healthy is True
+    assert 0.7 < report.ratio_last_to_first < 1.5
+    assert [row.layer for row in report.layers] == [0, 1, 2, 3]
+    assert report.images == AuditedImages(count=32, kind="given")
 
 
 def test_without_images_phantom_xrays_are_used_and_said_so(healthy: Path) -> None:
     """A verdict on drawn images is a hint; a reader must know that it is no more."""
     first, second = audit_heads(healthy), audit_heads(healthy)
 
-    assert first["images"] == {"count": 8, "kind": "phantom"}
-    assert "synthetic phantom X-rays" in first["notes"][0]
+    assert first.images == AuditedImages(count=8, kind="phantom")
+    assert "synthetic phantom X-rays" in first.notes[0]
     assert first == second
 
 
@@ -124,17 +125,17 @@ def test_images_that_show_the_model_nothing_give_no_verdict(tmp_path: Path) -> N
 
     report = audit_heads(save(model, tmp_path / "model"), [np.full((64, 96), 127, dtype=np.uint8)])
 
-    assert report["ratio_last_to_first"] == pytest.approx(1.0)
-    assert report["healthy"] is None
-    assert "finds nothing in these images" in report["verdict"]
+    assert report.ratio_last_to_first == pytest.approx(1.0)
+    assert report.healthy is None
+    assert "finds nothing in these images" in report.verdict
 
 
 def test_an_untrained_head_gives_no_verdict(tmp_path: Path) -> None:
     """Random heads have any ratio at all; calling one collapsed would send somebody after a fault that is not there."""
     report = audit_heads(save(tiny_detector(), tmp_path / "model"), [np.full((64, 96), 127, dtype=np.uint8)])
 
-    assert report["healthy"] is None
-    assert "never trained" in report["verdict"]
+    assert report.healthy is None
+    assert "never trained" in report.verdict
 
 
 def test_no_image_at_all_is_refused(healthy: Path) -> None:
@@ -168,7 +169,7 @@ def test_a_checkpoint_folder_of_this_pipeline_is_taken_by_its_model(collapsed: P
     """`dentsight heads` gets materialised checkpoints, whose model lies one folder down."""
     (tmp_path / "model").symlink_to(collapsed)
 
-    assert audit_heads(tmp_path, [np.zeros((64, 96), dtype=np.uint8)])["classes"] == list(TOY_CLASSES)
+    assert audit_heads(tmp_path, [np.zeros((64, 96), dtype=np.uint8)]).classes == TOY_CLASSES
 
 
 def test_colour_images_of_any_size_are_taken(healthy: Path, held_out: list[NDArray[np.uint8]]) -> None:
@@ -177,7 +178,7 @@ def test_colour_images_of_any_size_are_taken(healthy: Path, held_out: list[NDArr
 
     colour = audit_heads(healthy, [np.repeat(image[..., None], 3, axis=2) for image in gray])
 
-    assert colour["ratio_last_to_first"] == pytest.approx(audit_heads(healthy, gray)["ratio_last_to_first"], rel=1e-6)
+    assert colour.ratio_last_to_first == pytest.approx(audit_heads(healthy, gray).ratio_last_to_first, rel=1e-6)
 
 
 @pytest.mark.parametrize("num_labels", [80, 13])
@@ -187,9 +188,9 @@ def test_a_foreign_checkpoint_without_image_processor_is_audited_with_a_note(num
 
     report = audit_heads(tmp_path, [np.zeros((480, 640), dtype=np.uint8)])
 
-    assert len(report["classes"]) == num_labels
-    assert "stretched the images to 640×640" in report["notes"][0]
-    assert report["prior"] == pytest.approx(1 / (num_labels + 1))
+    assert len(report.classes) == num_labels
+    assert "stretched the images to 640×640" in report.notes[0]
+    assert report.prior == pytest.approx(1 / (num_labels + 1))
 
 
 def test_heads_saved_under_their_other_name_are_read(
@@ -203,7 +204,7 @@ def test_heads_saved_under_their_other_name_are_read(
     renamed = {name.replace("model.decoder.class_embed.", "class_embed."): w for name, w in weights.items()}
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
 
-    assert audit_heads(tmp_path, held_out)["layers"] == audit_heads(collapsed, held_out)["layers"]
+    assert audit_heads(tmp_path, held_out).layers == audit_heads(collapsed, held_out).layers
 
 
 @pytest.mark.parametrize(("decoder_layers", "allowed"), [(2, (0,)), (3, (0,)), (4, (0, 1)), (6, (0, 1, 2, 3))])
@@ -232,10 +233,10 @@ def test_a_rescued_checkpoint_scores_better_and_says_by_how_much(
 
     report = rescue(collapsed, 1, tmp_path / "rescued", ground_truth=coco, images=images)
 
-    assert report["method"] == "decoder ends after layer 1"
-    assert report["after"]["ap50"] > report["before"]["ap50"] > 0
-    assert report["after"]["max_score"] > 2 * report["before"]["max_score"]
-    assert audit_heads(tmp_path / "rescued", held_out)["healthy"] is True
+    assert report.method == "decoder ends after layer 1"
+    assert report.after.ap50 > report.before.ap50 > 0
+    assert report.after.max_score > 2 * report.before.max_score
+    assert audit_heads(tmp_path / "rescued", held_out).healthy is True
 
 
 def test_a_shortened_checkpoint_answers_what_its_layer_said_before(collapsed: Path, tmp_path: Path) -> None:
@@ -264,8 +265,8 @@ def test_the_first_head_is_copied_because_one_layer_cannot_be_built(collapsed: P
 
     before, after = load_file(collapsed / "model.safetensors"), load_file(tmp_path / "rescued" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert report["method"] == "class head of layer 0 copied over layer 3"
-    assert "AP fell" in report["note"]
+    assert report.method == "class head of layer 0 copied over layer 3"
+    assert "AP fell" in report.note
     assert changed <= {name for name in before if ".class_embed.3." in name or ".lqe_layers.3." in name}
     assert torch.equal(after["model.decoder.class_embed.3.weight"], before["model.decoder.class_embed.0.weight"])
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import ast
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.health import (
+    HeadHealth,
+    LayerScore,
+    LogOnly,
+    MatchCounts,
+    MonitorState,
+    Reading,
+    RuleOutcome,
+)
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.health import (
-    HeadHealthMonitor,
-    prior_probability,
-    read_layers,
-    scoring_layer,
-    supervised_layers,
-    unwrap,
-)
+from dentsight_pipeline.training.health import HeadHealthMonitor
+from dentsight_pipeline.training.layers import prior_probability, read_layers, scoring_layer, supervised_layers, unwrap
+from dentsight_pipeline.training.matching import Matching
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.training.conftest import CLASSES
 from dentsight_pipeline_tests.training.planted_collapse import (
@@ -51,27 +56,48 @@ def monitor_of(model: nn.Module, **changes: Any) -> HeadHealthMonitor:
     )
 
 
-def reading(step: int, ratio: float = 1.0, median: float | None = 0.3, accuracy: float | None = 0.5) -> dict[str, Any]:
-    """A reading as `assess` returns it, as far as the rules look at it."""
-    layers = [
-        {"layer": 0, "mean_max_score": 0.4, "scores_at_inference": False},
-        {"layer": 1, "mean_max_score": 0.4 * ratio, "scores_at_inference": True},
-    ]
-    signals = {"matched_median_score": median, "matched_class_accuracy": accuracy}
-    return {"step": step, "layers": layers, "ratio_last_to_first": ratio, **signals}
+def reading(step: int, ratio: float = 1.0, median: float | None = 0.3, accuracy: float | None = 0.5) -> Reading:
+    """A reading as `assess` returns it, with the figures that the rules look at."""
+    layers = tuple(
+        LayerScore(layer=i, mean_max_score=score, supervised_by_normal_queries=True, scores_at_inference=i == 1)
+        for i, score in enumerate((0.4, 0.4 * ratio))
+    )
+    return Reading(
+        step=step,
+        layers=layers,
+        ratio_last_to_first=ratio,
+        matched_median_score=median,
+        matched_class_accuracy=accuracy,
+        images=8,
+        matched=20,
+        unmatched_median_score=0.02,
+        prior=1 / 13,
+        chance=1 / 12,
+        training=Matching().summary(),
+        log_only=LogOnly(
+            auc_matched_over_unmatched=None,
+            p99_score=None,
+            mean_entropy_bits=None,
+            bias_drift=None,
+            head_gradient_norm=None,
+        ),
+    )
 
 
-def judged(*readings: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The report of a run with these readings, in which 100 matches were seen and none was a denoising query."""
+def with_readings(monitor: HeadHealthMonitor, *readings: Reading, matches: int = 100) -> None:
+    """Give a monitor these readings, and a run in which so many matches were seen, none of a denoising query."""
+    monitor.load_state(replace(monitor.state(), readings=readings, whole_run=MatchCounts(matches=matches)))
+
+
+def judged(*readings: Reading, **changes: Any) -> HeadHealth:
+    """The report of a run with these readings."""
     monitor = monitor_of(tiny_detector(), **changes)
-    state = monitor.state_dict()
-    state["readings"], state["whole_run"]["matches"] = list(readings), 100
-    monitor.load_state_dict(state)
+    with_readings(monitor, *readings)
     return monitor.report()
 
 
-def rule(report: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in report["rules"] if row["rule"] == name)
+def rule(report: HeadHealth, name: str) -> RuleOutcome:
+    return next(row for row in report.rules if row.rule == name)
 
 
 class TestPlantedFault:
@@ -90,26 +116,26 @@ class TestPlantedFault:
         """The matching rule alone would miss a collapse with another cause; the scores must tell by themselves."""
         report = collapsed_run().monitor.report()
 
-        assert report["healthy"] is False
-        assert rule(report, MATCHING)["tripped"] is True
-        assert rule(report, RATIO)["tripped"] is True
-        assert report["ratio_last_to_first"] < 0.5
-        assert report["override"] == "shows what the planted fault does"
+        assert report.healthy is False
+        assert rule(report, MATCHING).tripped is True
+        assert rule(report, RATIO).tripped is True
+        assert report.ratio_last_to_first < 0.5
+        assert report.override == "shows what the planted fault does"
 
     def test_the_same_training_on_the_installed_loss_passes_every_rule(self) -> None:
         """An abort that also fires on healthy runs would be switched off within a week."""
         report = healthy_run().monitor.report()
 
-        assert report["healthy"] is True
-        assert [row["tripped"] for row in report["rules"]] == [False] * 4
-        assert report["ratio_last_to_first"] > 0.7
-        assert report["reading"]["training"]["denoising_share"] == 0.0
-        assert report["reading"]["matched_median_score"] > 2 * report["reading"]["unmatched_median_score"]
+        assert report.healthy is True
+        assert [row.tripped for row in report.rules] == [False] * 4
+        assert report.ratio_last_to_first > 0.7
+        assert report.reading.training.denoising_share == 0.0
+        assert report.reading.matched_median_score > 2 * report.reading.unmatched_median_score
 
     def test_bias_drift_does_not_tell_the_two_apart(self) -> None:
         """The card blamed a bias that "never moved off its prior"; AdamW moves it alike, so no rule may read it."""
         collapsed, healthy = (
-            run.monitor.report()["reading"]["log_only"]["bias_drift"] for run in (collapsed_run(), healthy_run())
+            run.monitor.report().reading.log_only.bias_drift for run in (collapsed_run(), healthy_run())
         )
 
         assert abs(collapsed - healthy) < 0.02
@@ -191,9 +217,9 @@ class TestWatching:
                 for b in batches:
                     model(**b)
 
-            seen = monitor.assess(3, model, batches)["training"]
+            seen = monitor.assess(3, model, batches).training
 
-            assert (seen["steps"], seen["matches"], seen["denoising_share"]) == (3, truths, share)
+            assert (seen.steps, seen.matches, seen.denoising_share) == (3, truths, share)
 
     def test_only_training_forwards_of_the_watched_model_are_counted(self) -> None:
         """Validation inside the training loop must not dilute what training's own matching looked like."""
@@ -206,7 +232,7 @@ class TestWatching:
             monitor.assess(0, model, [batch()])
         model.train()(**batch())
 
-        assert monitor.state_dict()["whole_run"]["steps"] == 0
+        assert monitor.state().whole_run.steps == 0
 
     def test_the_matcher_is_left_as_it_was(self) -> None:
         """The hook sits on transformers' class; an error in the loop must not leave it there."""
@@ -234,8 +260,8 @@ class TestWatching:
         finally:
             torch.distributed.destroy_process_group()
 
-        assert result["training"]["matches"] > 0
-        assert result["log_only"]["head_gradient_norm"] > 0
+        assert result.training.matches > 0
+        assert result.log_only.head_gradient_norm > 0
         assert unwrap(wrapped) is wrapped.module
 
     def test_the_products_own_model_is_watched_through_its_criterion(self, tiny_recipe: Recipe) -> None:
@@ -247,8 +273,8 @@ class TestWatching:
         with monitor.watch(model):
             model(pixel_values=torch.zeros(1, 3, 64, 96), labels=[target])
 
-        run = monitor.state_dict()["whole_run"]
-        assert (run["steps"], run["matches"], run["denoising_matches"]) == (1, 2, 0)
+        run = monitor.state().whole_run
+        assert (run.steps, run.matches, run.denoising_matches) == (1, 2, 0)
 
     def test_batches_without_any_box_are_taken(self) -> None:
         """True negatives stay in the corpus, so that a whole batch can be without ground truth."""
@@ -261,9 +287,9 @@ class TestWatching:
             model(**empty)
         result = monitor.assess(1, model, [empty])
 
-        assert result["matched_median_score"] is None
-        assert result["training"]["denoising_share"] is None
-        assert rule(monitor.report(), MATCHING)["tripped"] is None
+        assert result.matched_median_score is None
+        assert result.training.denoising_share is None
+        assert rule(monitor.report(), MATCHING).tripped is None
 
     def test_a_resumed_run_reports_what_the_uninterrupted_one_does(self) -> None:
         """`health.json` is part of the checkpoint's digest: a kill must not change it."""
@@ -280,13 +306,13 @@ class TestWatching:
         watched_steps(model, whole, range(4))
         watched_steps(model, first, range(2))
         resumed = monitor_of(tiny_detector(seed=9))
-        resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        resumed.load_state(codec.read(codec.write(first.state()), MonitorState, "state.json"))
         watched_steps(model, resumed, range(2, 4))
 
         expected, found = (m.assess(4, model, [batch(7)]) for m in (whole, resumed))
 
-        assert json.dumps(found) == json.dumps(expected)
-        assert json.dumps(resumed.report()) == json.dumps(whole.report())
+        assert codec.write(found) == codec.write(expected)
+        assert codec.write(resumed.report()) == codec.write(whole.report())
 
 
 class TestReadings:
@@ -321,14 +347,14 @@ class TestReadings:
         result = monitor_of(model).assess(5, model, [labelled])
 
         first, last = (torch.sigmoid(torch.logit(torch.tensor(s)) + 1.0).item() for s in (0.4, 0.1))
-        assert [row["mean_max_score"] for row in result["layers"]] == pytest.approx([first, last])
-        assert result["ratio_last_to_first"] == pytest.approx(last / first)
-        assert result["matched_median_score"] == pytest.approx(last)
-        assert result["unmatched_median_score"] == pytest.approx(last)
+        assert [row.mean_max_score for row in result.layers] == pytest.approx([first, last])
+        assert result.ratio_last_to_first == pytest.approx(last / first)
+        assert result.matched_median_score == pytest.approx(last)
+        assert result.unmatched_median_score == pytest.approx(last)
         labels = torch.cat([target["class_labels"] for target in labelled["labels"]])
-        assert result["matched"] == len(labels)
-        assert result["matched_class_accuracy"] == pytest.approx((labels == 3).double().mean().item())
-        assert result["log_only"]["auc_matched_over_unmatched"] == pytest.approx(0.5)  # all scores tie
+        assert result.matched == len(labels)
+        assert result.matched_class_accuracy == pytest.approx((labels == 3).double().mean().item())
+        assert result.log_only.auc_matched_over_unmatched == pytest.approx(0.5)  # all scores tie
 
     def test_assessing_draws_no_random_number_and_leaves_no_gradient(self) -> None:
         """Assessed or not, training must take the same course."""
@@ -349,9 +375,9 @@ class TestReadings:
 class TestRules:
     def test_a_low_ratio_trips_only_on_two_evaluations_in_a_row(self) -> None:
         """A single dip happens to healthy runs; a fall that stays does not."""
-        assert rule(judged(reading(250, 0.3)), RATIO)["tripped"] is None
-        assert rule(judged(reading(250, 0.3), reading(300, 0.6)), RATIO)["tripped"] is False
-        assert rule(judged(reading(250, 0.3), reading(300, 0.3)), RATIO)["tripped"] is True
+        assert rule(judged(reading(250, 0.3)), RATIO).tripped is None
+        assert rule(judged(reading(250, 0.3), reading(300, 0.6)), RATIO).tripped is False
+        assert rule(judged(reading(250, 0.3), reading(300, 0.3)), RATIO).tripped is True
 
     @pytest.mark.parametrize(
         ("total_steps", "warmup_steps", "judged_after"), [(400, 20, 150), (4000, 20, 1000), (1000, 600, 600)]
@@ -364,73 +390,67 @@ class TestRules:
         late = [reading(judged_after + 1, 0.2), reading(judged_after + 2, 0.2)]
         lengths = {"total_steps": total_steps, "warmup_steps": warmup_steps}
 
-        assert rule(judged(*early, **lengths), RATIO)["tripped"] is None
-        assert rule(judged(*early, *late, **lengths), RATIO)["tripped"] is True
+        assert rule(judged(*early, **lengths), RATIO).tripped is None
+        assert rule(judged(*early, *late, **lengths), RATIO).tripped is True
 
     @pytest.mark.parametrize(("name", "signal", "floor"), [(MEDIAN, "median", 1 / 13), (ACCURACY, "accuracy", 2 / 12)])
     def test_scores_and_classes_are_judged_from_half_of_training_on(self, name: str, signal: str, floor: float) -> None:
         """Floors: the prior, 1/(classes + 1), for the median score, and twice chance, 2/classes, for the class."""
         low, high = {signal: floor - 0.001}, {signal: floor + 0.001}
 
-        assert rule(judged(reading(199, **low)), name)["tripped"] is None
-        assert rule(judged(reading(200, **low)), name)["tripped"] is True
-        assert rule(judged(reading(200, **high)), name)["tripped"] is False
+        assert rule(judged(reading(199, **low)), name).tripped is None
+        assert rule(judged(reading(200, **low)), name).tripped is True
+        assert rule(judged(reading(200, **high)), name).tripped is False
 
     def test_a_run_too_short_to_be_judged_is_neither_healthy_nor_collapsed(self) -> None:
         """Gates fail closed on None; a smoke test of 50 steps must still be able to run."""
         report = judged(reading(25, 0.1, 0.01, 0.0), reading(50, 0.1, 0.01, 0.0), total_steps=50)
 
-        assert report["healthy"] is None
+        assert report.healthy is None
 
     def test_readings_without_ground_truth_leave_the_score_rules_open(self) -> None:
         """What was not measured is not healthy."""
         report = judged(reading(300, median=None, accuracy=None))
 
-        assert rule(report, MEDIAN)["tripped"] is None
-        assert report["healthy"] is None
+        assert rule(report, MEDIAN).tripped is None
+        assert report.healthy is None
 
     def test_score_rules_do_not_apply_to_fewer_than_three_classes(self) -> None:
         """Twice chance of two classes is certainty, which no detector reaches."""
         report = judged(reading(200, accuracy=0.6), reading(300, accuracy=0.6), num_labels=2)
 
-        assert [rule(report, name)["applicable"] for name in (MEDIAN, ACCURACY)] == [False, False]
-        assert report["healthy"] is True
+        assert [rule(report, name).applicable for name in (MEDIAN, ACCURACY)] == [False, False]
+        assert report.healthy is True
 
     def test_a_collapse_with_a_reason_to_go_on_is_recorded_and_stays_unhealthy(self) -> None:
         """An override lets a person look further; it must not launder the checkpoint."""
         monitor = monitor_of(tiny_detector())
-        state = monitor.state_dict()
-        state["readings"], state["whole_run"]["matches"] = [reading(300, 0.3), reading(350, 0.3)], 100
-        monitor.load_state_dict(state)
+        with_readings(monitor, reading(300, 0.3), reading(350, 0.3))
         monitor.report()
 
         with pytest.raises(HeadCollapseError, match=r"R = 0\.300 at step 350"):
             monitor.raise_if_collapsed()
         monitor.raise_if_collapsed(allow="ablation for the paper")
 
-        recovered = monitor.state_dict()
-        recovered["readings"] = [*recovered["readings"], reading(375, 1.0), reading(400, 1.0)]
-        monitor.load_state_dict(recovered)
+        with_readings(monitor, *monitor.state().readings, reading(375, 1.0), reading(400, 1.0))
         report = monitor.report()
-        assert (report["healthy"], report["override"]) == (False, "ablation for the paper")
-        assert "tripped earlier" in rule(report, RATIO)["evidence"]
+        assert (report.healthy, report.override) == (False, "ablation for the paper")
+        assert "tripped earlier" in rule(report, RATIO).evidence
 
     def test_the_report_shows_the_layers_of_the_chosen_step(self) -> None:
         """The best checkpoint is seldom the last: its own layers belong beside it, the rules cover the whole run."""
         monitor = monitor_of(tiny_detector())
-        state = monitor.state_dict()
-        state["readings"] = [reading(300, 0.9), reading(400, 0.7)]
-        monitor.load_state_dict(state)
+        with_readings(monitor, reading(300, 0.9), reading(400, 0.7))
 
-        assert monitor.report(300)["ratio_last_to_first"] == 0.9
-        assert monitor.report(17)["ratio_last_to_first"] == monitor.report()["ratio_last_to_first"] == 0.7
+        assert monitor.report(300).ratio_last_to_first == 0.9
+        assert monitor.report(17).ratio_last_to_first == monitor.report().ratio_last_to_first == 0.7
 
     def test_a_run_without_any_reading_has_a_report(self) -> None:
         """A killed or refused run still writes its health: unknown."""
         report = monitor_of(tiny_detector()).report()
 
-        assert (report["healthy"], report["layers"], report["ratio_last_to_first"]) == (None, [], None)
-        json.dumps(report, allow_nan=False)
+        assert (report.healthy, report.layers, report.ratio_last_to_first) == (None, (), None)
+        codec.write(report)
 
 
 def test_scores_that_are_no_numbers_become_none() -> None:
@@ -441,8 +461,8 @@ def test_scores_that_are_no_numbers_become_none() -> None:
 
     result = monitor_of(model).assess(1, model, [batch(size=1)])
 
-    assert result["ratio_last_to_first"] is None
-    json.dumps(result, allow_nan=False)
+    assert result.ratio_last_to_first is None
+    codec.write(result)
 
 
 def test_one_matching_can_be_recorded_by_hand() -> None:
@@ -454,7 +474,7 @@ def test_one_matching_can_be_recorded_by_hand() -> None:
 
     monitor.record_matching(logits, [{"class_labels": torch.tensor([0, 1])}], indices, num_queries=3)
 
-    run = monitor.state_dict()["whole_run"]
-    assert (run["matches"], run["denoising_matches"], run["correct_class"]) == (2, 1, 1)
-    assert run["matched_scores"] == [[982, 1]]  # sigmoid(4) = 0.982
-    assert run["unmatched_scores"] == [[17, 2]]  # sigmoid(-4) = 0.018
+    run = monitor.state().whole_run
+    assert (run.matches, run.denoising_matches, run.correct_class) == (2, 1, 1)
+    assert run.matched_scores == ((982, 1),)  # sigmoid(4) = 0.982
+    assert run.unmatched_scores == ((17, 2),)  # sigmoid(-4) = 0.018

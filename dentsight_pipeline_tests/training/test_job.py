@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline.documents.job import CostCard, FitJob
 from dentsight_pipeline.errors import ConfigurationError, HeadCollapseError, TrainingError
 from dentsight_pipeline.training import __main__ as entry
+from dentsight_pipeline.training import cost
 from dentsight_pipeline.training import job as jobs
 
 FIT = {"store_uri": "store", "subset": "0" * 64, "recipe": {"name": "smoke"}, "workdir": "work"}
@@ -18,17 +20,20 @@ def test_a_job_with_the_contracts_fields_alone_is_complete(tmp_path: Path):
     """Whoever starts a job needs to know five fields."""
     (tmp_path / "job.json").write_text(json.dumps({**FIT, "allow_head_collapse": None}))
 
-    job = jobs.load(jobs.FitJob, tmp_path / "job.json")
+    job = jobs.load(FitJob, tmp_path / "job.json")
 
-    assert (job.subset, job.workdir, job.threads) == ("0" * 64, Path("work"), None)
+    assert (job.subset, job.folder, job.threads) == ("0" * 64, Path("work"), None)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (json.dumps({**FIT, "gpu": 1}), "gpu: Extra inputs"),
-        (json.dumps({**FIT, "subset": "abc"}), "subset: String should match"),
-        ("{", "is no FitJob: file: Invalid JSON"),
+        (
+            json.dumps({**FIT, "gpu": 1}),
+            r"is no FitJob: Object contains unknown field `gpu`\. Its fields are .*subset, recipe",
+        ),
+        (json.dumps({**FIT, "subset": "abc"}), r"`\$\.subset`"),
+        ("{", "is no FitJob: .*truncated"),
     ],
 )
 def test_a_wrong_job_is_refused_with_its_field(tmp_path: Path, content: str, message: str):
@@ -36,13 +41,13 @@ def test_a_wrong_job_is_refused_with_its_field(tmp_path: Path, content: str, mes
     (tmp_path / "job.json").write_text(content)
 
     with pytest.raises(ConfigurationError, match=message):
-        jobs.load(jobs.FitJob, tmp_path / "job.json")
+        jobs.load(FitJob, tmp_path / "job.json")
 
 
 def test_a_missing_job_file_is_refused(tmp_path: Path):
     """One line instead of a traceback."""
     with pytest.raises(ConfigurationError, match=r"job.json cannot be read: No such file"):
-        jobs.load(jobs.FitJob, tmp_path / "job.json")
+        jobs.load(FitJob, tmp_path / "job.json")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_a_result_removes_the_error_of_an_earlier_attempt(tmp_path: Path):
     """A resumed and finished job must not look failed."""
     jobs.write_error(tmp_path, TrainingError("no memory"))
 
-    jobs.write_result(tmp_path, "0" * 64, {"cost": {}})
+    jobs.write_result(tmp_path, "0" * 64, cost.record(CostCard(wall_s=1.0, peak_memory_mib=2.0)))
 
     assert not (tmp_path / "error.json").exists()
     assert json.loads((tmp_path / "result.json").read_text())["digest"] == "0" * 64

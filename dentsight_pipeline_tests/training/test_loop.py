@@ -17,14 +17,18 @@ import numpy as np
 import pytest
 import torch
 
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.events import HealthRead, Message, Metrics, Progress
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.history import History
+from dentsight_pipeline.documents.job import CostCard, FitJob, Result
 from dentsight_pipeline.errors import ConfigurationError, HeadCollapseError, StorageError, TrainingError
 from dentsight_pipeline.store import content
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.training import checkpointing, health, loop, validation
+from dentsight_pipeline.training import checkpointing, cost, health, learner, loop, validation
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.dataset import read_split
-from dentsight_pipeline.training.job import FitJob
+from dentsight_pipeline.training.dataset import Letterboxed, read_labelled
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
 from dentsight_pipeline_tests.training.conftest import make_subset
@@ -36,7 +40,7 @@ def fit_job(store: Store, subset: Manifest, recipe: Recipe, workdir: Path, **mor
         store_uri=store.uri,
         subset=subset.digest,
         recipe=recipe.model_dump(),
-        workdir=workdir,
+        workdir=str(workdir),
         **{"threads": 1, "device": "cpu", **more},
     )
 
@@ -45,18 +49,23 @@ def run(job: FitJob) -> Manifest:
     """Runs a job in this process; the published checkpoint."""
     from dentsight_pipeline.store import objects
 
-    with Reporter(job.workdir) as reporter:
+    with Reporter(job.folder) as reporter:
         return objects.open_store(job.store_uri).get_manifest(loop.run_fit(job, reporter))
 
 
-def history(store: Store, checkpoint: Manifest) -> dict[str, Any]:
+def history(store: Store, checkpoint: Manifest) -> History:
     """`history.json` of a checkpoint."""
-    return content.read_json(store, checkpoint, "history.json")
+    return codec.read(content.read_bytes(store, checkpoint, "history.json"), History, "history.json")
+
+
+def cost_card(workdir: Path) -> CostCard:
+    """The cost card of a finished job."""
+    return codec.read((workdir / "result.json").read_bytes(), Result, workdir / "result.json").record.cost
 
 
 def messages(workdir: Path) -> str:
     """Everything that was said to a person."""
-    return "\n".join(event["text"] for event in read_events(workdir) if event["event"] == "message")
+    return "\n".join(event.text for event in read_events(workdir) if isinstance(event, Message))
 
 
 @pytest.fixture
@@ -120,28 +129,29 @@ def test_the_published_model_is_the_average_of_the_best_evaluation(
 ):
     """Its mAP, measured again from the published files, is the one in the history."""
     model = models.load(content.materialise(store, checkpoint, tmp_path / "out", "model/") / "model")
-    split = read_split(store, subset, "valid")
+    split = read_labelled(store, subset, "valid")
     images = np.load(next(p for p in (tmp_path / "work" / "cache").rglob("images.npy") if len(np.load(p)) == 5))
 
-    found = validation.detect(model, split, images, range(5), tiny_recipe, torch.device("cpu"))
+    found = validation.detect(model, Letterboxed(split, images), range(5), tiny_recipe, torch.device("cpu"))
 
-    best = next(e for e in history(store, checkpoint)["validation"] if e["step"] == checkpoint.facts["best_step"])
-    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best["valid/map_50"], abs=1e-6)
-    assert best["valid/map_50"] == max(e["valid/map_50"] for e in history(store, checkpoint)["validation"])
+    figures = {point.step: point.values["valid/map_50"] for point in history(store, checkpoint).validation}
+    best = figures[checkpoint.facts["best_step"]]
+    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best, abs=1e-6)
+    assert best == max(figures.values())
 
 
 def test_progress_losses_and_health_are_reported_while_it_trains(checkpoint: Manifest, tmp_path: Path):
     """The Dagster log and MLflow's curves live on these events."""
     events = read_events(tmp_path / "work")
 
-    assert {event["event"] for event in events} == {"progress", "message", "metrics", "health"}
-    losses = [e["values"]["train/loss"] for e in events if "train/loss" in e.get("values", {})]
+    assert {type(event) for event in events} == {Progress, Message, Metrics, HealthRead}
+    losses = [e.values["train/loss"] for e in events if isinstance(e, Metrics) and "train/loss" in e.values]
     assert len(losses) == 8
-    assert [e["step"] for e in events if e["event"] == "health"] == [4, 8]
+    assert [e.step for e in events if isinstance(e, HealthRead)] == [4, 8]
     assert "backbone: " in messages(tmp_path / "work")
-    last = [e for e in events if e["event"] == "progress" and e["stage"] == "train"][-1]
-    assert (last["step"], last["steps"]) == (8, 8)
-    assert {"epoch", "loss", "images_per_s", "seconds_left"} <= last.keys()
+    last = [e for e in events if isinstance(e, Progress) and e.stage == "train"][-1]
+    assert (last.step, last.steps) == (8, 8)
+    assert None not in (last.epoch, last.loss, last.images_per_s, last.seconds_left)
 
 
 def test_a_finished_training_is_not_done_again(checkpoint: Manifest, store: Store, subset, tiny_recipe, tmp_path):
@@ -162,11 +172,11 @@ def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupte
     recipe = tiny_recipe.override({"max_steps": 14, "sampler": "class-balanced", "augment_crop": 0.2})
     whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
     job = fit_job(store, subset, recipe, tmp_path / "killed", checkpoint_interval_s=0)
-    job.workdir.mkdir()
-    (job.workdir / "job.json").write_text(job.model_dump_json())
-    command = [sys.executable, "-m", "dentsight_pipeline.training", "fit", str(job.workdir / "job.json")]
+    job.folder.mkdir()
+    (job.folder / "job.json").write_bytes(codec.write(job))
+    command = [sys.executable, "-m", "dentsight_pipeline.training", "fit", str(job.folder / "job.json")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    saved = checkpointing.CheckpointFolder(job.workdir / "checkpoints")
+    saved = checkpointing.CheckpointFolder(job.folder / "checkpoints")
     deadline = time.monotonic() + 120
     while not any(step >= 6 for step in saved.steps()):
         assert process.poll() is None, "the training ended before it could be killed"
@@ -179,7 +189,7 @@ def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupte
 
     resumed = run(job)
 
-    assert f"Resuming at step {killed_at}" in messages(job.workdir)
+    assert f"Resuming at step {killed_at}" in messages(job.folder)
     assert history(store, resumed) == history(store, whole)
     assert resumed.digest == whole.digest
 
@@ -192,14 +202,14 @@ def test_a_damaged_last_checkpoint_costs_steps_but_not_the_result(
     job = fit_job(store, subset, tiny_recipe, tmp_path / "work", checkpoint_interval_s=0)
     with pytest.raises(TrainingError, match="asked to stop"):
         _run_until(job, 6)
-    folder = checkpointing.CheckpointFolder(job.workdir / "checkpoints")
-    file = job.workdir / "checkpoints" / f"step-{folder.steps()[0]:08d}" / "average.safetensors"
+    folder = checkpointing.CheckpointFolder(job.folder / "checkpoints")
+    file = job.folder / "checkpoints" / f"step-{folder.steps()[0]:08d}" / "average.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
 
     resumed = run(job)
 
-    assert "The checkpoint of step 6 is damaged" in messages(job.workdir)
-    assert "Resuming at step 5" in messages(job.workdir)
+    assert "The checkpoint of step 6 is damaged" in messages(job.folder)
+    assert "Resuming at step 5" in messages(job.folder)
     assert resumed.digest == whole.digest
 
 
@@ -212,7 +222,7 @@ def _run_until(job: FitJob, last: int) -> None:
             if step >= last:
                 os.kill(os.getpid(), 15)
 
-    with Stopping(job.workdir) as reporter:
+    with Stopping(job.folder) as reporter:
         loop.run_fit(job, reporter)
 
 
@@ -230,14 +240,13 @@ def test_energy_is_summed_over_attempts_and_unknown_when_one_is(
     job = fit_job(store, subset, tiny_recipe, tmp_path / "work", checkpoint_interval_s=0)
     for start, later in (first, [100.0, 100.25]):
         readings = itertools.chain([start], itertools.repeat(later))
-        monkeypatch.setattr(loop, "gpu_energy_kwh", functools.partial(next, readings))
+        monkeypatch.setattr(cost, "gpu_energy_kwh", functools.partial(next, readings))
         if start != 100.0:
             with pytest.raises(TrainingError, match="asked to stop"):
                 _run_until(job, 6)
     run(job)
 
-    card = json.loads((job.workdir / "result.json").read_text())["record"]["cost"]
-    assert card["gpu_energy_kwh"] == (None if total is None else pytest.approx(total))
+    assert cost_card(job.folder).gpu_energy_kwh == (None if total is None else pytest.approx(total))
 
 
 def test_a_working_folder_of_another_training_is_refused(store: Store, subset, tiny_recipe: Recipe, tmp_path: Path):
@@ -263,17 +272,19 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """One NaN step makes every weight NaN; the message says where and what to lower."""
-    forward = loop.Training._forward
+    forward = learner.Learner.forward
     weights: list[torch.Tensor] = []
 
-    def broken(training: loop.Training, batch: Any) -> Any:
-        outputs = forward(training, batch)
-        if training.step == 5:
+    calls = itertools.count()
+
+    def broken(learning: learner.Learner, batch: Any) -> Any:
+        outputs = forward(learning, batch)
+        if next(calls) == 5:
             outputs.loss = outputs.loss * math.nan
-            weights.append(next(training.raw_model.parameters()))
+            weights.append(next(learning.raw_model.parameters()))
         return outputs
 
-    monkeypatch.setattr(loop.Training, "_forward", broken)
+    monkeypatch.setattr(learner.Learner, "forward", broken)
 
     with pytest.raises(TrainingError, match=r"loss is nan at step 5 .*checkpoint is of step 4.*Lower learning_rate"):
         run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
@@ -288,7 +299,7 @@ def test_running_out_of_memory_names_the_next_smaller_micro_batch(
     def exhausted(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(loop.Training, "_forward", exhausted)
+    monkeypatch.setattr(learner.Learner, "forward", exhausted)
 
     with pytest.raises(TrainingError, match=r"Memory ran out on cpu with 2 images of 96×64.*Set micro_batch_size=1"):
         run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
@@ -352,8 +363,10 @@ def test_head_health_does_not_depend_on_the_validation_images(store: Store, tiny
 
     jobs = [fit_job(store, subset, once, tmp_path / subset.digest) for subset in (plain, mislabelled)]
 
-    readings = [content.read_json(store, run(job), "health.json")["reading"] for job in jobs]
-    assert readings[0]["matched_class_accuracy"] is not None
+    files = [content.read_bytes(store, run(job), "health.json") for job in jobs]
+    readings = [codec.read(file, HeadHealth, "health.json").reading for file in files]
+    assert readings[0] is not None
+    assert readings[0].matched_class_accuracy is not None
     assert readings[0] == readings[1]
 
 
@@ -417,9 +430,9 @@ def test_accumulated_micro_batches_train_like_the_whole_batch(
     whole = run(fit_job(store, subset, still_recipe, tmp_path / "whole"))
     parts = run(fit_job(store, subset, still_recipe.override({"micro_batch_size": 1}), tmp_path / "parts"))
 
-    one, other = (history(store, found)["training"] for found in (whole, parts))
+    one, other = (history(store, found).training for found in (whole, parts))
     for field in ("loss", "gradient_norm"):
-        np.testing.assert_allclose([e[field] for e in other], [e[field] for e in one], rtol=0.01)
+        np.testing.assert_allclose([getattr(e, field) for e in other], [getattr(e, field) for e in one], rtol=0.01)
 
 
 def test_the_average_is_published_not_the_raw_weights(
@@ -445,15 +458,15 @@ def test_evaluating_changes_nothing_about_the_training(store: Store, subset, tin
     often = run(fit_job(store, subset, recipe.override({"evaluate_every_steps": 2}), tmp_path / "often"))
     once = run(fit_job(store, subset, recipe.override({"evaluate_every_steps": 8}), tmp_path / "once"))
 
-    assert history(store, often)["training"] == history(store, once)["training"]
-    assert len(history(store, often)["validation"]) == 4
+    assert history(store, often).training == history(store, once).training
+    assert len(history(store, often).validation) == 4
 
 
 def test_bf16_trains(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
     """The GPU recipes use it; weights must come out in fp32."""
     found = run(fit_job(store, subset, tiny_recipe.override({"precision": "bf16", "max_steps": 2}), tmp_path / "work"))
 
-    assert all(math.isfinite(entry["loss"]) for entry in history(store, found)["training"])
+    assert all(math.isfinite(point.loss) for point in history(store, found).training)
     folder = content.materialise(store, found, tmp_path / "out", "model/") / "model"
     assert {p.dtype for p in models.load(folder).parameters()} == {torch.float32}
 
@@ -468,22 +481,22 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, still_reci
     recipe = still_recipe.override({"eval_batch_size": 1})
     single = run(fit_job(store, subset, recipe, tmp_path / "single"))
     job = fit_job(store, subset, recipe, tmp_path / "double")
-    job.workdir.mkdir()
-    (job.workdir / "job.json").write_text(job.model_dump_json())
+    job.folder.mkdir()
+    (job.folder / "job.json").write_bytes(codec.write(job))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "dentsight_pipeline.training", "fit", str(job.workdir / "job.json")]
+    command = [*torchrun, "-m", "dentsight_pipeline.training", "fit", str(job.folder / "job.json")]
 
     subprocess.run(command, check=True, timeout=300, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
-    double = store.get_manifest(json.loads((job.workdir / "result.json").read_text())["digest"])
+    double = store.get_manifest(json.loads((job.folder / "result.json").read_text())["digest"])
     one, two = history(store, single), history(store, double)
     assert double.facts["processes"] == 2
-    assert [e["step"] for e in two["training"]] == [e["step"] for e in one["training"]]
-    np.testing.assert_allclose([e["loss"] for e in two["training"]], [e["loss"] for e in one["training"]], rtol=0.02)
-    assert len(two["validation"]) == 1
+    assert [e.step for e in two.training] == [e.step for e in one.training]
+    np.testing.assert_allclose([e.loss for e in two.training], [e.loss for e in one.training], rtol=0.02)
+    assert len(two.validation) == 1
     model = models.load(content.materialise(store, double, tmp_path / "out", "model/") / "model")
-    split = read_split(store, subset, "valid")
-    images = np.load(next(p for p in (job.workdir / "cache").rglob("images.npy") if len(np.load(p)) == 5))
-    found = validation.detect(model, split, images, range(5), recipe, torch.device("cpu"))
-    best = next(e for e in two["validation"] if e["step"] == double.facts["best_step"])
-    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best["valid/map_50"], abs=1e-9)
+    split = read_labelled(store, subset, "valid")
+    images = np.load(next(p for p in (job.folder / "cache").rglob("images.npy") if len(np.load(p)) == 5))
+    found = validation.detect(model, Letterboxed(split, images), range(5), recipe, torch.device("cpu"))
+    best = next(e for e in two.validation if e.step == double.facts["best_step"])
+    assert validation.score(split, found)["valid/map_50"] == pytest.approx(best.values["valid/map_50"], abs=1e-9)

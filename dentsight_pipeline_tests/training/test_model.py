@@ -12,6 +12,7 @@ import transformers
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.detector import Preprocessing
 from dentsight_pipeline.training.recipe import Recipe
 
 CONDITIONS = [f"condition {i}" for i in range(13)]
@@ -158,7 +159,7 @@ def test_the_criterion_sees_fp32_although_the_forward_pass_is_bf16(smoke: Recipe
     model.loss_function.inner = spy
     images = torch.zeros(2, 64, 96, dtype=torch.uint8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = model(pixel_values=models.normalise_pixels(images, smoke), labels=targets())
+        outputs = model(pixel_values=Preprocessing.of_recipe(smoke).pixels(images), labels=targets())
     outputs.loss.backward()
 
     assert len(seen) >= 6
@@ -183,7 +184,7 @@ def test_frozen_batch_norms_keep_their_statistics(saved: Path, smoke: Recipe):
 
 def test_pixels_are_scaled_on_the_device_and_black_stays_zero(smoke: Recipe):
     """Padding is black; transformers' processor pads with 0 after normalising, so black must be 0 there too."""
-    pixels = models.normalise_pixels(torch.tensor([[[0, 255]]], dtype=torch.uint8), smoke)
+    pixels = Preprocessing.of_recipe(smoke).pixels(torch.tensor([[[0, 255]]], dtype=torch.uint8))
 
     assert pixels.shape == (1, 3, 1, 2)
     assert pixels[0, :, 0, 0].tolist() == [0.0, 0.0, 0.0]

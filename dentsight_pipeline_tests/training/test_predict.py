@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.events import Progress
+from dentsight_pipeline.documents.job import PredictJob
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.store import content
 from dentsight_pipeline.store import manifest as manifests
@@ -21,21 +24,18 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import export, letterbox
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training import predict as prediction
-from dentsight_pipeline.training.job import PredictJob
-from dentsight_pipeline.training.letterbox import Letterbox
-from dentsight_pipeline.training.predict import (
+from dentsight_pipeline.training.detector import (
     Detections,
+    Detector,
     Preprocessing,
     best_detections,
-    draw_findings,
     load_detector,
-    predict_images,
-    run_predict,
-    unmirror,
 )
+from dentsight_pipeline.training.letterbox import Letterbox
+from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
+from dentsight_pipeline.training.xrays import Finding, draw_findings, predict_images
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 
@@ -63,12 +63,12 @@ def checkpoint(store: Store, tiny_recipe: Recipe, tmp_path: Path) -> str:
 
 
 def predict_job(store: Store, checkpoint: str, subset: Manifest, workdir: Path, **changes: Any) -> PredictJob:
-    fields = {"splits": ["valid"], "mirrored": ["valid"], "batch_size": 2, "device": "cpu", "threads": 1, **changes}
-    return PredictJob(store_uri=store.uri, checkpoint=checkpoint, subset=subset.digest, workdir=workdir, **fields)
+    fields = {"splits": ("valid",), "mirrored": ("valid",), "batch_size": 2, "device": "cpu", "threads": 1, **changes}
+    return PredictJob(store_uri=store.uri, checkpoint=checkpoint, subset=subset.digest, workdir=str(workdir), **fields)
 
 
 def run(job: PredictJob) -> str:
-    with Reporter(job.workdir, interval_s=0) as reporter:
+    with Reporter(job.folder, interval_s=0) as reporter:
         return run_predict(job, reporter)
 
 
@@ -77,7 +77,7 @@ class TestSplits:
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
     ) -> None:
         """Images without annotations count too: leaving one out would overstate precision."""
-        job = predict_job(store, checkpoint, subset, tmp_path / "work", splits=["train", "valid"])
+        job = predict_job(store, checkpoint, subset, tmp_path / "work", splits=("train", "valid"))
 
         product = store.get_manifest(run(job))
 
@@ -93,14 +93,14 @@ class TestSplits:
             assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
             assert {row["category_id"] for row in results} <= {1, 2, 3}
             assert product.facts["splits"][split] == {"images": len(ids), "detections": len(results)}
-        result = json.loads((job.workdir / "result.json").read_text())
+        result = json.loads((job.folder / "result.json").read_text())
         assert result["digest"] == product.digest
 
     def test_the_boxes_are_transformers_own_taken_back_through_the_letterbox(
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
     ) -> None:
         """Written a second time with transformers' post-processing on the padded canvas, as TRAINING.md asks."""
-        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[], batch_size=5))
+        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=(), batch_size=5))
         found = content.read_json(store, store.get_manifest(digest), "valid.json")
         model = models.load(tmp_path / "model")
         processor = RTDetrImageProcessorPil()
@@ -113,7 +113,7 @@ class TestSplits:
             with torch.no_grad():
                 outputs = model(pixel_values=pixels.expand(-1, 3, -1, -1))
             (expected,) = processor.post_process_object_detection(outputs, 0.0, target_sizes=[(64, 96)])
-            corners = geometry.boxes_to_image(expected["boxes"].double().numpy())
+            corners = expected["boxes"].double().numpy() / ([geometry.scale_x, geometry.scale_y] * 2)
             mine = [row for row in found if row["image_id"] == record["id"]][: len(corners)]
             left_top, sizes = corners[:, :2], corners[:, 2:] - corners[:, :2]
             np.testing.assert_allclose([row["score"] for row in mine], expected["scores"].numpy(), atol=1e-5)
@@ -125,7 +125,7 @@ class TestSplits:
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
     ) -> None:
         """Rounded scores tie, and ties change AP."""
-        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=[]))
+        digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=()))
 
         results = content.read_json(store, store.get_manifest(digest), "valid.json")
 
@@ -137,7 +137,7 @@ class TestSplits:
     ) -> None:
         """Whole test sets take an hour on a CPU; a kill must cost one batch, and must not show in the product."""
         whole = run(predict_job(store, checkpoint, subset, tmp_path / "whole"))
-        original, calls = prediction.Detector.detect_canvases, []
+        original, calls = Detector.detect_canvases, []
 
         def killed(self: Any, canvases: Any, geometry: Any) -> Any:
             calls.append(len(canvases))
@@ -145,11 +145,11 @@ class TestSplits:
                 raise KeyboardInterrupt
             return original(self, canvases, geometry)
 
-        monkeypatch.setattr(prediction.Detector, "detect_canvases", killed)
+        monkeypatch.setattr(Detector, "detect_canvases", killed)
         job = predict_job(store, checkpoint, subset, tmp_path / "killed")
         with pytest.raises(KeyboardInterrupt):
             run(job)
-        cut_off, emptied = sorted(job.workdir.rglob("valid/*.json"))
+        cut_off, emptied = sorted(job.folder.rglob("valid/*.json"))
         cut_off.write_text('[{"image_id":')  # as a disk that lost power might leave it
         emptied.write_text("[]")
 
@@ -157,7 +157,7 @@ class TestSplits:
 
         assert resumed == whole
         assert calls == [2, 2, 1, 2, 2, 1, 2, 2, 1]  # killed at the third; then both damaged ones and the rest
-        assert not list(job.workdir.rglob("000000.json"))  # nothing is left behind
+        assert not list(job.folder.rglob("000000.json"))  # nothing is left behind
 
     def test_progress_is_told_in_images_and_counts_what_was_done_before(
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
@@ -167,10 +167,10 @@ class TestSplits:
 
         run(job)
 
-        progress = [event for event in read_events(job.workdir) if event["event"] == "progress"]
-        assert [event["step"] for event in progress] == [0, 2, 4, 5, 7, 9, 10]
-        assert progress[-1]["steps"] == 10
-        assert progress[-1]["images_per_s"] > 0
+        progress = [event for event in read_events(job.folder) if isinstance(event, Progress)]
+        assert [event.step for event in progress] == [0, 2, 4, 5, 7, 9, 10]
+        assert progress[-1].steps == 10
+        assert (progress[-1].images_per_s or 0) > 0
 
     def test_mirrored_predictions_are_those_of_the_mirror_image_in_the_unmirrored_frame(
         self, store: Store, tiny_recipe: Recipe, tmp_path: Path
@@ -211,9 +211,9 @@ class TestRefusals:
     ) -> None:
         """v8 has a test split, other exports have none."""
         with pytest.raises(ConfigurationError, match="no split test; it has train, valid"):
-            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=["valid", "test"]))
+            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=("valid", "test")))
         with pytest.raises(ConfigurationError, match="none was given"):
-            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=[], mirrored=[]))
+            run(predict_job(store, checkpoint, subset, tmp_path / "work", splits=(), mirrored=()))
 
     def test_manifests_of_other_kinds_are_refused(
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
@@ -288,7 +288,7 @@ class TestPostProcessing:
         classes = ("11", "21", "38", "48", "caries")
         boxes = np.array([[10.0, 5.0, 20.0, 4.0]] * 5)
 
-        found = unmirror(Detections(boxes, np.ones(5), np.arange(5)), 100, classes)
+        found = Detections(boxes, np.ones(5), np.arange(5)).unmirrored(100, classes)
 
         assert [classes[i] for i in found.labels] == ["21", "11", "48", "38", "caries"]
         assert found.boxes_xywh_px.tolist() == [[70, 5, 20, 4]] * 5
@@ -302,13 +302,14 @@ class TestPreprocessing:
 
         assert Preprocessing.of_folder(tmp_path) == processing
 
-    def test_the_pixels_are_those_of_training(self, tiny_recipe: Recipe) -> None:
-        """Bit for bit: training normalises cached bytes elsewhere."""
+    def test_the_pixels_are_those_that_the_recipe_describes(self, tiny_recipe: Recipe) -> None:
+        """Bit for bit: training, validation and prediction all normalise here."""
         canvases = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 64, 96), dtype=np.uint8))
 
         mine = Preprocessing.of_recipe(tiny_recipe).pixels(canvases)
 
-        assert torch.equal(mine, models.normalise_pixels(canvases, tiny_recipe))
+        gray = (canvases.float() / 255 - tiny_recipe.pixel_mean) / tiny_recipe.pixel_std
+        assert torch.equal(mine, torch.stack([gray] * 3, dim=1))
 
     def test_stock_processors_stretch(self, tmp_path: Path) -> None:
         """Published D-FINE folders resize to a square without padding; their boxes come back by the same rule."""
@@ -351,16 +352,16 @@ class TestSingleImages:
 
         (answer,) = predict_images([xray], folder, 0.05, pictures=tmp_path / "pictures")
 
-        assert (answer["width"], answer["height"]) == (300, 180)
-        assert json.loads(json.dumps(answer)) == answer
-        scores = [finding["score"] for finding in answer["findings"]]
+        assert (answer.width, answer.height) == (300, 180)
+        assert set(json.loads(codec.write(answer))["findings"][0]) == {"class", "score", "bbox_xywh_px"}
+        scores = [finding.score for finding in answer.findings]
         assert scores == sorted(scores, reverse=True)
         assert min(scores) >= 0.05
-        for finding in answer["findings"]:
-            left, top, width, height = finding["bbox_xywh_px"]
-            assert finding["class"] in CLASSES
+        for finding in answer.findings:
+            left, top, width, height = finding.bbox_xywh_px
+            assert finding.name in CLASSES
             assert left >= 0 and top >= 0 and left + width <= 300 and top + height <= 180
-        picture = cv2.imread(answer["picture"])
+        picture = cv2.imread(answer.picture or "")
         assert picture is not None and picture.shape == (180, 300, 3)
 
     def test_a_class_without_operating_point_is_not_shown(
@@ -371,8 +372,8 @@ class TestSingleImages:
 
         (answer,) = predict_images([xray], folder, {"crown": 0.0})
 
-        assert {finding["class"] for finding in answer["findings"]} == {"crown"}
-        assert answer["picture"] is None
+        assert {finding.name for finding in answer.findings} == {"crown"}
+        assert answer.picture is None
         with pytest.raises(ConfigurationError, match="Thresholds are given for carries"):
             predict_images([xray], folder, {"carries": 0.5})
 
@@ -389,7 +390,7 @@ class TestSingleImages:
     def test_the_picture_marks_the_finding_and_says_what_it_is_not(self, tmp_path: Path) -> None:
         """Pictures travel without their README."""
         blank: NDArray[np.uint8] = np.zeros((400, 600), dtype=np.uint8)
-        finding = {"class": "caries", "score": 0.9, "bbox_xywh_px": [100.0, 100.0, 50.0, 40.0]}
+        finding = Finding(name="caries", score=0.9, bbox_xywh_px=(100.0, 100.0, 50.0, 40.0))
 
         drawn = cv2.imread(str(draw_findings(blank, [finding], tmp_path / "a.png")))
         clear = cv2.imread(str(draw_findings(blank, [], tmp_path / "b.png")))

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline.documents.events import HealthRead, Message, Metrics, Progress
+from dentsight_pipeline.errors import DocumentError
 from dentsight_pipeline.training.reporting import Reporter, read_events
+from dentsight_pipeline_tests.training.test_health import reading
+
+READING = reading(5)
 
 
 def test_progress_is_told_at_most_every_few_seconds_but_always_first_and_last(tmp_path: Path):
@@ -17,28 +22,40 @@ def test_progress_is_told_at_most_every_few_seconds_but_always_first_and_last(tm
         for step in range(101):
             reporter.progress("train", step, 100)
 
-    assert [event["step"] for event in read_events(tmp_path)] == [0, 100]
+    assert [event.step for event in read_events(tmp_path) if isinstance(event, Progress)] == [0, 100]
 
 
 def test_events_hold_their_numbers_and_a_time(tmp_path: Path):
     """Curves in MLflow are drawn from these."""
     with Reporter(tmp_path) as reporter:
         reporter.metrics(5, {"train/loss": 1.5})
-        reporter.health(5, {"healthy": True})
+        reporter.health(5, READING)
         reporter.message("Resuming at step 5 of 10.")
 
     events = read_events(tmp_path)
-    assert [event["event"] for event in events] == ["metrics", "health", "message"]
-    assert events[0]["values"] == {"train/loss": 1.5}
-    assert events[1]["reading"] == {"healthy": True}
-    assert all(event["time"] > 0 for event in events)
+    assert [type(event) for event in events] == [Metrics, HealthRead, Message]
+    assert events[0].values == {"train/loss": 1.5}
+    assert events[1].reading == READING
+    assert all(event.time > 0 for event in events)
 
 
 def test_a_line_still_being_written_is_left_for_the_next_reading(tmp_path: Path):
     """The reader follows the file while the trainer writes it."""
-    (tmp_path / "events.jsonl").write_text(json.dumps({"event": "message"}) + '\n{"event": "mess')
+    (tmp_path / "events.jsonl").write_text(
+        json.dumps({"event": "message", "time": 1.0, "text": "a"}) + '\n{"event": "mess'
+    )
 
-    assert read_events(tmp_path) == [{"event": "message"}]
+    assert read_events(tmp_path) == [Message(time=1.0, text="a")]
+
+
+def test_a_line_that_is_no_event_is_refused_with_its_field(tmp_path: Path):
+    """A follower that passed over what it does not know would lose curves in silence."""
+    (tmp_path / "events.jsonl").write_text(
+        json.dumps({"event": "metrics", "time": 1, "step": "9", "values": {}}) + "\n"
+    )
+
+    with pytest.raises(DocumentError, match=r"events\.jsonl is no .*`\$\.step`"):
+        read_events(tmp_path)
 
 
 def test_a_person_reads_step_epoch_loss_and_time_left(tmp_path: Path):

@@ -9,18 +9,18 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import cache, validation
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.dataset import Split, read_split
+from dentsight_pipeline.training.dataset import LabelledImages, Letterboxed, read_labelled
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 
 
 @pytest.fixture
-def valid(store: Store, subset: Manifest) -> Split:
+def valid(store: Store, subset: Manifest) -> LabelledImages:
     """The validation split."""
-    return read_split(store, subset, "valid")
+    return read_labelled(store, subset, "valid")
 
 
-def truth(split: Split, shift: float = 0.0) -> list[dict[str, object]]:
+def truth(split: LabelledImages, shift: float = 0.0) -> list[dict[str, object]]:
     """Detections that are the ground truth itself, moved right by `shift` pixels."""
     return [
         {
@@ -29,11 +29,11 @@ def truth(split: Split, shift: float = 0.0) -> list[dict[str, object]]:
             "bbox": [a["bbox"][0] + shift, *a["bbox"][1:]],
             "score": 0.9,
         }
-        for a in split.coco["annotations"]
+        for a in split.split.to_coco()["annotations"]
     ]
 
 
-def test_perfect_detections_score_one_and_shifted_ones_less(valid: Split):
+def test_perfect_detections_score_one_and_shifted_ones_less(valid: LabelledImages):
     """The figure that chooses the published checkpoint."""
     perfect, shifted = validation.score(valid, truth(valid)), validation.score(valid, truth(valid, 8.0))
 
@@ -42,14 +42,14 @@ def test_perfect_detections_score_one_and_shifted_ones_less(valid: Split):
     assert shifted["valid/map"] < 0.9
 
 
-def test_nothing_found_scores_zero_not_an_error(valid: Split):
+def test_nothing_found_scores_zero_not_an_error(valid: LabelledImages):
     """So it is at the first evaluations of a random model."""
     assert validation.score(valid, [])["valid/map_50"] == 0.0
 
 
-def test_clean_images_have_a_figure_of_their_own(valid: Split):
+def test_clean_images_have_a_figure_of_their_own(valid: LabelledImages):
     """Images that share a source with the training split flatter the model; the curve shows both."""
-    clean = {image.id for image in valid.images if image.clean}
+    clean = set(valid.split.image_ids[valid.clean].tolist())
 
     values = validation.score(valid, [d for d in truth(valid) if d["image_id"] in clean])
 
@@ -57,9 +57,9 @@ def test_clean_images_have_a_figure_of_their_own(valid: Split):
     assert values["valid/map_50"] < 1.0
 
 
-def test_every_class_with_ground_truth_has_a_curve(valid: Split):
+def test_every_class_with_ground_truth_has_a_curve(valid: LabelledImages):
     """Macro figures hide the class that matters."""
-    present = {CLASSES[a["category_id"] - 1] for a in valid.coco["annotations"]}
+    present = {CLASSES[a["category_id"] - 1] for a in valid.split.to_coco()["annotations"]}
 
     values = validation.score(valid, [])
 
@@ -67,15 +67,15 @@ def test_every_class_with_ground_truth_has_a_curve(valid: Split):
 
 
 def test_detections_come_in_original_pixels_and_at_most_300_an_image(
-    store, valid: Split, tiny_recipe: Recipe, tmp_path
+    store, valid: LabelledImages, tiny_recipe: Recipe, tmp_path
 ):
     """Boxes on the canvas would score zero on every image that was resized."""
     model = models.build(tiny_recipe.override({"num_queries": 110}), CLASSES).eval()
-    images = cache.open_or_build(tmp_path, store, valid.images, tiny_recipe.image_size)
+    images = cache.open_or_build(tmp_path, store, valid, tiny_recipe.image_size)
 
-    found = validation.detect(model, valid, images, [0, 3], tiny_recipe, torch.device("cpu"))
+    found = validation.detect(model, Letterboxed(valid, images), [0, 3], tiny_recipe, torch.device("cpu"))
 
-    assert [sum(d["image_id"] == valid.images[i].id for d in found) for i in (0, 1, 3)] == [300, 0, 300]
+    assert [sum(d["image_id"] == valid.split.image_ids[i] for d in found) for i in (0, 1, 3)] == [300, 0, 300]
     assert max(d["bbox"][0] + d["bbox"][2] for d in found) > 200
     assert all(0 < d["score"] < 1 for d in found)
 
@@ -87,10 +87,10 @@ def test_health_is_read_on_annotated_images_only(store: Store, tiny_recipe: Reci
         first = coco["images"][0]["id"]
         coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] != first]
 
-    split = read_split(store, make_subset(store, {"valid": 4}, change=empty_first), "valid")
-    images = cache.open_or_build(tmp_path, store, split.images, tiny_recipe.image_size)
+    split = read_labelled(store, make_subset(store, {"valid": 4}, change=empty_first), "valid")
+    images = cache.open_or_build(tmp_path, store, split, tiny_recipe.image_size)
 
-    batches = list(validation.health_batches(split, images, tiny_recipe, torch.device("cpu")))
+    batches = list(validation.health_batches(Letterboxed(split, images), tiny_recipe, torch.device("cpu")))
 
     assert sum(len(batch["labels"]) for batch in batches) == 3
     assert batches[0]["pixel_values"].shape[1:] == (3, 64, 96)

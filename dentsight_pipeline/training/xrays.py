@@ -1,0 +1,146 @@
+"""Findings on a person's own X-rays: as a document, and drawn on the picture. Research only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dentsight_pipeline.documents.codec import Document
+from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.training import letterbox
+from dentsight_pipeline.training.detector import Detections, load_detector
+
+Threshold = float | Mapping[str, float]
+"""Least score that is shown, for all classes or by class."""
+
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+"""Okabe and Ito's palette, which people with any colour vision can tell apart; names are written beside the boxes."""
+_NOTICE = "Research only. Not for clinical use."
+
+
+class Finding(Document, frozen=True, kw_only=True):
+    """One finding that is shown."""
+
+    name: str = msgspec.field(name="class")
+    """What it is."""
+    score: float
+    """In (0, 1)."""
+    bbox_xywh_px: tuple[float, float, float, float]
+    """Left, top, width, height, clipped to the image, because a person will look at it."""
+
+
+class XrayFindings(Document, frozen=True, kw_only=True):
+    """What was found on one X-ray."""
+
+    image: str
+    """The path as it was given."""
+    width: int
+    """In px."""
+    height: int
+    """In px."""
+    picture: str | None
+    """The annotated PNG; None when none was asked for."""
+    findings: tuple[Finding, ...]
+    """Best first."""
+
+
+def predict_images(
+    paths: Sequence[Path],
+    checkpoint_folder: Path,
+    threshold: Threshold,
+    *,
+    pictures: Path | None = None,
+    device: str | None = None,
+) -> list[XrayFindings]:
+    """Findings on one's own X-rays.
+
+    Args:
+        paths: JPEG or PNG files.
+        checkpoint_folder: A model or checkpoint folder.
+        threshold: An evaluation's operating points, or one score; a class without one is not shown, because nothing
+            says which of its scores to believe.
+        pictures: Folder for one annotated PNG an image; None draws nothing.
+        device: `cpu` or `cuda`; None = a GPU when there is one.
+
+    Raises:
+        DataError: A file that cannot be read as an image.
+        ConfigurationError: The folder holds no model, or a threshold is for a class that it does not know.
+    """
+    detector = load_detector(checkpoint_folder, device)
+    if isinstance(threshold, Mapping) and (unknown := sorted(set(threshold) - set(detector.classes))):
+        raise ConfigurationError(
+            f"Thresholds are given for {', '.join(unknown)}, which the model does not know. "
+            f"It finds {', '.join(detector.classes)}."
+        )
+    answers = []
+    for path in paths:
+        image = _read(path)
+        findings = _shown(detector.detect([image])[0], detector.classes, threshold, image.shape)
+        picture = None if pictures is None else draw_findings(image, findings, pictures / f"{path.stem}.findings.png")
+        shown = None if picture is None else str(picture)
+        height, width = image.shape
+        answers.append(XrayFindings(image=str(path), width=width, height=height, picture=shown, findings=findings))
+    return answers
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    if not path.is_file():
+        raise DataError(f"There is no image {path}. Give the path of a JPEG or PNG file.")
+    return letterbox.read_grayscale(str(path))
+
+
+def _shown(
+    found: Detections, classes: tuple[str, ...], threshold: Threshold, shape: tuple[int, ...]
+) -> tuple[Finding, ...]:
+    """The detections that are at or above their threshold and reach into the image of `shape` (height, width)."""
+    names = [classes[label] for label in found.labels]
+    least = [threshold.get(n, float("inf")) if isinstance(threshold, Mapping) else threshold for n in names]
+    left_top = found.boxes_xywh_px[:, :2].clip(0, (shape[1], shape[0]))
+    sizes = (found.boxes_xywh_px[:, :2] + found.boxes_xywh_px[:, 2:]).clip(0, (shape[1], shape[0])) - left_top
+    shown = np.flatnonzero((found.scores >= least) & (sizes > 0).all(axis=1))
+    boxes = np.concatenate([left_top, sizes], axis=1).tolist()
+    return tuple(Finding(name=names[i], score=float(found.scores[i]), bbox_xywh_px=tuple(boxes[i])) for i in shown)
+
+
+def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Path) -> Path:
+    """Write an X-ray with its findings drawn on it, and a line that it is no medical device, as PNG.
+
+    Args:
+        image: [height, width] grayscale.
+        findings: Best first.
+        out: The file; its folder is made.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(image).convert("RGB")
+    draw = ImageDraw.Draw(picture)
+    size, line = max(11, round(image.shape[1] / 90)), max(2, round(image.shape[1] / 600))
+    font = ImageFont.load_default(size)
+    names = sorted({finding.name for finding in findings})
+    for finding in reversed(findings):  # the best ones on top
+        colour = _COLOURS[names.index(finding.name) % len(_COLOURS)]
+        left, top, width, height = finding.bbox_xywh_px
+        draw.rectangle((left, top, left + width, top + height), outline=colour, width=line)
+        text = f"{finding.name} {finding.score:.2f}"
+        text_width, text_height = draw.textlength(text, font=font), size * 1.25
+        x, y = _label_place(finding, (text_width, text_height), image.shape)
+        draw.rectangle((x, y, x + text_width, y + text_height), fill=colour)
+        draw.text((x, y), text, fill="black", font=font)
+    notice = size / 2, image.shape[0] - size * 1.5
+    draw.text(notice, _NOTICE, fill="white", font=font, stroke_width=1, stroke_fill="black")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}")
+    picture.save(temporary, format="PNG")
+    temporary.replace(out)
+    return out
+
+
+def _label_place(finding: Finding, text: tuple[float, float], shape: tuple[int, ...]) -> tuple[float, float]:
+    """Above the box where there is room, else below it; always inside the image."""
+    left, top, _, height = finding.bbox_xywh_px
+    x = min(left, max(0.0, shape[1] - text[0]))
+    return x, top - text[1] if top >= text[1] else min(top + height, shape[0] - text[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dentsight_pipeline.documents.annotations import RawCategory
@@ -38,6 +38,9 @@ def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
         DataError: `data.yaml` cannot be read; other errors go to `refusals`.
     """
     settings = _yolo_settings(files)
+    if settings.get("kpt_shape") is not None:
+        problem = "kpt_shape says that its labels are keypoints (YOLO pose), which are no boxes of findings"
+        raise DataError(f"{YOLO_FILE}: {problem}. Export again as YOLO detection or segmentation.")
     names = _yolo_names(settings)
     categories = tuple(RawCategory(number, name, False) for number, name in names.items())
     splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
@@ -176,6 +179,14 @@ def _yolo_line(line: str, names: Mapping[int, str]) -> _YoloLine:
         if w < 0 or h < 0:
             raise ValueError("its width or height is negative")
         return (cx - w / 2, cy - h / 2, w, h), (), label
+    if _are_keypoints(numbers):
+        raise ValueError("it holds keypoints with visibility (YOLO pose), which are neither a box nor a polygon")
     if len(numbers) < 6 or len(numbers) % 2:
         raise ValueError(f"its {len(numbers)} coordinates are neither a box (4) nor a polygon (6 or more, even)")
     return None, (tuple(numbers),), label
+
+
+def _are_keypoints(numbers: Sequence[float]) -> bool:
+    """Whether a box and triples of x, y and visibility (0, 1 or 2, one of them 2) are meant: no polygon has a 2."""
+    visibility = numbers[6::3]
+    return len(numbers) % 3 == 1 and 2.0 in visibility and all(value in (0.0, 1.0, 2.0) for value in visibility)

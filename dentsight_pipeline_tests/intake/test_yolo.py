@@ -64,6 +64,8 @@ def test_yolo_boxes_and_polygons_mix_in_one_file(tmp_path: Path) -> None:
         ("0 0.5 nan 0.1 0.1", "its coordinates are not fractions"),
         ("0 0.5 0.5 -0.1 0.1", "its width or height is negative"),
         ("0 0.5 a 0.1 0.1", "it holds something that is no number"),
+        ("0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.4 0.4 1", r"it holds keypoints with visibility \(YOLO pose\)"),
+        ("0 0.5 0.5 0.2 0.2 0.5 0.5 2", r"it holds keypoints with visibility \(YOLO pose\)"),
     ],
 )
 def test_a_yolo_line_that_cannot_be_meant_is_refused(tmp_path: Path, line: str, message: str) -> None:
@@ -110,6 +112,16 @@ def test_numbers_in_data_yaml_may_be_quoted(tmp_path: Path, names: str, count: s
     (train,) = read(root).splits
 
     assert train.annotations["label"].to_pylist() == ["crown"]
+
+
+def test_keypoints_are_refused_by_their_name(tmp_path: Path) -> None:
+    """Read as polygons they gave boxes that nobody drew, all of them clipped."""
+    root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    with (root / "data.yaml").open("a") as file:
+        file.write("kpt_shape: [2, 3]\n")
+
+    with pytest.raises(DataError, match=r"data\.yaml: kpt_shape says that its labels are keypoints \(YOLO pose\)"):
+        read(root)
 
 
 def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

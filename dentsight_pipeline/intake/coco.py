@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -195,6 +196,7 @@ class _Reader:
         self.file, self.refusals = file, refusals
         self.names: dict[int, str] = {}
         self.paths_by_id: dict[int, str] = {}
+        self.folded: Mapping[str, str] | None = None
         self.root_is_used = False
 
     def refuse(self, record: str, problem: str, remedy: str = EXPORT_AGAIN) -> None:
@@ -244,8 +246,17 @@ class _Reader:
         if any(value is not None and (not is_id(value) or value < 0) for value in size):
             self.refuse(record, f"width {size[0]!r} and height {size[1]!r} are no sizes in pixels")
             return None
-        path = f"{folder}/{PurePosixPath(name).as_posix()}"
-        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, exists=path in known)
+        listed = f"{folder}/{PurePosixPath(name).as_posix()}"
+        path = listed if listed in known else self.in_any_case(known).get(listed.casefold(), listed)
+        there = path in known
+        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, there, path != listed)
+
+    def in_any_case(self, known: Set[str]) -> Mapping[str, str]:
+        """Each path by its small letters, where only one has those: Windows and macOS do not tell them apart."""
+        if self.folded is None:
+            counts = Counter(path.casefold() for path in known)
+            self.folded = {path.casefold(): path for path in known if counts[path.casefold()] == 1}
+        return self.folded
 
     def annotations(self, records: Sequence[msgspec.Raw]) -> pa.Table:
         rows = AnnotationRows()

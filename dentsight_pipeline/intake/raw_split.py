@@ -85,6 +85,8 @@ class RawSplits:
                 if frame is not None:
                     frames[frame].append(row)
                 rows.append(self._image(image, kept))
+                if image.other_case:
+                    self._repair("file_name_case", split, image.id, "the file's name has other capital letters")
             elif not image.exists:  # else it was refused while it was read
                 problem = f"listed, but its file is missing; {lost[row]} annotations dropped"
                 self._repair("image_without_file", split, image.id, problem)

@@ -65,6 +65,7 @@ class ExportImage:
         width: Listed width in pixels, 0 when not listed.
         height: Listed height in pixels, 0 when not listed.
         exists: The file is there.
+        other_case: Its name differs from the listed one in capital letters.
     """
 
     id: int
@@ -73,6 +74,7 @@ class ExportImage:
     width: int
     height: int
     exists: bool = True
+    other_case: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,6 +308,28 @@ def test_a_listed_image_without_its_file_is_dropped_and_listed(tmp_path: Path, s
     ]
 
 
+def test_a_file_whose_name_differs_in_capital_letters_is_found_and_noted(tmp_path: Path, store: Store) -> None:
+    """What was written on Windows and unpacked on Linux lost a third of its images in silence."""
+    builder = whole_export(tmp_path / "export")
+    file = builder.file_of("train", 0)
+    file.rename(file.with_name(file.name.upper()))
+
+    manifest = ingest_export(builder.write(), store)
+
+    assert manifest.facts["splits"]["train"] == {"images": 3, "annotations": 5, "unlisted_files": 0}
+    assert manifest.facts["repairs"] == {"file_name_case": 1}
+
+
+def test_a_name_that_several_files_have_in_other_letters_is_not_guessed(tmp_path: Path, store: Store) -> None:
+    """Which of them is meant, nobody knows."""
+    builder = whole_export(tmp_path / "export")
+    file = builder.file_of("train", 0)
+    file.with_name(file.name.upper()).write_bytes(file.read_bytes())
+    file.rename(file.with_name(file.name.title()))
+
+    assert ingest_export(builder.write(), store).facts["repairs"] == {"image_without_file": 1}
+
+
 @pytest.mark.parametrize("share", [0.5, 0.02])
 def test_a_jpeg_cut_in_half_is_refused_by_name_and_a_rerun_after_the_repair_works(
     tmp_path: Path, store: Store, share: float

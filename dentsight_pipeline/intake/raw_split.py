@@ -36,6 +36,11 @@ _NOTES = {
     "box_from_polygon": "it had no box; the polygon's extent is taken",
 }
 
+LARGE_SHARE = 0.2
+"""Of a split's images or boxes: when more of them have to be mended, the file means something else."""
+FEW = 5
+"""So few never stop an export, whatever their share."""
+
 _Frame = tuple[tuple[int, int], int]
 """Width and height before turning, and the EXIF orientation."""
 
@@ -90,10 +95,15 @@ class RawSplits:
             elif not image.exists:  # else it was refused while it was read
                 problem = f"listed, but its file is missing; {lost[row]} annotations dropped"
                 self._repair("image_without_file", split, image.id, problem)
+        self._refuse_misread(split, "listed images", sum(not i.exists for i in split.images), len(found), _NO_FILES)
         there = np.array([kept is not None for kept in found], bool)[rows_of_images]
         sizes = np.array([(kept.width, kept.height) if kept else (0, 0) for kept in found], float).reshape(-1, 2)
         table = split.annotations.filter(pa.array(there)).combine_chunks()
         table = _in_pixels(table, rows_of_images[there], sizes if split.relative else None, frames)
+        boxes = flat_values(table["bbox"]).reshape(-1, 4)
+        past = _reach_past(boxes, sizes[rows_of_images[there]])
+        cause = _likely_cause(boxes, sizes[rows_of_images[there]], relative=split.relative)
+        self._refuse_misread(split, "boxes", int(past.sum()), len(boxes), cause)
         table = self._inside(split, table, rows_of_images[there], sizes)
         self._note(split, table)
         return RawSplit(
@@ -127,6 +137,11 @@ class RawSplits:
         detail = f"orientation {found.orientation} applied; boxes were {frame}"
         self._repair("exif_rotation", split, image.id, detail)
         return (found.coded_size, found.orientation) if turned else None
+
+    def _refuse_misread(self, split: ExportSplit, what: str, wrong: int, total: int, cause: str) -> None:
+        if wrong >= FEW and wrong > LARGE_SHARE * total:
+            remedy = "Export the version again, in a format whose name is right."
+            self._refusals.add(AnnotationError(split.file, f"{wrong} of {total} {what}", cause, remedy))
 
     def _image(self, image: ExportImage, found: StoredImage) -> dict[str, Any]:
         return {
@@ -165,6 +180,25 @@ class RawSplits:
         for row in noted.select(["id", "image_id", "notes"]).to_pylist():
             for note in row["notes"]:
                 self._repair(note, split, row["image_id"], _NOTES[note], row["id"])
+
+
+_NO_FILES = "their files are missing, too many to go on without them: their findings would be lost"
+
+
+def _reach_past(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes reach past their images by more than rounding, `[n]`."""
+    past = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes)
+    return (past > OUTSIDE_PX).any(axis=1)
+
+
+def _likely_cause(boxes: NDArray[np.float64], sizes: NDArray[np.float64], *, relative: bool) -> str:
+    """Why so many boxes reach past their images, in words."""
+    first = boxes[:, :2] + boxes[:, 2:] / 2 if relative else boxes[:, :2]  # what a corner would have been read as
+    second = boxes[:, 2:]
+    corners = ((first <= second) & (second <= sizes + OUTSIDE_PX)).all(axis=1)
+    if len(boxes) and corners.mean() > 1 - LARGE_SHARE:
+        return "they reach past their images; as two corners (x1, y1, x2, y2) they would lie inside them"
+    return "they reach past their images; they are in other units, or made for images of another size"
 
 
 def _rows_of_images(split: ExportSplit) -> NDArray[np.int64]:

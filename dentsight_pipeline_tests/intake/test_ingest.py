@@ -397,6 +397,47 @@ def test_a_box_wholly_outside_its_image_is_refused(tmp_path: Path, store: Store,
         ingest_export(builder.write(), store)
 
 
+def test_boxes_given_by_their_corners_are_refused_as_such(tmp_path: Path, store: Store) -> None:
+    """Clipped they were accepted: 42 of 64 boxes, none of them where it was drawn."""
+    corners = [[x, y, x + 20, y + 15] for x in (2, 20, 40) for y in (2, 15, 30)]
+    builder = whole_export(tmp_path / "coco")
+    builder.image("train", {"caries": corners})
+    lines = [f"0 {x1 / 64} {y1 / 48} {x2 / 64} {y2 / 48}" for x1, y1, x2, y2 in corners]
+    yolo = yolo_export(tmp_path / "yolo", {"train/a": lines})
+
+    for root, words in ((builder.write(), r"json, 5 of 14 boxes"), (yolo, r"train/labels, 8 of 9 boxes")):
+        with pytest.raises(AnnotationError, match=rf"{words}: they reach past .* as two corners \(x1, y1, x2, y2\)"):
+            ingest_export(root, store)
+
+
+def test_boxes_of_another_scale_are_refused_as_such(tmp_path: Path, store: Store) -> None:
+    """Drawn on an image of twice the size, say."""
+    builder = whole_export(tmp_path / "export")
+    builder.image("valid", {"caries": [[x, y, 30, 30] for x in (10, 50) for y in (10, 40, 44)]})
+
+    with pytest.raises(AnnotationError, match="5 of 8 boxes: they reach past their images; they are in other units"):
+        ingest_export(builder.write(), store)
+
+
+@pytest.mark.parametrize(("lost", "stops"), [(4, False), (5, True)])
+def test_an_export_most_of_whose_files_are_missing_is_refused(
+    tmp_path: Path, store: Store, lost: int, stops: bool
+) -> None:
+    """A few lost files are listed one by one; a third of the images is no dataset any more."""
+    builder = whole_export(tmp_path / "export")
+    for _ in range(10):
+        builder.image("valid")
+    for number in range(lost):
+        builder.file_of("valid", number).unlink()
+    builder.write()
+
+    if not stops:
+        assert ingest_export(builder.root, store).facts["repairs"] == {"image_without_file": lost}
+        return
+    with pytest.raises(AnnotationError, match=r"5 of 11 listed images: their files are missing"):
+        ingest_export(builder.root, store)
+
+
 def test_a_box_that_touches_its_image_stays(tmp_path: Path, store: Store) -> None:
     """Up to a pixel outside may be rounding: normalisation decides, and counts it."""
     builder = whole_export(tmp_path / "export")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.image_bytes import turn_point
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.repairs import lie_outside
+from dentsight_pipeline.data.repairs import OUTSIDE_PX, lie_outside
 from dentsight_pipeline.data.stored_images import StoredImage
 from dentsight_pipeline.documents.annotations import (
     RAW_ANNOTATIONS,

@@ -8,18 +8,33 @@ Boxes are `[x, y, width, height]` in pixels of the original image; teeth are nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dentsight_pipeline.documents.codec import finite
+from dentsight_pipeline.documents.evaluation import ALL_CLASSES, PopulationName
+from dentsight_pipeline.documents.teeth import (
+    Box,
+    ConditionByTooth,
+    Finding,
+    FindingOnTooth,
+    FoundTooth,
+    MouthFindings,
+    PerTooth,
+    ToothNumbering,
+    ToothPopulation,
+)
 from dentsight_pipeline.evaluation import bootstrap, matching, operating_points
+from dentsight_pipeline.evaluation.bootstrap import Weights
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.matching import iou_of_pairs
 from dentsight_pipeline.evaluation.operating_points import ThresholdCounts
 from dentsight_pipeline.evaluation.teeth.gaps import ABSENT, infer_absent
 from dentsight_pipeline.evaluation.teeth.join import ToothFinding, join_teeth
-from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 
 SAME_TOOTH_IOU = 0.5
 """From this IoU on two boxes are of one tooth (neighbouring teeth overlap far less)."""
@@ -28,15 +43,13 @@ MISNAMED = ("wrong_side", "wrong_jaw", "wrong_position")
 _SIDE = {"1": "right", "2": "left", "3": "left", "4": "right"}
 _UPPER = frozenset("12")
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Marked:
     """One box with its name: a tooth in FDI notation or a condition; `score` is None for ground truth."""
 
     name: str
-    bbox_xywh_px: tuple[float, float, float, float]
+    bbox_xywh_px: Box
     score: float | None = None
 
 
@@ -61,18 +74,13 @@ class Mouth:
     true_conditions: Sequence[Marked]
 
 
-def by_image(records: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> dict[int, list[Marked]]:
-    """Annotations or detections of each image, in the order given.
-
-    Args:
-        records: COCO annotations or results.
-        names: Name of each category id.
-    """
+def by_image(columns: GroundTruth | Detections, truth: GroundTruth) -> dict[int, list[Marked]]:
+    """Annotations or detections by image id, in the order given; `truth` names images and classes."""
     marked: dict[int, list[Marked]] = {}
-    for record in records:
-        x, y, w, h = record["bbox"]
-        box = Marked(names[record["category_id"]], (x, y, w, h), record.get("score"))
-        marked.setdefault(record["image_id"], []).append(box)
+    scores = columns.scores.tolist() if isinstance(columns, Detections) else [None] * len(columns.class_index)
+    images, boxes = truth.image_ids[columns.image_index].tolist(), columns.boxes_xywh_px.tolist()
+    for image, k, (x, y, w, h), score in zip(images, columns.class_index.tolist(), boxes, scores, strict=True):
+        marked.setdefault(image, []).append(Marked(truth.class_names[k], (x, y, w, h), score))
     return marked
 
 
@@ -89,91 +97,82 @@ def one_mouth(found: Iterable[Marked]) -> list[Marked]:
         The teeth that stay, best first.
     """
     kept: list[Marked] = []
-    boxes = np.zeros((0, 4))
     for tooth in sorted(found, key=lambda t: -(t.score or 0.0)):
-        if any(tooth.name == other.name for other in kept):
-            continue
-        own = np.array([tooth.bbox_xywh_px])
-        if len(kept) and iou_of_pairs(np.repeat(own, len(kept), axis=0), boxes).max() >= SAME_TOOTH_IOU:
-            continue
-        kept.append(tooth)
-        boxes = np.concatenate([boxes, own])
-        if len(kept) == 32:
-            break
+        taken = any(tooth.name == other.name for other in kept)
+        if not taken and _overlaps(tooth, kept).max(initial=0.0) < SAME_TOOTH_IOU:
+            kept.append(tooth)
     return kept
 
 
-def choose_tooth_threshold(truth: Mapping[str, Any], teeth: Mapping[int, Sequence[Marked]]) -> float:
+def choose_tooth_threshold(truth: GroundTruth | None, teeth: Mapping[int, Sequence[Marked]]) -> float:
     """The score from which on a tooth counts as found: the best F1 over all teeth together at IoU .50.
 
     Args:
-        truth: COCO ground truth of the split to choose on, 32 teeth as categories.
+        truth: The split to choose on, teeth as classes; None when there is none.
         teeth: By image id, from `one_mouth`; images that are not in `truth` are left out.
 
     Returns:
         The threshold; +∞ when no tooth is hit, or none is there to be hit.
     """
-    if not truth["annotations"]:
+    if truth is None or not len(truth.annotation_ids):
         return float("inf")
-    listed = {image["id"] for image in truth["images"]}
-    ids = {category["name"]: category["id"] for category in truth["categories"]}
-    records = [
-        {"image_id": image, "category_id": ids[t.name], "bbox": list(t.bbox_xywh_px), "score": t.score}
-        for image, found in teeth.items()
-        if image in listed
-        for t in found
-    ]
-    known = read_ground_truth(truth, source="tooth ground truth")
-    matches = matching.match(known, read_detections(records, known, source="tooth detections"))
+    row = {image: i for i, image in enumerate(truth.image_ids.tolist())}
+    listed = [(row[image], tooth) for image, found in teeth.items() if image in row for tooth in found]
+    place = {name: k for k, name in enumerate(truth.class_names)}
+    found = Detections(
+        np.array([image for image, _ in listed], np.int64),
+        np.array([place[tooth.name] for _, tooth in listed], np.int64),
+        _boxes([tooth for _, tooth in listed]),
+        np.array([tooth.score for _, tooth in listed], np.float64),
+    )
+    matches = matching.match(truth, found, areas=("all",))
     curve = operating_points.score_curve(operating_points.pooled([by_area["all"] for by_area in matches]))
     return float("inf") if curve is None else curve.best_f1().threshold
 
 
-def findings_by_tooth(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> dict[str, list[Row]]:
+def findings_by_tooth(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> MouthFindings:
     """One image's findings, each with the teeth it belongs to, and its teeth, each with the findings it has.
 
     Args:
         teeth: The teeth of the image.
-        conditions: Its conditions.
-
-    Returns:
-        `findings`, best first: `id` (from 1), `class`, `score`, `bbox_xywh_px`, `teeth` (FDI; several for a bridge),
-        `assigned`, and how it was assigned: `rule` and `fit` (see `ToothFinding.score`). What fits no tooth stays,
-        with `assigned` false; `inferred_tooth` is then the number that a missing tooth or an implant must have by its
-        neighbours (see `gaps.py`), else None. `teeth`, in FDI order: `fdi`, `score`, `bbox_xywh_px` and
-        `findings` (`id` and `class`).
+        conditions: Its conditions. What fits no tooth stays, marked so.
     """
     ordered = sorted(conditions, key=lambda c: -(c.score or 0.0))
-    findings: list[Row] = []
-    having: dict[int, list[Row]] = {}
-    for number, joined in enumerate(_joined(teeth, ordered), start=1):
-        condition = ordered[joined.condition]
-        findings.append(
-            {
-                "id": number,
-                "class": condition.name,
-                "score": condition.score,
-                "bbox_xywh_px": list(condition.bbox_xywh_px),
-                "teeth": sorted(joined.fdi),
-                "assigned": joined.assigned,
-                "rule": joined.rule,
-                "fit": joined.score if joined.assigned else None,
-                "inferred_tooth": None,
-            }
+    joined = _joined(teeth, ordered)
+    inferred = _inferred(teeth, [c for c, own in zip(ordered, joined, strict=True) if _is_absent(c, own)])
+    findings = tuple(
+        Finding(
+            id=number,
+            class_name=condition.name,
+            score=condition.score,
+            bbox_xywh_px=condition.bbox_xywh_px,
+            teeth=tuple(sorted(own.fdi)),
+            assigned=own.assigned,
+            rule=own.rule,
+            fit=own.score if own.assigned else None,
+            inferred_tooth=next(inferred) if _is_absent(condition, own) else None,
         )
-        for tooth in joined.teeth:
-            having.setdefault(tooth, []).append({"id": number, "class": condition.name})
-    absent = [finding for finding in findings if finding["class"] in ABSENT and not finding["assigned"]]
-    for finding, number in zip(absent, _inferred(teeth, absent), strict=True):
-        finding["inferred_tooth"] = number
+        for number, (condition, own) in enumerate(zip(ordered, joined, strict=True), start=1)
+    )
     rows = [
-        {"fdi": t.name, "score": t.score, "bbox_xywh_px": list(t.bbox_xywh_px), "findings": having.get(i, [])}
-        for i, t in enumerate(teeth)
+        FoundTooth(
+            fdi=tooth.name,
+            score=tooth.score,
+            bbox_xywh_px=tooth.bbox_xywh_px,
+            findings=tuple(
+                FindingOnTooth(id=finding.id, class_name=finding.class_name)
+                for finding, own in zip(findings, joined, strict=True)
+                if place in own.teeth
+            ),
+        )
+        for place, tooth in enumerate(teeth)
     ]
-    return {"teeth": sorted(rows, key=lambda row: row["fdi"]), "findings": findings}
+    return MouthFindings(teeth=tuple(sorted(rows, key=lambda row: row.fdi)), findings=findings)
 
 
-def measure(mouths: Sequence[Mouth], classes: Sequence[str], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def measure(
+    mouths: Sequence[Mouth], classes: Sequence[str], *, resamples: int = 1000, seed: int = 0
+) -> dict[PopulationName, ToothPopulation | None]:
     """How well teeth are found and numbered, and how often the right tooth gets the right condition.
 
     A finding by tooth is a pair of tooth number and condition; two lesions of one kind on one tooth are one pair.
@@ -187,92 +186,79 @@ def measure(mouths: Sequence[Mouth], classes: Sequence[str], *, resamples: int =
         seed: Of the bootstrap.
 
     Returns:
-        By population (`all`, `clean`), None where it has no image: `images`, `groups`;
-        `teeth`: recall, precision and F1 of numbered teeth at IoU .50, `misnamed` (found teeth that lie on a tooth of
-        another number, by kind), `stray` (on no tooth), and one row for each tooth in `per_tooth`;
-        `per_class`: a row for each condition and `all`: `n_gt` and `n_found` pairs, precision, recall and F1 with 90 %
-        intervals, `f1_with_true_teeth` (the same conditions joined to the annotated teeth: what is lost beyond it is
-        stage 1's), and how many conditions have no tooth (`unassigned_gt`, `unassigned_found`).
+        By population; None where it has no image.
     """
-    populations = {"all": list(mouths), "clean": [mouth for mouth in mouths if mouth.clean]}
+    clean = [mouth for mouth in mouths if mouth.clean]
     return {
-        name: _measure(chosen, classes, resamples, seed) if chosen else None for name, chosen in populations.items()
+        "all": _measure(mouths, classes, resamples, seed) if mouths else None,
+        "clean": _measure(clean, classes, resamples, seed) if clean else None,
     }
 
 
-def _measure(mouths: Sequence[Mouth], classes: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+def _measure(mouths: Sequence[Mouth], classes: Sequence[str], resamples: int, seed: int) -> ToothPopulation:
     weights = bootstrap.draw(np.array([mouth.group for mouth in mouths]), resamples, seed)
-    true = [_Pairs.of(mouth.true_teeth, mouth.true_conditions) for mouth in mouths]
-    found = [_Pairs.of(mouth.teeth, mouth.conditions) for mouth in mouths]
-    with_true_teeth = [_Pairs.of(mouth.true_teeth, mouth.conditions) for mouth in mouths]
-    rows = []
-    for name in (*classes, "all"):
-        wanted = set(classes) if name == "all" else {name}
-        counts = _counts(true, found, wanted)
-        rows.append(
-            {
-                "class": name,
-                "n_gt": int(counts.gt_counts.sum()),
-                "n_found": int(counts.seen.sum()),
-                **_figures(counts, weights),
-                "f1_with_true_teeth": _value(_counts(true, with_true_teeth, wanted).f1(np.ones((len(mouths), 1)))),
-                "unassigned_gt": sum(pairs.unassigned.count(n) for pairs in true for n in wanted),
-                "unassigned_found": sum(pairs.unassigned.count(n) for pairs in found for n in wanted),
-            }
-        )
-    return {
-        "images": len(mouths),
-        "groups": weights.n_groups,
-        "teeth": _measure_teeth(mouths, weights),
-        "per_class": rows,
-    }
+    pairs = _PairsOf(
+        [_Pairs.of(mouth.true_teeth, mouth.true_conditions) for mouth in mouths],
+        [_Pairs.of(mouth.teeth, mouth.conditions) for mouth in mouths],
+        [_Pairs.of(mouth.true_teeth, mouth.conditions) for mouth in mouths],
+    )
+    wanted = {**{name: frozenset({name}) for name in classes}, ALL_CLASSES: frozenset(classes)}
+    return ToothPopulation(
+        images=len(mouths),
+        groups=weights.n_groups,
+        teeth=_numbering(mouths, weights),
+        per_class=tuple(_condition_row(name, chosen, pairs, weights) for name, chosen in wanted.items()),
+    )
 
 
-def _measure_teeth(mouths: Sequence[Mouth], weights: bootstrap.Weights) -> dict[str, Any]:
+def _condition_row(name: str, wanted: frozenset[str], pairs: _PairsOf, weights: Weights) -> ConditionByTooth:
+    counts = _counts(pairs.true, pairs.found, wanted)
+    with_true_teeth = _counts(pairs.true, pairs.with_true_teeth, wanted).f1(np.ones((len(pairs.true), 1)))
+    return ConditionByTooth(
+        class_name=name,
+        **_figures(counts, weights),
+        f1_with_true_teeth=finite(with_true_teeth[0]),
+        unassigned_gt=_unassigned(pairs.true, wanted),
+        unassigned_found=_unassigned(pairs.found, wanted),
+    )
+
+
+def _numbering(mouths: Sequence[Mouth], weights: Weights) -> ToothNumbering:
     verdicts = [[_verdict(tooth, mouth.true_teeth) for tooth in mouth.teeth] for mouth in mouths]
     counts = ThresholdCounts(
         np.array([float(kinds.count("right")) for kinds in verdicts]),
         np.array([float(len(mouth.teeth)) for mouth in mouths]),
         np.array([float(len(mouth.true_teeth)) for mouth in mouths]),
     )
-    flat = [kind for kinds in verdicts for kind in kinds]
-    numbered = list(zip((tooth.name for mouth in mouths for tooth in mouth.teeth), flat, strict=True))
-    truth = [tooth.name for mouth in mouths for tooth in mouth.true_teeth]
-    rows = []
-    for fdi in sorted({*truth, *(name for name, _ in numbered)}):
-        n_gt, right = truth.count(fdi), numbered.count((fdi, "right"))
-        n_found = sum(name == fdi for name, _ in numbered)
-        rows.append(
-            {
-                "tooth": fdi,
-                "n_gt": n_gt,
-                "n_found": n_found,
-                "recall": right / n_gt if n_gt else None,
-                "precision": right / n_found if n_found else None,
-            }
-        )
-    return {
-        "n_gt": len(truth),
-        "n_found": len(flat),
+    kinds = [kind for own in verdicts for kind in own]
+    names = [tooth.name for mouth in mouths for tooth in mouth.teeth]
+    truth = Counter(tooth.name for mouth in mouths for tooth in mouth.true_teeth)
+    found, right = Counter(names), Counter(n for n, kind in zip(names, kinds, strict=True) if kind == "right")
+    return ToothNumbering(
         **_figures(counts, weights),
-        "misnamed": {kind: flat.count(kind) for kind in MISNAMED},
-        "stray": flat.count("stray"),
-        "per_tooth": rows,
-    }
+        misnamed={kind: kinds.count(kind) for kind in MISNAMED},
+        stray=kinds.count("stray"),
+        per_tooth=tuple(
+            PerTooth(
+                tooth=fdi,
+                n_gt=truth[fdi],
+                n_found=found[fdi],
+                recall=right[fdi] / truth[fdi] if truth[fdi] else None,
+                precision=right[fdi] / found[fdi] if found[fdi] else None,
+            )
+            for fdi in sorted({*truth, *found})
+        ),
+    )
 
 
 def _verdict(tooth: Marked, truth: Sequence[Marked]) -> str:
     """What a found tooth is: `right`, a kind of `MISNAMED`, or `stray` when it lies on no annotated tooth."""
-    if not truth:
-        return "stray"
-    boxes = np.array([t.bbox_xywh_px for t in truth])
-    iou = iou_of_pairs(np.repeat([tooth.bbox_xywh_px], len(truth), axis=0), boxes)
+    iou = _overlaps(tooth, truth)
     if any(overlap >= SAME_TOOTH_IOU and t.name == tooth.name for overlap, t in zip(iou, truth, strict=True)):
         return "right"
-    nearest = int(np.argmax(iou))
-    if iou[nearest] < SAME_TOOTH_IOU:
+    if iou.max(initial=0.0) < SAME_TOOTH_IOU:
         return "stray"
-    given, actual = tooth.name[0], truth[nearest].name[0]
+    given, actual = tooth.name[0], truth[int(np.argmax(iou))].name[0]
     if (given in _UPPER) != (actual in _UPPER):
         return "wrong_jaw"
     return "wrong_side" if _SIDE[given] != _SIDE[actual] else "wrong_position"
@@ -293,28 +279,46 @@ class _Pairs:
             tuple(conditions[j.condition].name for j in joined if not j.assigned),
         )
 
-    def of_classes(self, wanted: set[str]) -> set[tuple[str, str]]:
+    def of_classes(self, wanted: frozenset[str]) -> set[tuple[str, str]]:
         return {pair for pair in self.assigned if pair[0] in wanted}
 
 
-def _inferred(teeth: Sequence[Marked], absent: Sequence[Row]) -> list[str | None]:
-    return infer_absent(
-        np.array([finding["bbox_xywh_px"] for finding in absent]),
-        np.array([t.bbox_xywh_px for t in teeth]),
-        [t.name for t in teeth],
-    )
+@dataclass(frozen=True)
+class _PairsOf:
+    """Of every image: annotated, found, and found with the annotated teeth in place of the found ones."""
+
+    true: Sequence[_Pairs]
+    found: Sequence[_Pairs]
+    with_true_teeth: Sequence[_Pairs]
+
+
+def _unassigned(pairs: Sequence[_Pairs], wanted: frozenset[str]) -> int:
+    return sum(name in wanted for own in pairs for name in own.unassigned)
+
+
+def _is_absent(condition: Marked, joined: ToothFinding) -> bool:
+    return condition.name in ABSENT and not joined.assigned
+
+
+def _inferred(teeth: Sequence[Marked], absent: Sequence[Marked]) -> Iterator[str | None]:
+    return iter(infer_absent(_boxes(absent), _boxes(teeth), [t.name for t in teeth]))
 
 
 def _joined(teeth: Sequence[Marked], conditions: Sequence[Marked]) -> list[ToothFinding]:
-    return join_teeth(
-        np.array([c.bbox_xywh_px for c in conditions]).reshape(-1, 4),
-        [c.name for c in conditions],
-        np.array([t.bbox_xywh_px for t in teeth]).reshape(-1, 4),
-        [t.name for t in teeth],
-    )
+    return join_teeth(_boxes(conditions), [c.name for c in conditions], _boxes(teeth), [t.name for t in teeth])
 
 
-def _counts(true: Sequence[_Pairs], found: Sequence[_Pairs], wanted: set[str]) -> ThresholdCounts:
+def _boxes(marked: Sequence[Marked]) -> np.ndarray:
+    """[N, 4]"""
+    return np.array([own.bbox_xywh_px for own in marked], np.float64).reshape(-1, 4)
+
+
+def _overlaps(one: Marked, others: Sequence[Marked]) -> np.ndarray:
+    """[N] IoU of one box with others."""
+    return iou_of_pairs(np.repeat(_boxes([one]), len(others), axis=0), _boxes(others))
+
+
+def _counts(true: Sequence[_Pairs], found: Sequence[_Pairs], wanted: frozenset[str]) -> ThresholdCounts:
     """Per image: pairs that are right, found and true."""
     sets = [(t.of_classes(wanted), f.of_classes(wanted)) for t, f in zip(true, found, strict=True)]
     return ThresholdCounts(
@@ -324,9 +328,9 @@ def _counts(true: Sequence[_Pairs], found: Sequence[_Pairs], wanted: set[str]) -
     )
 
 
-def _figures(counts: ThresholdCounts, weights: bootstrap.Weights) -> dict[str, float | None]:
-    """Precision, recall and F1, each with its interval; None where it cannot be measured."""
-    figures: dict[str, float | None] = {}
+def _figures(counts: ThresholdCounts, weights: Weights) -> dict[str, Any]:
+    """The fields of `CountedFigures`."""
+    figures: dict[str, Any] = {"n_gt": int(counts.gt_counts.sum()), "n_found": int(counts.seen.sum())}
     statistics = {
         "precision": (counts.precision, counts.seen),
         "recall": (counts.recall, counts.gt_counts),
@@ -336,7 +340,3 @@ def _figures(counts: ThresholdCounts, weights: bootstrap.Weights) -> dict[str, f
         measured = bootstrap.interval(bootstrap.draws(statistic, weights), bootstrap.units_with(informative, weights))
         figures |= {name: measured.value, f"{name}_low": measured.low, f"{name}_high": measured.high}
     return figures
-
-
-def _value(value: np.ndarray) -> float | None:
-    return float(value[0]) if np.isfinite(value[0]) else None

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from dentsight_pipeline.documents.teeth import Rule
 from dentsight_pipeline.errors import EvaluationError
 
 LEAST_SHARE = 0.5
@@ -25,8 +25,6 @@ ROOT_TIP_REACH = 0.5
 PERIAPICAL = frozenset({"periapical-radiolucency"})
 SPANNING = frozenset({"bridge"})
 _UPPER = ("1", "2")
-
-Rule = Literal["overlap", "root-tip", "span", "none"]
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.data.ontology import categories
+import msgspec
+import numpy as np
+
 from dentsight_pipeline.data.splits import read_split, split_names
+from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.codec import finite
+from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument, for_people
 from dentsight_pipeline.documents.facts import CheckpointFacts, PredictionsFacts, SubsetFacts, ToothFindingsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.teeth import (
+    FINDINGS_FILE,
+    FINDINGS_SCHEMA,
+    METRICS_FILE,
+    METRICS_SCHEMA,
+    ImageFindings,
+    Thresholds,
+    ToothFindings,
+    ToothMetrics,
+)
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM
+from dentsight_pipeline.evaluation.columns import GroundTruth, ground_truth_of
+from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM, has_pass, stored_detections, stored_truth
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
     Mouth,
@@ -21,12 +38,14 @@ from dentsight_pipeline.evaluation.teeth.findings import (
     measure,
     one_mouth,
 )
-from dentsight_pipeline.evaluation.teeth.plain_json import plain
-from dentsight_pipeline.store.content import build, read_json
+from dentsight_pipeline.store.content import build, read_document
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
+
+Boxes = Mapping[int, Sequence[Marked]]
+"""By image id."""
 
 ASSETS_BELOW = (
     Asset.CONDITION_SUBSET,
@@ -82,69 +101,108 @@ def publish_tooth_findings(
         EvaluationError: The tooth predictions were made by another checkpoint or on other images.
     """
     _require_made_from(tooth_predictions, chain)
-    truth = read_split(store, chain[Asset.CONDITION_SUBSET], EVALUATED).to_coco()
-    tooth_truth = _split(store, chain[Asset.TOOTH_SUBSET], EVALUATED)
-    teeth, tooth_threshold, chosen_on = _teeth_found(store, chain[Asset.TOOTH_SUBSET], tooth_predictions)
-    conditions, thresholds = _conditions_found(store, chain)
-    annotated = {image["id"] for image in tooth_truth["images"]}
-    images = [
-        {
-            "image_id": image["id"],
-            **{key: image[key] for key in ("file_name", "width", "height", "source_group", "clean")},
-            "teeth_annotated": image["id"] in annotated,
-            **findings_by_tooth(teeth.get(image["id"], []), conditions.get(image["id"], [])),
-        }
-        for image in truth["images"]
-    ]
-    true_teeth, true_conditions = by_image_of(tooth_truth), by_image_of(truth)
-    mouths = [
-        Mouth(
-            image["source_group"],
-            image["clean"],
-            *(boxes.get(image["id"], []) for boxes in (teeth, conditions, true_teeth, true_conditions)),
-        )
-        for image in truth["images"]
-        if image["id"] in annotated
-    ]
-    subset = chain[Asset.CONDITION_SUBSET].facts_as(SubsetFacts)
-    findings = {
-        "schema": "dentsight-tooth-findings/1",
-        "split": EVALUATED,
-        "thresholds": {"teeth": tooth_threshold, "teeth_chosen_on": chosen_on, **thresholds},
-        "images": images,
-    }
-    metrics = {
-        "schema": "dentsight-tooth-metrics/1",
-        "populations": measure(mouths, subset.classes, resamples=resamples, seed=seed) if true_teeth else None,
-    }
+    conditions = chain[Asset.CONDITION_SUBSET]
+    split = read_split(store, conditions, EVALUATED)
+    truth = ground_truth_of(split)
+    found = _Found(
+        teeth=_teeth_found(store, chain, tooth_predictions),
+        conditions=_conditions_found(store, chain, truth),
+        true_teeth=_annotated_teeth(store, chain[Asset.TOOTH_SUBSET]),
+        true_conditions=by_image(truth, truth),
+    )
+    findings = _findings(split, found)
+    metrics = ToothMetrics(
+        schema=METRICS_SCHEMA,
+        populations=measure(_mouths(split, found), split.classes, resamples=resamples, seed=seed)
+        if any(found.true_teeth.values())
+        else None,
+    )
+    every = [finding for image in findings.images for finding in image.findings]
+    least = findings.thresholds
+    facts = ToothFindingsFacts(
+        corpus=conditions.facts_as(SubsetFacts).corpus,
+        split=EVALUATED,
+        images=len(findings.images),
+        images_with_annotated_teeth=len(found.true_teeth),
+        teeth=sum(len(image.teeth) for image in findings.images),
+        findings=len(every),
+        unassigned_findings=sum(not finding.assigned for finding in every),
+        inferred_teeth=sum(finding.inferred_tooth is not None for finding in every),
+        tooth_threshold=least.teeth,
+        classes_without_threshold=tuple(name for name in split.classes if least.conditions.get(name) is None),
+        heads_healthy=_heads_healthy(store, chain),
+        resamples=resamples,
+        seed=seed,
+    )
     manifest = build(
         store,
         Kind.TOOTH_FINDINGS,
-        {"findings.json": _json(findings), "metrics.json": _json(metrics)},
+        {FINDINGS_FILE: for_people(findings), METRICS_FILE: for_people(metrics)},
         {**{name: chain[name].digest for name in ASSETS_BELOW}, Asset.TOOTH_PREDICTIONS: tooth_predictions.digest},
-        ToothFindingsFacts(
-            corpus=subset.corpus,
-            split=EVALUATED,
-            images=len(images),
-            images_with_annotated_teeth=len(annotated),
-            teeth=sum(len(image["teeth"]) for image in images),
-            findings=sum(len(image["findings"]) for image in images),
-            unassigned_findings=sum(not f["assigned"] for image in images for f in image["findings"]),
-            inferred_teeth=sum(f["inferred_tooth"] is not None for image in images for f in image["findings"]),
-            tooth_threshold=plain(tooth_threshold),
-            classes_without_threshold=tuple(n for n in subset.classes if thresholds["conditions"].get(n) is None),
-            heads_healthy=_heads_healthy(store, chain),
-            resamples=resamples,
-            seed=seed,
-        ),
+        facts,
     )
     store.put_manifest(manifest)
     return manifest
 
 
-def by_image_of(coco: Mapping[str, Any]) -> dict[int, list[Marked]]:
-    """The annotations of each image of a COCO file."""
-    return by_image(coco["annotations"], {category["id"]: category["name"] for category in coco["categories"]})
+@dataclass(frozen=True)
+class _Teeth:
+    """Teeth at or above their threshold, and where that is from."""
+
+    by_image: Boxes
+    threshold: float
+    chosen_on: str
+
+
+@dataclass(frozen=True)
+class _Conditions:
+    """Conditions at or above their class's operating threshold, and where those are from."""
+
+    by_image: Boxes
+    thresholds: Mapping[str, float | None]
+    chosen_on: str | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Everything found and annotated on the test images; `true_teeth` has the images whose teeth are annotated."""
+
+    teeth: _Teeth
+    conditions: _Conditions
+    true_teeth: Boxes
+    true_conditions: Boxes
+
+
+def _findings(split: Split, found: _Found) -> ToothFindings:
+    images = split.images.select(["id", "file_name", "width", "height", "source_group", "clean"]).to_pylist()
+    return ToothFindings(
+        schema=FINDINGS_SCHEMA,
+        split=EVALUATED,
+        thresholds=Thresholds(
+            teeth=finite(found.teeth.threshold),
+            teeth_chosen_on=found.teeth.chosen_on,
+            conditions=found.conditions.thresholds,
+            conditions_chosen_on=found.conditions.chosen_on,
+        ),
+        images=tuple(_image(image.pop("id"), image, found) for image in images),
+    )
+
+
+def _image(image_id: int, columns: Mapping[str, Any], found: _Found) -> ImageFindings:
+    mouth = findings_by_tooth(found.teeth.by_image.get(image_id, []), found.conditions.by_image.get(image_id, []))
+    annotated = image_id in found.true_teeth
+    return ImageFindings(image_id=image_id, **columns, teeth_annotated=annotated, **msgspec.structs.asdict(mouth))
+
+
+def _mouths(split: Split, found: _Found) -> list[Mouth]:
+    """The images whose teeth are annotated."""
+    tables = (found.teeth.by_image, found.conditions.by_image, found.true_teeth, found.true_conditions)
+    columns = (split.images[name].to_pylist() for name in ("id", "source_group", "clean"))
+    return [
+        Mouth(group, clean, *(boxes.get(image, []) for boxes in tables))
+        for image, group, clean in zip(*columns, strict=True)
+        if image in found.true_teeth
+    ]
 
 
 def _require_made_from(tooth_predictions: Manifest, chain: Mapping[str, Manifest]) -> None:
@@ -157,46 +215,55 @@ def _require_made_from(tooth_predictions: Manifest, chain: Mapping[str, Manifest
             )
 
 
-def _teeth_found(store: Store, subset: Manifest, predictions: Manifest) -> tuple[dict[int, list[Marked]], float, str]:
-    """Teeth of each test image at or above the threshold, the threshold, and the split that it was chosen on."""
-    names = dict(enumerate(predictions.facts_as(PredictionsFacts).classes, start=1))
-
-    def mouths(split: str) -> dict[int, list[Marked]]:
-        found = by_image(read_json(store, predictions, f"{split}.json"), names)
-        return {image: one_mouth(detections) for image, detections in found.items()}
-
-    both = THRESHOLDS_FROM in split_names(subset) and f"{THRESHOLDS_FROM}.json" in predictions.entries
+def _teeth_found(store: Store, chain: Mapping[str, Manifest], predictions: Manifest) -> _Teeth:
+    conditions, subset = chain[Asset.CONDITION_SUBSET], chain[Asset.TOOTH_SUBSET]
+    both = THRESHOLDS_FROM in split_names(subset) and has_pass(predictions, THRESHOLDS_FROM)
     chosen_on = THRESHOLDS_FROM if both else EVALUATED
-    threshold = choose_tooth_threshold(_split(store, subset, chosen_on), mouths(chosen_on))
-    found = mouths(EVALUATED)
-    return {image: _at_least(teeth, threshold) for image, teeth in found.items()}, threshold, chosen_on
+    truth = _tooth_truth(store, subset, chosen_on)
+    threshold = choose_tooth_threshold(truth, _mouths_of(store, conditions, predictions, chosen_on))
+    found = _mouths_of(store, conditions, predictions, EVALUATED)
+    return _Teeth({image: _at_least(teeth, threshold) for image, teeth in found.items()}, threshold, chosen_on)
 
 
-def _conditions_found(store: Store, chain: Mapping[str, Manifest]) -> tuple[dict[int, list[Marked]], dict[str, Any]]:
-    """Conditions of each test image at or above their class's operating threshold, and those thresholds.
+def _mouths_of(store: Store, conditions: Manifest, predictions: Manifest, split: str) -> Boxes:
+    """Teeth found on the images of a split of the condition subset, each number once a mouth."""
+    truth = ground_truth_of(read_split(store, conditions, split))
+    names = predictions.facts_as(PredictionsFacts).classes
+    teeth = replace(truth, class_names=names, category_ids=np.arange(1, len(names) + 1))
+    found = by_image(stored_detections(store, predictions, split, teeth), teeth)
+    return {image: one_mouth(detections) for image, detections in found.items()}
 
-    A class without a threshold is not shown, because nothing says which of its scores to believe.
-    """
-    evaluation = read_json(store, chain[Asset.CLASS_METRICS], "evaluation.json")
-    least = {name: point["threshold_best_f1"] for name, point in evaluation["operating_points"].items()}
-    names = dict(enumerate(chain[Asset.CONDITION_SUBSET].facts_as(SubsetFacts).classes, start=1))
-    found = by_image(read_json(store, chain[Asset.TEST_PREDICTIONS], f"{EVALUATED}.json"), names)
+
+def _conditions_found(store: Store, chain: Mapping[str, Manifest], truth: GroundTruth) -> _Conditions:
+    """A class without a threshold is not shown, because nothing says which of its scores to believe."""
+    evaluation = read_document(store, chain[Asset.CLASS_METRICS], EVALUATION_FILE, EvaluationDocument)
+    least = {name: point.threshold_best_f1 for name, point in evaluation.operating_points.items()}
+    found = by_image(stored_detections(store, chain[Asset.TEST_PREDICTIONS], EVALUATED, truth), truth)
     kept = {
-        image: [c for c in conditions if least.get(c.name) is not None and _at_least([c], least[c.name])]
+        image: [own for own in conditions if _at_least([own], _or_infinity(least.get(own.name)))]
         for image, conditions in found.items()
     }
-    return kept, {"conditions": least, "conditions_chosen_on": evaluation["thresholds_from"]}
+    return _Conditions(kept, least, evaluation.thresholds_from)
+
+
+def _or_infinity(threshold: float | None) -> float:
+    return math.inf if threshold is None else threshold
 
 
 def _at_least(found: Sequence[Marked], threshold: float) -> list[Marked]:
     return [marked for marked in found if marked.score is not None and marked.score >= threshold]
 
 
-def _split(store: Store, subset: Manifest, name: str) -> dict[str, Any]:
-    """A split of the tooth subset; empty when it has none."""
-    if name in split_names(subset):
-        return read_split(store, subset, name).to_coco()
-    return {"images": [], "annotations": [], "categories": categories(subset.facts_as(SubsetFacts).classes)}
+def _annotated_teeth(store: Store, subset: Manifest) -> Boxes:
+    """Of every image of the tooth subset's test split; none when it has no such split."""
+    truth = _tooth_truth(store, subset, EVALUATED)
+    if truth is None:
+        return {}
+    return {**dict.fromkeys(truth.image_ids.tolist(), ()), **by_image(truth, truth)}
+
+
+def _tooth_truth(store: Store, subset: Manifest, split: str) -> GroundTruth | None:
+    return stored_truth(store, subset, split) if split in split_names(subset) else None
 
 
 def _heads_healthy(store: Store, chain: Mapping[str, Manifest]) -> dict[str, bool | None]:
@@ -205,7 +272,3 @@ def _heads_healthy(store: Store, chain: Mapping[str, Manifest]) -> dict[str, boo
         Asset.TOOTH_CHECKPOINT: chain[Asset.TOOTH_CHECKPOINT].facts_as(CheckpointFacts).healthy,
         Asset.TRAINED_CHECKPOINT: conditions.facts_as(CheckpointFacts).healthy,
     }
-
-
-def _json(document: Any) -> bytes:
-    return json.dumps(plain(document), ensure_ascii=False, allow_nan=False, indent=1).encode()

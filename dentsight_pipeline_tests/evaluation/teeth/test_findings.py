@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
     Mouth,
@@ -16,6 +17,7 @@ from dentsight_pipeline.evaluation.teeth.findings import (
     measure,
     one_mouth,
 )
+from dentsight_pipeline.evaluation.validation import read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco
 
 PLACES = {"16": 100.0, "15": 165.0, "14": 230.0, "26": 800.0}
@@ -45,9 +47,9 @@ def mouth(
 
 def measured(*mouths: Mouth, population: str = "all") -> dict[str, Any]:
     """Figures of one population, without intervals."""
-    figures = measure(mouths, ["caries", "crown"], resamples=0)[population]
+    figures = measure(mouths, ["caries", "crown"], resamples=0)["all" if population == "all" else "clean"]
     assert figures is not None
-    return figures
+    return plain(figures)
 
 
 def row(figures: dict[str, Any], name: str) -> dict[str, Any]:
@@ -91,25 +93,27 @@ class TestThreshold:
             2: [tooth("14", score=0.4)],
         }
 
-        assert choose_tooth_threshold(truth, found) == 0.6
+        assert choose_tooth_threshold(read_ground_truth(truth), found) == 0.6
 
     def test_images_whose_teeth_are_not_annotated_have_no_say(self) -> None:
         """Their teeth would all count as false."""
         truth = coco([(1, 1, list(tooth("16").bbox_xywh_px))], 1, ("16",))
         found = {1: [tooth("16", score=0.5)], 7: [tooth("16", score=0.9)]}
 
-        assert choose_tooth_threshold(truth, found) == 0.5
+        assert choose_tooth_threshold(read_ground_truth(truth), found) == 0.5
 
     @pytest.mark.parametrize("found", [{}, {1: [tooth("16", at="26", score=0.9)]}])
     def test_without_a_hit_no_score_is_high_enough(self, found: dict[int, list[Marked]]) -> None:
         """A threshold that nobody measured must not let teeth through."""
         truth = coco([(1, 1, list(tooth("16").bbox_xywh_px))], 1, ("16",))
 
-        assert choose_tooth_threshold(truth, found) == math.inf
+        assert choose_tooth_threshold(read_ground_truth(truth), found) == math.inf
 
     def test_without_annotated_teeth_no_score_is_high_enough(self) -> None:
         """There is nothing to choose on."""
-        assert choose_tooth_threshold(coco([], 1, ("16",)), {1: [tooth("16", score=0.9)]}) == math.inf
+        assert (
+            choose_tooth_threshold(read_ground_truth(coco([], 1, ("16",))), {1: [tooth("16", score=0.9)]}) == math.inf
+        )
 
 
 class TestFindings:
@@ -117,41 +121,41 @@ class TestFindings:
 
     def test_a_finding_is_listed_once_and_named_by_its_tooth(self) -> None:
         """Readers go by tooth, counts go by finding."""
-        answer = findings_by_tooth([tooth("16", score=0.9), tooth("15", score=0.8)], [on("16", score=0.7)])
+        answer = plain(findings_by_tooth([tooth("16", score=0.9), tooth("15", score=0.8)], [on("16", score=0.7)]))
 
         assert [t["fdi"] for t in answer["teeth"]] == ["15", "16"]
-        assert [t["findings"] for t in answer["teeth"]] == [[], [{"id": 1, "class": "caries"}]]
+        assert [t["findings"] for t in answer["teeth"]] == [(), ({"id": 1, "class": "caries"},)]
         (finding,) = answer["findings"]
-        assert (finding["teeth"], finding["assigned"], finding["rule"]) == (["16"], True, "overlap")
+        assert (finding["teeth"], finding["assigned"], finding["rule"]) == (("16",), True, "overlap")
         assert (finding["class"], finding["score"]) == ("caries", 0.7)
 
     def test_what_fits_no_tooth_stays_and_says_so(self) -> None:
         """Dropping it would hide a lesion because a tooth was missed."""
-        answer = findings_by_tooth([tooth("16")], [on("26", score=0.7), on("16", score=0.6)])
+        answer = plain(findings_by_tooth([tooth("16")], [on("26", score=0.7), on("16", score=0.6)]))
 
         assert [(f["teeth"], f["assigned"], f["fit"]) for f in answer["findings"]] == [
-            ([], False, None),
-            (["16"], True, 1.0),
+            ((), False, None),
+            (("16",), True, 1.0),
         ]
 
     def test_the_number_of_an_absent_tooth_is_said_to_be_inferred(self) -> None:
         """It was not found, so it is on no tooth's list; a caries in the same gap is no absent tooth."""
         teeth = [tooth("16"), tooth("14")]
 
-        answer = findings_by_tooth(teeth, [on("15", "missing", score=0.9), on("15", "caries", score=0.8)])
+        answer = plain(findings_by_tooth(teeth, [on("15", "missing", score=0.9), on("15", "caries", score=0.8)]))
 
         assert [(f["teeth"], f["assigned"], f["inferred_tooth"]) for f in answer["findings"]] == [
-            ([], False, "15"),
-            ([], False, None),
+            ((), False, "15"),
+            ((), False, None),
         ]
-        assert [t["findings"] for t in answer["teeth"]] == [[], []]
+        assert [t["findings"] for t in answer["teeth"]] == [(), ()]
 
     def test_a_bridge_is_one_finding_on_several_teeth(self) -> None:
         """Three findings for one bridge would be read as three bridges."""
         bridge = Marked("bridge", (100.0, 200.0, 190.0, 50.0), 0.9)
-        answer = findings_by_tooth([tooth(fdi) for fdi in ("16", "15", "14")], [bridge])
+        answer = plain(findings_by_tooth([tooth(fdi) for fdi in ("16", "15", "14")], [bridge]))
 
-        assert [f["teeth"] for f in answer["findings"]] == [["14", "15", "16"]]
+        assert [f["teeth"] for f in answer["findings"]] == [("14", "15", "16")]
         assert [len(t["findings"]) for t in answer["teeth"]] == [1, 1, 1]
 
 
@@ -229,7 +233,7 @@ class TestMeasure:
         assert apart is not None
         assert together is not None
 
-        caries = row(apart, "caries")
+        caries = row(plain(apart), "caries")
         assert caries["recall"] == 0.5
         assert 0 < caries["recall_low"] < 0.5 < caries["recall_high"] < 1
-        assert row(together, "caries")["recall_low"] is None
+        assert row(plain(together), "caries")["recall_low"] is None

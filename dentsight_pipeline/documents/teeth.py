@@ -1,0 +1,206 @@
+"""What findings by tooth say: `findings.json` and `metrics.json` of the product `tooth-findings`.
+
+Boxes are `[x, y, width, height]` in pixels of the stored image; teeth are named in FDI notation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import field
+
+from dentsight_pipeline.documents.codec import Document
+from dentsight_pipeline.documents.evaluation import PopulationName
+
+FINDINGS_FILE = "findings.json"
+METRICS_FILE = "metrics.json"
+FINDINGS_SCHEMA = "dentsight-tooth-findings/1"
+METRICS_SCHEMA = "dentsight-tooth-metrics/1"
+
+Rule = Literal["overlap", "root-tip", "span", "none"]
+Box = tuple[float, float, float, float]
+
+
+class FindingOnTooth(Document, kw_only=True):
+    """A finding as its tooth lists it."""
+
+    id: int
+    """Of the finding."""
+    class_name: str = field(name="class")
+    """The condition."""
+
+
+class FoundTooth(Document, kw_only=True):
+    """A tooth of one image."""
+
+    fdi: str
+    """Its number."""
+    score: float | None
+    """None = annotated."""
+    bbox_xywh_px: Box
+    """Where."""
+    findings: tuple[FindingOnTooth, ...]
+    """What it has."""
+
+
+class Finding(Document, kw_only=True):
+    """A condition of one image."""
+
+    id: int
+    """From 1, best score first."""
+    class_name: str = field(name="class")
+    """The condition."""
+    score: float | None
+    """None = annotated."""
+    bbox_xywh_px: Box
+    """Where."""
+    teeth: tuple[str, ...]
+    """FDI; several for a bridge."""
+    assigned: bool
+    """False where it fits no tooth; it stays."""
+    rule: Rule
+    """What assigned it."""
+    fit: float | None
+    """How well (`ToothFinding.score`); None when unassigned."""
+    inferred_tooth: str | None
+    """The number that a missing tooth or an implant must have by its neighbours; no metric counts it."""
+
+
+class MouthFindings(Document, kw_only=True):
+    """One mouth's answer."""
+
+    teeth: tuple[FoundTooth, ...]
+    """In FDI order."""
+    findings: tuple[Finding, ...]
+    """Best first."""
+
+
+class ImageFindings(MouthFindings, kw_only=True):
+    """One image with its answer."""
+
+    image_id: int
+    """As in the condition subset."""
+    file_name: str
+    """`images/<sha256>.<ext>`."""
+    width: int
+    """px."""
+    height: int
+    """px."""
+    source_group: str
+    """Its source."""
+    clean: bool
+    """Whether it shares no source with another split."""
+    teeth_annotated: bool
+    """Whether figures count it."""
+
+
+class Thresholds(Document, kw_only=True):
+    """Least scores of what is listed; None = nothing is."""
+
+    teeth: float | None
+    """One for all teeth."""
+    teeth_chosen_on: str
+    """The split."""
+    conditions: Mapping[str, float | None]
+    """By condition."""
+    conditions_chosen_on: str | None
+    """The split."""
+
+
+class ToothFindings(Document, kw_only=True):
+    """The content of `findings.json`."""
+
+    schema: Literal["dentsight-tooth-findings/1"]
+    """Of this form."""
+    split: str
+    """The split that was looked at."""
+    thresholds: Thresholds
+    """What they were listed from."""
+    images: tuple[ImageFindings, ...]
+    """All of the split."""
+
+
+class CountedFigures(Document, kw_only=True):
+    """Precision, recall and F1 with their intervals; None = not measurable."""
+
+    n_gt: int
+    """What is there."""
+    n_found: int
+    """What was found."""
+    precision: float | None
+    """Of what was found, the share that is right."""
+    precision_low: float | None
+    precision_high: float | None
+    """Its interval."""
+    recall: float | None
+    """Of what is there, the share that was found."""
+    recall_low: float | None
+    recall_high: float | None
+    """Its interval."""
+    f1: float | None
+    """Harmonic mean of the two."""
+    f1_low: float | None
+    f1_high: float | None
+    """Its interval."""
+
+
+class PerTooth(Document, kw_only=True):
+    """One tooth number."""
+
+    tooth: str
+    """FDI."""
+    n_gt: int
+    """Annotated."""
+    n_found: int
+    """Found."""
+    recall: float | None
+    """None = none is there."""
+    precision: float | None
+    """None = none was found."""
+
+
+class ToothNumbering(CountedFigures, kw_only=True):
+    """How well teeth are found and numbered, at IoU .50."""
+
+    misnamed: Mapping[str, int]
+    """Found teeth that lie on a tooth of another number, by kind."""
+    stray: int
+    """Found teeth on no tooth."""
+    per_tooth: tuple[PerTooth, ...]
+    """By number."""
+
+
+class ConditionByTooth(CountedFigures, kw_only=True):
+    """Pairs of tooth and condition, of one condition or `all`."""
+
+    class_name: str = field(name="class")
+    """The condition."""
+    f1_with_true_teeth: float | None
+    """The same conditions joined to the annotated teeth: what is lost beyond it is stage 1's."""
+    unassigned_gt: int
+    """Annotated conditions on no tooth."""
+    unassigned_found: int
+    """Found conditions on no tooth."""
+
+
+class ToothPopulation(Document, kw_only=True):
+    """One population of the images with annotated teeth."""
+
+    images: int
+    """How many."""
+    groups: int
+    """Their source groups."""
+    teeth: ToothNumbering
+    """Stage 1."""
+    per_class: tuple[ConditionByTooth, ...]
+    """Both stages, by condition and `all`."""
+
+
+class ToothMetrics(Document, kw_only=True):
+    """The content of `metrics.json`."""
+
+    schema: Literal["dentsight-tooth-metrics/1"]
+    """Of this form."""
+    populations: Mapping[PopulationName, ToothPopulation | None] | None
+    """None where no image has annotated teeth, or the population none."""

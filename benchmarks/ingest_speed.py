@@ -1,11 +1,11 @@
 """Ingest + normalise against a plain loop of Pillow decode + transformers' image processor, in the same run.
 
 Claims, each printed as a ratio or a difference:
-1. ingest + normalise handle at least 5 times the images per second of the plain loop, on two cores;
+1. ingest + normalise handle at least 8 times the images per second of the plain loop, on two cores;
 2. ingesting the unchanged export again reads every byte once, writes nothing and works on no image;
 3. a version with ten new images costs about ten images' work beyond the hash check;
-4. records stay on disk (`--memory 2000 50000`, small images of 28 boxes in folders): a further image costs at most
-   1 kB at the peak, whatever its boxes; what grows most are the two manifests, which name every image.
+4. boxes are columns (`--memory 2000 50000`, small images of 28 boxes in folders): 50,000 images fit into 700 MB. What
+   grows most is the text of the largest annotation file, which is read as a whole.
 
 The corpus is made of phantom X-rays at v8's usual size (1662 px wide), varied and encoded anew, so that no two share
 a source. Run `python benchmarks/ingest_speed.py --images 2213` for v8's size; the default fits a laptop.
@@ -68,7 +68,7 @@ def _compare_speed(folder: Path, images: int, baseline_images: int) -> None:
     normalised_seconds, _ = _timed(lambda: normalise_export(store, raw))
     rate = images / (seconds + normalised_seconds)
     print(f"ingest {seconds:.2f} s + normalise {normalised_seconds:.2f} s: {rate:7.1f} images/s")
-    print(f"ratio: {rate / baseline:.1f}  (claim: at least 5)")
+    print(f"ratio: {rate / baseline:.1f}  (claim: at least 8)")
 
     files = _files(folder / "store")
     again, unchanged = _timed(lambda: ingest_export(export, store))
@@ -163,7 +163,7 @@ def _compare_memory(folder: Path, few: int, many: int) -> None:
         shutil.rmtree(export)
     print(f"peak memory: {peaks[0]:.0f} MB for {few} images, {peaks[1]:.0f} MB for {many}")
     growth = (peaks[1] - peaks[0]) * 1e3 / (many - few)
-    print(f"growth: {growth:.1f} kB for each further image of 28 boxes  (claim: at most 1)")
+    print(f"growth: {growth:.1f} kB for each further image of 28 boxes  (claim: under 700 MB for 50,000)")
 
 
 def _measure_memory(export: Path) -> None:

@@ -1,8 +1,8 @@
 """An image file's bytes without whatever could tell whose they are, and its pixels for the fingerprint.
 
 Stripping is lossless: the coded picture is copied byte for byte, and only segments or chunks that do not change it are
-left out. A picture that is only right together with its EXIF orientation is turned and stored as PNG. Which patterns
-count as identifiers belongs in `privacy.py`.
+left out. A picture that is only right together with its EXIF orientation is turned and stored as PNG, and so is one in
+another format that is read without loss. Which patterns count as identifiers belongs in `privacy.py`.
 
 Sources: JPEG markers from ITU-T T.81, table B.1; JFIF from ITU-T T.871; EXIF orientation from CIPA DC-008 (tag 274);
 PNG chunks from the W3C PNG specification, sections 5 and 11.
@@ -15,10 +15,11 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dentsight_pipeline.errors import DataError
 
@@ -32,11 +33,28 @@ _PNG_KEPT = frozenset(
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # stuffed zeros and restart markers belong to the scan
+_JPEG_END = b"\xff\xd9"
+_FILLERS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
+_STORED_MODES = {"1": "L", "P": "RGB", "I;16B": "I;16"} | {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
+"""Pillow's modes that PNG holds without loss: read as → stored as."""
+_SIGNATURES = (
+    (0, b"GIF8", "a GIF"),
+    (4, b"ftypavif", "an AVIF image"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"jP  ", "a JPEG 2000"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"%PDF", "a PDF"),
+)
+"""Place, bytes and name of what is refused by its name."""
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange width and height
 
 
 class ImageBytesError(DataError):
-    """Bytes that are no whole JPEG or PNG; the message says why and fits behind a file name."""
+    """Bytes that are no whole image of a known kind; the message says why and fits behind a file name."""
+
+
+class _NoEndError(ImageBytesError):
+    """A JPEG whose last scan is not followed by anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,7 @@ class CleanImage:
         orientation: The EXIF orientation that the original had; 1 when it had none.
         coded_size: Width and height before turning.
         removed: What was left out: segment or chunk name → how often.
+        mended: What was wrong with the file and could be mended: kind of repair → what was done.
     """
 
     data: bytes
@@ -60,28 +79,31 @@ class CleanImage:
     orientation: int
     coded_size: tuple[int, int]
     removed: dict[str, int]
+    mended: dict[str, str] = field(default_factory=dict)
 
 
 def clean(data: bytes) -> CleanImage:
     """The same picture without metadata, upright.
 
     Raises:
-        ImageBytesError: Not a JPEG or PNG, cut off, or so large that it must be a decompression bomb.
+        ImageBytesError: No image that is read without loss, cut off, or so large that it must be a decompression bomb.
     """
     if data.startswith(b"\xff\xd8"):
-        stripped, size, orientation, removed, extension = *_strip_jpeg(data), "jpg"
+        stripped, size, orientation, removed, mended, extension = *_strip_mended_jpeg(data), "jpg"
     elif data.startswith(_PNG_SIGNATURE):
-        stripped, size, orientation, removed, extension = *_strip_png(data), "png"
-    elif not data:
-        raise ImageBytesError("it is empty. Restore the file or export again")
+        stripped, size, orientation, removed, extension, mended = *_strip_png(data), "png", {}
     else:
-        raise ImageBytesError("it is neither JPEG nor PNG. Convert it, or export again from Roboflow")
+        return _converted(data)
+    _refuse_absurd_size(size)
+    if orientation == 1:
+        return CleanImage(stripped, extension, *size, 1, size, removed, mended)
+    upright = _turned(data)
+    return CleanImage(upright, "png", *displayed_size(size, orientation), orientation, size, removed, mended)
+
+
+def _refuse_absurd_size(size: tuple[int, int]) -> None:
     if not (0 < size[0] * size[1] <= MAX_PIXELS):
         raise ImageBytesError(f"it claims {size[0]}×{size[1]} pixels. Remove it or export again")
-    if orientation == 1:
-        return CleanImage(stripped, extension, *size, 1, size, removed)
-    upright = _turned(data)
-    return CleanImage(upright, "png", *displayed_size(size, orientation), orientation, size, removed)
 
 
 def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -181,12 +203,31 @@ def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int
         if marker == 0xDA:
             match = _MARKER_AFTER_SCAN.search(data, at)
             if match is None:
-                raise ImageBytesError("it is cut off: the JPEG has no end. Restore the file or export again")
+                raise _NoEndError("it is cut off: the JPEG has no end. Restore the file or export again")
             parts.append(data[at : match.start()])
             at = match.start()
     if size == (0, 0):
         raise ImageBytesError("the JPEG has no picture. Restore the file or export again")
     return b"".join(parts), size, orientation, removed
+
+
+def _strip_mended_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int], dict[str, str]]:
+    """The same of a JPEG that may lack its end marker, if it lacks nothing else; and what was mended."""
+    try:
+        return *_strip_jpeg(data), {}
+    except _NoEndError:
+        scans = data.rstrip(b"\xff")
+        if not _is_whole_picture(scans):
+            raise
+    mended = {"jpeg_end_added": "the file lacked its end marker; not one pixel was lost"}
+    return *_strip_jpeg(scans + _JPEG_END), mended
+
+
+def _is_whole_picture(scans: bytes) -> bool:
+    """Whether a JPEG without its end has all of its picture: then what is put behind it changes no pixel."""
+    ends = (np.frombuffer(scans + filler + _JPEG_END, np.uint8) for filler in _FILLERS)
+    first, *others = (cv2.imdecode(end, cv2.IMREAD_UNCHANGED) for end in ends)
+    return first is not None and all(np.array_equal(first, other) for other in others)
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:
@@ -281,17 +322,54 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
 
 def _turned(data: bytes) -> bytes:
     """The picture as its EXIF orientation displays it, as PNG, so that turning loses nothing."""
-    from PIL import Image, ImageOps
-
     try:
         with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright = upright.convert("L" if upright.mode in ("1", "L") else "I;16" if "16" in upright.mode else "RGB")
-            out = io.BytesIO()
-            upright.save(out, "PNG", exif=b"", pnginfo=None)
+            return _as_png(image, "L" if image.mode in ("1", "L") else "I;16" if "16" in image.mode else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageBytesError(f"it cannot be decoded ({error}). Restore the file or export again") from error
+
+
+def _as_png(image: Image.Image, mode: str) -> bytes:
+    out = io.BytesIO()
+    ImageOps.exif_transpose(image).convert(mode).save(out, "PNG", exif=b"", pnginfo=None)
     return _strip_png(out.getvalue())[0]
+
+
+# Other formats -------------------------------------------------------------------------------------------------------
+
+
+def _converted(data: bytes) -> CleanImage:
+    """A WebP, a BMP or a TIFF of one page, pixel by pixel as PNG."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("WEBP", "BMP", "TIFF")) as image:
+            _refuse_absurd_size(image.size)
+            _refuse_what_png_cannot_hold(image)
+            orientation, size = image.getexif().get(274, 1), image.size
+            removed = {name: 1 for name in ("comment", "exif", "icc_profile", "xmp") if image.info.get(name)}
+            stored = _as_png(image, _STORED_MODES[image.mode])
+            mended = {"converted_image": f"a {image.format}, stored as PNG with the same pixels"}
+    except UnidentifiedImageError:
+        raise ImageBytesError(_not_read(data)) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageBytesError(f"it cannot be decoded ({error}). Restore the file or export again") from error
+    return CleanImage(stored, "png", *displayed_size(size, orientation), orientation, size, removed, mended)
+
+
+def _refuse_what_png_cannot_hold(image: Image.Image) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise ImageBytesError(f"it is a {image.format} of {pages} pictures. Export the one that is meant")
+    if image.mode not in _STORED_MODES:
+        raise ImageBytesError(f"it is a {image.format} of {image.mode} pixels. Convert it to grayscale or RGB")
+
+
+def _not_read(data: bytes) -> str:
+    """What a file is that is not read, and what to do."""
+    if not data:
+        return "it is empty. Restore the file or export again"
+    named = (name for place, mark, name in _SIGNATURES if data.startswith(mark, place))
+    found = next(named, "neither JPEG nor PNG, WebP, BMP or TIFF")
+    return f"it is {found}. Convert it to PNG, or export again from Roboflow"
 
 
 def _count(counts: dict[str, int], name: str) -> None:

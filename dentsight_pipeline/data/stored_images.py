@@ -34,7 +34,7 @@ FINGERPRINTS = "ingest/fingerprints"
 _KNOWN_MANIFESTS = 4
 
 
-class StoredImage(codec.Document):
+class StoredImage(codec.Document, omit_defaults=True):
     """What became of one original image file."""
 
     original_sha256: str
@@ -57,6 +57,8 @@ class StoredImage(codec.Document):
     """The original's width and height before turning."""
     removed: Mapping[str, int]
     """Metadata left out: segment → how often."""
+    mended: Mapping[str, str] = {}
+    """What was wrong with the file and could be mended: kind of repair → what was done."""
 
     @property
     def path(self) -> str:

@@ -11,7 +11,7 @@ from dentsight_pipeline.data.image_bytes import ImageBytesError, clean
 from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
-from dentsight_pipeline.intake.records import ExportImage, Refusals
+from dentsight_pipeline.intake.records import ExportImage, Refusals, is_image
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.threads import map_in_threads
 
@@ -34,7 +34,7 @@ class HashedFiles(ExportFiles):
 
     def read(self, path: str) -> bytes:
         data = self._files.read(path)
-        if not path.lower().endswith((".jpg", ".jpeg", ".png")):
+        if not is_image(path):
             self._seen[path] = (sha256(data).hexdigest(), len(data))
         return data
 
@@ -122,5 +122,6 @@ class ImageKeeper:
             orientation=image.orientation,
             coded_size=image.coded_size,
             removed=image.removed,
+            mended=image.mended,
         )
         return stored, code

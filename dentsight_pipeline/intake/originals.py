@@ -106,14 +106,14 @@ def verify_originals(
 
 
 def _gives(original: bytes, stored: StoredImage, store: Store) -> bool:
-    """Whether stripping the original gives the stored bytes; for a turned one, coded anew, the same pixels."""
+    """Whether stripping the original gives the stored bytes; for one that was coded anew, the same pixels."""
     try:
         stripped = clean(original)
     except ImageBytesError:
         return False
     if sha256(stripped.data).hexdigest() == stored.sha256:
         return True
-    if stripped.orientation == 1:
+    if stripped.extension != "png" or (stripped.orientation == 1 and not stripped.mended):
         return False
     first, second = (decode_gray(data, (1, 1)) for data in (stripped.data, store.get_bytes(stored.sha256)))
     return first is not None and second is not None and np.array_equal(first, second)

@@ -90,6 +90,8 @@ class RawSplits:
                 if frame is not None:
                     frames[frame].append(row)
                 rows.append(self._image(image, kept))
+                for kind, detail in kept.mended.items():
+                    self._repair(kind, split, image.id, detail)
                 if image.other_case:
                     self._repair("file_name_case", split, image.id, "the file's name has other capital letters")
             elif not image.exists:  # else it was refused while it was read

@@ -139,7 +139,7 @@ def test_a_png_that_is_cut_off_or_flipped_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"", b"GIF89a....", b"<html>not found</html>"])
 def test_what_is_no_jpeg_or_png_is_refused(data: bytes) -> None:
     """An error page saved under a .jpg name is a classic of downloads."""
-    with pytest.raises(ImageBytesError, match=r"empty|neither JPEG nor PNG"):
+    with pytest.raises(ImageBytesError, match=r"empty|a GIF|neither JPEG nor PNG"):
         clean(data)
 
 
@@ -153,3 +153,80 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded() -> None:
 
     with pytest.raises(ImageBytesError, match="claims 60000×60000 pixels"):
         clean(data)
+
+
+# Mended and converted ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_jpeg_that_lacks_only_its_end_marker_gets_it(options: dict[str, object], lost: int) -> None:
+    """Some programs never write it; every decoder shows the picture, and not one pixel is missing."""
+    whole = jpeg(picture(1, 640, 480), **options)
+
+    mended = clean(whole[:-lost])
+
+    assert mended.data == whole
+    assert list(mended.mended) == ["jpeg_end_added"]
+    assert clean(whole).mended == {}
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("lost", [3, 4, 7, 20, 200, 2000])
+def test_a_jpeg_that_lacks_one_byte_more_is_refused(options: dict[str, object], lost: int) -> None:
+    """A decoder fills what is lost with grey, and a finding there would be lost too."""
+    whole = jpeg(picture(1, 640, 480), **options)
+
+    with pytest.raises(ImageBytesError, match="cut off"):
+        clean(whole[:-lost])
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("BMP", "L"), ("TIFF", "L"), ("TIFF", "I;16"), ("BMP", "RGB"), ("TIFF", "1")]
+)
+def test_another_format_of_the_same_pixels_is_stored_as_png(kind: str, mode: str) -> None:
+    """Bit for bit: sixteen bits stay sixteen."""
+    pixels = picture(1).astype(np.uint16) * 257 if mode == "I;16" else picture(1)
+    image = Image.fromarray(pixels) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    out = io.BytesIO()
+    image.save(out, kind)
+
+    stored = clean(out.getvalue())
+
+    assert (stored.extension, stored.width, stored.height, stored.orientation) == ("png", 64, 48, 1)
+    assert np.array_equal(_pixels(stored.data), np.asarray(image.convert("L") if mode == "1" else image))
+    assert stored.mended == {"converted_image": f"a {kind}, stored as PNG with the same pixels"}
+    assert metadata_left(stored.data) == []
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_webp_is_stored_upright_and_without_its_metadata(orientation: int) -> None:
+    """Pixels as the decoder gives them; a name in EXIF goes like any other."""
+    out = io.BytesIO()
+    Image.fromarray(picture(1)).convert("RGB").save(out, "WEBP", lossless=True, exif=exif(orientation))
+
+    stored = clean(out.getvalue())
+
+    turned = np.rot90(picture(1), -1) if orientation == 6 else picture(1)
+    assert np.array_equal(_pixels(stored.data)[..., 0], turned)
+    assert (stored.orientation, stored.coded_size, stored.removed) == (orientation, (64, 48), {"exif": 1})
+    assert SECRET not in stored.data
+
+
+def test_what_is_not_read_is_refused_by_its_name() -> None:
+    """`neither JPEG nor PNG` left the user to find out what it was."""
+    pages = io.BytesIO()
+    Image.fromarray(picture(1)).save(pages, "TIFF", save_all=True, append_images=[Image.fromarray(picture(2))])
+    cmyk = io.BytesIO()
+    Image.fromarray(picture(1)).convert("CMYK").save(cmyk, "TIFF")
+    for data, words in (
+        (b"GIF89a" + b"x" * 200, "it is a GIF. Convert it to PNG"),
+        (b"\0\0\0\x0cjP  \r\n", "it is a JPEG 2000"),
+        (b"\0\0\0\x20ftypavif", "it is an AVIF image"),
+        (b"\0" * 128 + b"DICM", "it is a DICOM file"),
+        (pages.getvalue(), "it is a TIFF of 2 pictures. Export the one that is meant"),
+        (cmyk.getvalue(), "it is a TIFF of CMYK pixels. Convert it to grayscale or RGB"),
+        (b"BM" + b"x" * 60, "it is neither JPEG nor PNG, WebP, BMP or TIFF|cannot be decoded"),
+    ):
+        with pytest.raises(ImageBytesError, match=words):
+            clean(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+from PIL import Image
 
 from dentsight_pipeline.data import image_bytes, json_blocks
 from dentsight_pipeline.data.identifiers import find_identifiers
@@ -25,6 +27,7 @@ from dentsight_pipeline.intake.files import FolderFiles
 from dentsight_pipeline.intake.identity import corpus, source_identity
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.open import open_export
+from dentsight_pipeline.intake.originals import verify_originals
 from dentsight_pipeline.intake.read import read_export
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
@@ -306,6 +309,21 @@ def test_a_listed_image_without_its_file_is_dropped_and_listed(tmp_path: Path, s
             "detail": "listed, but its file is missing; 3 annotations dropped",
         }
     ]
+
+
+def test_images_that_were_converted_or_mended_are_listed(tmp_path: Path, store: Store) -> None:
+    """The same on the second run, which only remembers them."""
+    builder = whole_export(tmp_path / "export")
+    bmp = io.BytesIO()
+    Image.fromarray(picture(70)).save(bmp, "BMP")
+    builder.image("train", {"11": [[1, 1, 9, 9]]}, data=bmp.getvalue())
+    builder.image("train", {"11": [[1, 1, 9, 9]]}, data=jpeg(picture(71))[:-2])
+
+    manifest = ingest_export(builder.write(), store)
+
+    assert manifest.facts["repairs"] == {"converted_image": 1, "jpeg_end_added": 1}
+    assert ingest_export(builder.root, store).digest == manifest.digest
+    assert verify_originals(store, manifest, builder.root).intact
 
 
 def test_a_file_whose_name_differs_in_capital_letters_is_found_and_noted(tmp_path: Path, store: Store) -> None:

@@ -52,9 +52,8 @@ def main() -> None:
             growth = f"{(peak - peaks[sizes[0]][step][1]) * 2**20 / (sizes[1] - sizes[0]):16.0f}"
         print(f"{step:<22}{seconds:7.1f}{peak:7.0f}{growth}")
     worst = max(peak for _, peak in peaks[given.images].values())
-    print(
-        f"{given.images} images: at most {worst:.0f} MB, limit {LIMIT_MB}: {'kept' if worst <= LIMIT_MB else 'NOT KEPT'}"
-    )
+    verdict = "kept" if worst <= LIMIT_MB else "NOT KEPT"
+    print(f"{given.images} images: at most {worst:.0f} MB, limit {LIMIT_MB}: {verdict}")
 
 
 def measured(folder: Path, images: int) -> dict[str, tuple[float, float]]:

@@ -8,7 +8,6 @@ A missed release gate is a *result*, never an error; only releasing in spite of 
     ├── DataError                 an export or dataset that cannot be used
     │   ├── AnnotationError       one record of an annotation file
     │   ├── UnknownLabelError     a label name that no mapping knows
-    │   ├── SplitLeakageError     splits that share sources where they must not
     │   ├── DocumentError         a file or a product's facts that are not what they should say
     │   ├── IntegrityError        bytes that are missing or are not what their digest says
     │   └── SignatureError        a release whose signature, statement or chain does not hold
@@ -74,10 +73,6 @@ class UnknownLabelError(DataError):
             f"{where + ': ' if where else ''}Label {label!r} {state}.{hint} "
             f"Map it in data/ontology.py, choose another mapping with --source, or drop it with --drop {label!r}."
         )
-
-
-class SplitLeakageError(DataError):
-    """Splits that share images of one source where they must not."""
 
 
 class DocumentError(DataError):

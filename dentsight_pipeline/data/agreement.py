@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dentsight_pipeline.data.coco import pairwise_iou_xywh
 from dentsight_pipeline.data.leakage import Fingerprint, Transform, compare
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.annotations import Split
@@ -53,7 +52,7 @@ class _Counts:
         self.boxes[0] += len(in_a)
         self.boxes[1] += len(in_b)
         if len(in_a) and len(in_b):
-            self.matched += _most_pairs(pairwise_iou_xywh(in_a, in_b) >= MATCH_IOU)
+            self.matched += _most_pairs(_pairwise_iou(in_a, in_b) >= MATCH_IOU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +202,23 @@ def _count(counts: Sequence[_Counts], classes: Sequence[str], in_a: _Boxes, in_b
     for category, count in enumerate(counts, start=1):
         if both_number_teeth or category not in teeth:
             count.add(in_a.get(category, _NONE), in_b.get(category, _NONE))
+
+
+def _pairwise_iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of every pair.
+
+    Args:
+        boxes: `[n, 4]` x, y, w, h in pixels.
+        others: `[m, 4]` in the same frame.
+
+    Returns:
+        `[n, m]` float64 in [0, 1]; 0 where both boxes are empty.
+    """
+    a, b = boxes[:, None], others[None]
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    overlap = np.clip(high - low, 0.0, None).prod(axis=2)  # [n, m]
+    union = a[..., 2:].prod(axis=2) + b[..., 2:].prod(axis=2) - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
 def _row(name: str, count: _Counts, copies: int, unaligned: int) -> AgreementRow:

@@ -42,7 +42,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
 from typing import Literal, overload
 
 import cv2
@@ -68,7 +67,6 @@ _FREQUENCIES = 24  # lowest frequencies kept along each axis
 _NEIGHBOURHOOD = 2.0  # standard deviation of the Gaussian of the local normalisation, cells of the grid
 _QUANTUM = 24  # int8 units for one standard deviation; ±127 is 5.3 of them
 _BLANK_CONTRAST = 1.0  # grey levels of standard deviation below which an image has no picture to compare
-_SHORTEST_DECODED_SIDE = 128  # pixels kept by the reduced decoding: twice the grid
 
 _BANDS = 128  # independent hash tables
 _BAND_BITS = 20  # bits that must agree in one of them
@@ -176,22 +174,6 @@ def fingerprint(gray: NDArray[np.uint8]) -> Fingerprint:
     spectrum = ((basis @ _locally_normalised(grid) @ basis.T) * weight).ravel()[1:]  # [575]
     scaled = np.rint(spectrum * (_QUANTUM / spectrum.std()))
     return Fingerprint(base64.b64encode(np.clip(scaled, -127, 127).astype(np.int8).tobytes()).decode())
-
-
-def fingerprint_file(path: Path) -> Fingerprint:
-    """Make the fingerprint of an image file, decoded to grayscale at the smallest scale that is enough.
-
-    JPEGs are reduced by 2, 4 or 8 inside the decoder, which costs a fraction of a full decoding. An EXIF orientation is
-    applied.
-
-    Raises:
-        DataError: The file is no image that can be decoded.
-    """
-    encoded = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-    gray = _decode_reduced(encoded)
-    if gray is None:
-        raise DataError(f"{Path(path).name} cannot be decoded as an image. Export the version again or remove it.")
-    return fingerprint(gray)
 
 
 def compare(first: Fingerprint, second: Fingerprint) -> Match:
@@ -422,23 +404,6 @@ def _count_pairs(names: Sequence[str], sources: NDArray[np.int64]) -> dict[str, 
         if i <= j
     }
     return {name: count for name, count in sorted(pairs.items()) if count}
-
-
-def _decode_reduced(encoded: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-    """Decode at 1/8, 1/4, 1/2 or 1/1, the first that keeps the shorter side long enough. None = not decodable."""
-    if encoded.size == 0:
-        return None
-    gray = None
-    for flag in (
-        cv2.IMREAD_REDUCED_GRAYSCALE_8,
-        cv2.IMREAD_REDUCED_GRAYSCALE_4,
-        cv2.IMREAD_REDUCED_GRAYSCALE_2,
-        cv2.IMREAD_GRAYSCALE,
-    ):
-        gray = cv2.imdecode(encoded, flag)
-        if gray is None or min(gray.shape) >= _SHORTEST_DECODED_SIDE:
-            break
-    return None if gray is None else gray.astype(np.uint8, copy=False)
 
 
 def _locally_normalised(grid: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,9 +8,8 @@ the tables of label names in `ontology.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dentsight_pipeline.data import agreement, leakage
-from dentsight_pipeline.data.labels import Labels
+from dentsight_pipeline.data.labels import label_rules, label_table
 from dentsight_pipeline.data.normalised_split import ImageKeys, normalised_split
 from dentsight_pipeline.data.ontology import CLASSES, SourceChoice, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport, read_raw
@@ -26,13 +25,11 @@ from dentsight_pipeline.data.splits import split_files
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import Split, write_table
 from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
-from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
+from dentsight_pipeline.documents.facts import LabelSource, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -107,87 +104,53 @@ def normalise_document(
     """The normalisation itself, on content instead of stored files; arguments and errors as for `normalise_export`."""
     report = progress or (lambda stage, done, total: None)
     choice = _choice(raw.facts.label_source, source)
-    labels = Labels(choice.mapping, drop, raw.splits)
+    rules = label_rules(choice.mapping, drop, raw.splits)
+    labels = label_table(rules, raw.splits)
     report("sources", 0, 1)
-    sources = _Sources.of(raw)
+    sources = leakage.group_by_source(raw.sources())
+    split_of = [split.name for split in raw.splits for _ in range(len(split.images))]
+    clean = leakage.clean_flags(split_of, sources.numbers)
     report("sources", 1, 1)
 
     splits: dict[str, Split] = {}
     repairs = [raw.repairs]
-    for number, (part, own) in enumerate(zip(raw.splits, sources.slices, strict=True)):
+    images = boxes = 0
+    for number, split in enumerate(raw.splits):
         report("normalise", number, len(raw.splits))
-        boxes = sum(len(split.annotations) for split in splits.values())
-        keys = ImageKeys(own.start + 1, boxes + 1, sources.names[own], sources.clean[own])
-        splits[part.name], mended = normalised_split(part, labels, keys)
+        own = slice(images, images + len(split.images))
+        keys = ImageKeys(images + 1, boxes + 1, sources[own], clean[own])
+        splits[split.name], mended = normalised_split(split, rules, keys)
+        images, boxes = own.stop, boxes + len(splits[split.name].annotations)
         repairs.append(mended)
     report("normalise", len(raw.splits), len(raw.splits))
 
     together = pa.concat_tables(repairs).unify_dictionaries()
+    shared = codec.convert(leakage.leakage_table(split_of, sources.numbers), Leakage, "leakage")
+    facts = SplitsFacts(
+        corpus=raw.facts.corpus,
+        source=raw.facts.source,
+        privacy=raw.facts.privacy,
+        classes=CLASSES,
+        mapping=choice.applied(drop),
+        loose_classes=_loose_classes(splits.values()),
+        dropped={row.raw_name: row.total for row in labels if not row.classes},
+        composites=sum(row.total for row in labels if len(row.classes) > 1),
+        repairs=_counts(together["kind"].to_pylist()),
+        boxes_under_2_px=sum(map(_under_2_px, splits.values())),
+        splits={name: split_counts(split) for name, split in splits.items()},
+        leakage=shared,
+        sources=len(np.unique(sources.numbers)),
+        partial_annotation={name: _true(split.images["partial_annotation"]) for name, split in splits.items()},
+        flags=_counts(flag.partition(":")[0] for split in splits.values() for flag in _flags(split)),
+    )
     rows = agreement.agreement_table(list(splits.values()), CLASSES, raw.fingerprints)
-    facts = _facts(raw, choice.applied(drop), splits, together, labels.table(), sources)
-    return NormalisedDocument(splits, together, labels.table(), rows, facts)
+    return NormalisedDocument(splits, together, labels, rows, facts)
 
 
 def _choice(suggested: LabelSource, source: str | None) -> SourceChoice:
     if source is not None:
         return SourceChoice(mapping_for(source).source, "option", f"--source {source}")
     return SourceChoice(suggested.source, suggested.chosen_by, suggested.evidence)
-
-
-@dataclass(frozen=True)
-class _Sources:
-    """The sources of all images, in the order of splits and images.
-
-    Attributes:
-        splits: The split of each image.
-        slices: Where each split's images lie.
-        names: The source of each image.
-        clean: Whether no other split has it, shape [images].
-    """
-
-    splits: list[str]
-    slices: list[slice]
-    names: leakage.Sources
-    clean: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, raw: RawExport) -> _Sources:
-        names = leakage.group_by_source(raw.sources())
-        splits = [split.name for split in raw.splits for _ in range(len(split.images))]
-        ends = np.cumsum([0, *(len(split.images) for split in raw.splits)]).tolist()
-        slices = [slice(start, stop) for start, stop in pairwise(ends)]
-        return cls(splits, slices, names, leakage.clean_flags(splits, names.numbers))
-
-
-# Facts ---------------------------------------------------------------------------------------------------------------
-
-
-def _facts(
-    raw: RawExport,
-    mapping: AppliedMapping,
-    splits: Mapping[str, Split],
-    repairs: pa.Table,
-    labels: Sequence[LabelRow],
-    sources: _Sources,
-) -> SplitsFacts:
-    shared = leakage.leakage_table(sources.splits, sources.names.numbers)
-    return SplitsFacts(
-        corpus=raw.facts.corpus,
-        source=raw.facts.source,
-        privacy=raw.facts.privacy,
-        classes=CLASSES,
-        mapping=mapping,
-        loose_classes=_loose_classes(splits.values()),
-        dropped={row.raw_name: row.total for row in labels if not row.classes},
-        composites=sum(row.total for row in labels if len(row.classes) > 1),
-        repairs=_counts(repairs["kind"].to_pylist()),
-        boxes_under_2_px=sum(map(_under_2_px, splits.values())),
-        splits={name: split_counts(split) for name, split in splits.items()},
-        leakage=codec.convert(shared, Leakage, "leakage"),
-        sources=len(np.unique(sources.names.numbers)),
-        partial_annotation={name: _true(split.images["partial_annotation"]) for name, split in splits.items()},
-        flags=_counts(flag.partition(":")[0] for split in splits.values() for flag in _flags(split)),
-    )
 
 
 def split_counts(split: Split) -> SplitCounts:

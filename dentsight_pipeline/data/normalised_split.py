@@ -6,7 +6,7 @@ and their sources belong in `normalise.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from dentsight_pipeline.data import fdi
-from dentsight_pipeline.data.labels import Labels
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelRule
 from dentsight_pipeline.data.repairs import Note, mended_boxes, mended_polygons, repair_table, twins
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, RawSplit, Split, flat_values
@@ -62,12 +61,12 @@ class _Boxes:
         return _Boxes(self.rows[chosen], self.image[chosen], self.label[chosen], self.xywh_px[chosen])
 
 
-def normalised_split(raw: RawSplit, labels: Labels, keys: ImageKeys) -> tuple[Split, pa.Table]:
+def normalised_split(raw: RawSplit, rules: Mapping[str, LabelRule], keys: ImageKeys) -> tuple[Split, pa.Table]:
     """One split with the 45 classes, and what was mended in it, a table of schema `REPAIRS`.
 
     Args:
         raw: The split as its export has it.
-        labels: What its raw names become; they are counted here.
+        rules: What each raw name becomes.
         keys: Ids and sources of its images.
 
     Raises:
@@ -75,9 +74,8 @@ def normalised_split(raw: RawSplit, labels: Labels, keys: ImageKeys) -> tuple[Sp
     """
     names = raw.annotations["label"].combine_chunks().dictionary.to_pylist()
     found = _in_image_order(raw)
-    labels.count(raw.name, names, np.bincount(found.label, minlength=len(names)))
-    rules = labels.rules(names)
-    classes = np.array([len(rule.classes) for rule in rules], dtype=np.int64)  # of each label
+    of_code = [rules[name] for name in names]
+    classes = np.array([len(rule.classes) for rule in of_code], dtype=np.int64)
     mapped = found[classes[found.label] > 0]
     sizes = np.stack([raw.images[side].to_numpy() for side in ("width", "height")], axis=1).astype(float)
     mended = mended_boxes(mapped.xywh_px, sizes[mapped.image])
@@ -87,7 +85,7 @@ def normalised_split(raw: RawSplit, labels: Labels, keys: ImageKeys) -> tuple[Sp
     polygons, polygon_notes = mended_polygons(_polygons(raw, mapped.rows[whole]), sizes[mapped.image[whole]])
     drawn = np.repeat(np.arange(len(whole)), classes[mapped.label[whole]])  # a composite label is several boxes
     boxes = replace(mapped, xywh_px=mended.boxes)[whole[drawn]]
-    category = _category_ids(rules)[boxes.label, np.arange(len(drawn)) - np.searchsorted(drawn, drawn)]
+    category = _category_ids(of_code)[boxes.label, np.arange(len(drawn)) - np.searchsorted(drawn, drawn)]
     twin = twins(boxes.image * (len(CLASSES) + 1) + category, boxes.xywh_px)
     duplicates = _duplicates(boxes.xywh_px, category, twin)
     notes = (
@@ -100,7 +98,7 @@ def normalised_split(raw: RawSplit, labels: Labels, keys: ImageKeys) -> tuple[Sp
     left = np.flatnonzero(twin < 0)
     boxes, category = boxes[left], category[left]
     images = _images(raw, keys, boxes, category)
-    annotations = _annotations(keys, boxes, category, names, rules, polygons.take(pa.array(drawn[left])))
+    annotations = _annotations(keys, boxes, category, names, of_code, polygons.take(pa.array(drawn[left])))
     return Split(raw.name, CLASSES, images, annotations), repairs
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from dentsight_pipeline.data.coco import CocoCategory
 from dentsight_pipeline.documents.facts import AppliedMapping
 from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 
@@ -42,8 +41,6 @@ CONDITIONS: tuple[str, ...] = (
 
 CLASSES: tuple[str, ...] = TEETH + CONDITIONS
 """All 45 classes of a normalised dataset; a class's category id is its index plus 1."""
-
-TOOTH, CONDITION = "tooth", "condition"
 
 _CONDITION_NAMES: dict[str, tuple[str, ...]] = {
     "caries": (
@@ -300,11 +297,3 @@ def choose_source(readmes: Iterable[str], category_names: Collection[str], sourc
     if folded >= DENTAL_RADIOGRAPHY_NAMES and len(folded) <= len(DENTAL_RADIOGRAPHY_NAMES) + 1:
         return SourceChoice("dental-radiography", "category names", "exactly its four class names")
     return SourceChoice("canonical", "default", "neither READMEs nor category names are of a known source")
-
-
-def categories(classes: Iterable[str] = CLASSES) -> list[CocoCategory]:
-    """COCO categories for `classes`, with dense ids from 1 in the order given."""
-    return [
-        {"id": number, "name": name, "supercategory": TOOTH if name in TEETH else CONDITION}
-        for number, name in enumerate(classes, start=1)
-    ]

@@ -7,7 +7,7 @@ COCO JSON is written only where pycocotools or a person reads it (`Split.to_coco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -167,17 +167,16 @@ class Split:
 
     def coco_tables(self) -> tuple[pa.Table, pa.Table, list[dict[str, Any]]]:
         """COCO's images, annotations and categories, the long lists as tables."""
-        categories = [
-            {"id": number, "name": name, "supercategory": supercategory_of(name)}
-            for number, name in enumerate(self.classes, start=1)
-        ]
         crowd = pa.array(np.zeros(len(self.annotations), dtype=np.int8))
-        return self.images, self.annotations.append_column("iscrowd", crowd), categories
+        return self.images, self.annotations.append_column("iscrowd", crowd), coco_categories(self.classes)
 
 
-def supercategory_of(name: str) -> str:
-    """`tooth` for an FDI number, `condition` for everything else."""
-    return "tooth" if name.isdigit() else "condition"
+def coco_categories(classes: Iterable[str]) -> list[dict[str, Any]]:
+    """COCO's categories, ids from 1 in the order given: FDI numbers are teeth, everything else is a condition."""
+    return [
+        {"id": number, "name": name, "supercategory": "tooth" if name.isdigit() else "condition"}
+        for number, name in enumerate(classes, start=1)
+    ]
 
 
 def flat_values(column: pa.ChunkedArray) -> NDArray[np.float64]:

@@ -12,8 +12,9 @@ import pytest
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes
-from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, categories
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
 from dentsight_pipeline.data.splits import from_coco
+from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.documents.dataset import AgreementRow
 
 Labels = Sequence[tuple[str, list[float]]]
@@ -58,7 +59,7 @@ class Corpus:
 
     def table(self, classes: Sequence[str] = CONDITIONS) -> dict[str, AgreementRow]:
         """The table's rows by class."""
-        coco = {"images": self.images, "annotations": self.annotations, "categories": categories(classes)}
+        coco = {"images": self.images, "annotations": self.annotations, "categories": coco_categories(classes)}
         return {row.name: row for row in agreement_table([from_coco("train", coco)], classes, self.fingerprints)}
 
 

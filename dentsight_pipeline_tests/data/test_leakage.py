@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
-from dentsight_pipeline.data import leakage
+from dentsight_pipeline.data import leakage, stored_images
 from dentsight_pipeline.data.leakage import Fingerprint, SourceItem
 from dentsight_pipeline.errors import DataError
 
@@ -61,6 +63,12 @@ def item(
     return SourceItem(digest, split, stem, kind, None if print_of is None else leakage.fingerprint(print_of))
 
 
+def fingerprint_of(data: bytes) -> Fingerprint:
+    """As ingestion makes it, from an encoded image."""
+    with Image.open(io.BytesIO(data)) as image:
+        return Fingerprint(stored_images.fingerprint(data, image.size))
+
+
 @pytest.fixture(scope="module")
 def real_items(real_export: Path) -> list[SourceItem]:
     """All 1,269 images of the real export; their stems are numeric, so that pixels alone decide."""
@@ -69,7 +77,7 @@ def real_items(real_export: Path) -> list[SourceItem]:
         for path in sorted((real_export / split).glob("*.jpg")):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             stem = path.name.partition(".rf.")[0]
-            items.append(SourceItem(digest, split, stem, "numeric", leakage.fingerprint_file(path)))
+            items.append(SourceItem(digest, split, stem, "numeric", fingerprint_of(path.read_bytes())))
     return items
 
 
@@ -117,24 +125,21 @@ def test_two_pictures_are_two_sources_even_behind_the_same_mask() -> None:
     assert match.similarity < 0.9
 
 
-def test_the_reduced_decoding_of_a_file_gives_the_fingerprint_of_its_pixels(tmp_path: Path) -> None:
-    """`fingerprint_file` decodes at a fraction of the size for speed; that must not change what is found."""
+def test_the_reduced_decoding_of_an_image_gives_the_fingerprint_of_its_pixels() -> None:
+    """Ingestion decodes at a fraction of the size for speed; that must not change what is found."""
     gray = cv2.resize(picture(5), (1662, 1077), interpolation=cv2.INTER_CUBIC)
-    path = tmp_path / "röntgen.jpg"
-    path.write_bytes(cv2.imencode(".jpg", gray)[1].tobytes())
 
-    match = leakage.compare(leakage.fingerprint_file(path), leakage.fingerprint(gray.astype(np.uint8)))
+    match = leakage.compare(
+        fingerprint_of(cv2.imencode(".jpg", gray)[1].tobytes()), leakage.fingerprint(gray.astype(np.uint8))
+    )
 
     assert match.similarity > 0.99
 
 
-def test_a_file_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
-    """A truncated download must name itself, not end as an OpenCV assertion."""
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(b"not an image")
-
-    with pytest.raises(DataError, match=r"broken\.jpg cannot be decoded"):
-        leakage.fingerprint_file(path)
+def test_bytes_that_are_no_image_are_refused() -> None:
+    """A truncated download must be said to be one, not end as an OpenCV assertion."""
+    with pytest.raises(DataError, match="cannot be decoded"):
+        stored_images.fingerprint(b"not an image", (64, 48))
 
 
 def test_a_fingerprint_survives_json_and_refuses_another_versions_text() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.ontology import CONDITIONS, TEETH, categories
+from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.splits import from_coco, split_files
+from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, tooth_chain
@@ -47,7 +48,7 @@ def split(first: int, images: int, boxes: dict[str, list[float]], classes: tuple
             for n in ids
             for k, (name, box) in enumerate(boxes.items(), start=1)
         ],
-        "categories": categories(classes),
+        "categories": coco_categories(classes),
     }
 
 

@@ -31,9 +31,10 @@ def read(data: bytes | str, kind: type[T], where: str | Path) -> T:
         DocumentError: Not JSON, or not such a document; the message names `where` and the field's path.
     """
     try:
-        return msgspec.json.decode(data, type=kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise _refusal(error, json.loads(data), kind, where) from error
+        try:
+            return msgspec.json.decode(data, type=kind, strict=True)
+        except msgspec.ValidationError:  # said again with the whole path, unless the text is cut further on
+            return convert(msgspec.json.decode(data), kind, where)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DocumentError(str(where), _name(kind), str(error)) from error
 
@@ -47,7 +48,8 @@ def convert(value: Any, kind: type[T], where: str | Path) -> T:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise _refusal(error, value, kind, where) from error
+        problem = _with_keys(str(error), plain(value), kind)
+        raise DocumentError(str(where), _name(kind), problem) from error
 
 
 def plain(document: object) -> Any:
@@ -70,10 +72,6 @@ def pretty(document: object) -> bytes:
 def finite(value: float) -> float | None:
     """A number as JSON can hold it: NaN and infinity, which no document has, become None."""
     return float(value) if math.isfinite(value) else None
-
-
-def _refusal(error: msgspec.ValidationError, value: Any, kind: Any, where: str | Path) -> DocumentError:
-    return DocumentError(str(where), _name(kind), _with_keys(str(error), plain(value), kind))
 
 
 def _name(kind: Any) -> str:

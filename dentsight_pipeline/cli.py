@@ -164,6 +164,23 @@ def evaluate(
 
 
 @app.command()
+def agreement(
+    readings: Annotated[Path, typer.Argument(help="CSV with the columns reader, image, tooth, condition, present.")],
+    model: Annotated[str, typer.Option(help="The reader that is the model; all others are dentists.")] = "model",
+    margin: Annotated[float, typer.Option(min=0, help="The most that κ may fall behind.")] = 0.05,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Bootstrap seed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Does a model agree with dentists as well as they agree with each other? By condition, with intervals."""
+    from dentsight_pipeline.evaluation.agreement import agreement_of_readings
+
+    found = agreement_of_readings(readings, model=model, margin=margin, resamples=resamples, seed=seed)
+    facts = {"model": model, "conditions": plain(found)}
+    _show(facts, as_json, lambda: _agreement_text(facts, margin))
+
+
+@app.command()
 def gate(
     evaluation: Annotated[Path, typer.Option(help="Folder written by `dentsight evaluate`.")],
     policy: Annotated[str, typer.Option(help="card, phantom, or a policy file.")] = "card",
@@ -425,6 +442,24 @@ def _evaluation_text(facts: Mapping[str, Any], out: Path) -> str:
             *(f"note: {note}" for note in facts["notes"]),
             f"everything is in {out}",
         ]
+    )
+
+
+def _agreement_text(facts: Mapping[str, Any], margin: float) -> str:
+    words = {True: "yes", False: "no", None: "undecided"}
+    rows = [
+        {
+            **row,
+            "Δκ": row["delta"]["value"],
+            "low": row["delta"]["low"],
+            "high": row["delta"]["high"],
+            "non-inferior": words[row["non_inferior"]],
+        }
+        for row in facts["conditions"]
+    ]
+    columns = ["condition", "Δκ", "low", "high", "non-inferior", "model_kappa", "dentist_kappa", "items", "images"]
+    return (
+        _table(rows, columns) + f"\nΔκ: {facts['model']} with dentists minus dentists among themselves; δ = {margin:g}"
     )
 
 

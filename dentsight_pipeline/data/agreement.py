@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from dentsight_pipeline.data.leakage import Fingerprint, Transform, compare
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.codec import finite
 from dentsight_pipeline.documents.dataset import AgreementRow
 
 MATCH_IOU = 0.5
@@ -165,12 +166,16 @@ def map_boxes(
 
 def cohens_kappa(table: NDArray[np.int64]) -> float | None:
     """Cohen's kappa of a square table of counts, or None when chance alone explains everything (or it is empty)."""
-    total = int(table.sum())
-    if total == 0:
-        return None
-    observed = np.trace(table) / total
-    expected = float(table.sum(axis=0) @ table.sum(axis=1)) / total**2
-    return None if expected == 1.0 else float((observed - expected) / (1 - expected))
+    return finite(float(kappas(table)))
+
+
+def kappas(cells: NDArray[np.generic]) -> NDArray[np.float64]:
+    """[…] Cohen's kappa of tables of counts [C, C, …]; NaN where `cohens_kappa` is None."""
+    total = cells.sum(axis=(0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        observed = np.trace(cells) / total
+        expected = (cells.sum(axis=0) * cells.sum(axis=1)).sum(axis=0) / total**2
+        return np.where(expected == 1.0, np.nan, (observed - expected) / (1 - expected))
 
 
 def _is_copy(in_a: _Boxes, in_b: _Boxes) -> bool:

@@ -4,8 +4,8 @@ A finding is yes or no for one tooth × condition (an item). Δ = mean κ(model,
 an interval by resampling images; the model is non-inferior if the lower bound lies above −δ. κ depends on how common a
 finding is, so Gwet's AC1 and Krippendorff's α stand beside it.
 
-A dentist is never compared with a majority that includes himself: that lifts κ from .40 to .66. `majority_of_others`
-is the only majority here.
+A dentist is never compared with a majority that includes himself: that lifts κ from .40 to .66. There is no majority
+here, only pairs of readers.
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv
 
+from dentsight_pipeline.data.agreement import kappas
+from dentsight_pipeline.documents.codec import finite
+from dentsight_pipeline.documents.evaluation import ALL_CLASSES
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.bootstrap import Interval, draw, draws, interval
+
+COLUMNS = ("reader", "image", "tooth", "condition", "present")
+"""Of a file of readings; `present` is 1, 0 or empty (not rated)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Agreement:
     """Tier 3 on one set of items.
 
     Attributes:
+        condition: Of the items, or `all`.
         delta: Δ with its interval.
         margin: δ.
         non_inferior: Lower bound above −δ; None without an interval, which never counts as passed.
@@ -38,6 +48,7 @@ class Agreement:
         images: Images they lie on.
     """
 
+    condition: str
     delta: Interval
     margin: float
     non_inferior: bool | None
@@ -51,11 +62,50 @@ class Agreement:
     images: int
 
 
+def agreement_of_readings(
+    readings: Path, *, model: str = "model", margin: float = 0.05, resamples: int = 1000, seed: int = 0
+) -> list[Agreement]:
+    """The agreement for each condition of a file of readings, and for all of them.
+
+    Args:
+        readings: CSV with the columns `COLUMNS`: one row for each reader and item.
+        model: The reader that is the model; all others are dentists.
+        margin: δ of non-inferiority, in κ.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
+
+    Raises:
+        EvaluationError: No such file, rows that contradict each other, no such reader, or fewer than two dentists.
+    """
+    table = _read(readings)
+    readers, ratings, items = _ratings(table, readings)
+    if model not in readers:
+        raise EvaluationError(
+            f"{readings} has no reader {model!r}; it has {', '.join(readers)}. Name the model's rows so, or give its "
+            "name (--model)."
+        )
+    conditions, images = items["condition"], items["image"]
+    chosen = {name: conditions == name for name in np.unique(conditions).tolist()}
+    return [
+        dentist_agreement(
+            ratings[readers.index(model), rows],
+            np.delete(ratings[:, rows], readers.index(model), axis=0),
+            images[rows],
+            condition=name,
+            margin=margin,
+            resamples=resamples,
+            seed=seed,
+        )
+        for name, rows in {**chosen, ALL_CLASSES: np.ones(len(conditions), bool)}.items()
+    ]
+
+
 def dentist_agreement(
     model: np.ndarray,
     dentists: np.ndarray,
     images: np.ndarray,
     *,
+    condition: str = ALL_CLASSES,
     margin: float = 0.05,
     resamples: int = 1000,
     seed: int = 0,
@@ -66,6 +116,7 @@ def dentist_agreement(
         model: [N] findings of the model per item, 0 or 1; NaN = not rated.
         dentists: [R, N] findings of R ≥ 2 dentists on the same items.
         images: [N] image (or source group) of each item: the resampling unit.
+        condition: What the items are about.
         margin: δ of non-inferiority, in κ.
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.
@@ -74,57 +125,32 @@ def dentist_agreement(
         EvaluationError: Fewer than two dentists, other values than 0, 1 and NaN, or shapes that differ.
     """
     model, dentists = np.asarray(model, np.float64), np.asarray(dentists, np.float64)
-    if dentists.ndim != 2 or dentists.shape[0] < 2 or dentists.shape[1:] != model.shape or len(images) != len(model):
-        raise EvaluationError(
-            f"Agreement needs findings [items] of the model and [dentists ≥ 2, items] of the dentists, got "
-            f"{model.shape} and {dentists.shape} on {len(images)} items. Give every reader the same list of items."
-        )
-    for who, ratings in (("model", model), ("dentists", dentists)):
-        wrong = ratings[~np.isnan(ratings) & ~np.isin(ratings, (0.0, 1.0))]
-        if len(wrong):
-            raise EvaluationError(f"Ratings of the {who} hold {wrong[0]:g}. A finding is 1, 0 or NaN (not rated).")
+    _require_ratings(model, dentists, images)
     _, item_image = np.unique(np.asarray(images), return_inverse=True)
     n_images = int(item_image.max()) + 1
-    weights = draw(np.arange(n_images), resamples, seed)
     with_model = [_joint(model, dentist, item_image, n_images) for dentist in dentists]
     among = [_joint(a, b, item_image, n_images) for a, b in combinations(dentists, 2)]
 
-    def difference(w: np.ndarray) -> np.ndarray:
-        return _mean_over(with_model, cohens_kappa, w) - _mean_over(among, cohens_kappa, w)
+    def difference(weights: np.ndarray) -> np.ndarray:
+        return _mean_over(with_model, kappas, weights) - _mean_over(among, kappas, weights)
 
+    weights = draw(np.arange(n_images), resamples, seed)
     delta = interval(draws(difference, weights), n_images, bounds=None)
-    one = np.ones((n_images, 1))
+    one, everybody = np.ones((n_images, 1)), np.vstack([dentists, model])
     return Agreement(
+        condition=condition,
         delta=delta,
         margin=margin,
         non_inferior=None if delta.low is None else delta.low > -margin,
-        model_kappa=_number(_mean_over(with_model, cohens_kappa, one)[0]),
-        dentist_kappa=_number(_mean_over(among, cohens_kappa, one)[0]),
-        model_ac1=_number(_mean_over(with_model, gwets_ac1, one)[0]),
-        dentist_ac1=_number(_mean_over(among, gwets_ac1, one)[0]),
-        dentist_alpha=_number(krippendorffs_alpha(dentists)),
-        alpha_with_model=_number(krippendorffs_alpha(np.vstack([dentists, model]))),
-        items=int((np.sum(~np.isnan(np.vstack([dentists, model])), axis=0) >= 2).sum()),
+        model_kappa=finite(_mean_over(with_model, kappas, one)[0]),
+        dentist_kappa=finite(_mean_over(among, kappas, one)[0]),
+        model_ac1=finite(_mean_over(with_model, gwets_ac1, one)[0]),
+        dentist_ac1=finite(_mean_over(among, gwets_ac1, one)[0]),
+        dentist_alpha=finite(krippendorffs_alpha(dentists)),
+        alpha_with_model=finite(krippendorffs_alpha(everybody)),
+        items=int((np.sum(~np.isnan(everybody), axis=0) >= 2).sum()),
         images=n_images,
     )
-
-
-def majority_of_others(dentists: np.ndarray, reader: int) -> np.ndarray:
-    """[N] what most of the other dentists say; NaN where they tie or none rated. Never includes `reader` himself."""
-    others = np.delete(np.asarray(dentists, np.float64), reader, axis=0)
-    rated = (~np.isnan(others)).sum(axis=0)
-    share = np.divide(np.nansum(others, axis=0), rated, out=np.full(others.shape[1], np.nan), where=rated > 0)
-    return np.where(np.isnan(share) | (share == 0.5), np.nan, (share > 0.5).astype(float))
-
-
-def cohens_kappa(cells: np.ndarray) -> np.ndarray:
-    """Cohen's κ (1960) from counts [2, 2, …]; NaN where chance alone explains everything (both readers constant)."""
-    total = cells.sum(axis=(0, 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        observed = (cells[0, 0] + cells[1, 1]) / total
-        a_yes, b_yes = cells[1].sum(axis=0) / total, cells[:, 1].sum(axis=0) / total
-        chance = a_yes * b_yes + (1 - a_yes) * (1 - b_yes)
-        return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
 
 
 def gwets_ac1(cells: np.ndarray) -> np.ndarray:
@@ -157,6 +183,48 @@ def krippendorffs_alpha(ratings: np.ndarray) -> float:
     return float(1 - (2 * yes * no / (rated - 1)).sum() / expected)
 
 
+def _read(path: Path) -> pa.Table:
+    options = csv.ConvertOptions(
+        include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS[:-1], pa.string()) | {"present": pa.int8()}
+    )
+    try:
+        return csv.read_csv(path, convert_options=options)
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise EvaluationError(
+            f"{path} is no file of readings: {error}. Give a CSV with the columns {', '.join(COLUMNS)}; present is 1, "
+            "0 or empty."
+        ) from error
+
+
+def _ratings(table: pa.Table, path: Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+    """Readers, [R, N] ratings of the items, and the items' image, tooth and condition [N]."""
+    keys = np.array([table[name].to_pylist() for name in ("image", "tooth", "condition")]).T.reshape(-1, 3)
+    items, item = np.unique(keys, axis=0, return_inverse=True)
+    readers, reader = np.unique(np.array(table["reader"].to_pylist(), str), return_inverse=True)
+    cells, counts = np.unique(np.stack([reader, item.reshape(-1)]), axis=1, return_counts=True)
+    for at in np.flatnonzero(counts > 1)[:1]:
+        image, tooth, condition = items[cells[1, at]]
+        raise EvaluationError(
+            f"{path}: {readers[cells[0, at]]} rates {condition} of tooth {tooth} on {image} {counts[at]} times. Keep "
+            "one row for each reader and item."
+        )
+    ratings = np.full((len(readers), len(items)), np.nan)
+    ratings[reader, item.reshape(-1)] = table["present"].to_numpy()
+    return readers.tolist(), ratings, dict(zip(("image", "tooth", "condition"), items.T, strict=True))
+
+
+def _require_ratings(model: np.ndarray, dentists: np.ndarray, images: np.ndarray) -> None:
+    if dentists.ndim != 2 or dentists.shape[0] < 2 or dentists.shape[1:] != model.shape or len(images) != len(model):
+        raise EvaluationError(
+            f"Agreement needs findings [items] of the model and [dentists ≥ 2, items] of the dentists, got "
+            f"{model.shape} and {dentists.shape} on {len(images)} items. Give every reader the same list of items."
+        )
+    for who, ratings in (("model", model), ("dentists", dentists)):
+        wrong = ratings[~np.isnan(ratings) & ~np.isin(ratings, (0.0, 1.0))]
+        if len(wrong):
+            raise EvaluationError(f"Ratings of the {who} hold {wrong[0]:g}. A finding is 1, 0 or NaN (not rated).")
+
+
 def _joint(a: np.ndarray, b: np.ndarray, item_image: np.ndarray, n_images: int) -> np.ndarray:
     """[2, 2, I] counts per image of what readers a (axis 0) and b (axis 1) say where both rated."""
     both = ~np.isnan(a) & ~np.isnan(b)
@@ -170,7 +238,3 @@ def _mean_over(
 ) -> np.ndarray:
     """[B] mean of a coefficient over pairs of readers; NaN as soon as one pair is undefined."""
     return np.mean([coefficient(joint @ weights) for joint in joints], axis=0)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -89,7 +89,7 @@ def draw(groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Weights:
 
     Args:
         groups: [I] any labels of source groups.
-        resamples: B.
+        resamples: B; with 0 there are no intervals, hence no jackknife replicates either.
         seed: Of numpy's PCG64; the same seed and groups give the same weights.
 
     Returns:
@@ -102,10 +102,11 @@ def draw(groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Weights:
         return Weights(np.ones((0, resamples + 2), np.uint8), resamples, index, 0)
     rng = np.random.default_rng(seed)
     drawn = _multinomial(rng, n_groups, resamples)
-    block = rng.permutation(n_groups) % min(n_groups, _JACKKNIFE_BLOCKS)
-    columns = np.ones((len(index), 1 + resamples + int(block.max()) + 1), np.uint8)
+    n_blocks = min(n_groups, _JACKKNIFE_BLOCKS) if resamples else 0
+    columns = np.ones((len(index), 1 + resamples + n_blocks), np.uint8)
     columns[:, 1 : 1 + resamples] = drawn[index]
-    columns[:, 1 + resamples :] = block[index][:, None] != np.arange(block.max() + 1)[None, :]
+    block = rng.permutation(n_groups) % max(n_blocks, 1)
+    columns[:, 1 + resamples :] = block[index][:, None] != np.arange(n_blocks)[None, :]
     return Weights(columns, resamples, index, n_groups)
 
 

@@ -22,8 +22,9 @@ from dentsight_pipeline.evaluation.matching import ClassMatches
 _EPSILON = np.spacing(1)
 _NEARLY = 1e-9  # far above rounding, far below 1/(100·n_gt)
 _CELLS_AT_ONCE = 1_000_000
-_LEAST_COLUMNS = 16
-_FEW_COLUMNS = 128
+_LEAST_COLUMNS = 128
+_FEW_COLUMNS = 8
+_MANY_ROWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,29 @@ class CurveTable:
         Returns:
             AP [T, B] (mean of 101 interpolated precisions) and recall [T, B]; NaN where no ground truth has weight.
         """
-        at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, len(self.images)))
-        starts = range(0, weights.shape[1], at_once)
-        parts = [self._block(np.array(weights[:, start : start + at_once], np.float64)) for start in starts]
+        n_rows, n_columns = len(self.images), weights.shape[1]
+        if n_rows > _MANY_ROWS or n_columns < _FEW_COLUMNS:
+            parts = [self._column(column.astype(np.float64)) for column in weights.T]
+        else:
+            at_once = max(_LEAST_COLUMNS, _CELLS_AT_ONCE // max(1, n_rows))
+            starts = range(0, n_columns, at_once)
+            parts = [self._block(np.array(weights[:, start : start + at_once], np.float64)) for start in starts]
         precision, recall = (np.concatenate(blocks, axis=1) for blocks in zip(*parts, strict=True))
         return precision, recall
+
+    def _column(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """AP [T, 1] and recall [T, 1] for weights [I], as COCOeval.accumulate has it; fast for many rows."""
+        n_gt = self.gt_counts @ weights
+        cells = np.zeros((2, len(self.hits), 1)) if n_gt > 0 else np.full((2, len(self.hits), 1), np.nan)
+        own, plain = weights[self.images], np.cumsum(self.between @ weights)
+        for t in np.flatnonzero(self.hits.any(axis=1)) if n_gt > 0 else ():
+            rows = np.flatnonzero(self.hits[t])
+            true, seen = np.cumsum(own[rows]), (plain + np.cumsum(own * self.counted[t]))[rows]
+            envelope = np.maximum.accumulate((true / (seen + _EPSILON))[::-1])[::-1]
+            reached = np.searchsorted(true / n_gt, RECALL_THRESHOLDS, side="left")
+            cells[0, t] = envelope[reached[reached < len(rows)]].sum() / len(RECALL_THRESHOLDS)
+            cells[1, t] = true[-1] / n_gt
+        return cells[0], cells[1]
 
     def _block(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         n_gt = self.gt_counts @ weights  # [B]
@@ -105,7 +124,8 @@ def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple
     """AP [B] and final recall [B] from cumulative hits and detections [P, B] at the hits."""
     seen += _EPSILON  # as COCOeval.accumulate; it also makes 0 of 0 a precision of 0
     envelope = np.divide(true, seen, out=seen)
-    _running(np.maximum, envelope[::-1])
+    for row in range(len(envelope) - 2, -1, -1):
+        np.maximum(envelope[row], envelope[row + 1], out=envelope[row])
     recalls = np.divide(true, n_gt, out=true)
     last = recalls[-1].copy()
     # reached[p, b]: how many of the 101 recall thresholds are at or below the recall of the row
@@ -120,16 +140,9 @@ def _interpolated(true: np.ndarray, seen: np.ndarray, n_gt: np.ndarray) -> tuple
 
 
 def running_sum(rows: np.ndarray) -> np.ndarray:
-    """Cumulative sum over axis 0, in place."""
-    return _running(np.add, rows)
-
-
-def _running(combine: np.ufunc, rows: np.ndarray) -> np.ndarray:
-    """Accumulate over axis 0, in place; for many columns row by row, which is several times faster then."""
-    if rows.shape[1] <= _FEW_COLUMNS:
-        return combine.accumulate(rows, axis=0, out=rows)
+    """Cumulative sum over axis 0, in place; row by row, which is several times faster than `np.cumsum` here."""
     for row in range(1, len(rows)):
-        combine(rows[row - 1], rows[row], out=rows[row])
+        np.add(rows[row - 1], rows[row], out=rows[row])
     return rows
 
 

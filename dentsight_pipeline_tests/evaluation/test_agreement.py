@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from dentsight_pipeline.data.agreement import kappas
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.agreement import (
-    cohens_kappa,
+    agreement_of_readings,
     dentist_agreement,
     gwets_ac1,
     krippendorffs_alpha,
-    majority_of_others,
 )
 
 CELLS = np.array([[40.0, 9.0], [6.0, 45.0]])
@@ -26,13 +28,13 @@ def readers(n: int, error: float, count: int, seed: int) -> tuple[np.ndarray, np
 
 def test_kappa_and_ac1_by_hand() -> None:
     """Observed .85; κ: chance .51·.54 + .49·.46 = .5008; AC1: π = .525, chance 2·.525·.475."""
-    assert cohens_kappa(CELLS) == pytest.approx((0.85 - 0.5008) / (1 - 0.5008))
+    assert kappas(CELLS) == pytest.approx((0.85 - 0.5008) / (1 - 0.5008))
     assert gwets_ac1(CELLS) == pytest.approx((0.85 - 0.49875) / (1 - 0.49875))
 
 
 def test_kappa_is_undefined_when_both_readers_never_vary() -> None:
     """Chance explains everything; 0 or 1 would both be inventions."""
-    assert np.isnan(cohens_kappa(np.array([[10.0, 0], [0, 0]])))
+    assert np.isnan(kappas(np.array([[10.0, 0], [0, 0]])))
 
 
 def test_krippendorffs_alpha_is_that_of_the_library_with_gaps() -> None:
@@ -86,13 +88,54 @@ def test_without_an_interval_non_inferiority_is_unknown() -> None:
     assert dentist_agreement(ratings[0], ratings[1:], np.arange(60) // 20).non_inferior is None
 
 
-def test_a_dentist_is_not_compared_with_a_majority_that_includes_himself() -> None:
-    """Including him lifts κ from .40 to .66; here the two others disagree with him, so their majority does too."""
-    ratings = np.array([[1.0, 1, np.nan], [0, 1, 1], [0, 0, np.nan]])
+def csv_of(path: Path, ratings: dict[str, list[float]]) -> Path:
+    """Readings of caries on one tooth of as many images as there are ratings; NaN = left empty."""
+    lines = [
+        f"{reader},{image},16,caries,{'' if np.isnan(value) else int(value)}"
+        for reader, values in ratings.items()
+        for image, value in enumerate(values)
+    ]
+    path.write_text("\n".join(["reader,image,tooth,condition,present", *lines]) + "\n")
+    return path
 
-    assert majority_of_others(ratings, 0).tolist()[0] == 0
-    assert np.isnan(majority_of_others(ratings, 0)[1])
-    assert majority_of_others(ratings, 0)[2] == 1
+
+def test_a_file_of_readings_is_compared_by_condition(tmp_path: Path) -> None:
+    """What a reader study is delivered as; a dentist who left an item out has no say in it."""
+    _, ratings = readers(60, 0.1, 3, 6)
+    ratings[1, 0] = np.nan
+    path = csv_of(tmp_path / "readings.csv", dict(zip(("us", "ann", "bob"), ratings.tolist(), strict=True)))
+
+    caries, everything = agreement_of_readings(path, model="us", resamples=50)
+
+    expected = dentist_agreement(ratings[0], ratings[1:], np.arange(60), resamples=50)
+    assert (caries.condition, everything.condition) == ("caries", "all")
+    assert caries.delta.value == pytest.approx(expected.delta.value)
+    assert (caries.items, caries.images, caries.dentist_kappa) == (60, 60, pytest.approx(expected.dentist_kappa))
+
+
+def test_readings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    """Two answers of one reader on one tooth: nobody knows which one was meant."""
+    path = csv_of(tmp_path / "readings.csv", {"model": [1, 0], "ann": [1, 1], "bob": [0, 0]})
+    path.write_text(path.read_text() + "ann,1,16,caries,0\n")
+
+    with pytest.raises(EvaluationError, match="ann rates caries of tooth 16 on 1 2 times"):
+        agreement_of_readings(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reader,image,tooth,present\nmodel,1,16,1\n", "no file of readings"),
+        ("reader,image,tooth,condition,present\nmodel,1,16,caries,perhaps\n", "no file of readings"),
+        ("reader,image,tooth,condition,present\nann,1,16,caries,1\n", "no reader 'model'; it has ann"),
+    ],
+)
+def test_what_is_no_reader_study_is_refused(tmp_path: Path, text, message) -> None:
+    """A missing column or a word for a finding is a mistake of the file, not a disagreement of readers."""
+    (tmp_path / "readings.csv").write_text(text)
+
+    with pytest.raises(EvaluationError, match=message):
+        agreement_of_readings(tmp_path / "readings.csv")
 
 
 @pytest.mark.parametrize(

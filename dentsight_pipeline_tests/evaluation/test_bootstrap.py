@@ -53,6 +53,20 @@ def test_a_weighted_metric_equals_recomputation_on_duplicated_data(seed, crowds)
                 assert np.nan_to_num(recall[:, b], nan=-1) == pytest.approx(again.recall[:, k, a, 2], abs=3e-15)
 
 
+def test_many_resamples_at_once_give_what_one_at_a_time_gives() -> None:
+    """Few rows are walked for all columns together, many rows column by column; neither may differ."""
+    truth, results = random_set(3, images=40, crowds=True)
+    columns = read_ground_truth(truth)
+    weights = draw(columns.groups, resamples=20, seed=1).resampled
+
+    for by_area in matching.match(columns, read_detections(results, columns)):
+        table = metrics.CurveTable.from_matches(by_area["all"])
+        together = table.average_precision(weights)
+        one_by_one = [table.average_precision(weights[:, b : b + 1]) for b in range(20)]
+        for own, parts in zip(together, zip(*one_by_one, strict=True), strict=True):
+            assert own == pytest.approx(np.concatenate(parts, axis=1), abs=3e-15, nan_ok=True)
+
+
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
 def test_weighted_operating_points_equal_recomputation(seed, ties) -> None:

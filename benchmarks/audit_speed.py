@@ -23,13 +23,25 @@ from pathlib import Path
 from typing import Any
 
 from dentsight_pipeline.documents.lineage import AuditResult
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.lineage.verify import audit
 from dentsight_pipeline.store import canonical, log
 from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 
 CLASSES = [f"condition-{number}" for number in range(13)]
+SUBSET_FACTS = subset_facts(CLASSES)
+_OF_SPLITS = {"composites": 0, "boxes_under_2_px": 0, "sources": 1, "partial_annotation": {}, "flags": {}}
+SPLITS_FACTS = {**{name: told for name, told in SUBSET_FACTS.items() if name != "images_left_out"}, **_OF_SPLITS}
+RAW_FACTS = {
+    **{name: SUBSET_FACTS[name] for name in ("corpus", "source", "privacy")},
+    "layout": "coco",
+    "label_source": {"source": "opg-reporting", "chosen_by": "option", "evidence": "--source opg-reporting"},
+    "splits": {},
+    "repairs": {},
+}
 
 
 def main() -> None:
@@ -78,19 +90,19 @@ def make_chain(store: Store, images: int, size: int, weights: int) -> str:
         {"image_id": n % images, "category_id": 1 + n % 13, "bbox": [n, n, 50.5, 60.25]} for n in range(30 * images)
     ]
     labels = json.dumps({"annotations": rows}).encode()
-    source = {"source": {"version": "8"}, "corpus": {"kind": "phantom"}}
-    raw = put(store, "raw_export", "raw-export", {**files, "annotations.json": labels}, {}, source)
-    splits = put(store, "normalized_splits", "normalized-splits", {**files, "train.json": labels + b" "}, raw, source)
-    facts = {"classes": CLASSES, **source}
-    subset = put(store, "condition_subset", "condition-subset", {**files, "train.json": labels + b"\n"}, splits, facts)
+    raw = put(store, "raw_export", Kind.RAW_EXPORT, {**files, "annotations.json": labels}, {}, RAW_FACTS)
+    entries = {**files, "train.json": labels + b" "}
+    splits = put(store, "normalized_splits", Kind.NORMALIZED_SPLITS, entries, raw, SPLITS_FACTS)
+    entries = {**files, "train.json": labels + b"\n"}
+    subset = put(store, "condition_subset", Kind.CONDITION_SUBSET, entries, splits, SUBSET_FACTS)
     recipe = {"name": "v1", "seed": 1}
     made = {
         "model/model.safetensors": os.urandom(weights),
         "recipe.json": json.dumps(recipe).encode(),
-        "health.json": b'{"healthy": true}',
+        "health.json": b'{"healthy": true, "layers": [], "ratio_last_to_first": 1.0, "rules": []}',
     }
-    told = {"recipe": "v1", "recipe_digest": canonical.digest(recipe, "recipe"), "classes": CLASSES, "healthy": True}
-    return put(store, "trained_checkpoint", "checkpoint", made, subset, told)["trained_checkpoint"]
+    facts = checkpoint_facts(CLASSES, recipe="v1", recipe_digest=canonical.digest(recipe, "recipe"))
+    return put(store, "trained_checkpoint", Kind.CHECKPOINT, made, subset, facts)["trained_checkpoint"]
 
 
 def put(

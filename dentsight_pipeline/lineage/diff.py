@@ -27,7 +27,7 @@ from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.compare import Comparison
 from dentsight_pipeline.evaluation.product import compare_stored
 from dentsight_pipeline.lineage.reference import checkpoint_of
-from dentsight_pipeline.lineage.reproduce import METRICS, figures_of, made_with, subset_digest
+from dentsight_pipeline.lineage.reproduce import METRICS, figures_of, made_with, subset_digest, value_in
 from dentsight_pipeline.lineage.walk import name_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import read_document, read_json
@@ -138,11 +138,8 @@ def _images(store: Store, subset: Manifest) -> _Images:
 def _image_changes(before: _Images, after: _Images) -> ImageChanges:
     splits = [(before[image][0], after[image][0]) for image in before.keys() & after.keys()]
     moved = Counter(f"{a} → {b}" for a, b in splits if a != b)
-    return ImageChanges(
-        added=len(after.keys() - before.keys()),
-        removed=len(before.keys() - after.keys()),
-        moved=dict(sorted(moved.items())),
-    )
+    added, removed = after.keys() - before.keys(), before.keys() - after.keys()
+    return ImageChanges(added=len(added), removed=len(removed), moved=dict(sorted(moved.items())))
 
 
 def _label_changes(before: _Images, after: _Images) -> dict[str, LabelChanges]:
@@ -223,23 +220,17 @@ def _metrics(store: Store, a: Trained, b: Trained, resamples: int, progress: Pro
 def _side_by_side(a: EvaluationDocument, b: EvaluationDocument) -> tuple[MetricRow, ...]:
     """AP and AP50 of both, by class and for the macro mean, each on its own gated population."""
     first, second = figures_of(a, a.gated_population), figures_of(b, b.gated_population)
-    return tuple(
-        MetricRow(class_name=name, metric=metric, a=values[0], b=values[1])
-        for name in dict.fromkeys([*first, *second])
-        for metric in METRICS
-        for values in [[side[name].figure(metric).value if name in side else None for side in (first, second)]]
-    )
+    cells = [(name, metric) for name in dict.fromkeys([*first, *second]) for metric in METRICS]
+    values = [(value_in(first, *cell), value_in(second, *cell)) for cell in cells]
+    rows = zip(cells, values, strict=True)
+    return tuple(MetricRow(class_name=name, metric=metric, a=old, b=new) for (name, metric), (old, new) in rows)
 
 
 def _paired(rows: Sequence[MetricRow], made: Comparison) -> MetricsDifference:
     """The rows with the difference B − A on the same images."""
     deltas = {(row.class_name, row.metric.removeprefix("paired_delta_")): row for row in made.measurements}
-    return MetricsDifference(
-        paired=True,
-        reason=None,
-        population=made.population,
-        rows=tuple(_with_delta(row, deltas.get((row.class_name, row.metric))) for row in rows),
-    )
+    with_deltas = tuple(_with_delta(row, deltas.get((row.class_name, row.metric))) for row in rows)
+    return MetricsDifference(paired=True, reason=None, population=made.population, rows=with_deltas)
 
 
 def _with_delta(row: MetricRow, delta: Measurement | None) -> MetricRow:

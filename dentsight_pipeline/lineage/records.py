@@ -54,11 +54,9 @@ class Records:
 
 def read_records(store: Store, walked: Walk) -> Records:
     """The records beside the products of a chain, and the log."""
-    settled = logs.settled(store)
-    beside = {digest: _beside(store, digest) for digest in walked.products}
+    settled, beside = logs.settled(store), {digest: _beside(store, digest) for digest in walked.products}
     log = logs.read(store)
-    logged = {digest: {entry.record_digest: entry for entry in log.of(digest)} for digest in beside}
-    told = {digest: Told(kept, logged[digest]) for digest, kept in beside.items()}
+    told = {item: Told(kept, {entry.record_digest: entry for entry in log.of(item)}) for item, kept in beside.items()}
     return Records(log, settled, told, {digest: list(_whole(item, digest)) for digest, item in told.items()})
 
 
@@ -116,14 +114,12 @@ def _made_within(walked: Walk, kept: Records, manifest: Manifest) -> bool:
 
 def _contradictions(manifest: Manifest, records: Sequence[Record]) -> Iterator[str]:
     """A record whose inputs are not those that the manifest names; the first of them."""
-    for record in records:
-        for asset, digest in record.inputs.items():
-            if manifest.inputs.get(asset, digest) != digest:
-                yield (
-                    f"A record of the {name_of(manifest)} says that it was made from {asset} {digest[:12]}, but the "
-                    f"manifest names {manifest.inputs[asset][:12]}."
-                )
-                return
+    told = [(asset, digest) for record in records for asset, digest in record.inputs.items()]
+    for asset, digest in [(asset, digest) for asset, digest in told if manifest.inputs.get(asset, digest) != digest][
+        :1
+    ]:
+        named = f"the manifest names {manifest.inputs[asset][:12]}"
+        yield f"A record of the {name_of(manifest)} says that it was made from {asset} {digest[:12]}, but {named}."
 
 
 def record_items(store: Store, kept: Records) -> Iterator[ChainItem]:

@@ -162,14 +162,18 @@ def checkpoint_of(store: Store, digest: str) -> Manifest:
 
 def _made_with(store: Store, manifest: Manifest, refusal: str) -> Manifest:
     """The checkpoint that a product names as what it was made with."""
-    named = manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
-    if manifest.kind == Kind.RELEASE:
-        named = manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
-    elif manifest.kind == Kind.EVALUATION:
-        named = manifest.facts_as(EvaluationFacts).checkpoint
+    named = _named_checkpoint(manifest)
     if named is None:
         raise ConfigurationError(f"{refusal} Give a checkpoint or a release.")
     return store.get_manifest(named)
+
+
+def _named_checkpoint(manifest: Manifest) -> str | None:
+    if manifest.kind == Kind.RELEASE:
+        return manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
+    if manifest.kind == Kind.EVALUATION:
+        return manifest.facts_as(EvaluationFacts).checkpoint
+    return manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
 
 
 # The store's own names -----------------------------------------------------------------------------------------------

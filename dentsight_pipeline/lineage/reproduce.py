@@ -11,7 +11,7 @@ and AP50 must lie within the interval that was recorded.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,11 +118,10 @@ class _Work:
 
     def copy(self, manifest: Manifest) -> None:
         """A product's bytes, each verified, into the fresh store."""
-        entries = list(manifest.entries.values())
-        for done, entry in enumerate(entries, start=1):
+        for done, entry in enumerate(manifest.entries.values(), start=1):
             if not self.fresh.has(entry.sha256):
                 self.fresh.put_file(self.store.local_path(entry.sha256))
-            self.say(f"copying {manifest.kind}", done, len(entries))
+            self.say(f"copying {manifest.kind}", done, len(manifest.entries))
         self.fresh.put_manifest(manifest)
 
 
@@ -159,13 +158,17 @@ def _make_again(work: _Work, checkpoint: Manifest, record: Record) -> Iterator[M
 def _remake_raw(work: _Work, raw: Manifest) -> tuple[str, str]:
     """A drawn corpus is drawn again; any other export is what the store kept of it."""
     location = first_record(work.store, raw.digest).location or ""
-    if not location.startswith(PHANTOM):
-        work.copy(raw)
-        return raw.digest, "copied"
+    if location.startswith(PHANTOM):
+        return _draw(work, location), "drawn"
+    work.copy(raw)
+    return raw.digest, "copied"
+
+
+def _draw(work: _Work, location: str) -> str:
     from dentsight_pipeline.intake.acquire import Acquisition, ingest
 
     drawn = Acquisition(location=location, source=None, drop=(), registered=None, asked=True)
-    return ingest(work.fresh, drawn, work.folder / "export", work.say), "drawn"
+    return ingest(work.fresh, drawn, work.folder / "export", work.say)
 
 
 def _remake_splits(work: _Work, raw: Manifest, splits: Manifest) -> str:
@@ -237,12 +240,10 @@ def _evaluate(work: _Work, subset: Manifest, predictions: Manifest, recorded: Ma
 def _compared(work: _Work, recorded: Manifest, made: Manifest) -> Iterator[MetricCompared]:
     """AP and AP50 of every class and of the macro mean, on the gated population."""
     before = read_document(work.store, recorded, EVALUATION_FILE, EvaluationDocument)
-    now = read_document(work.fresh, made, EVALUATION_FILE, EvaluationDocument)
-    figures = figures_of(now, before.gated_population)
-    for name, recorded_figures in figures_of(before, before.gated_population).items():
+    now = figures_of(read_document(work.fresh, made, EVALUATION_FILE, EvaluationDocument), before.gated_population)
+    for name, figures in figures_of(before, before.gated_population).items():
         for metric in METRICS:
-            value = figures[name].figure(metric).value if name in figures else None
-            yield compared(f"{name} {metric}", recorded_figures.figure(metric), value)
+            yield compared(f"{name} {metric}", figures.figure(metric), value_in(now, name, metric))
 
 
 def figures_of(document: EvaluationDocument, population: PopulationName | None) -> dict[str, RankedFigures]:
@@ -251,14 +252,22 @@ def figures_of(document: EvaluationDocument, population: PopulationName | None) 
     return {**{row.class_name: row for row in found.per_class}, MACRO: found.macro} if found else {}
 
 
+def value_in(figures: Mapping[str, RankedFigures], name: str, metric: str) -> float | None:
+    """A metric of a class; None where it was not measured, or there is no such class."""
+    return figures[name].figure(metric).value if name in figures else None
+
+
 def compared(name: str, recorded: Figure, made: float | None) -> MetricCompared:
     """One metric against its recorded interval; without one it can only be equal."""
     value, low, high = recorded
+    return MetricCompared(name=name, recorded=value, low=low, high=high, made=made, within=_within(recorded, made))
+
+
+def _within(recorded: Figure, made: float | None) -> bool | None:
+    value, low, high = recorded
     if value is None or made is None or low is None or high is None:
-        within = True if value == made else None
-    else:
-        within = low <= made <= high
-    return MetricCompared(name=name, recorded=value, low=low, high=high, made=made, within=within)
+        return True if value == made else None
+    return low <= made <= high
 
 
 def _differences(products: Sequence[Remade], metrics: Sequence[MetricCompared], *, exact: bool) -> Iterator[str]:

@@ -175,6 +175,11 @@ def _notes(walked: Walk, bytes_of: str, kept: Records) -> Iterator[str]:
         below = len(walked.products) - 1
         command = f"`dentsight audit {walked.top[:12]}`"
         yield f"The bytes of the {below} products below were not hashed again; {command} does."
+    yield from _made_again(walked, kept)
+
+
+def _made_again(walked: Walk, kept: Records) -> Iterator[str]:
+    """Products that more than one step made."""
     times = Counter(entry.product for entry in kept.log.entries if "asset" in entry.record)
     for digest, manifest in walked.products.items():
         if times[digest] > 1:

@@ -77,7 +77,7 @@ def error_lines() -> Iterator[str]:
     for name, kind in inspect.getmembers(errors, inspect.isclass):
         if issubclass(kind, errors.DentsightError):
             text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
-            yield f"| `{name}` | `{kind.__base__.__name__}` | {cell(text)} |"
+            yield f"| `{name}` | `{kind.__mro__[1].__name__}` | {cell(text)} |"
     yield ""
 
 

@@ -137,7 +137,7 @@ def test_metrics_on_other_ground_truth_are_shown_but_never_subtracted(store: Sto
     found = diff(store, first.digest, second.digest)
 
     assert found.metrics.paired is False
-    assert "different test images or labels" in found.metrics.reason
+    assert "different test images or labels" in str(found.metrics.reason)
     assert all(row.delta is None for row in found.metrics.rows)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from dentsight_pipeline.documents.names import PHANTOM_MARKER
 from dentsight_pipeline.errors import ConfigurationError, StorageError
 from dentsight_pipeline.phantom.canvas import Points, Shape
 from dentsight_pipeline.phantom.drawing import Drawing, draw
@@ -33,8 +34,6 @@ _Json = dict[str, Any]
 
 CODE_VERSION = "1"
 """Goes up when the same numbers would draw other bytes; keys the reuse of drawn corpora."""
-PHANTOM_MARKER = "dentsight phantom corpus (synthetic, not clinical data)"
-"""The line of README.dataset.txt that tells a phantom export from a real one."""
 
 TRUTH_FILE = "phantom_truth.json"
 """Name of the file with the true answers, at the root of the export."""

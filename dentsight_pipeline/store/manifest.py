@@ -136,7 +136,7 @@ class Manifest:
         if own is None or not issubclass(own, kind):
             wanted = " or ".join(name for name, facts in FACTS.items() if issubclass(facts, kind))
             raise DataError(f"{self.digest[:12]} is a {self.kind}, not a {wanted}. Give the digest of a {wanted}.")
-        return convert(self.facts, own, f"The facts of {self.kind} {self.digest[:12]}")  # pyright: ignore[reportReturnType]
+        return convert(self.facts, own, f"`facts` of {self.kind} {self.digest[:12]}")  # pyright: ignore[reportReturnType]
 
     def entry(self, path: str) -> Entry:
         """The entry of one path.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LIMIT_MB = 700
 BOXES = 28
+RESAMPLES = 20
 SHARES = {"train": 0.7, "valid": 0.2, "test": 0.1}
 LABELS = ("11", "24", "36", "47", "caries", "crown", "restoration", "impacted")
 
@@ -163,6 +164,44 @@ def read_training_split(store: Store, folder: Path) -> None:
     read_split(store, _kept(store, folder, "condition_subset"), "train")
 
 
+def evaluate(store: Store, folder: Path) -> None:
+    """Both engines, few resamples, Tier 2 and the files, on columns: 28 boxes and 15 detections an image."""
+    import numpy as np
+
+    from dentsight_pipeline.evaluation import evaluate as evaluation
+    from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+    from dentsight_pipeline.evaluation.folder import write_evaluation
+
+    count, classes, rng = int((folder / "images").read_text()), 13, np.random.default_rng(0)
+    n = count * BOXES
+    image, label = np.repeat(np.arange(count), BOXES), rng.integers(0, classes, n)
+    boxes = np.column_stack([rng.uniform(0, [1500, 900], (n, 2)), rng.lognormal(4, 0.6, (n, 2))])
+    truth = GroundTruth(
+        image_ids=np.arange(1, count + 1),
+        image_sizes_px=np.tile([1662.0, 1077.0], (count, 1)),
+        groups=np.arange(count),
+        clean=rng.random(count) < 0.8,
+        partial=np.zeros(count, bool),
+        category_ids=np.arange(1, classes + 1),
+        class_names=tuple(f"condition {k}" for k in range(1, classes + 1)),
+        annotation_ids=np.arange(1, n + 1),
+        image_index=image,
+        class_index=label,
+        boxes_xywh_px=boxes,
+        areas_px=boxes[:, 2] * boxes[:, 3],
+        crowd=np.zeros(n, bool),
+    )
+    of = np.sort(rng.choice(n, 15 * count, replace=False))
+    moved = boxes[of] + rng.normal(0, 0.1, (len(of), 4)) * np.tile(boxes[of, 2:], 2)
+    moved[:, 2:] = np.abs(moved[:, 2:]) + 1
+    named = np.where(rng.random(len(of)) < 0.85, label[of], rng.integers(0, classes, len(of)))
+    found = Detections(image[of], named, moved, rng.beta(2, 3, len(of)))
+    del boxes, moved, named, of, image, label
+    made = evaluation.evaluate(evaluation.Inputs(truth, found, mirrored=found, resamples=RESAMPLES))
+    assert made.document.engines is not None and made.document.engines.agree
+    write_evaluation(made, folder / "evaluation")
+
+
 STEPS: dict[str, Callable[[Store, Path], None]] = {
     "draw": draw,
     "ingest": ingest,
@@ -174,6 +213,7 @@ STEPS: dict[str, Callable[[Store, Path], None]] = {
     "tooth subset": tooth_subset,
     "check subset": checks_of("condition_subset"),
     "read training split": read_training_split,
+    "evaluate": evaluate,
 }
 """In their order; `draw` is not measured."""
 

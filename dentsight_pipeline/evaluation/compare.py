@@ -6,10 +6,9 @@ the difference is about three times tighter than that of two independent figures
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.figures import macro_of, measurement
 from dentsight_pipeline.evaluation.matching import ClassMatches, match
 from dentsight_pipeline.evaluation.metrics import CurveTable
-from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
 
 
@@ -45,43 +43,6 @@ class Comparison:
 
 
 def compare(
-    ground_truth: Mapping[str, Any],
-    challenger: Sequence[Mapping[str, Any]],
-    champion: Sequence[Mapping[str, Any]],
-    *,
-    champion_ground_truth_sha256: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Comparison:
-    """Compare two sets of detections by the paired bootstrap.
-
-    Args:
-        ground_truth: What both are scored on, as for `evaluate`.
-        challenger: Detections of the new model.
-        champion: Detections of the model in use, on the same images.
-        champion_ground_truth_sha256: What the champion's evaluation says it was scored on; checked when given.
-        resamples: Bootstrap resamples.
-        seed: Bootstrap seed.
-        progress: Called with stage, done, total.
-
-    Raises:
-        EvaluationError: The champion was evaluated on other ground truth.
-        ScoringRecordError: As for `evaluate`.
-    """
-    truth = read_ground_truth(ground_truth)
-    return compare_columns(
-        replace(truth, sha256=digest_of(ground_truth)),
-        replace(read_detections(challenger, truth, source="challenger's detections"), sha256=digest_of(challenger)),
-        replace(read_detections(champion, truth, source="champion's detections"), sha256=digest_of(champion)),
-        champion_ground_truth_sha256=champion_ground_truth_sha256,
-        resamples=resamples,
-        seed=seed,
-        progress=progress,
-    )
-
-
-def compare_columns(
     truth: GroundTruth,
     challenger: Detections,
     champion: Detections,
@@ -91,7 +52,20 @@ def compare_columns(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Comparison:
-    """`compare` on columns that are validated already."""
+    """Compare two sets of detections by the paired bootstrap.
+
+    Args:
+        truth: What both are scored on, as for `evaluate`.
+        challenger: Detections of the new model.
+        champion: Detections of the model in use, on the same images.
+        champion_ground_truth_sha256: What the champion's evaluation says it was scored on; checked when given.
+        resamples: Bootstrap resamples.
+        seed: Bootstrap seed.
+        progress: Called with stage, done, total.
+
+    Raises:
+        EvaluationError: The champion was evaluated on other ground truth.
+    """
     if champion_ground_truth_sha256 not in (None, truth.sha256):
         raise EvaluationError(
             f"The champion was evaluated on ground truth {champion_ground_truth_sha256}, the challenger on "

@@ -47,7 +47,6 @@ class EngineResult:
         classes: [K] names in the order of category ids.
         precision: [T, R, K, A, M] monotone envelope at 101 recalls.
         recall: [T, K, A, M].
-        scores: [T, R, K, A, M] score at which each recall is first reached; 0 where it never is.
     """
 
     engine: str
@@ -55,7 +54,6 @@ class EngineResult:
     classes: tuple[str, ...]
     precision: np.ndarray
     recall: np.ndarray
-    scores: np.ndarray
 
     @cached_property
     def per_class(self) -> dict[str, dict[str, float | None]]:
@@ -92,16 +90,6 @@ class EngineResult:
     def ap50(self) -> float | None:
         """Macro AP at IoU .50 over the present classes."""
         return self.macro("ap50")
-
-    @property
-    def ap75(self) -> float | None:
-        """Macro AP at IoU .75 over the present classes."""
-        return self.macro("ap75")
-
-    @property
-    def ar100(self) -> float | None:
-        """Macro average recall with 100 detections per image and class."""
-        return self.macro("ar100")
 
     def summary(self) -> np.ndarray:
         """[12] the published COCO numbers: AP, AP50, AP75, AP s/m/l, AR1, AR10, AR100, AR s/m/l; −1 = undefined."""
@@ -167,7 +155,7 @@ def max_abs_difference(a: EngineResult, b: EngineResult) -> float:
 def common_cells(a: EngineResult, b: EngineResult) -> EngineResult:
     """`a` without the area ranges that `b` was not scored in."""
     n = b.precision.shape[3]
-    return replace(a, precision=a.precision[..., :n, :], recall=a.recall[..., :n, :], scores=a.scores[..., :n, :])
+    return replace(a, precision=a.precision[..., :n, :], recall=a.recall[..., :n, :])
 
 
 def with_cells_of(a: EngineResult, b: EngineResult) -> EngineResult:
@@ -175,7 +163,7 @@ def with_cells_of(a: EngineResult, b: EngineResult) -> EngineResult:
     n = b.precision.shape[3]
     joined = {
         field: np.concatenate([getattr(b, field), getattr(a, field)[..., n:, :]], axis=-2)
-        for field in ("precision", "recall", "scores")
+        for field in ("precision", "recall")
     }
     return replace(a, engine=b.engine, version=b.version, **joined)
 
@@ -193,7 +181,7 @@ def _blank(engine: Engine, truth: GroundTruth, n_areas: int = len(AREA_RANGES_PX
     """−1 everywhere, as an engine leaves what has no ground truth."""
     n_recalls, k = len(RECALL_THRESHOLDS), len(truth.class_names)
     cells = -np.ones((len(IOU_THRESHOLDS), n_recalls, k, n_areas, len(MAX_DETECTIONS)))
-    return EngineResult(engine, version(engine), truth.class_names, cells, cells[:, 0].copy(), cells.copy())
+    return EngineResult(engine, version(engine), truth.class_names, cells, cells[:, 0].copy())
 
 
 def _pieces(truth: GroundTruth, detections: Detections) -> Iterator[slice]:
@@ -213,7 +201,7 @@ def _run_hotcoco(truth: GroundTruth, detections: Detections) -> EngineResult:
         return result
     for piece in _pieces(truth, detections):
         arrays = _hotcoco_arrays(truth.of_classes(piece), detections.of_classes(piece))
-        for field in ("precision", "recall", "scores"):
+        for field in ("precision", "recall"):
             getattr(result, field)[..., piece, :, :] = arrays[field]
     return result
 
@@ -250,7 +238,7 @@ def _run_pycocotools(
             evaluator, by_area = _matched(truth, detections, k, areas)
             for name, mask in populations.items():
                 _accumulate(evaluator, by_area, mask)
-                for field in ("precision", "recall", "scores"):
+                for field in ("precision", "recall"):
                     getattr(results[name], field)[..., k, :, :] = evaluator.eval[field][..., 0, :, :]
     return results
 

@@ -39,16 +39,8 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.engines import EngineResult
 from dentsight_pipeline.evaluation.figures import Counted, MeasuredPopulation, measure_population
 from dentsight_pipeline.evaluation.folder import Evaluation, read_json_file, summary, write_evaluation
-from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.operating import choose_operating
-from dentsight_pipeline.evaluation.tier2 import (
-    Gated,
-    measure_calibration,
-    measure_consistency,
-    measure_empty_mouth,
-    measure_froc,
-    sample_sizes,
-)
+from dentsight_pipeline.evaluation.tier2 import Gated, measure_tier2, sample_sizes
 from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
 
@@ -287,47 +279,45 @@ def _assembled(
     measured: Mapping[PopulationName, MeasuredPopulation],
 ) -> Evaluation:
     """The document and the tables, with Tier 2 measured on the gated population."""
+    classes = given.truth.class_names
     gated = _gated(given, next(own for own in populations if own.name == given.gated))
-    operating = gated.operating
-    calibration, calibration_rows = measure_calibration(gated)
-    sides, side_rows = measure_consistency(gated)
-    empty, empty_rows = measure_empty_mouth(gated)
-    rows = [row for own in measured.values() for row in own.measurements]
-    rows += [*calibration_rows, *side_rows, *empty_rows]
-    typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(operating.best_f1))
-    shown = errors_by_type.Shown(given.truth, given.found, typed, operating.best_f1)
+    typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(gated.operating.best_f1))
+    shown = errors_by_type.Shown(given.truth, given.found, typed, gated.operating.best_f1)
+    tier2, tier2_rows = measure_tier2(gated)
+    rows = (*(row for own in measured.values() for row in own.measurements), *tier2_rows)
     document = EvaluationDocument(
         schema=SCHEMA,
-        classes=given.truth.class_names,
+        classes=classes,
         ground_truth_sha256=given.truth.sha256,
         detections_sha256=given.found.sha256,
         mirrored_sha256=None if given.mirrored is None else given.mirrored.sha256,
         gated_population=gated.name,
         populations={name: own.part for name, own in measured.items()},
-        measurements=tuple(rows),
+        measurements=rows,
         engines=engine_facts,
-        thresholds_from=operating.chosen_on,
-        operating_points={name: operating.point(k) for k, name in enumerate(given.truth.class_names)},
-        bootstrap=BootstrapFacts(
-            resamples=given.resamples,
-            seed=given.seed,
-            unit="source_group",
-            method="BCa",
-            level=1 - bootstrap.ALPHA,
-            minimum_groups=bootstrap.MINIMUM_GROUPS,
-        ),
-        calibration=calibration,
-        consistency=sides,
-        empty_mouth=empty,
-        froc=measure_froc(gated),
+        thresholds_from=gated.operating.chosen_on,
+        operating_points={name: gated.operating.point(k) for k, name in enumerate(classes)},
+        bootstrap=_bootstrap_facts(given),
+        **tier2,
         errors=shown.count_by_type(gated.images),
         confusion=shown.confusion_matrix(gated.images),
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part.images),
         notes=(*given.truth.notes, *given.notes),
     )
-    curves = {own.name: {name: _curve(own, k) for k, name in enumerate(given.truth.class_names)} for own in populations}
+    curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}
     return Evaluation(document, curves, shown.table())
+
+
+def _bootstrap_facts(given: Inputs) -> BootstrapFacts:
+    return BootstrapFacts(
+        resamples=given.resamples,
+        seed=given.seed,
+        unit="source_group",
+        method="BCa",
+        level=1 - bootstrap.ALPHA,
+        minimum_groups=bootstrap.MINIMUM_GROUPS,
+    )
 
 
 def _gated(given: Inputs, own: Counted) -> Gated:
@@ -349,14 +339,13 @@ def _floor(thresholds: np.ndarray) -> float:
 
 def _curve(own: Counted, k: int) -> Curve:
     """Precision over recall (engine of record, IoU .50), and precision, recall, F1 over the score."""
-    matches: ClassMatches = own.matches[k]["all"].subset(own.images)
+    curve = operating_points.score_curve(own.matches[k]["all"].subset(own.images))
     precision = own.engine.precision[0, :, k, 0, -1]
-    curve = operating_points.score_curve(matches)
-    at = np.zeros(0, int) if curve is None else curve.points(_CURVE_POINTS)
-    columns = [] if curve is None else [curve.scores, curve.f1, curve.precision, curve.recall]
-    score, f1, precision_by_score, recall_by_score = (
-        tuple(column[at].tolist()) for column in columns or [np.zeros(0)] * 4
-    )
+    columns = [np.zeros(0)] * 4
+    if curve is not None:
+        at = curve.points(_CURVE_POINTS)
+        columns = [column[at] for column in (curve.scores, curve.f1, curve.precision, curve.recall)]
+    score, f1, precision_by_score, recall_by_score = (tuple(column.tolist()) for column in columns)
     return Curve(
         recall=tuple(engines.RECALL_THRESHOLDS.tolist()),
         precision=tuple(precision.tolist()) if (precision > -1).all() else None,

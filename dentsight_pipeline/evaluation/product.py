@@ -13,7 +13,7 @@ from dentsight_pipeline.documents.facts import EvaluationFacts, PredictionsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, detections_of, ground_truth_of
-from dentsight_pipeline.evaluation.compare import Comparison, compare_columns
+from dentsight_pipeline.evaluation.compare import Comparison, compare
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
 from dentsight_pipeline.evaluation.validation import digest_of, read_detections
@@ -108,10 +108,10 @@ def compare_stored(
     resamples: int = 1000,
     progress: Progress | None = None,
 ) -> Comparison:
-    """The predictions of two checkpoints on the test images of one subset; see `compare_columns`."""
+    """The predictions of two checkpoints on the test images of one subset; see `compare`."""
     truth = stored_truth(store, subset, EVALUATED)
     ours, theirs = (stored_detections(store, made, EVALUATED, truth) for made in (challenger, champion))
-    return compare_columns(truth, ours, theirs, resamples=resamples, progress=progress)
+    return compare(truth, ours, theirs, resamples=resamples, progress=progress)
 
 
 def _validation(store: Store, subset: Manifest, predictions: Manifest) -> tuple[GroundTruth, Detections] | None:

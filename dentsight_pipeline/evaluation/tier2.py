@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -91,6 +91,15 @@ class Gated:
     def row(self, metric: str, name: str, measured: Interval, n: int, units: int, note: str = "") -> Measurement:
         """One measurement on this population."""
         return measurement(metric, name, self.name, measured, n, units, note)
+
+
+def measure_tier2(of: Gated) -> tuple[dict[str, Any], Rows]:
+    """The fields of the document by name, and what gates see."""
+    calibrated, calibration_rows = measure_calibration(of)
+    sides, side_rows = measure_consistency(of)
+    empty, empty_rows = measure_empty_mouth(of)
+    fields = {"calibration": calibrated, "consistency": sides, "empty_mouth": empty, "froc": measure_froc(of)}
+    return fields, [*calibration_rows, *side_rows, *empty_rows]
 
 
 def measure_calibration(of: Gated) -> tuple[Calibration, Rows]:

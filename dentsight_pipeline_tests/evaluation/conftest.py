@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dentsight_pipeline.evaluation.compare import Comparison, compare
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.evaluation.folder import Evaluation
+from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
 
 Truth = dict[str, Any]
@@ -40,6 +43,13 @@ def found(*records: tuple[int, int, Sequence[float], float]) -> Found:
 def evaluated(truth: Truth, results: Found, *, progress: Progress | None = None, **options: Any) -> Evaluation:
     """The evaluation of COCO records."""
     return evaluate(coco_inputs(truth, results, **options), progress)
+
+
+def compared(truth: Truth, challenger: Found, champion: Found, **settings: Any) -> Comparison:
+    """The comparison of COCO records."""
+    known = replace(read_ground_truth(truth), sha256=digest_of(truth))
+    found = (read_detections(results, known) for results in (challenger, champion))
+    return compare(known, *found, **settings)
 
 
 def random_set(

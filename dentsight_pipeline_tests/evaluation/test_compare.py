@@ -10,9 +10,8 @@ import pytest
 from dentsight_pipeline.documents.evaluation import Measurement
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import bootstrap, engines
-from dentsight_pipeline.evaluation.compare import compare
 from dentsight_pipeline.evaluation.validation import digest_of
-from dentsight_pipeline_tests.evaluation.conftest import evaluated, random_set
+from dentsight_pipeline_tests.evaluation.conftest import compared, evaluated, random_set
 
 
 def worsened(results: list, seed: int = 0, spread: float = 0.05) -> list:
@@ -32,7 +31,7 @@ def test_the_difference_is_that_of_the_two_evaluations() -> None:
     truth, champion = random_set(1, images=40)
     challenger = worsened(champion)
 
-    comparison = compare(truth, challenger, champion, resamples=50)
+    comparison = compared(truth, challenger, champion, resamples=50)
 
     ours, theirs = (engines.coco_statistics(truth, r, "pycocotools") for r in (challenger, champion))
     assert ours.ap50 is not None and theirs.ap50 is not None
@@ -47,7 +46,7 @@ def test_pairing_makes_the_interval_much_tighter() -> None:
     truth, champion = random_set(2, images=80)
     challenger = worsened(champion)
 
-    paired = row_of(compare(truth, challenger, champion, resamples=400).measurements, "paired_delta_ap50", "macro")
+    paired = row_of(compared(truth, challenger, champion, resamples=400).measurements, "paired_delta_ap50", "macro")
 
     macro = [evaluated(truth, r, resamples=400).document.populations["all"].macro for r in (challenger, champion)]
     apart = np.hypot(*((m.ap50_high or 0) - (m.ap50_low or 0) for m in macro))
@@ -58,7 +57,7 @@ def test_a_model_against_itself_differs_by_exactly_nothing() -> None:
     """[0, 0] is right for a difference, unlike for a score."""
     truth, results = random_set(3, images=30)
 
-    row = row_of(compare(truth, results, results, resamples=30).measurements, "paired_delta_ap", "macro")
+    row = row_of(compared(truth, results, results, resamples=30).measurements, "paired_delta_ap", "macro")
 
     assert (row.value, row.low, row.high) == (0.0, 0.0, 0.0)
 
@@ -69,7 +68,7 @@ def test_the_clean_images_decide_where_they_are_known() -> None:
     for n, image in enumerate(truth["images"]):
         image["clean"] = n < 25
 
-    comparison = compare(truth, worsened(results), results, resamples=20)
+    comparison = compared(truth, worsened(results), results, resamples=20)
 
     assert comparison.population == "clean"
     clean = {image["id"] for image in truth["images"] if image["clean"]}
@@ -82,7 +81,7 @@ def test_a_champion_of_other_ground_truth_is_refused() -> None:
     truth, results = random_set(5)
 
     with pytest.raises(EvaluationError, match="predict with the champion on this test split first"):
-        compare(truth, results, results, champion_ground_truth_sha256=digest_of(random_set(6)[0]))
+        compared(truth, results, results, champion_ground_truth_sha256=digest_of(random_set(6)[0]))
 
 
 def test_draws_can_be_subtracted() -> None:

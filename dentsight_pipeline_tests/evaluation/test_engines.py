@@ -198,5 +198,5 @@ def test_at_most_one_hundred_detections_of_an_image_and_class_count() -> None:
     within = coco_statistics(truth, found(*noise[:99], *other_class, (1, 1, [0, 0, 40, 40], 0.1)))
     beyond = coco_statistics(truth, found(*noise, *other_class, (1, 1, [0, 0, 40, 40], 0.1)))
 
-    assert within.ar100 == 1
-    assert beyond.ar100 == 0
+    assert within.macro("ar100") == 1
+    assert beyond.macro("ar100") == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from dentsight_pipeline.documents.lineage import ChainItem, Record, record_of
 from dentsight_pipeline.errors import DataError, DocumentError
@@ -14,6 +13,7 @@ from dentsight_pipeline.store import log as logs
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.names import record_key
 from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.store.records import Content
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Told:
         logged: Those of the log, by digest of the record.
     """
 
-    beside: Mapping[str, Mapping[str, Any]] | None
+    beside: Mapping[str, Content] | None
     logged: Mapping[str, logs.LogEntry]
 
-    def contents(self) -> list[Mapping[str, Any]]:
+    def contents(self) -> list[Content]:
         """Them, the oldest first; those of the log where one was changed."""
         if self.beside is None:
             return [entry.record for entry in self.logged.values()]
@@ -67,7 +67,7 @@ def _whole(told: Told, product: str) -> Iterator[Record]:
             yield record_of(content, product)
 
 
-def _beside(store: Store, digest: str) -> Mapping[str, Mapping[str, Any]] | None:
+def _beside(store: Store, digest: str) -> Mapping[str, Content] | None:
     try:
         return dict(store.named_records(digest))
     except DataError:

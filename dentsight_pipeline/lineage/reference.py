@@ -18,7 +18,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from dentsight_pipeline.documents.facts import EvaluationFacts, ReleaseFacts
 from dentsight_pipeline.documents.names import (
@@ -38,7 +38,7 @@ from dentsight_pipeline.store.local import hash_file
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.names import is_digest
 from dentsight_pipeline.store.objects import Store
-from dentsight_pipeline.store.records import logged
+from dentsight_pipeline.store.records import Content, logged
 
 LEAST_DIGITS = 8
 _HEX = re.compile(r"[0-9a-f]{8,63}")
@@ -356,7 +356,7 @@ def _forged_run(store: Store, run_id: str, digest: str, tags: Mapping[str, str])
             )
 
 
-def _records(store: Store, digest: str) -> list[Mapping[str, Any]]:
+def _records(store: Store, digest: str) -> list[Content]:
     try:
         return [*store.records(digest)]
     except DataError:  # changed: the audit says so

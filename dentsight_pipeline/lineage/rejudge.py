@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
-from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.facts import ReportFacts
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.report import Report
+from dentsight_pipeline.documents.verdict import GateRow, Verdict
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.walk import Walk, name_of
 from dentsight_pipeline.release import product
@@ -16,8 +17,9 @@ from dentsight_pipeline.release.policy import checked, load_policy, policy_names
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
-_WORDS_OF_THE_CODE = frozenset({"because", "sentence"})
-"""Parts of a gate's row that are wording, not decision: another version of the package may word them otherwise."""
+_OF_A_VERDICT = ("classes", "head", "champion", "ground_truth_sha256", "detections_sha256", "overrides")
+_OF_A_ROW = tuple(field for field in GateRow.__struct_fields__ if field not in ("because", "sentence"))
+"""What a gate decides. Its wording is left out: another version of the package may word it otherwise."""
 
 
 def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
@@ -38,7 +40,7 @@ def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
             f"The {name_of(manifest)} was judged under a policy that calls itself {report.policy.name} "
             f"v{report.policy.version} but differs from the packaged one."
         )
-    yield from _otherwise(store, walked, manifest)
+    yield from _otherwise(store, walked, manifest, stored, report)
 
 
 def can_block(policy: Policy) -> bool:
@@ -55,48 +57,42 @@ def is_altered(policy: Policy) -> bool:
     return packaged.version == policy.version and packaged.digest != policy.digest
 
 
-def _otherwise(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
-    """What the gates say otherwise when they are asked again."""
+def _otherwise(store: Store, walked: Walk, manifest: Manifest, stored: Verdict, report: Report) -> Iterator[str]:
+    """What the gates say otherwise when they are asked again; the first difference is enough."""
     evaluation, checkpoint = (walked.input_of(manifest, n) for n in (Asset.CLASS_METRICS, Asset.TRAINED_CHECKPOINT))
     if evaluation is None or checkpoint is None:
         return
-    chain: dict[str, Manifest] = {Asset.CLASS_METRICS: evaluation, Asset.TRAINED_CHECKPOINT: checkpoint}
-    report = product.report_of(store, manifest)
     if report.evaluation != product.evaluation_of(store, evaluation):
         yield f"The evaluation that report.json of the {name_of(manifest)} shows is not the stored one."
     if report.health != product.health_of(store, checkpoint):
         yield f"The health that report.json of the {name_of(manifest)} shows is not the stored one."
+    chain: dict[str, Manifest] = {Asset.CLASS_METRICS: evaluation, Asset.TRAINED_CHECKPOINT: checkpoint}
     overrides = manifest.facts_as(ReportFacts).overrides
     again = product.verdict_on(store, chain, report.policy, report.champion, overrides)
-    for difference in _differences(plain(product.verdict_of(store, manifest)), plain(again)):
+    for difference in islice(_differences(stored, again), 1):
         yield f"The verdict of the {name_of(manifest)} was edited: {difference}."
-        return
 
 
-def _differences(stored: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+def _differences(stored: Verdict, again: Verdict) -> Iterator[str]:
     """Where a stored verdict differs in substance from the one given now, in words."""
-    for key in ("outcome", "releasable"):
-        if stored[key] != again[key]:
-            yield f"it says {key} {stored[key]!r}, but the gates give {again[key]!r} on the stored evaluation"
-    yield from _row_differences({row["id"]: row for row in stored["rows"]}, {row["id"]: row for row in again["rows"]})
-    if not str(next(iter(stored["sentences"]), "")).startswith(stored["outcome"]):
-        yield f"its first sentence does not say {stored['outcome']}"
-    for key in ("classes", "head", "champion", "ground_truth_sha256", "detections_sha256", "overrides"):
-        if stored[key] != again[key]:
-            yield f"its {key} is not what the gates give on the stored evaluation"
+    for key, said, given in _unequal(stored, again, ("outcome", "releasable")):
+        yield f"it says {key} {said!r}, but the gates give {given!r} on the stored evaluation"
+    yield from _row_differences({row.id: row for row in stored.rows}, {row.id: row for row in again.rows})
+    if not next(iter(stored.sentences), "").startswith(stored.outcome):
+        yield f"its first sentence does not say {stored.outcome}"
+    for key, _, _ in _unequal(stored, again, _OF_A_VERDICT):
+        yield f"its {key} is not what the gates give on the stored evaluation"
 
 
-def _row_differences(stored: Mapping[str, Mapping[str, Any]], again: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for gate in dict.fromkeys([*again, *stored]):
-        if gate not in stored:
-            yield f"gate {gate} is missing"
-        elif gate not in again:
-            yield f"gate {gate} is not in its policy"
-        else:
-            kept = stored[gate]
-            for key in [key for key in again[gate] if key not in _WORDS_OF_THE_CODE]:
-                if kept.get(key) != again[gate][key]:
-                    yield (
-                        f"gate {gate} says {key} {kept.get(key)!r}, but the stored evaluation gives "
-                        f"{again[gate][key]!r}"
-                    )
+def _row_differences(stored: Mapping[str, GateRow], again: Mapping[str, GateRow]) -> Iterator[str]:
+    yield from (f"gate {gate} is missing" for gate in again if gate not in stored)
+    for gate in [gate for gate in again if gate in stored]:
+        for key, said, given in _unequal(stored[gate], again[gate], _OF_A_ROW):
+            yield f"gate {gate} says {key} {said!r}, but the stored evaluation gives {given!r}"
+    yield from (f"gate {gate} is not in its policy" for gate in stored if gate not in again)
+
+
+def _unequal(stored: object, again: object, fields: Iterable[str]) -> Iterator[tuple[str, object, object]]:
+    """The fields that two documents do not share, each with both values."""
+    values = ((field, getattr(stored, field), getattr(again, field)) for field in fields)
+    return (row for row in values if row[1] != row[2])

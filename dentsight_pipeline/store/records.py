@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from dentsight_pipeline.documents.lineage import Record, record_of
 from dentsight_pipeline.store import log
+from dentsight_pipeline.store.canonical import JSON
 from dentsight_pipeline.store.objects import Store
+
+Content = Mapping[str, JSON]
+"""A record as it was written."""
 
 
 def records_of(store: Store, product: str) -> list[Record]:
@@ -26,6 +29,6 @@ def first_record(store: Store, product: str) -> Record:
     return next(iter(records_of(store, product)), Record())
 
 
-def logged(store: Store, product: str) -> list[Mapping[str, Any]]:
+def logged(store: Store, product: str) -> list[Content]:
     """What the log has of a product, the oldest first."""
     return [entry.record for entry in log.read(store).of(product)]

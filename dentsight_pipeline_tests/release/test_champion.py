@@ -186,6 +186,8 @@ def test_what_the_champion_predicted_on_newer_images_is_compared_with(models):
     assert all(row.value == pytest.approx(0.4, abs=0.02) for row in compared.measurements)
     assert champion.state(models.store, newer) == {"champion": release.digest, "predictions": champions.digest}
     assert champion.champion_predictions(models.store, release, models.subset) == models.poor
+    other = models.released(models.good)
+    assert champion.champion_predictions(models.store, other, newer) is None  # another champion's are not its own
 
 
 # The title -----------------------------------------------------------------------------------------------------------

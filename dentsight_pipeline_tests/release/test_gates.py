@@ -88,6 +88,8 @@ def test_an_interval_decides_and_its_ends_count_exactly(policy, evaluation, heal
         (-0.05, 0.05, 0.11, "INCONCLUSIVE"),
         (0.11, 0.15, 0.2, "FAIL"),
         (-0.3, -0.2, -0.11, "FAIL"),
+        (-0.3, -0.2, -0.10, "INCONCLUSIVE"),
+        (0.10, 0.15, 0.2, "INCONCLUSIVE"),
     ],
 )
 def test_a_two_sided_bound_fails_on_either_side(policy, evaluation, healthy, low, value, high, outcome):
@@ -99,13 +101,80 @@ def test_a_two_sided_bound_fails_on_either_side(policy, evaluation, healthy, low
 
 @pytest.mark.parametrize(
     ("low", "value", "high", "outcome"),
-    [(0.0, 0.05, 0.10, "PASS"), (0.05, 0.08, 0.12, "INCONCLUSIVE"), (0.11, 0.2, 0.3, "FAIL")],
+    [
+        (0.0, 0.05, 0.10, "PASS"),
+        (0.05, 0.08, 0.12, "INCONCLUSIVE"),
+        (0.10, 0.2, 0.3, "INCONCLUSIVE"),
+        (0.11, 0.2, 0.3, "FAIL"),
+    ],
 )
 def test_a_ceiling_is_a_floor_upside_down(policy, evaluation, healthy, low, value, high, outcome):
     """A calibration error passes by its upper bound, not by its lower one."""
     _measured(evaluation, "ece", "all").update(low=low, value=value, high=high)
 
     assert _row(judged(evaluation, policy, healthy), "tier2_ece").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "outcome", "point"),
+    [
+        (-0.0199, 0.0, 0.02, "PASS", "pass"),
+        (-0.02, 0.0, 0.02, "INCONCLUSIVE", "pass"),
+        (-0.03, -0.02, -0.0199, "INCONCLUSIVE", "FAIL"),
+        (-0.04, -0.03, -0.02, "FAIL", "FAIL"),
+    ],
+)
+def test_a_regression_must_stay_above_its_margin_and_not_on_it(
+    policy, evaluation, healthy, champion, low, value, high, outcome, point
+):
+    """A model that is worse by exactly the margin is not shown to be good enough."""
+    champion["measurements"][0].update(low=low, value=value, high=high)
+
+    row = _row(judged(evaluation, policy, healthy, champion), "champion_caries_ap")
+
+    assert (row.outcome, row.point) == (outcome, point)
+
+
+def test_the_least_data_that_a_gate_asks_for_is_enough(policy, evaluation, healthy):
+    """Its `minimum_units` and `minimum_n` are the fewest that decide, not the most that do not."""
+    gate = next(gate for gate in policy.gates if gate.id == "tier1_caries_ap")
+    _measured(evaluation, "ap", "caries").update(n=gate.minimum_n, unit_count=gate.minimum_units)
+
+    assert _row(judged(evaluation, policy, healthy), "tier1_caries_ap").outcome == "PASS"
+
+
+def test_nothing_counted_is_not_an_unstated_count(policy, evaluation, healthy):
+    """Whoever reads why a gate is open must know whether data are missing or a count is."""
+    _measured(evaluation, "ap", "caries").update(n=0)
+    _measured(evaluation, "ap", "calculus").update(n=None)
+
+    verdict = judged(evaluation, policy, healthy)
+
+    assert "Too little data: 0 counted items" in _row(verdict, "tier1_caries_ap").because
+    assert "an unstated number of counted items" in _row(verdict, "tier1_calculus_ap").because
+
+
+def test_rounding_of_the_last_digit_breaks_no_interval(policy, evaluation, healthy):
+    """An upper end of 1.0000000000000002 is 1; a gate that is open for it would be open for ever."""
+    _measured(evaluation, "ap", "caries").update(value=1.0, low=0.9, high=1.0 + 1e-10)
+    _measured(evaluation, "ece", "all").update(value=0.0, low=-1e-10, high=0.01)
+
+    verdict = judged(evaluation, policy, healthy)
+
+    assert (_row(verdict, "tier1_caries_ap").outcome, _row(verdict, "tier2_ece").outcome) == ("PASS", "PASS")
+
+
+@pytest.mark.parametrize(
+    ("ap", "word"), [(0.45, "strong"), (0.4499, "acceptable"), (0.2, "acceptable"), (0.1999, "weak")]
+)
+def test_a_class_without_a_floor_is_read_in_the_cards_words(policy, evaluation, healthy, ap, word):
+    """The bands include the figure that they begin at."""
+    _measured(evaluation, "ap", "crown").update(value=ap, low=0.0, high=1.0)
+
+    readings = judged(evaluation, policy, healthy).classes
+
+    (crown,) = (reading for reading in readings if reading.condition == "crown")
+    assert (crown.point, crown.floor, crown.outcome) == (word, None, None)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +336,7 @@ def test_a_macro_over_few_classes_is_not_the_macro_of_the_policy(policy, evaluat
         (None, "INCONCLUSIVE"),
         ({"agree": True, "max_abs_difference": None}, "INCONCLUSIVE"),
         ({"agree": True, "max_abs_difference": 1e-9}, "FAIL"),
+        ({"agree": True, "max_abs_difference": 1.1e-12}, "FAIL"),
         ({"agree": True, "max_abs_difference": -1e-9}, "FAIL"),
         ({"agree": True, "max_abs_difference": 1e-12}, "PASS"),
         ({"agree": False, "max_abs_difference": 0.0}, "FAIL"),
@@ -335,8 +405,9 @@ def test_a_soft_gate_warns_and_does_not_block(policy, evaluation, healthy):
 
     verdict = judged(evaluation, policy, healthy)
 
-    assert _row(verdict, "tier1_other_finding_ap").outcome == "FAIL"
-    assert verdict.outcome == "PASS"
+    row = _row(verdict, "tier1_other_finding_ap")
+    assert (row.outcome, row.blocks) == ("FAIL", False)
+    assert (verdict.outcome, verdict.releasable, verdict.blocking) == ("PASS", True, ())
     assert "other-finding: 0.10 [0.05, 0.15], floor 0.20: FAIL. Read other-finding as a hint only." in verdict.sentences
 
 
@@ -439,6 +510,14 @@ def test_an_override_of_an_unknown_gate_is_refused_with_the_nearest_one(policy, 
 
     with pytest.raises(ConfigurationError, match=r"\(did you mean 'tier1_caries_ap'\?\)\."):
         judged(evaluation, policy, healthy, overrides=[override])
+
+
+def test_two_overrides_of_one_gate_are_refused(policy, evaluation, healthy):
+    """Of two reasons for one decision the second would replace the first unseen."""
+    twice = [Override(gate="tier1_caries_ap", name=name, reason="Study.") for name in ("A. Reviewer", "B. Reviewer")]
+
+    with pytest.raises(ConfigurationError, match="'tier1_caries_ap' is overridden twice"):
+        judged(evaluation, policy, healthy, overrides=twice)
 
 
 @pytest.mark.parametrize(
@@ -589,9 +668,10 @@ def test_rounding_never_makes_a_miss_look_like_a_tie():
     assert number_text(-0.001) == "0.00"
 
 
-def test_thresholds_taken_from_the_test_set_are_marked(policy, evaluation, healthy):
+@pytest.mark.parametrize("chosen_on", ["test", None])
+def test_thresholds_not_known_to_come_from_valid_are_marked(policy, evaluation, healthy, chosen_on):
     """Such figures are optimistic; the reader must see it on the row."""
-    evaluation["thresholds_from"] = "test"
+    evaluation["thresholds_from"] = chosen_on
 
     verdict = judged(evaluation, policy, healthy)
 

@@ -33,10 +33,10 @@ def _policy_text(**changes: Any) -> str:
     return json.dumps(plain | changes)
 
 
-def _policy_with_gate(**changes: Any) -> str:
-    """The card's policy with its caries gate changed."""
+def _policy_with_gate(gate_id: str = "tier1_caries_ap", **changes: Any) -> str:
+    """The card's policy with one gate changed."""
     plain = json.loads(_policy_text())
-    next(gate for gate in plain["gates"] if gate["id"] == "tier1_caries_ap").update(changes)
+    next(gate for gate in plain["gates"] if gate["id"] == gate_id).update(changes)
     return json.dumps(plain)
 
 
@@ -530,6 +530,17 @@ def test_two_overrides_of_one_gate_are_refused(policy, evaluation, healthy):
         (_policy_with_gate(floor=0.0), "floor 0 decides nothing"),
         (_policy_with_gate(floor=1.01), "floor 1.01 decides nothing"),
         (_policy_with_gate(operator="<=", floor=1.0), "ceiling 1 decides nothing"),
+        (_policy_with_gate("champion_caries_ap", floor=0.01), "the margin must lie in [-0.5, 0], got 0.01"),
+        (_policy_with_gate("champion_caries_ap", floor=-0.51), "the margin must lie in [-0.5, 0], got -0.51"),
+        (_policy_with_gate("tier0_head_health", severity="soft"), "exactly one hard gate on 'head_health' is needed"),
+        (
+            _policy_with_gate("tier0_engines_agree", metric="head_health"),
+            "on 'head_health' is needed (tier 0), found 2",
+        ),
+        (
+            _policy_text(bands={"strong": 0.2, "acceptable": 0.3, "source": "made up"}),
+            "'acceptable' lies above 'strong'",
+        ),
         (_policy_with_gate(operator="within", floor=0.0), "half-width 0 must lie in (0, 1)"),
         (_policy_with_gate(floor=math.nan), "malformed"),
         (_policy_with_gate(severity="optional"), "'optional' - at `$.gates[3].severity` (known are hard, soft)"),
@@ -546,6 +557,22 @@ def test_a_policy_that_could_pass_anything_is_refused(text, message):
     """A policy is the last line: a floor of 0, a NaN or a misspelt metric would open it without a word."""
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         policies.parse_policy(text)
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes"),
+    [
+        ("tier1_caries_ap", {"floor": 1.0}),
+        ("tier2_ece", {"floor": 0.0}),
+        ("champion_caries_ap", {"floor": 0.0}),
+        ("champion_caries_ap", {"floor": -0.5}),
+    ],
+)
+def test_the_strictest_and_the_mildest_bound_that_decide_something_are_taken(gate, changes):
+    """A reviewer may ask for perfection, or for no regression at all."""
+    policy = policies.parse_policy(_policy_with_gate(gate, **changes))
+
+    assert next(found for found in policy.gates if found.id == gate).floor == changes["floor"]
 
 
 def test_a_policy_without_hard_gates_is_refused():
@@ -659,6 +686,30 @@ def test_the_plain_sentence_reads_as_asked(policy, evaluation, healthy):
         == "caries: 0.04 [0.03, 0.05], floor 0.30: FAIL. Do not surface caries to a clinician."
     )
     assert _row(verdict, "tier1_caries_ap").sentence in verdict.sentences
+
+
+def test_a_summary_says_what_follows_and_lists_what_missed_hard_gates_first(policy, evaluation, healthy):
+    """The reader of one screen must learn what may happen, what to mend first, and what to do next."""
+    _measured(evaluation, "ap", "other-finding").update(value=0.1, low=0.05, high=0.15)
+    _measured(evaluation, "recall_at_p95", "caries").update(value=0.5, low=0.45, high=0.55)
+
+    verdict = judged(evaluation, policy, healthy)
+
+    (trigger,) = verdict.triggers
+    assert verdict.sentences == (
+        "FAIL: this model did not pass its release gates (9 hard gates: 8 PASS, 1 FAIL).",
+        "It must not be released.",
+        _row(verdict, "tier2_caries_recall_at_p95").sentence,
+        _row(verdict, "tier1_other_finding_ap").sentence,
+        trigger.sentence,
+    )
+
+
+def test_a_summary_of_a_pass_forbids_nothing_and_asks_for_nothing(policy, evaluation, healthy):
+    """A trigger that did not fire is no advice."""
+    verdict = judged(evaluation, policy, healthy)
+
+    assert verdict.sentences == (f"PASS: all {len(verdict.hard)} hard gates passed.",)
 
 
 def test_rounding_never_makes_a_miss_look_like_a_tie():

@@ -310,7 +310,8 @@ def _imported(node: ast.AST) -> list[str]:
 
 def tests_for(mutant: Mutant, tests: Mapping[str, Reached]) -> list[str]:
     """The tests that reach a fault: those of the module's own name first, then the quick ones."""
-    mirror = f"{TESTS}/{mutant.room}/test_{Path(mutant.path).stem}.py"
+    module = Path(mutant.path).relative_to(PACKAGE)
+    mirror = (Path(TESTS) / module.parent / f"test_{module.name}").as_posix()
     if mutant.function is None:
         reaching = [nodeid for nodeid, test in tests.items() if mutant.path in test.functions]
     else:

@@ -159,9 +159,9 @@ def checks_of(name: str) -> Callable[[Store, Path], None]:
 
 def read_training_split(store: Store, folder: Path) -> None:
     """What a training holds of its annotations."""
-    from dentsight_pipeline.training.dataset import read_split
+    from dentsight_pipeline.training.dataset import read_labelled
 
-    read_split(store, _kept(store, folder, "condition_subset"), "train")
+    read_labelled(store, _kept(store, folder, "condition_subset"), "train")
 
 
 def evaluate(store: Store, folder: Path) -> None:

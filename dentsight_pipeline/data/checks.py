@@ -7,7 +7,7 @@ kept, and asked for again by every consumer (`require`). A check that passed for
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +19,7 @@ from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.annotations import Split
+    from dentsight_pipeline.documents.dataset import LabelRow
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -70,17 +71,18 @@ def labels_are_known(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
         rows = [{"raw name": raw, "class": name, "annotations": n} for (raw, name), n in wrong.most_common(_SHOWN)]
         summary = f"{sum(wrong.values())} annotations have a class that the mapping does not give."
         return _outcome(labels_are_known, False, summary, rows)
-    names = [name for name in SPLITS if name in manifest.facts_as(DatasetFacts).splits]
-    rows = [
-        {
-            "raw name": row.raw_name,
-            "classes": ", ".join(row.classes) or "dropped",
-            "loose": row.loose,
-            **{split: row.annotations.get(split, 0) for split in names},
-        }
+    rows = _label_rows(labels, manifest.facts_as(DatasetFacts).splits)
+    return _outcome(labels_are_known, True, f"All {len(labels)} raw names are mapped or dropped.", rows)
+
+
+def _label_rows(labels: Sequence[LabelRow], splits: Container[str]) -> list[dict[str, Any]]:
+    """What became of every raw name, and how often it stands in each split."""
+    names = [name for name in SPLITS if name in splits]
+    return [
+        {"raw name": row.raw_name, "classes": ", ".join(row.classes) or "dropped", "loose": row.loose}
+        | {split: row.annotations.get(split, 0) for split in names}
         for row in labels
     ]
-    return _outcome(labels_are_known, True, f"All {len(labels)} raw names are mapped or dropped.", rows)
 
 
 def boxes_are_valid(store: Store, manifest: Manifest) -> CheckOutcomeFacts:

@@ -8,7 +8,7 @@ the tables of label names in `ontology.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from dentsight_pipeline.data import agreement, leakage
 from dentsight_pipeline.data.labels import label_rules, label_table
 from dentsight_pipeline.data.normalised_split import ImageKeys, normalised_split
-from dentsight_pipeline.data.ontology import CLASSES, SourceChoice, mapping_for
+from dentsight_pipeline.data.ontology import CLASSES, LabelRule, SourceChoice, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport, read_raw
 from dentsight_pipeline.data.splits import split_files
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import Split, write_table
 from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
-from dentsight_pipeline.documents.facts import LabelSource, Leakage, SplitCounts, SplitsFacts
+from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.progress import Progress
 
@@ -105,52 +105,75 @@ def normalise_document(
     report = progress or (lambda stage, done, total: None)
     choice = _choice(raw.facts.label_source, source)
     rules = label_rules(choice.mapping, drop, raw.splits)
-    labels = label_table(rules, raw.splits)
     report("sources", 0, 1)
-    sources = leakage.group_by_source(raw.sources())
-    split_of = [split.name for split in raw.splits for _ in range(len(split.images))]
-    clean = leakage.clean_flags(split_of, sources.numbers)
+    sources = _Sources(raw)
     report("sources", 1, 1)
+    splits, repairs = _normalised(raw, rules, sources, report)
+    labels = label_table(rules, raw.splits)
+    facts = _facts(raw, choice.applied(drop), splits, sources, repairs, labels)
+    rows = agreement.agreement_table(list(splits.values()), CLASSES, raw.fingerprints)
+    return NormalisedDocument(splits, repairs, labels, rows, facts)
 
+
+class _Sources:
+    """The split of each image, in the order of splits and images, its source, and whether no other split has that."""
+
+    def __init__(self, raw: RawExport) -> None:
+        self.splits = [split.name for split in raw.splits for _ in range(len(split.images))]
+        self.names = leakage.group_by_source(raw.sources())
+        self.clean = leakage.clean_flags(self.splits, self.names.numbers)
+
+
+def _normalised(
+    raw: RawExport, rules: Mapping[str, LabelRule], sources: _Sources, report: Progress
+) -> tuple[dict[str, Split], pa.Table]:
+    """Every split, and what was mended in ingestion and here."""
     splits: dict[str, Split] = {}
     repairs = [raw.repairs]
     images = boxes = 0
     for number, split in enumerate(raw.splits):
         report("normalise", number, len(raw.splits))
         own = slice(images, images + len(split.images))
-        keys = ImageKeys(images + 1, boxes + 1, sources[own], clean[own])
+        keys = ImageKeys(images + 1, boxes + 1, sources.names[own], sources.clean[own])
         splits[split.name], mended = normalised_split(split, rules, keys)
         images, boxes = own.stop, boxes + len(splits[split.name].annotations)
         repairs.append(mended)
     report("normalise", len(raw.splits), len(raw.splits))
-
-    together = pa.concat_tables(repairs).unify_dictionaries()
-    shared = codec.convert(leakage.leakage_table(split_of, sources.numbers), Leakage, "leakage")
-    facts = SplitsFacts(
-        corpus=raw.facts.corpus,
-        source=raw.facts.source,
-        privacy=raw.facts.privacy,
-        classes=CLASSES,
-        mapping=choice.applied(drop),
-        loose_classes=_loose_classes(splits.values()),
-        dropped={row.raw_name: row.total for row in labels if not row.classes},
-        composites=sum(row.total for row in labels if len(row.classes) > 1),
-        repairs=_counts(together["kind"].to_pylist()),
-        boxes_under_2_px=sum(map(_under_2_px, splits.values())),
-        splits={name: split_counts(split) for name, split in splits.items()},
-        leakage=shared,
-        sources=len(np.unique(sources.numbers)),
-        partial_annotation={name: _true(split.images["partial_annotation"]) for name, split in splits.items()},
-        flags=_counts(flag.partition(":")[0] for split in splits.values() for flag in _flags(split)),
-    )
-    rows = agreement.agreement_table(list(splits.values()), CLASSES, raw.fingerprints)
-    return NormalisedDocument(splits, together, labels, rows, facts)
+    return splits, pa.concat_tables(repairs).unify_dictionaries()
 
 
 def _choice(suggested: LabelSource, source: str | None) -> SourceChoice:
     if source is not None:
         return SourceChoice(mapping_for(source).source, "option", f"--source {source}")
     return SourceChoice(suggested.source, suggested.chosen_by, suggested.evidence)
+
+
+def _facts(
+    raw: RawExport,
+    mapping: AppliedMapping,
+    splits: Mapping[str, Split],
+    sources: _Sources,
+    repairs: pa.Table,
+    labels: Sequence[LabelRow],
+) -> SplitsFacts:
+    shared = leakage.leakage_table(sources.splits, sources.names.numbers)
+    return SplitsFacts(
+        corpus=raw.facts.corpus,
+        source=raw.facts.source,
+        privacy=raw.facts.privacy,
+        classes=CLASSES,
+        mapping=mapping,
+        loose_classes=_loose_classes(splits.values()),
+        dropped={row.raw_name: row.total for row in labels if not row.classes},
+        composites=sum(row.total for row in labels if len(row.classes) > 1),
+        repairs=_counts(repairs["kind"].to_pylist()),
+        boxes_under_2_px=sum(map(_under_2_px, splits.values())),
+        splits={name: split_counts(split) for name, split in splits.items()},
+        leakage=codec.convert(shared, Leakage, "leakage"),
+        sources=len(np.unique(sources.names.numbers)),
+        partial_annotation={name: _true(split.images["partial_annotation"]) for name, split in splits.items()},
+        flags=_counts(flag.partition(":")[0] for split in splits.values() for flag in _flags(split)),
+    )
 
 
 def split_counts(split: Split) -> SplitCounts:

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
-from dentsight_pipeline.documents.codec import read
+from dentsight_pipeline.documents.codec import plain, read
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.job import FitJob, PredictJob
 from dentsight_pipeline.errors import HeadCollapseError
@@ -243,7 +243,7 @@ def measure(
     if on == "test":
         valid = (read_split(store, subset, "valid").to_coco(), read_json(store, predictions, "valid.json"))
     evaluation = evaluate(coco_inputs(truth, found, thresholds_from=valid, resamples=resamples))
-    document = evaluation.document
+    document = plain(evaluation.document)
     highest: dict[int, float] = {}
     for record in found:
         highest[record["image_id"]] = max(record["score"], highest.get(record["image_id"], 0.0))

@@ -21,9 +21,9 @@ from dentsight_pipeline.data.labels import label_rules, label_table
 from dentsight_pipeline.data.normalised_split import ImageKeys, normalised_split
 from dentsight_pipeline.data.ontology import CLASSES, LabelRule, SourceChoice, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport, read_raw
-from dentsight_pipeline.data.splits import split_files
+from dentsight_pipeline.data.splits import split_tables, store_tables
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.annotations import Split, write_table
+from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
 from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
@@ -85,8 +85,7 @@ def normalise_export(
 
     made = normalise_document(read_raw(store, raw, progress), source=source, drop=drop, progress=progress)
     files: dict[str, Any] = {
-        **split_files(made.splits.values()),
-        "repairs.arrow": write_table(made.repairs),
+        **store_tables(store, split_tables(made.splits.values()) | {"repairs.arrow": made.repairs}),
         "labels.json": codec.write(made.labels),
         "agreement.json": codec.write(made.agreement),
     }

@@ -17,11 +17,15 @@ import pyarrow as pa
 from dentsight_pipeline.data import fdi
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelRule
 from dentsight_pipeline.data.repairs import Note, mended_boxes, mended_polygons, repair_table, twins
-from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, RawSplit, Split, flat_values
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, REPAIRS, RawSplit, Split, flat_values
 from dentsight_pipeline.errors import AnnotationError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_IMAGES_AT_ONCE = 4096
+"""Images whose boxes are worked on at a time: what is held beside the columns that come and go."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class _Boxes:
     label: NDArray[np.int64]
     xywh_px: NDArray[np.float64]
 
-    def __getitem__(self, chosen: NDArray[Any]) -> _Boxes:
+    def __getitem__(self, chosen: NDArray[Any] | slice) -> _Boxes:
         return _Boxes(self.rows[chosen], self.image[chosen], self.label[chosen], self.xywh_px[chosen])
 
 
@@ -72,20 +76,59 @@ def normalised_split(raw: RawSplit, rules: Mapping[str, LabelRule], keys: ImageK
     Raises:
         AnnotationError: A box that lies wholly outside its image.
     """
-    names = raw.annotations["label"].combine_chunks().dictionary.to_pylist()
+    codes = _Codes.of(raw, rules)
     found = _in_image_order(raw)
-    of_code = [rules[name] for name in names]
-    classes = np.array([len(rule.classes) for rule in of_code], dtype=np.int64)
-    mapped = found[classes[found.label] > 0]
-    sizes = np.stack([raw.images[side].to_numpy() for side in ("width", "height")], axis=1).astype(float)
-    mended = mended_boxes(mapped.xywh_px, sizes[mapped.image])
+    annotations, repairs = [ANNOTATIONS.empty_table()], [REPAIRS.empty_table()]
+    next_id = keys.first_box
+    blocks = np.searchsorted(found.image, np.arange(0, len(raw.images) + _IMAGES_AT_ONCE, _IMAGES_AT_ONCE))
+    for a, b in pairwise(blocks):
+        kept, mended = _normalised(raw, codes, found[a:b], (keys.first_image, next_id))
+        annotations.append(kept)
+        repairs.append(mended)
+        next_id += len(kept)
+    together = pa.concat_tables(annotations).unify_dictionaries().combine_chunks()
+    return Split(raw.name, CLASSES, _images(raw, keys, together), together), pa.concat_tables(repairs)
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """What the codes of a split's raw names mean.
+
+    Attributes:
+        names: The raw names.
+        classes: How many classes each becomes, shape [names].
+        category_ids: Their ids, the rest 0, shape [names, most classes of one].
+        loose: Whether the source uses it loosely, shape [names].
+    """
+
+    names: list[str]
+    classes: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    loose: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, raw: RawSplit, rules: Mapping[str, LabelRule]) -> _Codes:
+        names = raw.annotations["label"].combine_chunks().dictionary.to_pylist()
+        classes = np.array([len(rules[name].classes) for name in names], dtype=np.int64)
+        ids = np.zeros((len(names), classes.max(initial=0)), dtype=np.int64)
+        for row, name in zip(ids, names, strict=True):
+            row[: len(rules[name].classes)] = [CLASSES.index(known) + 1 for known in rules[name].classes]
+        return cls(names, classes, ids, np.array([rules[name].loose for name in names], dtype=bool))
+
+
+def _normalised(raw: RawSplit, codes: _Codes, found: _Boxes, ids: tuple[int, int]) -> tuple[pa.Table, pa.Table]:
+    """The annotations of some images, and what was mended in them; `ids` are those of the split's first image and of
+    the first box."""
+    mapped = found[codes.classes[found.label] > 0]
+    sizes = _sizes(raw, mapped.image)
+    mended = mended_boxes(mapped.xywh_px, sizes)
     _refuse_outside(raw, mapped, mended.outside)
 
     whole = np.flatnonzero(mended.kept)
-    polygons, polygon_notes = mended_polygons(_polygons(raw, mapped.rows[whole]), sizes[mapped.image[whole]])
-    drawn = np.repeat(np.arange(len(whole)), classes[mapped.label[whole]])  # a composite label is several boxes
+    polygons, polygon_notes = mended_polygons(_polygons(raw, mapped.rows[whole]), sizes[whole])
+    drawn = np.repeat(np.arange(len(whole)), codes.classes[mapped.label[whole]])  # a composite label is several boxes
     boxes = replace(mapped, xywh_px=mended.boxes)[whole[drawn]]
-    category = _category_ids(of_code)[boxes.label, np.arange(len(drawn)) - np.searchsorted(drawn, drawn)]
+    category = codes.category_ids[boxes.label, np.arange(len(drawn)) - np.searchsorted(drawn, drawn)]
     twin = twins(boxes.image * (len(CLASSES) + 1) + category, boxes.xywh_px)
     duplicates = _duplicates(boxes.xywh_px, category, twin)
     notes = (
@@ -93,13 +136,14 @@ def normalised_split(raw: RawSplit, rules: Mapping[str, LabelRule], keys: ImageK
         [note.at(whole) for note in polygon_notes],
         [note.at(whole[drawn]) for note in duplicates],
     )
-    repairs = repair_table(notes, raw, mapped.rows, mapped.image)
-
     left = np.flatnonzero(twin < 0)
-    boxes, category = boxes[left], category[left]
-    images = _images(raw, keys, boxes, category)
-    annotations = _annotations(keys, boxes, category, names, of_code, polygons.take(pa.array(drawn[left])))
-    return Split(raw.name, CLASSES, images, annotations), repairs
+    annotations = _annotations(codes, ids, boxes[left], category[left], polygons.take(pa.array(drawn[left])))
+    return annotations, repair_table(notes, raw, mapped.rows, mapped.image)
+
+
+def _sizes(raw: RawSplit, image: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Width and height of each box's image in px, shape [n, 2]."""
+    return np.stack([raw.images[side].to_numpy()[image] for side in ("width", "height")], axis=1).astype(float)
 
 
 def _in_image_order(raw: RawSplit) -> _Boxes:
@@ -134,14 +178,6 @@ def _polygons(raw: RawSplit, rows: NDArray[np.int64]) -> pa.ListArray:
     return raw.annotations["polygons"].combine_chunks().take(pa.array(rows))
 
 
-def _category_ids(rules: Sequence[LabelRule]) -> NDArray[np.int64]:
-    """For each label the ids of its classes, shape [labels, most classes of one]; the rest is 0."""
-    ids = np.zeros((len(rules), max((len(rule.classes) for rule in rules), default=0)), dtype=np.int64)
-    for row, rule in zip(ids, rules, strict=True):
-        row[: len(rule.classes)] = [CLASSES.index(name) + 1 for name in rule.classes]
-    return ids
-
-
 def _duplicates(boxes: NDArray[np.float64], category: NDArray[np.int64], twin: NDArray[np.int64]) -> list[Note]:
     """Notes of the boxes that mark what another of their class marks already."""
     again = np.flatnonzero(twin >= 0)
@@ -153,49 +189,45 @@ def _duplicates(boxes: NDArray[np.float64], category: NDArray[np.int64], twin: N
     ]
 
 
-def _images(raw: RawSplit, keys: ImageKeys, boxes: _Boxes, category: NDArray[np.int64]) -> pa.Table:
-    count = len(raw.images)
-    is_tooth = category <= len(TEETH)
-    annotated, with_teeth = (np.bincount(image, minlength=count) > 0 for image in (boxes.image, boxes.image[is_tooth]))
+def _images(raw: RawSplit, keys: ImageKeys, annotations: pa.Table) -> pa.Table:
+    count, image = len(raw.images), annotations["image_id"].to_numpy() - keys.first_image
+    is_tooth = annotations["category_id"].to_numpy() <= len(TEETH)
+    annotated, with_teeth = (np.bincount(some, minlength=count) > 0 for some in (image, image[is_tooth]))
     columns = {
         **{name: raw.images[name] for name in ("file_name", "width", "height", "sha256")},
         "id": keys.first_image + np.arange(count),
         "source_group": keys.groups,
         "clean": keys.clean,
         "partial_annotation": annotated & ~with_teeth,
-        "flags": _flags(raw, boxes[is_tooth], category[is_tooth]),
+        "flags": _flags(raw, image[is_tooth], annotations.filter(pa.array(is_tooth))),
     }
     return pa.table([columns[name] for name in IMAGES.names], schema=IMAGES)
 
 
-def _flags(raw: RawSplit, teeth: _Boxes, category: NDArray[np.int64]) -> list[list[str]]:
+def _flags(raw: RawSplit, image: NDArray[np.int64], teeth: pa.Table) -> list[list[str]]:
     """What does not fit in the tooth numbers of each image."""
-    names = [TEETH[number - 1] for number in category]
-    ends = np.searchsorted(teeth.image, np.arange(len(raw.images) + 1))
+    names = [TEETH[number - 1] for number in teeth["category_id"].to_numpy()]
+    boxes = flat_values(teeth["bbox"]).reshape(-1, 4)
+    ends = np.searchsorted(image, np.arange(len(raw.images) + 1))
     sizes = zip(raw.images["width"].to_pylist(), raw.images["height"].to_pylist(), strict=True)
     return [
-        fdi.tooth_flags(*size, list(zip(names[a:b], teeth.xywh_px[a:b], strict=True))) if a < b else []
+        fdi.tooth_flags(*size, list(zip(names[a:b], boxes[a:b], strict=True))) if a < b else []
         for size, (a, b) in zip(sizes, pairwise(ends), strict=True)
     ]
 
 
 def _annotations(
-    keys: ImageKeys,
-    boxes: _Boxes,
-    category: NDArray[np.int64],
-    names: Sequence[str],
-    rules: Sequence[LabelRule],
-    polygons: pa.ListArray,
+    codes: _Codes, ids: tuple[int, int], boxes: _Boxes, category: NDArray[np.int64], polygons: pa.ListArray
 ) -> pa.Table:
-    loose = np.array([rule.loose for rule in rules], dtype=bool)
+    first_image, first_box = ids
     columns = {
-        "id": keys.first_box + np.arange(len(category)),
-        "image_id": keys.first_image + boxes.image,
+        "id": first_box + np.arange(len(category)),
+        "image_id": first_image + boxes.image,
         "category_id": category.astype(np.int16),
         "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes.xywh_px.ravel()), 4),
         "area": boxes.xywh_px[:, 2] * boxes.xywh_px[:, 3],
         "segmentation": polygons,
-        "raw_name": pa.DictionaryArray.from_arrays(pa.array(boxes.label).cast(pa.int16()), names),
-        "loose": loose[boxes.label],
+        "raw_name": pa.DictionaryArray.from_arrays(pa.array(boxes.label).cast(pa.int16()), codes.names),
+        "loose": codes.loose[boxes.label],
     }
     return pa.table([columns[name] for name in ANNOTATIONS.names], schema=ANNOTATIONS)

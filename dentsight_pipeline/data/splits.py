@@ -18,7 +18,7 @@ from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.manifest import Entry, Manifest
     from dentsight_pipeline.store.objects import Store
 
 
@@ -69,14 +69,28 @@ def read_stored(store: Store, manifest: Manifest, path: str, schema: pa.Schema) 
     return read_table(file, schema, f"{path} of {manifest.kind} {manifest.digest[:12]}")
 
 
+def split_tables(splits: Iterable[Split]) -> dict[str, pa.Table]:
+    """The tables of splits, by their path in a manifest."""
+    tables: dict[str, pa.Table] = {}
+    for split in splits:
+        tables |= {images_file(split.name): split.images, annotations_file(split.name): split.annotations}
+    return tables
+
+
 def split_files(splits: Iterable[Split]) -> dict[str, bytes]:
     """The files of splits, by their path in a manifest."""
-    tables = [
-        pair
-        for split in splits
-        for pair in ((images_file(split.name), split.images), (annotations_file(split.name), split.annotations))
-    ]
-    return {path: write_table(table) for path, table in tables}
+    return {path: write_table(table) for path, table in split_tables(splits).items()}
+
+
+def store_tables(store: Store, tables: Mapping[str, pa.Table]) -> dict[str, Entry]:
+    """Store tables one after the other; gives their entries by path."""
+    return {path: _stored(store, write_table(table)) for path, table in tables.items()}
+
+
+def _stored(store: Store, data: bytes) -> Entry:
+    from dentsight_pipeline.store.manifest import Entry
+
+    return Entry(store.put_bytes(data), len(data))
 
 
 def from_coco(name: str, coco: Mapping[str, Any]) -> Split:

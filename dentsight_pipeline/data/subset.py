@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dentsight_pipeline.data.normalise import split_counts
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
-from dentsight_pipeline.data.splits import read_splits, split_files
+from dentsight_pipeline.data.splits import read_splits, split_tables, store_tables
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
 from dentsight_pipeline.documents.facts import SplitsFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
@@ -107,7 +107,7 @@ def _publish(
         splits={name: split_counts(split) for name, split in splits.items()},
         images_left_out=sum(whole.splits[name].images - len(split.images) for name, split in splits.items()),
     )
-    files: dict[str, Any] = dict(split_files(splits.values()))
+    files: dict[str, Any] = dict(store_tables(store, split_tables(splits.values())))
     for split in splits.values():
         files |= {name: normalized.entries[name] for name in split.images["file_name"].to_pylist()}
     manifest = build(store, kind, files, {Asset.NORMALIZED_SPLITS: normalized.digest}, facts)

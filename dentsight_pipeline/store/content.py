@@ -53,7 +53,7 @@ def build(
         path, content = item
         if isinstance(content, bytes):
             return path, Entry(store.put_bytes(content), len(content))
-        return path, store.put_file_entry(content)
+        return path, store.put_file(content)
 
     entries = {path: content for path, content in files.items() if isinstance(content, Entry)}
     entries |= map_in_threads(stored, (item for item in files.items() if item[0] not in entries), workers)

@@ -85,7 +85,7 @@ def plan(store: Store, *, grace: timedelta = GRACE) -> Plan:
     unnamed, young, named = [], 0, 0
     for key, stat in store.blobs.scan("objects/"):
         digest = key.rpartition("/")[2]
-        if key != _key_or_none(digest):
+        if not is_digest(digest) or key != object_key(digest):
             continue  # not one of ours: never touched
         if digest in names:
             named += 1
@@ -147,7 +147,3 @@ def _documents(store: Store) -> Iterator[str]:
     products = {key.split("/")[1] for key, _ in store.blobs.scan("records/")}
     for product in sorted(filter(is_digest, products)):
         yield json.dumps(store.records(product))
-
-
-def _key_or_none(digest: str) -> str | None:
-    return object_key(digest) if is_digest(digest) else None

@@ -100,21 +100,14 @@ class Store:
             self.blobs.write(object_key(digest), data)
         return digest
 
-    def put_file(self, path: Path) -> str:
+    def put_file(self, path: Path) -> Entry:
         """Keep a file's bytes, streamed; the file is only read.
 
         A file that changes while it is read is kept as the bytes that were read, under their own digest.
 
-        Returns:
-            The sha256, 64 hex digits.
-
         Raises:
             StorageError: The file cannot be read, or the store refused; nothing half-written stays behind.
         """
-        return self.put_file_entry(path).sha256
-
-    def put_file_entry(self, path: Path) -> Entry:
-        """Like `put_file`, returning digest and size together."""
         try:
             if path.stat().st_size <= IN_MEMORY_BYTES:
                 data = path.read_bytes()

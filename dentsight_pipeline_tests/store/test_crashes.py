@@ -70,7 +70,7 @@ def test_a_writer_killed_before_the_rename_leaves_no_object(
     assert killed.wait(120) == -signal.SIGKILL
     assert list(disk.store.object_digests()) == []
     assert any((disk.root / "tmp").iterdir())
-    assert disk.store.verify(disk.store.put_file(source)) == size
+    assert disk.store.verify(disk.store.put_file(source).sha256) == size
     gc.apply(disk.store, gc.plan(disk.store, grace=timedelta(0)))
     assert list((disk.root / "tmp").iterdir()) == []
 
@@ -142,7 +142,7 @@ def test_an_upload_killed_before_its_end_leaves_no_object(bucket: BucketPlace, t
     assert len(uploads) == 1
     gc.apply(bucket.store, gc.plan(bucket.store, grace=timedelta(0)))
     assert not any(name.startswith("upload ") for name, _ in bucket.store.blobs.leftovers())
-    assert bucket.store.verify(bucket.store.put_file(source)) == LARGE
+    assert bucket.store.verify(bucket.store.put_file(source).sha256) == LARGE
 
 
 # A full disk
@@ -341,6 +341,6 @@ def test_a_source_that_changes_while_it_is_stored_is_kept_as_it_was_read(
 
     monkeypatch.setattr(objects, "file_blocks", change_then_read)
 
-    assert disk.store.put_file(source) == sha256(b"b" * LARGE).hexdigest()
+    assert disk.store.put_file(source).sha256 == sha256(b"b" * LARGE).hexdigest()
     assert disk.store.blobs.stat(object_key(sha256(b"a" * LARGE).hexdigest())) is None
     assert_whole(disk.store)

@@ -11,10 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
+from dentsight_pipeline.documents.facts import (
+    CheckpointFacts,
+    Corpus,
+    DatasetFacts,
+    LabelSource,
+    PredictionsFacts,
+    Privacy,
+    RawExportFacts,
+    Source,
+    SubsetFacts,
+)
+from dentsight_pipeline.documents.names import CorpusKind, Kind
+from dentsight_pipeline.errors import DataError, DocumentError, IntegrityError, StorageError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import object_key
+from dentsight_pipeline_tests.documents.facts_for_tests import predictions_facts, subset_facts
 
 from .conftest import DiskPlace, Place
 
@@ -273,3 +286,58 @@ def test_what_a_manifest_says_is_plain_json(store: objects.Store) -> None:
     document = json.loads(store.get_manifest(digest).to_bytes())
 
     assert set(document) == {"schema", "kind", "entries", "inputs", "facts"}
+
+
+def test_facts_are_read_as_the_type_of_their_kind() -> None:
+    """A base takes each of its kinds, so that what all datasets say is read in one way."""
+    subset = Manifest(Kind.TOOTH_SUBSET, {}, {}, subset_facts(["11", "12"]))
+
+    assert subset.facts_as(SubsetFacts).classes == ("11", "12")
+    assert subset.facts_as(DatasetFacts) == subset.facts_as(SubsetFacts)
+    assert type(subset.facts_as(DatasetFacts)) is SubsetFacts
+
+
+def test_facts_of_another_kind_are_refused() -> None:
+    """A report in place of a checkpoint is a wrong digest, not a missing field."""
+    subset = Manifest(Kind.TOOTH_SUBSET, {}, {}, subset_facts(["11"]))
+
+    with pytest.raises(
+        DataError, match=f"{subset.digest[:12]} is a tooth-subset, not a checkpoint. Give the digest of a"
+    ):
+        subset.facts_as(CheckpointFacts)
+    with pytest.raises(DataError, match="is a thing, not a normalized-splits or condition-subset or tooth-subset"):
+        Manifest("thing", {}).facts_as(DatasetFacts)
+
+
+def test_facts_that_do_not_fit_are_refused_by_product_and_field() -> None:
+    """Whoever wrote them by hand, or by another release, learns which field it is."""
+    forged = Manifest(
+        Kind.PREDICTIONS, {}, {}, predictions_facts([], splits={"test": {"images": "6", "detections": 1}})
+    )
+
+    with pytest.raises(DocumentError, match=rf"predictions {forged.digest[:12]} .*`\$\.splits\.test\.images`"):
+        forged.facts_as(PredictionsFacts)
+
+
+def test_typed_facts_are_checked_before_anything_is_stored(store: objects.Store) -> None:
+    """Python does not check the types of arguments; a digest of wrong facts could not be taken back."""
+    wrong = PredictionsFacts(splits={}, classes=("caries",), detections_per_image="300")  # pyright: ignore
+
+    with pytest.raises(DocumentError, match="detections_per_image"):
+        content.build(store, Kind.PREDICTIONS, {"a": b"x"}, {}, wrong)
+    assert list(store.object_digests()) == []
+
+
+def test_what_an_export_does_not_say_is_absent_from_its_facts() -> None:
+    """An empty text or a null in its place would change the digest of every raw export."""
+    facts = RawExportFacts(
+        corpus=Corpus(kind=CorpusKind.ROBOFLOW, name="p v1", licence="unknown"),
+        source=Source(project="p", version="1"),
+        layout="coco",
+        label_source=LabelSource(source="opg", chosen_by="default", evidence="nothing"),
+        splits={},
+        repairs={},
+        privacy=Privacy(names_replaced=0, stem_kinds={}, images_with_metadata=0, metadata_removed={}),
+    )
+
+    assert Manifest(Kind.RAW_EXPORT, {}, {}, facts).facts["source"] == {"project": "p", "version": "1"}

@@ -16,7 +16,10 @@ T = TypeVar("T")
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every document: immutable, by keyword, and nothing unknown is passed over."""
+    """Base of every document: immutable, and nothing unknown is passed over.
+
+    `kw_only` is not inherited: a type with defaults before other fields says it again.
+    """
 
 
 def read(data: bytes | str, kind: type[T], where: str | Path) -> T:

@@ -96,11 +96,6 @@ class Mutant:
     source: str = dataclasses.field(repr=False)
     """The module with the fault."""
 
-    @property
-    def room(self) -> str:
-        """The room of the module."""
-        return Path(self.path).parts[1]
-
 
 def faults_of(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Kind and replacement of every fault that a node can have."""

@@ -21,7 +21,7 @@ Sentence = Annotated[str, Meta(min_length=10)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class Gate(Document, kw_only=True):
+class Gate(Document, frozen=True, kw_only=True):
     """One row of a policy."""
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9_]+$")]
@@ -58,7 +58,7 @@ class Gate(Document, kw_only=True):
     """The trigger that a FAIL fires."""
 
 
-class Bands(Document, kw_only=True):
+class Bands(Document, frozen=True, kw_only=True):
     """The words the card uses for classes without a floor."""
 
     strong: Share
@@ -69,7 +69,7 @@ class Bands(Document, kw_only=True):
     """Where the two come from."""
 
 
-class Policy(Document, kw_only=True, rename={"schema_": "schema"}):
+class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """A versioned set of gates."""
 
     schema_: Literal["dentsight-policy/1"]

@@ -21,14 +21,14 @@ def chain_behind(report: str, inputs: Mapping[str, str]) -> dict[str, str]:
     return {str(Asset.RELEASE_REPORT): report, **inputs}
 
 
-class Digest(Document, kw_only=True):
+class Digest(Document, frozen=True, kw_only=True):
     """in-toto's digest set, with one algorithm."""
 
     sha256: str
     """Lower-case hex."""
 
 
-class Named(Document, kw_only=True):
+class Named(Document, frozen=True, kw_only=True):
     """A file or product with its digest (in-toto's resource descriptor)."""
 
     name: str
@@ -37,7 +37,7 @@ class Named(Document, kw_only=True):
     """Of the file, or of the product's manifest."""
 
 
-class NamedPolicy(Document, kw_only=True):
+class NamedPolicy(Document, frozen=True, kw_only=True):
     """The policy that the verdict was given under."""
 
     name: str
@@ -48,7 +48,7 @@ class NamedPolicy(Document, kw_only=True):
     """Of its canonical form."""
 
 
-class ReleasedModel(Document, kw_only=True):
+class ReleasedModel(Document, frozen=True, kw_only=True):
     """What the statement repeats of the checkpoint's facts; see `CheckpointFacts`."""
 
     recipe: str
@@ -69,7 +69,7 @@ class ReleasedModel(Document, kw_only=True):
     """Whether its head still scores."""
 
 
-class LogPlace(Document, kw_only=True):
+class LogPlace(Document, frozen=True, kw_only=True):
     """The newest entry of the store's log at the time of signing: what was logged before cannot be cut unseen."""
 
     sequence: int
@@ -78,7 +78,7 @@ class LogPlace(Document, kw_only=True):
     """Of the entry."""
 
 
-class Predicate(Document, kw_only=True, rename="camel"):
+class Predicate(Document, frozen=True, kw_only=True, rename="camel"):
     """What is said of the files."""
 
     title: str
@@ -113,7 +113,7 @@ class Predicate(Document, kw_only=True, rename="camel"):
     """None where nothing was logged."""
 
 
-class Statement(Document, kw_only=True):
+class Statement(Document, frozen=True, kw_only=True):
     """`statement.json`."""
 
     type_: str = field(default=STATEMENT_TYPE, name="_type")
@@ -126,7 +126,7 @@ class Statement(Document, kw_only=True):
     """What is said of them."""
 
 
-class ChainedRelease(Document, kw_only=True):
+class ChainedRelease(Document, frozen=True, kw_only=True):
     """One release's place in the chain of releases."""
 
     digest: str
@@ -137,7 +137,7 @@ class ChainedRelease(Document, kw_only=True):
     """Digest of the one before."""
 
 
-class ChampionChange(Document, kw_only=True):
+class ChampionChange(Document, frozen=True, kw_only=True):
     """One promotion or rollback."""
 
     release: str | None
@@ -150,7 +150,7 @@ class ChampionChange(Document, kw_only=True):
     """What was done."""
 
 
-class ChampionHistory(Document, kw_only=True):
+class ChampionHistory(Document, frozen=True, kw_only=True):
     """The reference that says who is champion."""
 
     changes: tuple[ChampionChange, ...] = ()

@@ -17,7 +17,7 @@ REPORT_FILES = ("report.html", REPORT, "model_card.md", VERDICT)
 """What a stored report holds and a release repeats."""
 
 
-class Banner(Document, kw_only=True):
+class Banner(Document, frozen=True, kw_only=True):
     """What must be read before any figure."""
 
     kind: Literal["stop", "warn"]
@@ -28,7 +28,7 @@ class Banner(Document, kw_only=True):
     """In a sentence or two."""
 
 
-class ChainLink(Document, kw_only=True):
+class ChainLink(Document, frozen=True, kw_only=True):
     """One product that the report rests on."""
 
     kind: str
@@ -37,14 +37,14 @@ class ChainLink(Document, kw_only=True):
     """Of its manifest."""
 
 
-class ReportedData(SplitsFacts, kw_only=True):
+class ReportedData(SplitsFacts, frozen=True, kw_only=True):
     """Facts of the normalised splits, with those of the subset where both say something."""
 
     images_left_out: int
     """Images of the splits that are no part of the subset."""
 
 
-class ShownImage(Document, kw_only=True):
+class ShownImage(Document, frozen=True, kw_only=True):
     """An image among the worst cases, by number: a file name could identify a person."""
 
     image_id: int
@@ -57,7 +57,7 @@ class ShownImage(Document, kw_only=True):
     """Findings not shown."""
 
 
-class Report(Document, kw_only=True, rename={"schema_": "schema"}):
+class Report(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """`report.json`: all that the page and the model card say, figures aside."""
 
     schema_: Literal["dentsight-report/1"] = "dentsight-report/1"

@@ -21,7 +21,7 @@ BLOCKING_OUTCOMES: tuple[RowOutcome, ...] = ("FAIL", "INCONCLUSIVE", "NOT EVALUA
 not: it is given to the champion rows alone, and only when there is no champion to regress from."""
 
 
-class ChampionComparison(Document, kw_only=True):
+class ChampionComparison(Document, frozen=True, kw_only=True):
     """A model against the one in use, as gates take it."""
 
     digest: str
@@ -32,7 +32,7 @@ class ChampionComparison(Document, kw_only=True):
     """`paired_delta_…` of each class and the macro mean: challenger minus champion."""
 
 
-class Override(Document, kw_only=True):
+class Override(Document, frozen=True, kw_only=True):
     """One named person's decision to release in spite of one hard gate. It never changes the measured outcome."""
 
     gate: str
@@ -47,7 +47,7 @@ class Override(Document, kw_only=True):
             raise ValueError("an override needs a name and a reason; blank text is neither")
 
 
-class GateRow(Document, kw_only=True):
+class GateRow(Document, frozen=True, kw_only=True):
     """One gate of the policy, the measurement it saw and what follows."""
 
     id: str
@@ -116,7 +116,7 @@ class GateRow(Document, kw_only=True):
         return f"{self.sentence}{told}"
 
 
-class ClassReading(Document, kw_only=True):
+class ClassReading(Document, frozen=True, kw_only=True):
     """One condition as the card reads it: AP with its interval, the point word, and the gate if it has one."""
 
     condition: str
@@ -139,7 +139,7 @@ class ClassReading(Document, kw_only=True):
     """The interval verdict of its AP gate, or None when the policy has no floor for it."""
 
 
-class Trigger(Document, kw_only=True):
+class Trigger(Document, frozen=True, kw_only=True):
     """Something to do next that the numbers ask for, e.g. a retrain at higher resolution."""
 
     id: str
@@ -152,7 +152,7 @@ class Trigger(Document, kw_only=True):
     """What to do."""
 
 
-class Verdict(Document, kw_only=True, rename={"schema_": "schema"}):
+class Verdict(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """Everything the gates decided about one evaluation under one policy.
 
     `outcome` is what was measured; an override never changes it. `releasable` is what may follow: True when no hard

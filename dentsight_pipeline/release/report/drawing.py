@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -43,7 +43,7 @@ WIDTH_IN = 10.8
 """Of a figure that fills the page."""
 _COLUMNS = 5
 _PANEL_IN = 1.72
-_SETTINGS: Mapping[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class name with two dollar signs is text, not a formula
     "font.size": 8.5,
@@ -88,14 +88,14 @@ class Entry(NamedTuple):
 
     words: str
     role: str
-    style: str
+    style: Literal["-", "--", ":", "bar"]
     """A line style, or `bar`."""
 
 
 @contextmanager
 def drawing(width_in: float, height_in: float) -> Iterator[Figure]:
     """A figure under this room's settings of matplotlib, which are restored afterwards."""
-    with matplotlib.rc_context(dict(_SETTINGS)):
+    with matplotlib.rc_context(_SETTINGS):
         yield Figure(figsize=(width_in, height_in))
 
 

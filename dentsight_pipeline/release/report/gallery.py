@@ -113,6 +113,7 @@ def worst_cases(
     """
     shown = _shown(matches, thresholds)
     missed = truth.boxes[~truth.boxes["id"].isin(shown.loc[shown["kind"] == "tp", "matched_at_50"])]
+    widths = truth.images["width"].to_dict()
     examples: list[Example] = []
     problems: list[str] = []
     for image_id in _ranked(shown, missed, truth):
@@ -125,7 +126,7 @@ def worst_cases(
             continue
         found = shown[shown["image_id"] == image_id].sort_values(["score", "x"], ascending=[False, True])
         marks = [*_marks(found, missed[missed["image_id"] == image_id])]
-        examples.append(_example(image_id, picture, marks, picture.width / truth.images.at[image_id, "width"]))
+        examples.append(_example(image_id, picture, marks, picture.width / widths[image_id]))
     return examples, problems
 
 
@@ -138,8 +139,9 @@ def _shown(matches: pd.DataFrame, thresholds: Mapping[str, float | None]) -> pd.
 def _ranked(shown: pd.DataFrame, missed: pd.DataFrame, truth: Truth) -> list[int]:
     """Images with errors, most of them first."""
     errors = pd.concat([shown.loc[shown["kind"] != "tp", "image_id"], missed["image_id"]]).value_counts()
-    counted = {int(image): int(n) for image, n in errors.items() if image in truth.images.index}
-    return sorted(counted, key=lambda image: (-counted[image], image))
+    counted = dict(zip(errors.index.tolist(), errors.tolist(), strict=True))
+    known = [image for image in counted if image in truth.images.index]
+    return sorted(known, key=lambda image: (-counted[image], image))
 
 
 def _picture(data: bytes) -> Image.Image:

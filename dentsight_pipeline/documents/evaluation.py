@@ -37,7 +37,7 @@ class Figure(NamedTuple):
     high: float | None
 
 
-class Bounds(Document, kw_only=True):
+class Bounds(Document, frozen=True, kw_only=True):
     """A value with its interval."""
 
     value: float | None = None
@@ -48,7 +48,7 @@ class Bounds(Document, kw_only=True):
     """Upper end."""
 
 
-class RankedFigures(Document, kw_only=True):
+class RankedFigures(Document, frozen=True, kw_only=True):
     """The figures that need no threshold chosen beforehand; they have a macro mean."""
 
     ap: float | None = None
@@ -102,7 +102,7 @@ class RankedFigures(Document, kw_only=True):
         return Figure(*(getattr(self, f"{metric}{end}") for end in ("", "_low", "_high")))
 
 
-class ClassRow(RankedFigures, kw_only=True):
+class ClassRow(RankedFigures, frozen=True, kw_only=True):
     """One class on one population."""
 
     class_name: str = field(name="class")
@@ -144,7 +144,7 @@ class ClassRow(RankedFigures, kw_only=True):
     """The operating threshold: the score with the best F1 where thresholds are chosen; None = nothing is hit."""
 
 
-class MacroRow(RankedFigures, kw_only=True):
+class MacroRow(RankedFigures, frozen=True, kw_only=True):
     """Means over the classes that have ground truth."""
 
     present: int
@@ -153,7 +153,7 @@ class MacroRow(RankedFigures, kw_only=True):
     """Classes evaluated."""
 
 
-class Population(Document, kw_only=True):
+class Population(Document, frozen=True, kw_only=True):
     """One set of images: `all`, or the `clean` ones that share no source with another split."""
 
     images: int = 0
@@ -166,7 +166,7 @@ class Population(Document, kw_only=True):
     """Means over the classes present."""
 
 
-class Measurement(Document, kw_only=True):
+class Measurement(Document, frozen=True, kw_only=True):
     """One row of what gates see."""
 
     metric: str
@@ -189,7 +189,7 @@ class Measurement(Document, kw_only=True):
     """What limits it, in words."""
 
 
-class Engines(Document, kw_only=True):
+class Engines(Document, frozen=True, kw_only=True):
     """Who counted, and how far apart they are."""
 
     pycocotools: str
@@ -206,7 +206,7 @@ class Engines(Document, kw_only=True):
     """The same between the matching that intervals come from and the engine of record."""
 
 
-class OperatingPoint(Document, kw_only=True):
+class OperatingPoint(Document, frozen=True, kw_only=True):
     """The thresholds of one class; None = unreachable."""
 
     threshold_p95: float | None = None
@@ -215,7 +215,7 @@ class OperatingPoint(Document, kw_only=True):
     """The score with the best F1: the operating threshold."""
 
 
-class BootstrapFacts(Document, kw_only=True):
+class BootstrapFacts(Document, frozen=True, kw_only=True):
     """How intervals were made."""
 
     resamples: int
@@ -232,7 +232,7 @@ class BootstrapFacts(Document, kw_only=True):
     """Source groups below which no interval is given."""
 
 
-class ReliabilityBin(Document, kw_only=True):
+class ReliabilityBin(Document, frozen=True, kw_only=True):
     """One bar of a reliability diagram."""
 
     low: float
@@ -247,7 +247,7 @@ class ReliabilityBin(Document, kw_only=True):
     """Share of hits at IoU .50."""
 
 
-class CalibrationError(Document, kw_only=True):
+class CalibrationError(Document, frozen=True, kw_only=True):
     """A detection calibration error with its diagram."""
 
     ece: float | None
@@ -260,7 +260,7 @@ class CalibrationError(Document, kw_only=True):
     """15 equal bins of the score."""
 
 
-class ClassCalibration(CalibrationError, kw_only=True, omit_defaults=True):
+class ClassCalibration(CalibrationError, frozen=True, kw_only=True, omit_defaults=True):
     """The calibration of one class, or of `all`."""
 
     n: int
@@ -269,7 +269,7 @@ class ClassCalibration(CalibrationError, kw_only=True, omit_defaults=True):
     """The same after Platt scaling; absent where none was fitted."""
 
 
-class PlattFit(Document, kw_only=True):
+class PlattFit(Document, frozen=True, kw_only=True):
     """calibrated = σ(slope · logit(score) + intercept)."""
 
     slope: float
@@ -280,7 +280,7 @@ class PlattFit(Document, kw_only=True):
     """Detections of the validation split."""
 
 
-class Calibration(Document, kw_only=True, omit_defaults=True):
+class Calibration(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Does a score mean what it says?"""
 
     measured: bool
@@ -299,14 +299,14 @@ class Calibration(Document, kw_only=True, omit_defaults=True):
     """Fits by class; None without a validation split."""
 
 
-class CountedBounds(Bounds, kw_only=True):
+class CountedBounds(Bounds, frozen=True, kw_only=True):
     """A value with its interval and how many it is of."""
 
     n: int
     """Detections on both sides."""
 
 
-class SideRecall(Bounds, kw_only=True):
+class SideRecall(Bounds, frozen=True, kw_only=True):
     """Recall on the patient's left minus recall on the right."""
 
     n_left: int
@@ -315,7 +315,7 @@ class SideRecall(Bounds, kw_only=True):
     """Ground-truth boxes on the right."""
 
 
-class Consistency(Document, kw_only=True, omit_defaults=True):
+class Consistency(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Left and right, each by class and for `all`."""
 
     population: str
@@ -328,7 +328,7 @@ class Consistency(Document, kw_only=True, omit_defaults=True):
     """Why sides were not measured; absent where they were."""
 
 
-class EmptyMouth(Document, kw_only=True):
+class EmptyMouth(Document, frozen=True, kw_only=True):
     """False positives on images without any annotation, at the operating thresholds."""
 
     population: str
@@ -353,7 +353,7 @@ class EmptyMouth(Document, kw_only=True):
     """The same at the observed rate; None where no number would do."""
 
 
-class FrocPoints(Document, kw_only=True):
+class FrocPoints(Document, frozen=True, kw_only=True):
     """Sensitivity of one class, or of `all` pooled by score."""
 
     sensitivity: tuple[float | None, ...]
@@ -366,7 +366,7 @@ class FrocPoints(Document, kw_only=True):
     """Over the points."""
 
 
-class Froc(Document, kw_only=True):
+class Froc(Document, frozen=True, kw_only=True):
     """Sensitivity against false positives an image."""
 
     false_positives_per_image: tuple[float, ...]
@@ -375,7 +375,7 @@ class Froc(Document, kw_only=True):
     """By class, and `all`."""
 
 
-class ErrorCounts(Document, kw_only=True):
+class ErrorCounts(Document, frozen=True, kw_only=True):
     """Mistakes of one class at its operating threshold, IoU .50."""
 
     class_confusion: int
@@ -390,7 +390,7 @@ class ErrorCounts(Document, kw_only=True):
     """Ground truth that nothing takes."""
 
 
-class Confusion(Document, kw_only=True):
+class Confusion(Document, frozen=True, kw_only=True):
     """Rows: what is there; columns: what was said; the last of each is background."""
 
     labels: tuple[str, ...]
@@ -399,7 +399,7 @@ class Confusion(Document, kw_only=True):
     """Counts."""
 
 
-class SampleSizes(Document, kw_only=True):
+class SampleSizes(Document, frozen=True, kw_only=True):
     """About how many images a Tier 2 figure would take."""
 
     half_width: float
@@ -408,7 +408,7 @@ class SampleSizes(Document, kw_only=True):
     """By metric and class; None = unknown."""
 
 
-class EvaluationDocument(Document, kw_only=True):
+class EvaluationDocument(Document, frozen=True, kw_only=True):
     """The content of `evaluation.json`.
 
     What follows `measurements` may be missing in a file of other tools; gates fail closed on it.
@@ -463,7 +463,7 @@ class EvaluationDocument(Document, kw_only=True):
         return self.populations.get(self.gated_population or "")
 
 
-class Curve(Document, kw_only=True):
+class Curve(Document, frozen=True, kw_only=True):
     """One class on one population."""
 
     recall: tuple[float, ...]

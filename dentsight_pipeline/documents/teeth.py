@@ -22,7 +22,7 @@ Rule = Literal["overlap", "root-tip", "span", "none"]
 Box = tuple[float, float, float, float]
 
 
-class FindingOnTooth(Document, kw_only=True):
+class FindingOnTooth(Document, frozen=True, kw_only=True):
     """A finding as its tooth lists it."""
 
     id: int
@@ -31,7 +31,7 @@ class FindingOnTooth(Document, kw_only=True):
     """The condition."""
 
 
-class FoundTooth(Document, kw_only=True):
+class FoundTooth(Document, frozen=True, kw_only=True):
     """A tooth of one image."""
 
     fdi: str
@@ -44,7 +44,7 @@ class FoundTooth(Document, kw_only=True):
     """What it has."""
 
 
-class Finding(Document, kw_only=True):
+class Finding(Document, frozen=True, kw_only=True):
     """A condition of one image."""
 
     id: int
@@ -67,7 +67,7 @@ class Finding(Document, kw_only=True):
     """The number that a missing tooth or an implant must have by its neighbours; no metric counts it."""
 
 
-class MouthFindings(Document, kw_only=True):
+class MouthFindings(Document, frozen=True, kw_only=True):
     """One mouth's answer."""
 
     teeth: tuple[FoundTooth, ...]
@@ -76,7 +76,7 @@ class MouthFindings(Document, kw_only=True):
     """Best first."""
 
 
-class ImageFindings(MouthFindings, kw_only=True):
+class ImageFindings(MouthFindings, frozen=True, kw_only=True):
     """One image with its answer."""
 
     image_id: int
@@ -95,7 +95,7 @@ class ImageFindings(MouthFindings, kw_only=True):
     """Whether figures count it."""
 
 
-class Thresholds(Document, kw_only=True):
+class Thresholds(Document, frozen=True, kw_only=True):
     """Least scores of what is listed; None = nothing is."""
 
     teeth: float | None
@@ -108,7 +108,7 @@ class Thresholds(Document, kw_only=True):
     """The split."""
 
 
-class ToothFindings(Document, kw_only=True):
+class ToothFindings(Document, frozen=True, kw_only=True):
     """The content of `findings.json`."""
 
     schema: Literal["dentsight-tooth-findings/1"]
@@ -121,7 +121,7 @@ class ToothFindings(Document, kw_only=True):
     """All of the split."""
 
 
-class CountedFigures(Document, kw_only=True):
+class CountedFigures(Document, frozen=True, kw_only=True):
     """Precision, recall and F1 with their intervals; None = not measurable."""
 
     n_gt: int
@@ -145,7 +145,7 @@ class CountedFigures(Document, kw_only=True):
     """Its interval."""
 
 
-class PerTooth(Document, kw_only=True):
+class PerTooth(Document, frozen=True, kw_only=True):
     """One tooth number."""
 
     tooth: str
@@ -160,7 +160,7 @@ class PerTooth(Document, kw_only=True):
     """None = none was found."""
 
 
-class ToothNumbering(CountedFigures, kw_only=True):
+class ToothNumbering(CountedFigures, frozen=True, kw_only=True):
     """How well teeth are found and numbered, at IoU .50."""
 
     misnamed: Mapping[str, int]
@@ -171,7 +171,7 @@ class ToothNumbering(CountedFigures, kw_only=True):
     """By number."""
 
 
-class ConditionByTooth(CountedFigures, kw_only=True):
+class ConditionByTooth(CountedFigures, frozen=True, kw_only=True):
     """Pairs of tooth and condition, of one condition or `all`."""
 
     class_name: str = field(name="class")
@@ -184,7 +184,7 @@ class ConditionByTooth(CountedFigures, kw_only=True):
     """Found conditions on no tooth."""
 
 
-class ToothPopulation(Document, kw_only=True):
+class ToothPopulation(Document, frozen=True, kw_only=True):
     """One population of the images with annotated teeth."""
 
     images: int
@@ -197,7 +197,7 @@ class ToothPopulation(Document, kw_only=True):
     """Both stages, by condition and `all`."""
 
 
-class ToothMetrics(Document, kw_only=True):
+class ToothMetrics(Document, frozen=True, kw_only=True):
     """The content of `metrics.json`."""
 
     schema: Literal["dentsight-tooth-metrics/1"]

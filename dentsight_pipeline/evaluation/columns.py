@@ -221,7 +221,7 @@ def checked_ids(ids: np.ndarray, place: Place) -> np.ndarray:
     for at in np.flatnonzero(np.diff(ids[order]) == 0)[:1]:
         first, second = order[at], order[at + 1]
         problem = f"id {ids[second]} is used twice (first by {place.table}[{first}]), and engines keep one of the two"
-        place.refuse(second, problem, RENUMBER)
+        place.refuse(int(second), problem, RENUMBER)
     return ids
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 
 Engine = Literal["pycocotools", "hotcoco"]
+Name = TypeVar("Name", bound=str)
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """[T = 10] 0.50, 0.55, …, 0.95, with the very floats of pycocotools."""
@@ -129,9 +130,9 @@ def score_populations(
     truth: GroundTruth,
     detections: Detections,
     engine: Engine,
-    populations: Mapping[str, np.ndarray],
+    populations: Mapping[Name, np.ndarray],
     areas: Sequence[str] = tuple(AREA_RANGES_PX),
-) -> dict[str, EngineResult]:
+) -> dict[Name, EngineResult]:
     """One result for each image mask [I] in `populations`; one without images is −1 throughout.
 
     pycocotools matches each image once and accumulates once for each population, since a match never depends on other
@@ -187,7 +188,7 @@ def _blank(engine: Engine, truth: GroundTruth, n_areas: int = len(AREA_RANGES_PX
 def _pieces(truth: GroundTruth, detections: Detections) -> Iterator[slice]:
     """Neighbouring classes that together have at most some 150,000 boxes, or a single one that has more."""
     n_classes = len(truth.class_names)
-    boxes = sum(np.bincount(columns.class_index, minlength=n_classes) for columns in (truth, detections))
+    boxes = np.bincount(np.concatenate([truth.class_index, detections.class_index]), minlength=n_classes)
     start = 0
     for stop in range(1, n_classes + 1):
         if stop == n_classes or boxes[start : stop + 1].sum() > _BOXES_AT_ONCE:
@@ -230,8 +231,8 @@ def _hotcoco_arrays(truth: GroundTruth, detections: Detections) -> Mapping[str, 
 
 
 def _run_pycocotools(
-    truth: GroundTruth, detections: Detections, populations: Mapping[str, np.ndarray], areas: Sequence[str]
-) -> dict[str, EngineResult]:
+    truth: GroundTruth, detections: Detections, populations: Mapping[Name, np.ndarray], areas: Sequence[str]
+) -> dict[Name, EngineResult]:
     results = {name: _blank("pycocotools", truth, len(areas)) for name in populations}
     for k in np.unique(truth.class_index).tolist():  # −1 stays for the others, as pycocotools has it
         with contextlib.redirect_stdout(io.StringIO()):
@@ -256,8 +257,10 @@ def _matched(truth: GroundTruth, detections: Detections, k: int, areas: Sequence
             rows[(columns.image_index[rows] >= images.start) & (columns.image_index[rows] < images.stop)]
             for columns, rows in ((truth, own), (detections, found))
         )
-        sides = (_indexed(images, records) for records in (_truth_records(truth, gt), _result_records(detections, dt)))
-        evaluator = COCOeval(*sides, "bbox")
+        reference, results = (
+            _indexed(images, records) for records in (_truth_records(truth, gt), _result_records(detections, dt))
+        )
+        evaluator = COCOeval(reference, results, "bbox")
         evaluator.params.areaRng = [list(AREA_RANGES_PX[area]) for area in areas]
         evaluator.params.areaRngLbl = list(areas)
         evaluator.evaluate()

@@ -156,7 +156,7 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
     scored, engine_facts = _scored_by_both(given)
     say("match", 0, 1)
     populations = _populations(given, scored)
-    measured = {
+    measured: dict[PopulationName, MeasuredPopulation] = {
         own.name: measure_population(own, lambda done, total, name=own.name: say(f"bootstrap {name}", done, total))
         for own in populations
     }

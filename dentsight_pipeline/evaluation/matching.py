@@ -128,13 +128,14 @@ def _match_class(truth: GroundTruth, detections: Detections, k: int, areas: Sequ
     by_score = np.argsort(-detections.scores[close.dt], kind="stable")  # ties stay in the order of images
     rows = close.dt[by_score]
     shared = {
-        "name": truth.class_names[k],
         "image_index": detections.image_index[rows],
         "detection_index": rows,
         "scores": detections.scores[rows],
     }
     return {
-        area: ClassMatches(**shared, **_within(AREA_RANGES_PX[area], truth, detections, close, by_score))
+        area: ClassMatches(
+            truth.class_names[k], **shared, **_within(AREA_RANGES_PX[area], truth, detections, close, by_score)
+        )
         for area in areas
     }
 

@@ -71,7 +71,7 @@ def evaluate_predictions(
         resamples=resamples,
         seed=seed,
     )
-    inputs = {Asset.CONDITION_SUBSET: subset.digest, Asset.TEST_PREDICTIONS: predictions.digest}
+    inputs: dict[str, str] = {Asset.CONDITION_SUBSET: subset.digest, Asset.TEST_PREDICTIONS: predictions.digest}
     with tempfile.TemporaryDirectory() as folder:
         write_evaluation(evaluate(given, progress), Path(folder))
         files = {path.name: path for path in Path(folder).iterdir()}

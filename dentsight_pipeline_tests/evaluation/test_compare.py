@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_pairing_makes_the_interval_much_tighter() -> None:
     paired = row_of(compared(truth, challenger, champion, resamples=400).measurements, "paired_delta_ap50", "macro")
 
     macro = [evaluated(truth, r, resamples=400).document.populations["all"].macro for r in (challenger, champion)]
-    apart = np.hypot(*((m.ap50_high or 0) - (m.ap50_low or 0) for m in macro))
+    apart = math.hypot(*((m.ap50_high or 0) - (m.ap50_low or 0) for m in macro))
     assert (paired.high or 0) - (paired.low or 0) < apart / 1.8
 
 

@@ -16,9 +16,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dentsight_pipeline.errors import DataError
@@ -46,6 +48,7 @@ _SIGNATURES = (
     (0, b"%PDF", "a PDF"),
 )
 """Place, bytes and name of what is refused by its name."""
+_Px = TypeVar("_Px", float, NDArray[np.float64])
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # EXIF orientations that exchange width and height
 
 
@@ -111,11 +114,11 @@ def displayed_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in _TRANSPOSED else size
 
 
-def turn_point(x: float, y: float, size: tuple[int, int], orientation: int) -> tuple[float, float]:
+def turn_point(x: _Px, y: _Px, size: tuple[int, int], orientation: int) -> tuple[_Px, _Px]:
     """Where a point of the coded picture lies after the EXIF orientation is applied, both in pixels.
 
     Args:
-        x: From the coded picture's left edge.
+        x: From the coded picture's left edge; one number, or an array of them.
         y: From its top edge.
         size: The coded picture's width and height.
         orientation: EXIF orientation, 1 to 8.
@@ -226,8 +229,9 @@ def _strip_mended_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[s
 def _is_whole_picture(scans: bytes) -> bool:
     """Whether a JPEG without its end has all of its picture: then what is put behind it changes no pixel."""
     ends = (np.frombuffer(scans + filler + _JPEG_END, np.uint8) for filler in _FILLERS)
-    first, *others = (cv2.imdecode(end, cv2.IMREAD_UNCHANGED) for end in ends)
-    return first is not None and all(np.array_equal(first, other) for other in others)
+    pictures = [cv2.imdecode(end, cv2.IMREAD_UNCHANGED) for end in ends]
+    whole = [picture for picture in pictures if picture is not None]
+    return len(whole) == len(_FILLERS) and all(np.array_equal(whole[0], other) for other in whole)
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:

@@ -58,7 +58,7 @@ class RawExport:
                 yield leakage.SourceItem(digest, split.name, group, kind, code)
 
 
-class _Image(codec.Document):
+class _Image(codec.Document, frozen=True):
     id: int
     file_name: str
     sha256: str
@@ -69,7 +69,7 @@ class _Image(codec.Document):
     stem_kind: str
 
 
-class _Annotation(codec.Document):
+class _Annotation(codec.Document, frozen=True):
     id: int
     image_id: int
     label: str
@@ -77,7 +77,7 @@ class _Annotation(codec.Document):
     polygons: list[list[float]]
 
 
-class _Repair(codec.Document):
+class _Repair(codec.Document, frozen=True):
     kind: str
     split: str
     export_image_id: int
@@ -86,7 +86,7 @@ class _Repair(codec.Document):
     image: str | None = None
 
 
-class _Split(codec.Document):
+class _Split(codec.Document, frozen=True):
     name: str
     file: str
     categories: tuple[RawCategory, ...]
@@ -94,7 +94,7 @@ class _Split(codec.Document):
     annotations: list[msgspec.Raw]
 
 
-class _Annotations(codec.Document):
+class _Annotations(codec.Document, frozen=True):
     """`annotations.json`; its long lists are read some records at a time."""
 
     schema: str

@@ -34,7 +34,7 @@ FINGERPRINTS = "ingest/fingerprints"
 _KNOWN_MANIFESTS = 4
 
 
-class StoredImage(codec.Document, omit_defaults=True):
+class StoredImage(codec.Document, frozen=True, omit_defaults=True):
     """What became of one original image file."""
 
     original_sha256: str
@@ -66,7 +66,7 @@ class StoredImage(codec.Document, omit_defaults=True):
         return f"images/{self.sha256}.{self.extension}"
 
 
-class OriginalFile(codec.Document):
+class OriginalFile(codec.Document, frozen=True):
     """A file of an export that was read and is no image."""
 
     name: str | None
@@ -76,7 +76,7 @@ class OriginalFile(codec.Document):
     """Bytes."""
 
 
-class Originals(codec.Document):
+class Originals(codec.Document, frozen=True):
     """`originals.json`: the files that a raw export was made from, by which an audit proves it."""
 
     files: tuple[OriginalFile, ...]
@@ -191,8 +191,9 @@ class KnownOriginals:
         self._digests: list[str] = list(ref.get("manifests", ())) if ref.get("code_version") == CODE_VERSION else []
         self.images: dict[str, StoredImage] = {}
         self.fingerprints: dict[str, str] = {}
-        for digest in self._digests if store else ():
-            self._load(store, digest)
+        if store:
+            for digest in self._digests:
+                self._load(store, digest)
 
     def _load(self, store: Store, digest: str) -> None:
         codes = _recalled_fingerprints(store, digest)

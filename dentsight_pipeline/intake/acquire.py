@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError
@@ -39,7 +39,7 @@ class Acquisition:
     """Whether the location was given now, rather than remembered."""
 
     @property
-    def memo(self) -> Mapping[str, Any] | None:
+    def memo(self) -> Mapping[str, str] | None:
         """What decides the bytes without reading them: a drawn corpus is its numbers, a Roboflow version is immutable.
 
         None for what has to be read to be known: folders, zips and buckets.
@@ -125,7 +125,7 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
     return ingest_export(path, store, replace(request, identity=identity)).digest
 
 
-def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, Any] | None]:
+def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, str] | None]:
     """Bring an export to this machine.
 
     Args:

@@ -126,12 +126,12 @@ def _read_part(files: ExportFiles, split: str, folder: str, refusals: Refusals) 
     )
 
 
-def _may_be_root(category: Mapping[str, Any]) -> bool:
+def _may_be_root(category: Mapping[str, object]) -> bool:
     is_top = category.get("id") == 0 and category.get("supercategory") in ("none", None)
     return is_top and isinstance(category.get("name"), str)
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def _objects(value: object) -> Iterator[dict[str, Any]]:
     """The objects of a list, of whatever else it holds."""
     return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
 
@@ -177,7 +177,7 @@ def _loads(data: bytes, file: str) -> Any:
         raise DataError(f"{file}: JSON nested deeper than any annotation file. {_AGAIN}") from error
 
 
-def _shown(item: Any, *keys: str) -> str:
+def _shown(item: object, *keys: str) -> str:
     """What a record that cannot be used gives instead, in a few words."""
     if not isinstance(item, dict):
         return f"given is a {type(item).__name__}"
@@ -308,7 +308,7 @@ class _Reader:
         number = item["id"] if has_id else position
         rows.add(number, item["image_id"], self.names[item["category_id"]], box, polygons, notes)
 
-    def box(self, value: Any, record: str, has_polygons: bool) -> Sequence[float] | None:
+    def box(self, value: object, record: str, has_polygons: bool) -> Sequence[float] | None:
         if value in (None, []):
             if not has_polygons:
                 self.refuse(record, "it has neither a bbox nor a polygon")
@@ -331,7 +331,7 @@ def _sound_rows(records: Sequence[msgspec.Raw]) -> Sequence[_Sound | None]:
         return [None] * len(records)
 
 
-def _polygons(value: Any) -> tuple[list[list[float]], list[str]]:
+def _polygons(value: object) -> tuple[list[list[float]], list[str]]:
     """The polygons that are some, and what is noted about the others."""
     if not value:
         return [], []
@@ -342,7 +342,7 @@ def _polygons(value: Any) -> tuple[list[list[float]], list[str]]:
     return kept, ["polygon_dropped"] * (len(kept) < len(rings))
 
 
-def _numbers(value: Any) -> list[float] | None:
+def _numbers(value: object) -> list[float] | None:
     """A list's finite numbers, or None when it is no list of such."""
     if not isinstance(value, list) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in value):
         return None

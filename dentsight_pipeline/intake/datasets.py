@@ -22,7 +22,7 @@ DEMO_LOCATION = f"{PHANTOM}:400:7"
 """What the demo's key means: enough images to learn from within minutes on two cores."""
 
 
-class Replaced(Document):
+class Replaced(Document, frozen=True):
     """What a dataset key meant before."""
 
     raw_export: str
@@ -33,7 +33,7 @@ class Replaced(Document):
     """Why the key was taken over."""
 
 
-class RegisteredDataset(Document):
+class RegisteredDataset(Document, frozen=True):
     """What a dataset key means."""
 
     raw_export: str

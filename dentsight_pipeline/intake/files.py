@@ -64,11 +64,12 @@ class FolderFiles(ExportFiles):
 
     def __init__(self, root: Path, name: str | None = None) -> None:
         self.root, self.name = root, name or str(root)
-        self.linked: list[str] = []
-        self._paths = _in_order(path for path in self._listed() if not is_junk(path))
+        links: list[str] = []
+        self._paths = _in_order(path for path in self._listed(links) if not is_junk(path))
+        self.linked = links
 
-    def _listed(self) -> Iterator[str]:
-        """The files below the root; symbolic links to folders are not followed."""
+    def _listed(self, links: list[str]) -> Iterator[str]:
+        """The files below the root; symbolic links to folders are not followed, but added to `links`."""
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -78,7 +79,7 @@ class FolderFiles(ExportFiles):
                         if not _is_folder(entry):
                             yield folder + entry.name
                         elif entry.is_symlink():
-                            self.linked.append(folder + entry.name)
+                            links.append(folder + entry.name)
                         elif not is_junk(f"{folder}{entry.name}/"):
                             folders.append(f"{folder}{entry.name}/")
             except OSError as error:

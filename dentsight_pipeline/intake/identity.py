@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from dentsight_pipeline.data.privacy import redact
 from dentsight_pipeline.documents import codec
@@ -18,7 +17,7 @@ from dentsight_pipeline.intake.records import Export
 _UNIVERSE = re.compile(r"https?://universe\.roboflow\.com/([\w-]+)/([\w-]*)(?:/(?:dataset/)?(\d+))?")
 
 
-def source_identity(export: Export, known: Mapping[str, Any] | None = None) -> Source:
+def source_identity(export: Export, known: Mapping[str, object] | None = None) -> Source:
     """Workspace, project, version and so on, as far as the export names them.
 
     Args:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -54,7 +54,7 @@ class Request:
     """Label names that normalisation will drop."""
     require: Sequence[str] = ()
     """Splits that must be there."""
-    identity: Mapping[str, Any] | None = None
+    identity: Mapping[str, object] | None = None
     """Known facts about the source (workspace, project, version …), e.g. from Roboflow's API."""
     workers: int = 4
     """Threads."""

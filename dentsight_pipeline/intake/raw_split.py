@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +66,7 @@ class RawSplits:
 
     def __init__(self, stored: Mapping[str, StoredImage], group_of: Mapping[str, str], refusals: Refusals) -> None:
         self._stored, self._group_of, self._refusals = stored, group_of, refusals
-        self._repairs: list[dict[str, Any]] = []
+        self._repairs: list[dict[str, object]] = []
 
     def repairs(self) -> pa.Table:
         """What was mended so far, of schema `REPAIRS`."""
@@ -83,7 +82,7 @@ class RawSplits:
         found = [self._stored.get(image.path) for image in split.images]
         lost = np.bincount(rows_of_images, minlength=len(found))
         frames: dict[_Frame, list[int]] = defaultdict(list)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for row, (image, kept) in enumerate(zip(split.images, found, strict=True)):
             if kept is not None:
                 frame = self._compare(split, image, kept)
@@ -145,7 +144,7 @@ class RawSplits:
             remedy = "Export the version again, in a format whose name is right."
             self._refusals.add(AnnotationError(split.file, f"{wrong} of {total} {what}", cause, remedy))
 
-    def _image(self, image: ExportImage, found: StoredImage) -> dict[str, Any]:
+    def _image(self, image: ExportImage, found: StoredImage) -> dict[str, object]:
         return {
             "id": image.id,
             "file_name": found.path,
@@ -178,7 +177,7 @@ class RawSplits:
 
     def _note(self, split: ExportSplit, table: pa.Table) -> None:
         """Lists what was mended while reading."""
-        noted = table.filter(pa.compute.greater(pa.compute.list_value_length(table["notes"]), 0))
+        noted = table.filter(pa.array(table["notes"].combine_chunks().value_lengths().to_numpy() > 0))
         for row in noted.select(["id", "image_id", "notes"]).to_pylist():
             for note in row["notes"]:
                 self._repair(note, split, row["image_id"], _NOTES[note], row["id"])
@@ -190,7 +189,7 @@ _NO_FILES = "their files are missing, too many to go on without them: their find
 def _reach_past(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which boxes reach past their images by more than rounding, `[n]`."""
     past = np.maximum(-boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - sizes)
-    return (past > OUTSIDE_PX).any(axis=1)
+    return past.max(axis=1) > OUTSIDE_PX
 
 
 def _likely_cause(boxes: NDArray[np.float64], sizes: NDArray[np.float64], *, relative: bool) -> str:
@@ -236,7 +235,8 @@ def _in_pixels(
     for (size, orientation), turned in frames.items():
         rows = np.isin(images, turned)
         boxes[rows] = _turned_boxes(boxes[rows], size, orientation)
-        points = np.where(rows[owners, None], np.stack(turn_point(*points.T, size, orientation), axis=1), points)
+        turned_points = np.stack(turn_point(points[:, 0], points[:, 1], size, orientation), axis=1)
+        points = np.where(rows[owners, None], turned_points, points)
     boxes += 0.0  # no -0.0, which JSON tells apart
     column = pa.FixedSizeListArray.from_arrays(boxes.ravel(), type=RAW_ANNOTATIONS.field("bbox").type)
     table = table.set_column(table.schema.get_field_index("bbox"), RAW_ANNOTATIONS.field("bbox"), column)

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import DataError
@@ -101,8 +100,7 @@ class ExportSplit:
     @property
     def label_counts(self) -> Counter[str]:
         """Annotations of each raw label name that has any."""
-        counts = pc.value_counts(self.annotations["label"].combine_chunks().dictionary_decode()).to_pylist()
-        return Counter({row["values"]: row["counts"] for row in counts})
+        return Counter({row["values"]: row["counts"] for row in self.annotations["label"].value_counts().to_pylist()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ class AnnotationRows:
         return pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
 
 
-def is_id(value: Any) -> bool:
+def is_id(value: object) -> bool:
     """An integer that an id can be: JSON's have no largest one, but records do."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 

@@ -54,7 +54,7 @@ def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     return Export("yolo", splits, license_names=license_names, info=info)
 
 
-def _yolo_settings(files: ExportFiles) -> Mapping[str, Any]:
+def _yolo_settings(files: ExportFiles) -> Mapping[str, object]:
     import yaml
 
     try:
@@ -93,7 +93,7 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     """No list and no mapping: YAML's aliases can nest those so that printing them takes for ever."""
     return isinstance(value, str | int | float | None)
 

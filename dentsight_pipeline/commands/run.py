@@ -46,7 +46,7 @@ class CellRequest:
     with_teeth: bool = False
 
 
-class CellMade(Document):
+class CellMade(Document, frozen=True):
     """What `dentsight run` tells of a finished cell."""
 
     dataset: str

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
+from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, training
 from dentsight_pipeline.orchestration.failure import cause_of
 from dentsight_pipeline.orchestration.notify import Notifier
 from dentsight_pipeline.orchestration.partitions import RECIPES, cell_key, checked_dataset_key
@@ -62,13 +62,13 @@ champion_job = dg.define_asset_job(
 
 teeth_data_job = dg.define_asset_job(
     "teeth_data",
-    selection=dg.AssetSelection.assets(teeth.tooth_subset),
+    selection=dg.AssetSelection.assets(data.tooth_subset),
     description="The tooth subset of one dataset; follows `data`.",
 )
 
 teeth_job = dg.define_asset_job(
     "teeth",
-    selection=dg.AssetSelection.assets(teeth.tooth_checkpoint, teeth.tooth_findings),
+    selection=dg.AssetSelection.assets(training.tooth_checkpoint, evaluation.tooth_findings),
     description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `experiment`.",
 )
 

@@ -8,10 +8,9 @@ import dagster as dg
 
 from dentsight_pipeline.data import checks
 from dentsight_pipeline.orchestration import metadata
-from dentsight_pipeline.orchestration.assets.data import condition_subset, normalized_splits, raw_export
+from dentsight_pipeline.orchestration.assets.data import condition_subset, normalized_splits, raw_export, tooth_subset
 from dentsight_pipeline.orchestration.assets.release import released_model
-from dentsight_pipeline.orchestration.assets.teeth import tooth_checkpoint, tooth_subset
-from dentsight_pipeline.orchestration.assets.training import trained_checkpoint
+from dentsight_pipeline.orchestration.assets.training import tooth_checkpoint, trained_checkpoint
 from dentsight_pipeline.orchestration.partitions import cells, datasets
 from dentsight_pipeline.orchestration.resources import Workspace
 

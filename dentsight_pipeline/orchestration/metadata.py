@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument
 from dentsight_pipeline.documents.facts import (
     CheckpointFacts,
     DatasetFacts,
@@ -15,32 +17,38 @@ from dentsight_pipeline.documents.facts import (
     ReleaseFacts,
     ToothFindingsFacts,
 )
+from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.lineage import Record
 from dentsight_pipeline.lineage.walk import walk
-from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.facts import CheckOutcomeFacts
     from dentsight_pipeline.documents.lineage import AuditResult
-    from dentsight_pipeline.documents.verdict import Verdict
+    from dentsight_pipeline.documents.verdict import GateRow, Verdict
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-Value = Any
+Metadata = Mapping[str, Any]
+"""What a product shows in the Dagster UI: numbers, texts and Dagster's own metadata values."""
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> dg.TableMetadataValue:
-    """A table for the UI; None becomes a dash, floats keep four decimals."""
-    names = list(columns or (rows[0].keys() if rows else ["(empty)"]))
+def table(rows: Sequence[object], columns: Sequence[str] | None = None) -> dg.TableMetadataValue:
+    """A table for the UI, of mappings or documents; None becomes a dash, floats keep four decimals.
+
+    Without `columns` each row shows what it has but nested tables.
+    """
+    told = [plain(row) for row in rows]
+    first = told[0] if told else {"(empty)": None}
+    names = columns or [name for name, value in first.items() if not isinstance(value, dict | list)]
     return dg.MetadataValue.table(
-        records=[dg.TableRecord({name: _cell(row.get(name)) for name in names}) for row in rows],
+        records=[dg.TableRecord({name: _cell(row.get(name)) for name in names}) for row in told],
         schema=dg.TableSchema(columns=[dg.TableColumn(name, type="string") for name in names]),
     )
 
 
-def of_raw_export(manifest: "Manifest", location: str) -> dict[str, Value]:
+def of_raw_export(manifest: "Manifest", location: str) -> Metadata:
     """Where an export came from, and how big it is."""
     corpus = manifest.facts_as(RawExportFacts).corpus
     return {
@@ -53,138 +61,127 @@ def of_raw_export(manifest: "Manifest", location: str) -> dict[str, Value]:
     }
 
 
-def of_splits(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+def of_splits(store: "Store", manifest: "Manifest") -> Metadata:
     """Class counts by split, leakage, repairs and sample images with their boxes."""
     facts = manifest.facts_as(DatasetFacts)
     splits = facts.splits
     counts = [
-        {"class": name, **{split: held.class_counts.get(name, 0) for split, held in splits.items()}}
+        {"class": name, **{split: told.class_counts.get(name, 0) for split, told in splits.items()}}
         for name in facts.classes
     ]
     overview = [
-        {
-            "split": split,
-            "images": held.images,
-            "clean images": held.clean_images,
-            "annotations": held.annotations,
-        }
-        for split, held in splits.items()
+        {"split": split, "images": told.images, "clean images": told.clean_images, "annotations": told.annotations}
+        for split, told in splits.items()
     ]
     return {
-        "images": sum(held.images for held in splits.values()),
-        "annotations": sum(held.annotations for held in splits.values()),
+        "images": sum(told.images for told in splits.values()),
+        "annotations": sum(told.annotations for told in splits.values()),
         "splits": table(overview),
         "class_counts": table(counts),
-        "samples": dg.MetadataValue.md(_samples(workspace.store, manifest)),
+        "samples": dg.MetadataValue.md(_samples(store, manifest)),
         "manifest": _json_of(manifest),
     }
 
 
-def of_checkpoint(workspace: Workspace, manifest: "Manifest", reports: Path | None = None) -> dict[str, Value]:
-    """Recipe, size and health, and the way to data, MLflow run, report and audit.
-
-    Args:
-        workspace: Where the store is.
-        manifest: The checkpoint.
-        reports: Folder that the cell's report is written to.
-    """
-    walked = walk(workspace.store, manifest.digest)
+def of_checkpoint(store: "Store", manifest: "Manifest", reports: Path | None = None) -> Metadata:
+    """Recipe, size and health, and the way to data, MLflow run, report and audit; `reports` is the cell's folder."""
+    walked, record = walk(store, manifest.digest), first_record(store, manifest.digest)
     data = [{"product": walked.asset(digest), "digest": digest} for digest in walked.named if digest != manifest.digest]
-    report = {"report": dg.MetadataValue.path(str(reports / "report.html"))} if reports else {}
     facts = manifest.facts_as(CheckpointFacts)
-    record = first_record(workspace.store, manifest.digest)
-    recipe = read_json(workspace.store, manifest, "recipe.json")
-    health = read_json(workspace.store, manifest, "health.json")
+    recipe = read_json(store, manifest, "recipe.json")
     return {
         "recipe": facts.recipe,
         "recipe_digest": facts.recipe_digest,
-        "recipe_fields": table([{"field": key, "value": str(value)} for key, value in recipe.items()]),
+        "recipe_fields": _pairs("field", recipe),
         "variant": dg.MetadataValue.bool(facts.variant),
         "parameters": facts.parameters,
         "best_step": facts.best_step,
         "head": {True: "healthy", False: "COLLAPSED: ranking-only", None: "not judged"}[facts.healthy],
-        "head_layers": table([_flat(layer) for layer in health.get("layers", [])]),
-        "cost": table([{"what": key, "value": value} for key, value in (record.cost or {}).items()]),
+        "head_layers": table(_health(store, manifest).layers),
+        "cost": _pairs("what", record.cost or {}),
         "data": table(data),
         "audit": dg.MetadataValue.md(f"See the check `lineage_is_intact`, or `dentsight audit {manifest.digest}`."),
-        **report,
+        **({"report": dg.MetadataValue.path(str(reports / "report.html"))} if reports else {}),
         **_mlflow(record),
     }
 
 
-def of_predictions(manifest: "Manifest") -> dict[str, Value]:
-    """How many detections there are in each split."""
-    return {"files": table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()])}
+def of_predictions(_: "Store", manifest: "Manifest") -> Metadata:
+    """How large the detections of each split are."""
+    return {"files": _files(manifest)}
 
 
 PER_CLASS = ("class", "n_gt", "ap", "ap_low", "ap_high", "ap50", "ar100", "recall_at_p95", "best_f1")
 
 
-def of_evaluation(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+def of_evaluation(store: "Store", manifest: "Manifest") -> Metadata:
     """The per-class table on the gated population, and the macro figures."""
-    evaluation = read_json(workspace.store, manifest, "evaluation.json")
-    gated = evaluation["populations"][evaluation["gated_population"]]
-    macro = gated["macro"]
-    numbers = {f"macro_{key}": float(macro[key]) for key in ("ap", "ap50") if macro.get(key) is not None}
+    evaluation = _evaluation(store, manifest)
+    gated = evaluation.gated
+    if gated is None:
+        return {"population": "none", **_mlflow(first_record(store, manifest.digest))}
+    macro = {"macro_ap": gated.macro.ap, "macro_ap50": gated.macro.ap50}
     return {
-        "population": f"{evaluation['gated_population']}: {gated['images']} images",
-        "per_class": table(gated["per_class"], PER_CLASS),
-        "present_classes": f"{macro['present']} of {macro['of']}",
-        "engines": table([_flat(evaluation["engines"])]),
-        **numbers,
-        **_mlflow(first_record(workspace.store, manifest.digest)),
+        "population": f"{evaluation.gated_population}: {gated.images} images",
+        "per_class": table(gated.per_class, PER_CLASS),
+        "present_classes": f"{gated.macro.present} of {gated.macro.of}",
+        "engines": table([evaluation.engines] if evaluation.engines else []),
+        **{name: value for name, value in macro.items() if value is not None},
+        **_mlflow(first_record(store, manifest.digest)),
     }
 
 
 PER_TOOTH_CLASS = ("class", "n_gt", "n_found", "precision", "recall", "f1", "f1_low", "f1_high", "f1_with_true_teeth")
 
 
-def of_tooth_findings(workspace: Workspace, manifest: "Manifest") -> dict[str, Value]:
+def of_tooth_findings(store: "Store", manifest: "Manifest") -> Metadata:
     """Counts, figures by tooth and by condition where teeth are annotated, and the image with most findings."""
-    store, facts = workspace.store, manifest.facts_as(ToothFindingsFacts)
-    counts = ("images", "images_with_annotated_teeth", "teeth", "findings", "unassigned_findings")
-    shown: dict[str, Value] = {
-        **{name: getattr(facts, name) for name in counts},
-        "tooth_threshold": "none: no tooth was hit" if facts.tooth_threshold is None else facts.tooth_threshold,
-        "heads": table([{"checkpoint": name, "healthy": ok} for name, ok in facts.heads_healthy.items()]),
-        "sample": dg.MetadataValue.md(_tooth_sample(store, manifest)),
-    }
+    facts = manifest.facts_as(ToothFindingsFacts)
     populations = read_json(store, manifest, "metrics.json")["populations"] or {}
-    for name, measured in populations.items():
-        if measured is None:
-            continue
-        teeth = measured["teeth"]
-        shown |= {
-            f"teeth_{name}": table([{**_flat(teeth), **teeth["misnamed"]}]),
-            f"per_tooth_{name}": table(teeth["per_tooth"]),
-            f"per_class_{name}": table(measured["per_class"], PER_TOOTH_CLASS),
-        }
-    return shown
+    return {
+        "images": facts.images,
+        "images_with_annotated_teeth": facts.images_with_annotated_teeth,
+        "teeth": facts.teeth,
+        "findings": facts.findings,
+        "unassigned_findings": facts.unassigned_findings,
+        "tooth_threshold": "none: no tooth was hit" if facts.tooth_threshold is None else facts.tooth_threshold,
+        "heads": _pairs("checkpoint", facts.heads_healthy, "healthy"),
+        "sample": dg.MetadataValue.md(_tooth_sample(store, manifest)),
+        **{key: value for name, found in populations.items() if found for key, value in _by_tooth(name, found).items()},
+    }
 
 
-def of_report(verdict: "Verdict", path: Path) -> dict[str, Value]:
+def _by_tooth(population: str, measured: Mapping[str, Any]) -> Metadata:
+    teeth = measured["teeth"]
+    return {
+        f"teeth_{population}": table([{**teeth, **teeth["misnamed"]}]),
+        f"per_tooth_{population}": table(teeth["per_tooth"]),
+        f"per_class_{population}": table(measured["per_class"], PER_TOOTH_CLASS),
+    }
+
+
+PER_GATE = ("id", "outcome", "severity", "value", "low", "high", "floor")
+
+
+def of_report(verdict: "Verdict", path: Path) -> Metadata:
     """The verdict in words, each gate, and where the report is."""
-    rows = [
-        {key: getattr(row, key) for key in ("id", "outcome", "severity", "value", "low", "high", "floor")}
-        for row in verdict.rows
-    ]
     return {
         "verdict": verdict.outcome,
         "in_words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in verdict.sentences)),
-        "gates": table(rows),
+        "gates": table(verdict.rows, PER_GATE),
         "path": dg.MetadataValue.path(str(path)),
         "report": dg.MetadataValue.url(path.as_uri()),
     }
 
 
-def of_release(manifest: "Manifest") -> dict[str, Value]:
+def of_release(_: "Store", manifest: "Manifest") -> Metadata:
     """What was released, and for what it may never be used."""
     facts = manifest.facts_as(ReleaseFacts)
     return {
         "verdict": facts.verdict,
         "never_for_xrays": dg.MetadataValue.bool(facts.never_for_xrays),
-        "chain": table([{"product": name, "digest": digest} for name, digest in facts.chain.items()]),
-        "files": table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()]),
+        "chain": _pairs("product", facts.chain, "digest"),
+        "files": _files(manifest),
     }
 
 
@@ -198,20 +195,22 @@ def check_result(outcome: "CheckOutcomeFacts") -> dg.AssetCheckResult:
     )
 
 
+_HEADS = {
+    True: "The head is healthy",
+    False: "The head collapsed: AP is ranking-only, nothing may be released",
+    None: "The head's health was not judged (training was too short for it), so nothing may be released",
+}
+
+
 def health_result(store: "Store", checkpoint: "Manifest") -> dg.AssetCheckResult:
     """The head's health as a check: red when it collapsed."""
-    health = read_json(store, checkpoint, "health.json")
-    healthy = health.get("healthy")
-    ratio = health.get("ratio_last_to_first")
-    state = {
-        True: "The head is healthy",
-        False: "The head collapsed: AP is ranking-only, nothing may be released",
-    }.get(healthy, "The head's health was not judged (training was too short for it), so nothing may be released")
+    health = _health(store, checkpoint)
+    ratio = health.ratio_last_to_first
     return dg.AssetCheckResult(
-        passed=healthy is True,
+        passed=health.healthy is True,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=state + ("." if ratio is None else f"; last/first layer score ratio {ratio:.3f}."),
-        metadata={"rules": table([_flat(rule) for rule in health.get("rules", [])])},
+        description=_HEADS[health.healthy] + ("." if ratio is None else f"; last/first layer score ratio {ratio:.3f}."),
+        metadata={"rules": table(health.rules)},
     )
 
 
@@ -232,34 +231,49 @@ def lineage_result(audited: "AuditResult") -> dg.AssetCheckResult:
 def gate_results(verdict: "Verdict", specs: Sequence[str]) -> list[dg.AssetCheckResult]:
     """Each gate as a check result: ERROR for hard gates, WARN for soft ones."""
     rows = {row.id: row for row in verdict.rows}
-    results = []
-    for name in specs:
-        check = rows.get(name)
-        if check is None:
-            text = f"Policy {verdict.policy} has no such gate."
-            results.append(dg.AssetCheckResult(check_name=name, passed=True, description=text))
-            continue
-        severity = dg.AssetCheckSeverity.ERROR if check.severity == "hard" else dg.AssetCheckSeverity.WARN
-        results.append(
-            dg.AssetCheckResult(check_name=name, passed=check.passed, severity=severity, description=check.description)
-        )
-    return results
+    return [_gate_result(name, rows.get(name), verdict.policy) for name in specs]
+
+
+def _gate_result(name: str, row: "GateRow | None", policy: str) -> dg.AssetCheckResult:
+    if row is None:
+        return dg.AssetCheckResult(check_name=name, passed=True, description=f"Policy {policy} has no such gate.")
+    severity = dg.AssetCheckSeverity.ERROR if row.severity == "hard" else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(check_name=name, passed=row.passed, severity=severity, description=row.description)
 
 
 def flat_metrics(store: "Store", manifest: "Manifest") -> dict[str, float]:
     """Every number of the per-class tables as MLflow metrics: `clean/caries/ap50`."""
-    evaluation = read_json(store, manifest, "evaluation.json")
-    numbers: dict[str, float] = {}
-    for population, content in evaluation["populations"].items():
-        rows = [*content["per_class"], {"class": "macro", **content["macro"]}]
-        for row in rows:
-            for key, value in row.items():
-                if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                    numbers[f"{population}/{row['class']}/{key}"] = float(value)
-    return numbers
+    populations = _evaluation(store, manifest).populations
+    rows = {
+        f"{name}/{title}": plain(row)
+        for name, population in populations.items()
+        for title, row in (*((row.class_name, row) for row in population.per_class), ("macro", population.macro))
+    }
+    return {
+        f"{title}/{key}": float(value)
+        for title, row in rows.items()
+        for key, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
-def _mlflow(record: Record) -> dict[str, Value]:
+def _evaluation(store: "Store", manifest: "Manifest") -> EvaluationDocument:
+    return read_document(store, manifest, EVALUATION_FILE, EvaluationDocument)
+
+
+def _health(store: "Store", checkpoint: "Manifest") -> HeadHealth:
+    return read_document(store, checkpoint, "health.json", HeadHealth)
+
+
+def _pairs(name: str, values: Mapping[str, Any], value: str = "value") -> dg.TableMetadataValue:
+    return table([{name: key, value: told} for key, told in values.items()])
+
+
+def _files(manifest: "Manifest") -> dg.TableMetadataValue:
+    return table([{"file": path, "bytes": entry.size} for path, entry in manifest.entries.items()])
+
+
+def _mlflow(record: Record) -> Metadata:
     if record.mlflow_url is None:
         return {}
     return {"mlflow": dg.MetadataValue.url(record.mlflow_url), "mlflow_run": record.mlflow_run or ""}
@@ -308,10 +322,6 @@ def _audit_text(audited: "AuditResult") -> str:
     """Result, findings and notes of an audit, and the command that hashes everything."""
     lines = ["**INTACT**" if audited.intact else "**NOT INTACT**", *(f"- {finding}" for finding in audited.findings)]
     return "\n".join([*lines, *(f"- {note}" for note in audited.notes), "", f"`dentsight audit {audited.digest}`"])
-
-
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in tree.items() if not isinstance(value, dict | list)}
 
 
 def _cell(value: Any) -> str:

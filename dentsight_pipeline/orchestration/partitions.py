@@ -35,11 +35,3 @@ def checked_dataset_key(key: str) -> str:
 def cell_key(dataset: str, recipe: str) -> dg.MultiPartitionKey:
     """The partition key of one cell of the experiment matrix."""
     return dg.MultiPartitionKey({"dataset": dataset, "recipe": recipe})
-
-
-def cell_of(context: dg.AssetExecutionContext) -> tuple[str, str]:
-    """The dataset and the recipe of the cell that a step works on."""
-    key = context.partition_key
-    if not isinstance(key, dg.MultiPartitionKey):
-        raise ConfigurationError(f"{key!r} is no cell of dataset × recipe. Pick one partition on both axes.")
-    return key.keys_by_dimension["dataset"], key.keys_by_dimension["recipe"]

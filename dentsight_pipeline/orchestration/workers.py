@@ -15,7 +15,7 @@ WORKER_TAG = "dentsight/worker"
 """Run tag with the identity of the run's worker, as JSON."""
 
 
-class Worker(codec.Document):
+class Worker(codec.Document, frozen=True):
     """What tells a process from every other one, before and after, on every machine."""
 
     run: str

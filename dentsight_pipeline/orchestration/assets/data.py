@@ -1,19 +1,20 @@
-"""Data assets: from an export to the 13 conditions, partitioned by dataset."""
+"""Data assets: from an export to the 13 conditions or the 32 teeth, partitioned by dataset."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dentsight_pipeline.intake.datasets import recall_dataset, register_dataset
+from dentsight_pipeline.intake.datasets import recall_dataset
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.conditions import on_new_content
 from dentsight_pipeline.orchestration.partitions import checked_dataset_key, datasets
-from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.orchestration.step import Made, materialize_step, refusing_without_identifiers
-from dentsight_pipeline.progress import throttled
+from dentsight_pipeline.orchestration.product import Made, Step, product
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
 
 
 class ExportConfig(dg.Config):
@@ -30,100 +31,81 @@ class ExportConfig(dg.Config):
     """Why other bytes may take over a key that already means something; recorded. Empty: refused."""
 
 
-@dg.asset(
-    group_name="data",
-    kinds={"coco", "file"},
-    code_version="1",
-    owners=["team:dentsight"],
-    partitions_def=datasets,
-)
-def raw_export(context: dg.AssetExecutionContext, config: ExportConfig, workspace: Workspace) -> dg.MaterializeResult:
+@product(datasets, reads=[], settings=ExportConfig, group_name="data", kinds={"coco", "file"})
+def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
     """The export as it came, without EXIF or original names, and with the sha256 of every original file."""
     from dentsight_pipeline.intake import acquire
 
-    key = checked_dataset_key(context.partition_key)
-    plan = acquire.plan(workspace.store, key, config.export, config.source, tuple(config.drop))
+    given, key = step.config, checked_dataset_key(step.dataset)
+    plan = acquire.plan(step.store, key, given.export, given.source, tuple(given.drop))
 
     def ingest() -> Made:
-        scratch = workspace.scratch("raw_export", key)
-        with refusing_without_identifiers():
-            digest = acquire.ingest(workspace.store, plan, scratch, throttled(context.log.info))
+        digest = acquire.ingest(step.store, plan, step.workspace.scratch("raw_export", key), step.progress)
         return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
 
-    def register_and_describe(manifest: "Manifest") -> dict[str, Any]:
-        register_dataset(
-            workspace.store,
-            key,
-            manifest.digest,
-            plan.location,
-            source=plan.source,
-            drop=plan.drop,
-            replace=config.replace,
-        )
-        return metadata.of_raw_export(manifest, plan.location)
-
-    return materialize_step(
-        context, workspace, inputs={}, config=plan.memo, make=ingest, describe=register_and_describe
-    )
+    show = partial(_register_and_show, key, plan, given.replace)
+    return step.once(ingest, show, plan.memo, memo=plan.memo is not None)
 
 
-@dg.asset(
-    group_name="data",
-    kinds={"coco"},
-    code_version="1",
-    owners=["team:dentsight"],
-    automation_condition=on_new_content(),
-    partitions_def=datasets,
-    deps=[raw_export],
-)
-def normalized_splits(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
+def _register_and_show(key: str, plan: Any, replace: str, store: "Store", made: "Manifest") -> metadata.Metadata:
+    from dentsight_pipeline.intake.datasets import register_dataset
+
+    register_dataset(store, key, made.digest, plan.location, source=plan.source, drop=plan.drop, replace=replace)
+    return metadata.of_raw_export(made, plan.location)
+
+
+@product(datasets, reads=[raw_export], group_name="data", kinds={"coco"}, automation_condition=on_new_content())
+def normalized_splits(step: Step[None]) -> dg.MaterializeResult:
     """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
-    raw = workspace.latest(context, "raw_export", context.partition_key)
-    choice = recall_dataset(workspace.store, context.partition_key)
+    from dentsight_pipeline.data.normalise import normalise_export
+
+    raw, choice = step.read(raw_export), recall_dataset(step.store, step.dataset)
     source, drop = (choice.source, choice.drop) if choice else (None, ())
-
-    def normalise() -> Made:
-        from dentsight_pipeline.data.normalise import normalise_export
-
-        progress = throttled(context.log.info)
-        return Made(normalise_export(workspace.store, raw, source=source, drop=drop, progress=progress).digest)
-
-    return materialize_step(
-        context,
-        workspace,
-        inputs={"raw_export": raw},
-        config={"source": source, "drop": list(drop)},
-        make=normalise,
-        describe=lambda made: metadata.of_splits(workspace, made),
+    return step.once(
+        lambda: normalise_export(step.store, raw, source=source, drop=drop, progress=step.progress),
+        metadata.of_splits,
+        {"source": source, "drop": list(drop)},
     )
 
 
-@dg.asset(
+def _conditions(store: "Store", splits: "Manifest") -> "Manifest":
+    from dentsight_pipeline.data.subset import select_conditions
+
+    return select_conditions(store, splits)
+
+
+def _teeth(store: "Store", splits: "Manifest") -> "Manifest":
+    from dentsight_pipeline.data.subset import select_teeth
+
+    return select_teeth(store, splits)
+
+
+def _subset(select: Callable[["Store", "Manifest"], "Manifest"], **more: Any) -> dg.AssetsDefinition:
+    """The splits narrowed to what one stage is to find."""
+
+    @product(datasets, reads=[normalized_splits], kinds={"coco", "huggingface", "parquet"}, **more)
+    def subset(step: Step[None]) -> dg.MaterializeResult:
+        from dentsight_pipeline.data import checks
+
+        splits = step.read(normalized_splits)
+        checks.require(step.store, splits)
+        return step.once(lambda: select(step.store, splits), metadata.of_splits)
+
+    return subset
+
+
+condition_subset = _subset(
+    _conditions,
+    name="condition_subset",
     group_name="data",
-    kinds={"coco", "huggingface", "parquet"},
-    code_version="1",
-    owners=["team:dentsight"],
+    description="The splits narrowed to the 13 conditions that stage 2 is to find; every image stays.",
     automation_condition=on_new_content(),
-    partitions_def=datasets,
-    deps=[normalized_splits],
 )
-def condition_subset(context: dg.AssetExecutionContext, workspace: Workspace) -> dg.MaterializeResult:
-    """The splits narrowed to the 13 conditions that stage 2 is to find; every image stays."""
-    from dentsight_pipeline.data import checks
 
-    splits = workspace.latest(context, "normalized_splits", context.partition_key)
-    checks.require(workspace.store, splits)
-
-    def select() -> Made:
-        from dentsight_pipeline.data.subset import select_conditions
-
-        return Made(select_conditions(workspace.store, splits).digest)
-
-    return materialize_step(
-        context,
-        workspace,
-        inputs={"normalized_splits": splits},
-        config={},
-        make=select,
-        describe=lambda made: metadata.of_splits(workspace, made),
-    )
+tooth_subset = _subset(
+    _teeth,
+    name="tooth_subset",
+    group_name="teeth",
+    description="The splits narrowed to the 32 teeth that stage 1 is to find; images without marked teeth are left "
+    "out.",
+)

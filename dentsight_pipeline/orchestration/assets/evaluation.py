@@ -1,16 +1,14 @@
-"""The evaluation asset: every metric of docs/evaluation.md, on all test images and on the clean ones."""
+"""The evaluation assets: every metric of docs/evaluation.md, and what is found by tooth."""
 
 import dagster as dg
 
-from dentsight_pipeline.orchestration import metadata
-from dentsight_pipeline.orchestration.assets.training import test_predictions
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.orchestration import metadata, tracked
+from dentsight_pipeline.orchestration.assets.data import condition_subset, tooth_subset
+from dentsight_pipeline.orchestration.assets.training import test_predictions, tooth_checkpoint
 from dentsight_pipeline.orchestration.conditions import on_new_content
-from dentsight_pipeline.orchestration.partitions import cell_of, cells
-from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.orchestration.step import Made, materialize_step
-from dentsight_pipeline.orchestration.tracked import run_tags
-from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-from dentsight_pipeline.progress import throttled
+from dentsight_pipeline.orchestration.partitions import cells
+from dentsight_pipeline.orchestration.product import Made, Step, product
 
 
 class EvaluationConfig(dg.Config):
@@ -22,50 +20,43 @@ class EvaluationConfig(dg.Config):
     """Seed of the bootstrap."""
 
 
-@dg.asset(
+@product(
+    cells,
+    reads=[condition_subset, test_predictions],
+    settings=EvaluationConfig,
+    version="2",
+    tracked=True,
     group_name="evaluation",
     kinds={"python", "parquet"},
-    code_version="2",
-    owners=["team:dentsight"],
     automation_condition=on_new_content(),
-    partitions_def=cells,
-    deps=["condition_subset", test_predictions],
 )
-def class_metrics(
-    context: dg.AssetExecutionContext, config: EvaluationConfig, workspace: Workspace, tracking: Tracking
-) -> dg.MaterializeResult:
+def class_metrics(step: Step[EvaluationConfig]) -> dg.MaterializeResult:
     """Each condition's AP, operating points and intervals, with thresholds chosen on valid and reported on test."""
-    dataset, recipe = cell_of(context)
-    predictions = workspace.latest(context, "test_predictions", str(context.partition_key))
-    subset = workspace.store.get_manifest(predictions.inputs["condition_subset"])
+    predictions = step.read(test_predictions)
+    subset = step.follow(predictions, Asset.CONDITION_SUBSET)
+    config = step.config.model_dump()
+    return step.once(lambda: tracked.evaluate(step, subset, predictions), metadata.of_evaluation, config)
 
-    def evaluate() -> Made:
-        from dentsight_pipeline.evaluation.product import evaluate_predictions
 
-        with tracking.run(
-            f"evaluate {dataset} × {recipe}",
-            params={"resamples": config.resamples, "seed": config.seed},
-            tags=run_tags(context, "evaluate", {"test_predictions": predictions, "condition_subset": subset}),
-        ) as run:
-            made = evaluate_predictions(
-                workspace.store,
-                subset,
-                predictions,
-                resamples=config.resamples,
-                seed=config.seed,
-                progress=throttled(context.log.info),
-            )
-            run.dataset(dataset, subset.digest)
-            run.metrics(metadata.flat_metrics(workspace.store, made))
-            run.artifacts(made.digest, "evaluation")
-            run.made("evaluation", made.digest)
-            return Made(made.digest, tracking.links(run))
+@product(
+    cells,
+    reads=[condition_subset, test_predictions, class_metrics, tooth_subset, tooth_checkpoint],
+    settings=EvaluationConfig,
+    version="2",
+    gpu=True,
+    group_name="teeth",
+    kinds={"pytorch", "json"},
+)
+def tooth_findings(step: Step[EvaluationConfig]) -> dg.MaterializeResult:
+    """Each test image's teeth with the conditions found on them; what fits no tooth stays, marked so."""
+    from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, tooth_chain
 
-    return materialize_step(
-        context,
-        workspace,
-        inputs={"condition_subset": subset, "test_predictions": predictions},
-        config={"resamples": config.resamples, "seed": config.seed},
-        make=evaluate,
-        describe=lambda made: metadata.of_evaluation(workspace, made),
-    )
+    chain = step.reads(tooth_chain(step.store, step.read(class_metrics), step.read(tooth_checkpoint)))
+    config = step.config.model_dump()
+
+    def predict_and_join() -> Made:
+        seen = tracked.predict(step, chain[Asset.CONDITION_SUBSET], chain[Asset.TOOTH_CHECKPOINT], images_only=True)
+        made = publish_tooth_findings(step.store, chain, step.store.get_manifest(seen.digest), **config)
+        return Made(made.digest, seen.record)
+
+    return step.once(predict_and_join, metadata.of_tooth_findings, config)

@@ -1,22 +1,25 @@
 """Release assets: the report that a reviewer reads, one asset check for each gate, and the released model."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.errors import ReleaseError
 from dentsight_pipeline.orchestration import metadata
+from dentsight_pipeline.orchestration.assets.data import condition_subset
 from dentsight_pipeline.orchestration.assets.evaluation import class_metrics
+from dentsight_pipeline.orchestration.assets.training import test_predictions, trained_checkpoint
 from dentsight_pipeline.orchestration.conditions import on_new_content
-from dentsight_pipeline.orchestration.partitions import cell_of, cells
-from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.orchestration.step import Made, chained_assets, digest_of, materialize_step
+from dentsight_pipeline.orchestration.partitions import cells
+from dentsight_pipeline.orchestration.product import Made, Metadata, Step, product
 from dentsight_pipeline.orchestration.tracking import registry
-from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.release.policy import load_policy, policy_names
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
 
 
 def _gate_specs() -> list[dg.AssetCheckSpec]:
@@ -29,6 +32,9 @@ def _gate_specs() -> list[dg.AssetCheckSpec]:
     ]
 
 
+GATES = _gate_specs()
+
+
 class ReportConfig(dg.Config):
     """By which policy the model is judged, and who overrides what."""
 
@@ -38,98 +44,85 @@ class ReportConfig(dg.Config):
     """Hard gates that a named person overrides: gate id → "Name: reason". Printed on the report."""
 
 
-@dg.asset(
+@product(
+    cells,
+    reads=[condition_subset, trained_checkpoint, test_predictions, class_metrics],
+    settings=ReportConfig,
+    version="2",
     group_name="release",
     kinds={"html", "json"},
-    code_version="2",
-    owners=["team:dentsight"],
     automation_condition=on_new_content(),
-    partitions_def=cells,
-    deps=["condition_subset", "trained_checkpoint", "test_predictions", class_metrics],
-    check_specs=_gate_specs(),
+    check_specs=GATES,
 )
-def release_report(
-    context: dg.AssetExecutionContext, config: ReportConfig, workspace: Workspace
-) -> dg.MaterializeResult:
+def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     """Verdict, gates, per-class table and evidence in one HTML file, with the same facts as JSON and a model card."""
     from dentsight_pipeline.release import champion, product
+
+    chain = step.reads(product.chain_of(step.store, step.read(class_metrics)))
+    policy, overrides = load_policy(step.config.policy), product.overrides_of(step.config.overrides)
+    state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
+    config = {"policy": policy.digest, "overrides": step.config.overrides, "champion": state}
+
+    def report() -> "Manifest":
+        title, comparison = f"{step.dataset} × {step.recipe}", champion.comparison_with(step.store, chain)
+        return product.publish_report(step.store, chain, policy, overrides, comparison, title=title)
+
+    return _with_gates(step, step.once(report, partial(_write_and_show, step), config))
+
+
+def _write_and_show(step: Step[ReportConfig], store: "Store", report: "Manifest") -> Metadata:
+    """Write the report and the page over all reports where people find them."""
+    from dentsight_pipeline.release import product
     from dentsight_pipeline.release.report.overview import write_overview
 
-    store = workspace.store
-    evaluation = workspace.latest(context, "class_metrics", str(context.partition_key))
-    chain = product.chain_of(store, evaluation)
-    policy = load_policy(config.policy)
-    overrides = product.overrides_of(config.overrides)
-    dataset, recipe = cell_of(context)
-
-    def report() -> Made:
-        comparison = champion.comparison_with(store, chain)
-        return Made(
-            product.publish_report(store, chain, policy, overrides, comparison, title=f"{dataset} × {recipe}").digest
-        )
-
-    def show(manifest: "Manifest") -> dict[str, Any]:
-        path = product.show(store, manifest, workspace.report_folder(dataset, recipe))
-        write_overview(workspace.reports)
-        return metadata.of_report(product.verdict_of(store, manifest), path)
-
-    result = materialize_step(
-        context,
-        workspace,
-        inputs=chain,
-        config={
-            "policy": policy.digest,
-            "overrides": config.overrides,
-            "champion": champion.state(store, chain["condition_subset"]),
-        },
-        make=report,
-        describe=show,
-    )
-    verdict = product.verdict_of(store, store.get_manifest(digest_of(result)))
-    return result._replace(check_results=metadata.gate_results(verdict, [spec.name for spec in _gate_specs()]))
+    path = product.show(store, report, step.reports)
+    write_overview(step.workspace.reports)
+    return metadata.of_report(product.verdict_of(store, report), path)
 
 
-@dg.asset(
-    group_name="release",
-    kinds={"mlflow", "safetensors"},
-    code_version="1",
-    owners=["team:dentsight"],
-    partitions_def=cells,
-    deps=[release_report],
-    output_required=False,
-)
-def released_model(
-    context: dg.AssetExecutionContext, workspace: Workspace, tracking: Tracking
-) -> Iterator[dg.MaterializeResult]:
-    """The signed model folder, made only when every hard gate passed on exactly the digests that it holds."""
-    from dentsight_pipeline.errors import ReleaseError
+def _with_gates(step: Step[ReportConfig], made: dg.MaterializeResult) -> dg.MaterializeResult:
+    """The report's materialisation with one check result for each gate."""
     from dentsight_pipeline.release import product
 
-    report = workspace.latest(context, "release_report", str(context.partition_key))
-    verdict = product.verdict_of(workspace.store, report)
-    if not verdict.releasable:
-        reason = product.refusal(report, verdict)
-        if "release_report" in chained_assets(context):
-            context.log.info(f"Nothing is released. {reason}")
-            return
+    report = step.store.get_manifest(made.data_version.value if made.data_version else "")
+    names = [spec.name for spec in GATES]
+    return made._replace(check_results=metadata.gate_results(product.verdict_of(step.store, report), names))
+
+
+@product(
+    cells,
+    reads=[release_report],
+    tracked=True,
+    group_name="release",
+    kinds={"mlflow", "safetensors"},
+    output_required=False,
+)
+def released_model(step: Step[None]) -> dg.MaterializeResult | None:
+    """The signed model folder, made only when every hard gate passed on exactly the digests that it holds."""
+    from dentsight_pipeline.release import product
+
+    report = step.read(release_report)
+    verdict = product.verdict_of(step.store, report)
+    if verdict.releasable:
+        return step.once(partial(_release, step, report), metadata.of_release)
+    return _nothing(step, product.refusal(report, verdict))
+
+
+def _nothing(step: Step[None], reason: str) -> None:
+    """A missed gate is a result within the run that made the report; whoever launches the release alone is refused."""
+    if Asset.RELEASE_REPORT not in step.chained:
         raise ReleaseError(reason)
+    step.context.log.info(f"Nothing is released. {reason}")
 
-    def release() -> Made:
-        manifest = product.publish_release(workspace.store, report, workspace.folder / "keys")
-        shown = registry.show(tracking)
-        if shown.problem:
-            context.log.warning(
-                f"MLflow's registry is told of this release later, since it does not answer: {shown.problem}"
-            )
-        return Made(
-            manifest.digest, {"registry": {"name": registry.MODEL, "version": shown.versions.get(manifest.digest)}}
+
+def _release(step: Step[None], report: "Manifest") -> Made:
+    from dentsight_pipeline.release import product
+
+    made = product.publish_release(step.store, report, step.workspace.folder / "keys")
+    shown = registry.show(step.tracking)
+    if shown.problem:
+        step.context.log.warning(
+            f"MLflow's registry is told of this release later, since it does not answer: {shown.problem}"
         )
-
-    yield materialize_step(
-        context,
-        workspace,
-        inputs={"release_report": report},
-        config={},
-        make=release,
-        describe=metadata.of_release,
-    )
+    version = {"name": registry.MODEL, "version": shown.versions.get(made.digest)}
+    return Made(made.digest, {"registry": version})

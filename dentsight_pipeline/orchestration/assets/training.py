@@ -1,18 +1,17 @@
-"""Training assets: the checkpoint and its predictions. Both need a GPU slot; the work itself is in `training/`."""
+"""Training assets: checkpoints of both stages, and predictions. All need a GPU slot; the work is in `training/`."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import dagster as dg
 
-from dentsight_pipeline.orchestration import metadata
-from dentsight_pipeline.orchestration.backends.local import LocalBackend
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.orchestration import metadata, tracked
+from dentsight_pipeline.orchestration.assets.data import condition_subset, tooth_subset
 from dentsight_pipeline.orchestration.conditions import on_new_content
-from dentsight_pipeline.orchestration.partitions import cell_of, cells
-from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.orchestration.step import Made, materialize_step
-from dentsight_pipeline.orchestration.tracked import fit_job, predict_job, run_tracked
-from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-
-GPU = {"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}}
-"""On Kubernetes the step asks for one NVIDIA GPU; elsewhere the pool `gpu` and the guard's lock decide."""
+from dentsight_pipeline.orchestration.partitions import cells
+from dentsight_pipeline.orchestration.product import Step, product
 
 
 class RecipeConfig(dg.Config):
@@ -24,78 +23,57 @@ class RecipeConfig(dg.Config):
     """A reason to go on training although the head has collapsed; recorded. Empty: training aborts."""
 
 
-@dg.asset(
+def _checkpoint(
+    subset: dg.AssetsDefinition, fields: Mapping[str, str], *, reported: bool, **more: Any
+) -> dg.AssetsDefinition:
+    """A detector trained by the cell's recipe, with some fields that its stage asks for."""
+
+    @product(cells, reads=[subset], settings=RecipeConfig, version="2", gpu=True, kinds=KINDS, **more)
+    def checkpoint(step: Step[RecipeConfig]) -> dg.MaterializeResult:
+        from dentsight_pipeline.data import checks
+        from dentsight_pipeline.training import recipe as recipes
+
+        recipe, data = recipes.named(step.recipe).override({**step.config.overrides, **fields}), step.read(subset)
+        checks.require(step.store, data)
+        config = {"recipe": recipe.digest, "allow_head_collapse": step.config.allow_head_collapse}
+        show = partial(metadata.of_checkpoint, reports=step.reports if reported else None)
+        return step.once(lambda: tracked.fit(step, data, recipe), show, config)
+
+    return checkpoint
+
+
+KINDS = {"pytorch", "huggingface"}
+
+trained_checkpoint = _checkpoint(
+    condition_subset,
+    {},
+    reported=True,
+    name="trained_checkpoint",
     group_name="training",
-    kinds={"pytorch", "huggingface"},
-    code_version="2",
-    owners=["team:dentsight"],
-    partitions_def=cells,
-    deps=["condition_subset"],
-    pool="gpu",
-    op_tags=GPU,
+    description="A D-FINE fine-tuned by the cell's recipe on the cell's data, with EMA weights and a record of head "
+    "health.",
 )
-def trained_checkpoint(
-    context: dg.AssetExecutionContext,
-    config: RecipeConfig,
-    workspace: Workspace,
-    tracking: Tracking,
-    backend: LocalBackend,
-) -> dg.MaterializeResult:
-    """A D-FINE fine-tuned by the cell's recipe on the cell's data, with EMA weights and a record of head health."""
-    from dentsight_pipeline.data import checks
-    from dentsight_pipeline.training import recipe as recipes
 
-    dataset, name = cell_of(context)
-    recipe = recipes.named(name).override(config.overrides)
-    subset = workspace.latest(context, "condition_subset", dataset)
-    checks.require(workspace.store, subset)
-
-    inputs = {"condition_subset": subset}
-
-    def fit() -> Made:
-        job = fit_job(workspace, subset, recipe, config.allow_head_collapse)
-        return Made(*run_tracked(context, workspace, tracking, backend, "fit", job, inputs))
-
-    return materialize_step(
-        context,
-        workspace,
-        inputs=inputs,
-        config={"recipe": recipe.digest, "allow_head_collapse": config.allow_head_collapse},
-        make=fit,
-        describe=lambda made: metadata.of_checkpoint(workspace, made, workspace.report_folder(dataset, name)),
-    )
+tooth_checkpoint = _checkpoint(
+    tooth_subset,
+    {"stage": "1"},
+    reported=False,
+    name="tooth_checkpoint",
+    group_name="teeth",
+    description="A D-FINE that finds and numbers the 32 teeth, trained by the cell's recipe.",
+)
 
 
-@dg.asset(
+@product(
+    cells,
+    reads=[condition_subset, trained_checkpoint],
+    gpu=True,
     group_name="training",
     kinds={"pytorch"},
-    code_version="1",
-    owners=["team:dentsight"],
     automation_condition=on_new_content(),
-    partitions_def=cells,
-    deps=["condition_subset", trained_checkpoint],
-    pool="gpu",
-    op_tags=GPU,
 )
-def test_predictions(
-    context: dg.AssetExecutionContext, workspace: Workspace, tracking: Tracking, backend: LocalBackend
-) -> dg.MaterializeResult:
+def test_predictions(step: Step[None]) -> dg.MaterializeResult:
     """Every detection of the checkpoint on valid and test, and on the mirrored test images, unrounded."""
-    checkpoint = workspace.latest(context, "trained_checkpoint", str(context.partition_key))
-    # The checkpoint names the data it was trained on; newer data would be another experiment.
-    subset = workspace.store.get_manifest(checkpoint.inputs["condition_subset"])
-
-    inputs = {"condition_subset": subset, "trained_checkpoint": checkpoint}
-
-    def predict() -> Made:
-        job = predict_job(workspace, subset, checkpoint)
-        return Made(*run_tracked(context, workspace, tracking, backend, "predict", job, inputs))
-
-    return materialize_step(
-        context,
-        workspace,
-        inputs=inputs,
-        config={},
-        make=predict,
-        describe=metadata.of_predictions,
-    )
+    checkpoint = step.read(trained_checkpoint)
+    subset = step.follow(checkpoint, Asset.CONDITION_SUBSET)
+    return step.once(lambda: tracked.predict(step, subset, checkpoint), metadata.of_predictions)

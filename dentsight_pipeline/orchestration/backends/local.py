@@ -4,25 +4,28 @@ Dagster is known here, torch is not: the job runs in `python -m dentsight_pipeli
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
+import msgspec
 
 from dentsight_pipeline import errors
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.events import Event
+from dentsight_pipeline.documents.job import Failure, Job, Result
 
 OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
 RESTARTS = 2
 """How often a job whose process was killed from outside is taken up again within its run."""
 GPUS_VARIABLE, GPUS_PER_TRAINING_VARIABLE = "DENTSIGHT_GPUS", "DENTSIGHT_GPUS_PER_TRAINING"
+_EVENTS = msgspec.json.Decoder(Event)
 CANCELLED = 130
 """Exit status of the guard after a cancel."""
 
@@ -59,48 +62,34 @@ class LocalBackend(dg.ConfigurableResource):
         self,
         context: dg.AssetExecutionContext,
         verb: str,
-        job: Mapping[str, Any],
-        workdir: Path,
+        job: Job,
         locks: Path,
-        listen: Callable[[dict[str, Any]], None],
-    ) -> dict[str, Any]:
+        listen: Callable[[Event], None],
+    ) -> Result:
         """Run one job to its end.
 
         Args:
             context: The step, for Pipes and its log.
             verb: `fit` or `predict`.
-            job: The job, as in `training/job.py`.
-            workdir: Resumable state; the same folder takes an interrupted job up again.
+            job: The job; the same working folder takes an interrupted one up again.
             locks: Folder of the GPU locks.
             listen: Receives every event that the job reports, in order, also those of an earlier attempt that
                 nobody heard.
 
         Returns:
-            The job's `result.json`.
+            What the job published.
 
         Raises:
             DentsightError: The job refused, with its own words.
             TrainingError: The job died; the message names its log.
             RetryRequested: Its process was killed from outside; Dagster takes the step up again, and it resumes.
         """
+        workdir = job.folder
         workdir.mkdir(parents=True, exist_ok=True)
         for stale in ("error.json", "result.json"):
             (workdir / stale).unlink(missing_ok=True)
-        job_file = workdir / "job.json"
-        job_file.write_text(json.dumps(dict(job), indent=1, sort_keys=True))
-        trainer = [sys.executable, "-m", "dentsight_pipeline.training", verb, str(job_file)]
-        width = self.width
-        slots = max(1, self.count // width)
-        if verb == "fit" and width > 1:
-            trainer = [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=0"),
-                *(f"--nproc-per-node={width}", "-m", *trainer[2:]),
-            ]
-        command = [
-            *(sys.executable, "-m", "dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid())),
-            *("--locks", str(locks), "--slots", str(slots), "--width", str(width)),
-            *("--grace", str(self.grace_seconds), "--alone", str(workdir / "attempt.lock"), "--", *trainer),
-        ]
+        (workdir / "job.json").write_bytes(codec.write(job))
+        command = self._command(verb, workdir, locks)
         with (
             dg.open_pipes_session(
                 context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
@@ -110,12 +99,26 @@ class LocalBackend(dg.ConfigurableResource):
             environment = {**os.environ, **session.get_bootstrap_env_vars()}
             status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
         if status == 0 and (workdir / "result.json").exists():
-            return json.loads((workdir / "result.json").read_text())
+            return codec.read((workdir / "result.json").read_bytes(), Result, workdir / "result.json")
         failure = _failure(verb, status, workdir)
         if _was_killed(status) and not (workdir / "error.json").exists():
             context.log.warning(f"The {verb} process was killed. It is taken up again where it stood.")
             raise dg.RetryRequested(max_retries=RESTARTS, seconds_to_wait=2) from failure
         raise failure
+
+    def _command(self, verb: str, workdir: Path, locks: Path) -> list[str]:
+        """The trainer behind its guard, through torchrun where one training has several GPUs."""
+        width = self.width
+        trainer = ["dentsight_pipeline.training", verb, str(workdir / "job.json")]
+        if verb == "fit" and width > 1:
+            torchrun = ["torch.distributed.run", "--standalone", "--max-restarts=0", f"--nproc-per-node={width}"]
+            trainer = [*torchrun, "-m", *trainer]
+        return [
+            *(sys.executable, "-m", "dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid())),
+            *("--locks", str(locks), "--slots", str(max(1, self.count // width)), "--width", str(width)),
+            *("--grace", str(self.grace_seconds), "--alone", str(workdir / "attempt.lock")),
+            *("--", sys.executable, "-m", *trainer),
+        ]
 
     def _wait(
         self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
@@ -152,11 +155,11 @@ def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
     """The error that a job left behind, under its own type where it wrote one."""
     report = workdir / "error.json"
     if report.exists():
-        told = json.loads(report.read_text())
-        kind = getattr(errors, told.get("type", ""), errors.TrainingError)
+        told = codec.read(report.read_bytes(), Failure, report)
         # Typed errors build their message from fields; here the message exists already.
+        kind = getattr(errors, told.type, errors.TrainingError)
         error = kind.__new__(kind)
-        Exception.__init__(error, told["message"])
+        Exception.__init__(error, told.message)
         return error
     by = status - 128 if status > 0 else -status
     how = f"was killed by signal {by}" if _was_killed(status) else f"ended with status {status}"
@@ -174,7 +177,7 @@ def _end_of(path: Path, lines: int = 15) -> str:
 
 
 @contextlib.contextmanager
-def _following(events: Path, heard: Path, listen: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _following(events: Path, heard: Path, listen: Callable[[Event], None]) -> Iterator[None]:
     """Hand every line of an event file to `listen` while the block runs, exactly once over all attempts.
 
     Args:
@@ -194,7 +197,7 @@ def _following(events: Path, heard: Path, listen: Callable[[dict[str, Any]], Non
             lines.seek(position)
             while (line := lines.readline()).endswith(b"\n"):
                 try:
-                    listen(json.loads(line))
+                    listen(_EVENTS.decode(line))
                 except Exception as failure:
                     failures.append(failure)
                     return

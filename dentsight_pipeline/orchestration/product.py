@@ -1,0 +1,297 @@
+"""What every asset does around its one call, said once: resources, settings, memo, record, log, tags and metadata.
+
+An asset is `@product(…)` over a function of a `Step` that reads its inputs, and returns `step.once(…)` around one call
+into a pure room. Logic of an asset never lives here; what all assets share never lives there.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import dagster as dg
+
+from dentsight_pipeline.documents.facts import CheckpointFacts
+from dentsight_pipeline.documents.names import (
+    INPUT_METADATA,
+    INPUT_TAG,
+    LOG_METADATA,
+    REUSED_TAG,
+    TAG_DIGITS,
+    VARIANT_TAG,
+    Kind,
+)
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline.lineage.environment import environment
+from dentsight_pipeline.orchestration.metadata import Metadata
+from dentsight_pipeline.orchestration.partitions import datasets
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.progress import Progress, throttled
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.orchestration.backends.local import LocalBackend
+    from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
+    from dentsight_pipeline.store.canonical import JSON
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+OWNERS = ["team:dentsight"]
+POOL = "gpu"
+GPU = {"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}}
+"""On Kubernetes the step asks for one NVIDIA GPU; elsewhere the pool `gpu` and the guard's lock decide."""
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a piece of work gave."""
+
+    digest: str
+    """Of the manifest that it stored."""
+    record: Mapping[str, "JSON"] = field(default_factory=dict)
+    """How it came about: cost, hardware, MLflow run."""
+    reused: bool = False
+    """Whether the work found by itself that nothing had changed."""
+
+
+@dataclass
+class Step(Generic[Settings]):
+    """One asset at work on one partition."""
+
+    context: dg.AssetExecutionContext
+    """Dagster's."""
+    config: Settings
+    """The launch's settings."""
+    inputs: dict[str, "Manifest"] = field(default_factory=dict)
+    """What it has read, by asset name; goes into memo key, record, tags and metadata."""
+
+    @property
+    def asset(self) -> str:
+        """The asset's name."""
+        return self.context.asset_key.to_user_string()
+
+    @property
+    def partition(self) -> str:
+        """The partition's key."""
+        return str(self.context.partition_key)
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's key."""
+        key = self.context.partition_key
+        return key.keys_by_dimension["dataset"] if isinstance(key, dg.MultiPartitionKey) else str(key)
+
+    @property
+    def recipe(self) -> str:
+        """The name of the cell's recipe."""
+        key = self.context.partition_key
+        if not isinstance(key, dg.MultiPartitionKey):
+            raise ConfigurationError(f"{key!r} is no cell of dataset × recipe. Pick one partition on both axes.")
+        return key.keys_by_dimension["recipe"]
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where local state lives."""
+        return self.context.resources.workspace
+
+    @property
+    def store(self) -> "Store":
+        """Where bytes live."""
+        return self.workspace.store
+
+    @property
+    def tracking(self) -> "Tracking":
+        """MLflow; of tracked products alone."""
+        return self.context.resources.tracking
+
+    @property
+    def backend(self) -> "LocalBackend":
+        """Starts processes; of products that need a GPU alone."""
+        return self.context.resources.backend
+
+    @property
+    def reports(self) -> Path:
+        """Where people find the reports of this cell."""
+        return self.workspace.report_folder(self.dataset, self.recipe)
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Tells stage, done and total in the run's log."""
+        return throttled(self.context.log.info)
+
+    @property
+    def chained(self) -> frozenset[str]:
+        """The assets that this run materialises, this one included."""
+        return frozenset(key.to_user_string() for key in self.context.job_def.asset_layer.selected_asset_keys)
+
+    def read(self, upstream: dg.AssetsDefinition) -> "Manifest":
+        """What the upstream asset made for this partition: of this very run where it did, else the newest."""
+        by_dataset = upstream.partitions_def is datasets
+        name, partition = upstream.key.to_user_string(), self.dataset if by_dataset else self.partition
+        return self.reads({name: self.workspace.latest(self.context, name, partition)})[name]
+
+    def follow(self, product: "Manifest", asset: str) -> "Manifest":
+        """What another input was made from, by the digest that it names; newer work would be another experiment."""
+        return self.reads({asset: self.store.get_manifest(product.inputs[asset])})[asset]
+
+    def reads(self, inputs: Mapping[str, "Manifest"]) -> Mapping[str, "Manifest"]:
+        """Note what is read, by asset name."""
+        self.inputs.update(inputs)
+        return inputs
+
+    def once(
+        self,
+        make: Callable[[], "Made | Manifest"],
+        show: Callable[["Store", "Manifest"], Metadata],
+        config: Mapping[str, "JSON"] | None = None,
+        *,
+        memo: bool = True,
+    ) -> dg.MaterializeResult:
+        """Do the work, or recall it when nothing that it depends on has changed.
+
+        Args:
+            make: Does the work and stores its manifest.
+            show: Metadata for the UI, from the manifest.
+            config: What the result depends on besides code version and inputs.
+            memo: Unset when only the work itself can tell what it depends on: it is then always done.
+        """
+        from dentsight_pipeline.store import memo as memory
+
+        config = dict(config or {})
+        key = memory.key(self.asset, self._version, self._digests, config) if memo else None
+        known = memory.recall(self.store, key) if key else None
+        if known is not None:
+            return self._result(Made(known, reused=True), show, {})
+        started = time.time()
+        done = make()
+        made = done if isinstance(done, Made) else Made(done.digest)
+        noted = {} if made.reused else self._record(made, config if memo else None, started)
+        if key and not made.reused:
+            memory.remember(self.store, key, made.digest)
+        return self._result(made, show, noted)
+
+    @property
+    def _version(self) -> str:
+        return (self.context.assets_def.code_versions_by_key or {})[self.context.asset_key] or ""
+
+    @property
+    def _digests(self) -> dict[str, str]:
+        return {name: manifest.digest for name, manifest in self.inputs.items()}
+
+    def _record(self, made: Made, config: Mapping[str, "JSON"] | None, started: float) -> dict[str, str]:
+        """Note in the log how the product came about; gives the metadata entry with the log's head."""
+        from dentsight_pipeline.store import log
+
+        record = {
+            "asset": self.asset,
+            "code_version": self._version,
+            "partition": self.partition,
+            "inputs": self._digests,
+            "config": config,
+            "dagster_run": self.context.run_id,
+            "started": round(started, 3),
+            "finished": round(time.time(), 3),
+            **environment(),
+            **made.record,
+        }
+        return {LOG_METADATA: str(log.append(self.store, made.digest, record).head)}
+
+    def _result(
+        self, made: Made, show: Callable[["Store", "Manifest"], Metadata], noted: Mapping[str, str]
+    ) -> dg.MaterializeResult:
+        """The materialisation: data version = the manifest's digest, what was read in tags and metadata."""
+        if made.reused:
+            self.context.log.info(f"{self.asset}: unchanged, reused {made.digest[:12]}")
+        manifest = self.store.get_manifest(made.digest)
+        variant = manifest.kind == Kind.CHECKPOINT and manifest.facts_as(CheckpointFacts).variant
+        read = {f"{INPUT_METADATA}{name}": digest for name, digest in self._digests.items()}
+        told = {"digest": made.digest, "reused": dg.MetadataValue.bool(made.reused), **read, **noted}
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.digest),
+            metadata={**told, **show(self.store, manifest)},
+            tags={
+                **{f"{INPUT_TAG}{name}": digest[:TAG_DIGITS] for name, digest in self._digests.items()},
+                **({VARIANT_TAG: "true"} if variant else {}),
+                REUSED_TAG: str(made.reused).lower(),
+            },
+        )
+
+
+def product(
+    axis: dg.PartitionsDefinition,
+    *,
+    reads: Sequence[dg.AssetsDefinition],
+    settings: type[dg.Config] | None = None,
+    version: str = "1",
+    gpu: bool = False,
+    tracked: bool = False,
+    **more: Any,
+) -> Callable[[Callable[[Step[Any]], dg.MaterializeResult | None]], dg.AssetsDefinition]:
+    """An asset of this project, from a function that makes one partition's product, or None when there is none to make.
+
+    Args:
+        axis: Its partitions.
+        reads: The assets upstream.
+        settings: What a launch may say; the function finds it in `step.config`.
+        version: Counts up when the code no longer makes the same bytes from the same inputs.
+        gpu: Needs a slot of the pool `gpu` and a backend; is tracked then.
+        tracked: Tells MLflow of it.
+        more: Name, group, kinds, checks and so on, as `dagster.asset` takes them.
+    """
+    resources = {"workspace", *(["tracking"] if gpu or tracked else []), *(["backend"] if gpu else [])}
+
+    def decorate(body: Callable[[Step[Any]], dg.MaterializeResult | None]) -> dg.AssetsDefinition:
+        return dg.asset(
+            **{"name": body.__name__, "description": body.__doc__, **more},
+            partitions_def=axis,
+            deps=reads,
+            code_version=version,
+            owners=OWNERS,
+            required_resource_keys=resources,
+            **({"pool": POOL, "op_tags": GPU} if gpu else {}),
+        )(_compute(body, settings))
+
+    return decorate
+
+
+def _compute(
+    body: Callable[[Step[Any]], dg.MaterializeResult | None], settings: type[dg.Config] | None
+) -> Callable[..., Iterator[dg.MaterializeResult]]:
+    """The function that Dagster calls; it reads the settings' type off the annotation of `config`."""
+
+    def without(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+        with refusing_without_identifiers():
+            made = body(Step(context, None))
+        if made is not None:
+            yield made
+
+    def configured(context: dg.AssetExecutionContext, config: dg.Config) -> Iterator[dg.MaterializeResult]:
+        with refusing_without_identifiers():
+            made = body(Step(context, config))
+        if made is not None:
+            yield made
+
+    if settings is None:
+        return without
+    configured.__annotations__["config"] = settings
+    return configured
+
+
+@contextlib.contextmanager
+def refusing_without_identifiers() -> Iterator[None]:
+    """Refusals name files and records; what Dagster stores of them may not name a patient.
+
+    The message is redacted (`data/privacy.py`) and keeps Roboflow's own hash of each file, by which its owner finds it.
+    """
+    try:
+        yield
+    except DentsightError as error:
+        from dentsight_pipeline.data.privacy import redact
+
+        redacted = type(error).__new__(type(error))
+        Exception.__init__(redacted, redact(str(error)))
+        raise redacted from None

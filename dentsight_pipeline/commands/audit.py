@@ -1,25 +1,63 @@
-"""Thin adapters: what MLflow and Dagster say about products, copied out as plain data for `lineage/`.
-
-Nothing is judged here.
-"""
+"""`dentsight audit`, `diff`, `promote` and `rollback`: references looked up, with all that Dagster and MLflow say."""
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dentsight_pipeline.commands import text
+from dentsight_pipeline.commands.console import show, staged
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.commands import ChampionTold
 from dentsight_pipeline.documents.names import Kind
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, ReleaseError
 from dentsight_pipeline.lineage import reference, verify
 from dentsight_pipeline.lineage.events import Event
 from dentsight_pipeline.orchestration.lineage_events import ASSETS, materialisations, public_key
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-from dentsight_pipeline.orchestration.tracking.registry import MlflowRegistry
+from dentsight_pipeline.orchestration.tracking.registry import registry_of
+from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.documents.lineage import AuditResult
     from dentsight_pipeline.documents.release import ChampionChange
     from dentsight_pipeline.store.manifest import Manifest
+
+INTACT, NOT_INTACT = 0, 5
+"""Exit statuses of an audit, and of what was made again."""
+
+
+def audit(ref: str, export: Path | None, key: Path | None, head: list[str], as_json: bool) -> int:
+    """Audit what a reference means; gives the exit status."""
+    export = export.absolute() if export else None
+    found, result = audit_reference(Workspace(), ref, export=export, key=key, noted_heads=head, progress=staged())
+    facts = {"ref": ref, "found_by": found.how, **plain(result)}
+    show(facts, as_json, lambda: text.audit(found.how, result))
+    return INTACT if result.intact else NOT_INTACT
+
+
+def diff(a: str, b: str, resamples: int, as_json: bool) -> None:
+    """Tell what differs between two checkpoints."""
+    from dentsight_pipeline.lineage import diff as comparison
+
+    workspace = Workspace()
+    mlflow = registry_of(workspace)
+    first, second = (reference.resolve(workspace.store, ref, mlflow).digest for ref in (a, b))
+    found = comparison.diff(workspace.store, first, second, resamples=resamples, progress=staged())
+    show(found, as_json, lambda: text.difference(found))
+
+
+def promote(ref: str, by: str, reason: str, key: Path | None, as_json: bool) -> None:
+    """Make a release the champion, and say so."""
+    told = promote_reference(Workspace(), ref, by, reason, key=key)
+    show(told, as_json, lambda: text.champion(told))
+
+
+def rollback(by: str, reason: str, as_json: bool) -> None:
+    """Give the title back, and say so."""
+    told = roll_back(Workspace(), by, reason)
+    show(told, as_json, lambda: text.champion(told))
 
 
 def audit_reference(
@@ -29,8 +67,8 @@ def audit_reference(
     export: str | Path | None = None,
     key: Path | None = None,
     noted_heads: Iterable[str] = (),
-    progress: verify.Progress | None = None,
-) -> tuple[reference.Reference, verify.AuditResult]:
+    progress: Progress | None = None,
+) -> "tuple[reference.Reference, AuditResult]":
     """Resolve a reference and audit what it means, with everything that Dagster and MLflow say about it.
 
     Args:
@@ -47,7 +85,7 @@ def audit_reference(
     from dentsight_pipeline.lineage.environment import code_state
 
     store = workspace.store
-    found = reference.resolve(store, ref, MlflowRegistry(Tracking(workspace=workspace)))
+    found = reference.resolve(store, ref, registry_of(workspace))
     evidence = verify.Evidence(
         export=export,
         public_key=key or public_key(workspace),
@@ -59,9 +97,7 @@ def audit_reference(
     return found, verify.audit(store, found.digest, evidence, progress=progress)
 
 
-def promote_reference(
-    workspace: Workspace, ref: str, by: str, reason: str, *, key: Path | None = None
-) -> dict[str, Any]:
+def promote_reference(workspace: Workspace, ref: str, by: str, reason: str, *, key: Path | None = None) -> ChampionTold:
     """Make a release the champion, in the store and in MLflow's registry.
 
     Only a release that verifies can be promoted: its verdict allowed it, its signature holds, and its own bytes and
@@ -74,18 +110,13 @@ def promote_reference(
         reason: Why.
         key: The public key that it was signed with; by default the workspace's own.
 
-    Returns:
-        `champion`, `before` (digests), `by`, `reason`, `registry_version`, and `registry_problem` (None, or why MLflow
-        is told later).
-
     Raises:
         ReleaseError: No release, not intact, champion already, or nobody says who and why.
     """
-    from dentsight_pipeline.errors import ReleaseError
     from dentsight_pipeline.release import champion
 
-    store, tracking = workspace.store, Tracking(workspace=workspace)
-    found = reference.resolve(store, ref, MlflowRegistry(tracking))
+    store = workspace.store
+    found = reference.resolve(store, ref, registry_of(workspace))
     release = store.get_manifest(found.digest)
     if release.kind == Kind.RELEASE:
         evidence = verify.Evidence(public_key=key or public_key(workspace), claims=found.findings)
@@ -94,14 +125,11 @@ def promote_reference(
             raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")
     before = champion.current(store)
     change = champion.promote(store, release, by, reason)
-    return _changed(tracking, change, before)
+    return _changed(workspace, change, before)
 
 
-def roll_back(workspace: Workspace, by: str, reason: str) -> dict[str, Any]:
+def roll_back(workspace: Workspace, by: str, reason: str) -> ChampionTold:
     """Give the title back to the champion before, in the store and in MLflow's registry.
-
-    Returns:
-        As `promote_reference`; `champion` may be None.
 
     Raises:
         ReleaseError: There is no champion, or nobody says who and why.
@@ -111,20 +139,20 @@ def roll_back(workspace: Workspace, by: str, reason: str) -> dict[str, Any]:
     store = workspace.store
     before = champion.current(store)
     change = champion.rollback(store, by, reason)
-    return _changed(Tracking(workspace=workspace), change, before)
+    return _changed(workspace, change, before)
 
 
-def _changed(tracking: Tracking, change: "ChampionChange", before: "Manifest | None") -> dict[str, Any]:
+def _changed(workspace: Workspace, change: "ChampionChange", before: "Manifest | None") -> ChampionTold:
     """What a person is told of a promotion or rollback, which MLflow is shown here as well."""
-    shown = registry.show(tracking)
-    return {
-        "champion": change.release,
-        "before": before.digest if before else None,
-        "by": change.by,
-        "reason": change.reason,
-        "registry_version": shown.versions.get(change.release or ""),
-        "registry_problem": shown.problem,
-    }
+    shown = registry.show(Tracking(workspace=workspace))
+    return ChampionTold(
+        champion=change.release,
+        before=before.digest if before else None,
+        by=change.by,
+        reason=change.reason,
+        registry_version=shown.versions.get(change.release or ""),
+        registry_problem=shown.problem,
+    )
 
 
 def events_of() -> list[Event]:

@@ -1,4 +1,4 @@
-"""Is this machine ready, and what to do where it is not; and preparing a folder once."""
+"""`dentsight doctor`: is this machine ready, and what to do where it is not."""
 
 import importlib.metadata
 import os
@@ -6,13 +6,14 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Collection
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import psutil
 from packaging.version import Version
 
+from dentsight_pipeline.commands import text
+from dentsight_pipeline.commands.console import show
+from dentsight_pipeline.documents.commands import Finding
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.orchestration.notify import WEBHOOK_FILE_VARIABLE, WEBHOOK_VARIABLE
 from dentsight_pipeline.orchestration.resources import Workspace, find_home
@@ -20,84 +21,60 @@ from dentsight_pipeline.orchestration.tracking import outbox, registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 
 LEAST = {"python": "3.11", "transformers": "5.18", "dagster": "1.13", "mlflow": "3.10"}
+_Told = tuple[bool, str, str]
+"""Whether all is well, what was found, and what to do otherwise."""
 FREE_DISK_GB = 5.0
 FREE_MEMORY_GB = 3.0
-INSTANCE_FILES = ("dagster.yaml", "workspace.yaml")
 
 
-def examine(workspace: Workspace, only: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Every check of this machine and workspace.
+def doctor(as_json: bool) -> None:
+    """Tell every finding."""
+    found = examine(Workspace())
+    show({"checks": found, "ok": all(item.ok for item in found)}, as_json, lambda: text.doctor(found))
+
+
+def examine(workspace: Workspace, only: Collection[str] = ()) -> list[Finding]:
+    """Every check of this machine and workspace, in the order in which a person would mend them.
+
+    A check that cannot be done is not ok.
 
     Args:
         workspace: The workspace in use.
         only: Names of the checks wanted; all when empty.
-
-    Returns:
-        Items `{"check", "ok", "found", "remedy"}`, in the order in which a person would mend them. A check that
-        cannot be done is not ok.
     """
-    checks: list[tuple[str, Callable[[], tuple[bool, str, str]]]] = [
-        ("python", _python),
-        ("packages", _packages),
-        ("disk", lambda: _disk(workspace)),
-        ("memory", _memory),
-        ("gpu", _gpu),
-        ("dagster home", _dagster_home),
-        ("crash recovery", _crash_recovery),
-        ("pool gpu", _pool),
-        ("store", lambda: _store(workspace)),
-        ("mlflow", lambda: _mlflow(workspace)),
-        ("mlflow outbox", lambda: _outbox(workspace)),
-        ("roboflow key", _roboflow),
-        ("webhook", _webhook),
-        ("signing key", lambda: _signing_key(workspace)),
-    ]
-    findings = []
-    for name, check in checks:
-        if only and name not in only:
-            continue
-        try:
-            ok, found, remedy = check()
-        except Exception as error:  # whatever breaks a check is its finding
-            ok, found, remedy = False, f"{type(error).__name__}: {error}", "Mend this first, then run the doctor again."
-        findings.append({"check": name, "ok": ok, "found": found, "remedy": "" if ok else remedy})
-    return findings
+    checks: dict[str, Callable[[], _Told]] = {
+        "python": _python,
+        "packages": _packages,
+        "disk": lambda: _disk(workspace),
+        "memory": _memory,
+        "gpu": _gpu,
+        "dagster home": _dagster_home,
+        "crash recovery": _crash_recovery,
+        "pool gpu": _pool,
+        "store": lambda: _store(workspace),
+        "mlflow": lambda: _mlflow(workspace),
+        "mlflow outbox": lambda: _outbox(workspace),
+        "roboflow key": _roboflow,
+        "webhook": _webhook,
+        "signing key": lambda: _signing_key(workspace),
+    }
+    return [_finding(name, check) for name, check in checks.items() if not only or name in only]
 
 
-def initialise(home: Path) -> dict[str, Any]:
-    """Prepare a folder: instance files where they are missing, the store, the MLflow database.
-
-    Args:
-        home: The folder; created when missing. Files that exist are left as they are.
-
-    Returns:
-        `home`, `written` (files), `store`, `mlflow`.
-
-    Raises:
-        ConfigurationError: `home` is a file.
-    """
-    if home.exists() and not home.is_dir():
-        raise ConfigurationError(f"{home} is a file. Give a folder to `dentsight workspace init`.")
-    home.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in INSTANCE_FILES:
-        if not (home / name).exists():
-            text = (resources.files("dentsight_pipeline.commands") / "instance_files" / name).read_text("utf-8")
-            (home / name).write_text(text, encoding="utf-8")
-            written.append(name)
-    workspace = Workspace(root=str(home / "workspace"))
-    workspace.folder.mkdir(exist_ok=True)
-    tracking = Tracking(workspace=workspace)
-    tracking.client.search_experiments()
-    return {"home": str(home), "written": written, "store": workspace.store.uri, "mlflow": tracking.address}
+def _finding(name: str, check: "Callable[[], _Told]") -> Finding:
+    try:
+        ok, found, remedy = check()
+    except Exception as error:  # whatever breaks a check is its finding
+        ok, found, remedy = False, f"{type(error).__name__}: {error}", "Mend this first, then run the doctor again."
+    return Finding(check=name, ok=ok, found=found, remedy="" if ok else remedy)
 
 
-def _python() -> tuple[bool, str, str]:
+def _python() -> _Told:
     found = ".".join(map(str, sys.version_info[:3]))
     return Version(found) >= Version(LEAST["python"]), found, f"Install Python {LEAST['python']} or newer."
 
 
-def _packages() -> tuple[bool, str, str]:
+def _packages() -> _Told:
     found = {name: importlib.metadata.version(name) for name in LEAST if name != "python"}
     old = [f"{name} {version}" for name, version in found.items() if Version(version) < Version(LEAST[name])]
     remedy = (
@@ -107,13 +84,13 @@ def _packages() -> tuple[bool, str, str]:
     return not old, ", ".join(f"{name} {version}" for name, version in found.items()), remedy
 
 
-def _disk(workspace: Workspace) -> tuple[bool, str, str]:
+def _disk(workspace: Workspace) -> _Told:
     folder = next(path for path in (workspace.folder, *workspace.folder.parents) if path.exists())
     free = shutil.disk_usage(folder).free / 1e9
     return free >= FREE_DISK_GB, f"{free:.0f} GB free at {folder}", "Free some space, or run `dentsight gc --apply`."
 
 
-def _memory() -> tuple[bool, str, str]:
+def _memory() -> _Told:
     free = psutil.virtual_memory().available / 1e9
     return (
         free >= FREE_MEMORY_GB,
@@ -122,7 +99,7 @@ def _memory() -> tuple[bool, str, str]:
     )
 
 
-def _gpu() -> tuple[bool, str, str]:
+def _gpu() -> _Told:
     import torch
 
     if not torch.cuda.is_available():
@@ -131,7 +108,7 @@ def _gpu() -> tuple[bool, str, str]:
     return True, ", ".join(names), ""
 
 
-def _dagster_home() -> tuple[bool, str, str]:
+def _dagster_home() -> _Told:
     named = os.environ.get("DAGSTER_HOME")
     if named is None:
         home = find_home()
@@ -145,7 +122,7 @@ def _dagster_home() -> tuple[bool, str, str]:
     return ok, named, "DAGSTER_HOME must be the absolute path of a folder with a dagster.yaml."
 
 
-def _pool() -> tuple[bool, str, str]:
+def _pool() -> _Told:
     from dentsight_pipeline.orchestration.instance import open_instance
 
     with open_instance() as instance:
@@ -158,7 +135,7 @@ def _pool() -> tuple[bool, str, str]:
     )
 
 
-def _store(workspace: Workspace) -> tuple[bool, str, str]:
+def _store(workspace: Workspace) -> _Told:
     probe = uuid.uuid4().bytes
     try:
         digest = workspace.store.put_bytes(probe)
@@ -168,13 +145,13 @@ def _store(workspace: Workspace) -> tuple[bool, str, str]:
     return ok, workspace.store.uri, "The store does not give back what it was given: replace the disk."
 
 
-def _mlflow(workspace: Workspace) -> tuple[bool, str, str]:
+def _mlflow(workspace: Workspace) -> _Told:
     tracking = Tracking(workspace=workspace)
     tracking.client.search_experiments(max_results=1)
     return True, tracking.address, ""
 
 
-def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
+def _outbox(workspace: Workspace) -> _Told:
     tracking = Tracking(workspace=workspace)
     servers = {run.key: run.uri for run in outbox.ended(tracking.outbox_folder)}
     others = sorted({uri for uri in servers.values() if uri != tracking.address})
@@ -196,7 +173,7 @@ def _outbox(workspace: Workspace) -> tuple[bool, str, str]:
     )
 
 
-def _crash_recovery() -> tuple[bool, str, str]:
+def _crash_recovery() -> _Told:
     from dentsight_pipeline.orchestration.instance import open_instance
 
     with open_instance() as instance:
@@ -214,7 +191,7 @@ def _crash_recovery() -> tuple[bool, str, str]:
     )
 
 
-def _roboflow() -> tuple[bool, str, str]:
+def _roboflow() -> _Told:
     from dentsight_pipeline.intake import roboflow as roboflow_api
 
     try:
@@ -228,7 +205,7 @@ def _roboflow() -> tuple[bool, str, str]:
     return _private(Path(os.environ[roboflow_api.KEY_FILE_VARIABLE]), "given by a file")
 
 
-def _webhook() -> tuple[bool, str, str]:
+def _webhook() -> _Told:
     variables = {name: os.environ.get(name, "").strip() for name in (WEBHOOK_VARIABLE, WEBHOOK_FILE_VARIABLE)}
     if variables[WEBHOOK_VARIABLE]:
         return True, "given by the environment", ""
@@ -240,7 +217,7 @@ def _webhook() -> tuple[bool, str, str]:
     return _private(path, "given by a file")
 
 
-def _signing_key(workspace: Workspace) -> tuple[bool, str, str]:
+def _signing_key(workspace: Workspace) -> _Told:
     from dentsight_pipeline.release.keys import PRIVATE_KEY
 
     path = workspace.folder / "keys" / PRIVATE_KEY
@@ -249,7 +226,7 @@ def _signing_key(workspace: Workspace) -> tuple[bool, str, str]:
     return _private(path, "there")
 
 
-def _private(path: Path, found: str) -> tuple[bool, str, str]:
+def _private(path: Path, found: str) -> _Told:
     """Whether a secret's file is its owner's alone."""
     open_to_others = path.stat().st_mode & 0o077
     return (

@@ -3,16 +3,25 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from dentsight_pipeline.commands.console import show, staged
 from dentsight_pipeline.data import checks
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
 from dentsight_pipeline.lineage.reference import resolve
+from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
+
+
+def export(ref: str, hf: Path | None, coco: Path | None, croissant: Path | None, as_json: bool) -> None:
+    """Write a subset, and tell which files."""
+    made, files = export_subset(Workspace().store, ref, hf=hf, coco=coco, croissant=croissant, progress=staged())
+    facts = {"subset": made.digest, "kind": made.kind, "files": [str(path) for path in files]}
+    show(facts, as_json, lambda: "\n".join(facts["files"]))
 
 
 def export_subset(

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import msgspec
 
-from dentsight_pipeline.documents.codec import Document
+from dentsight_pipeline.commands import text
+from dentsight_pipeline.commands.console import show
+from dentsight_pipeline.documents.commands import CellMade
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY
 from dentsight_pipeline.orchestration import recovery
@@ -46,31 +48,6 @@ class CellRequest:
     with_teeth: bool = False
 
 
-class CellMade(Document, frozen=True):
-    """What `dentsight run` tells of a finished cell."""
-
-    dataset: str
-    """Its dataset key."""
-    recipe: str
-    """Its recipe."""
-    dataset_digest: str
-    """The condition subset."""
-    checkpoint_digest: str
-    """The trained checkpoint."""
-    verdict: str
-    """PASS, FAIL or INCONCLUSIVE."""
-    report: str
-    """Path of the report."""
-    report_digest: str
-    """The report as a product."""
-    released: str | None
-    """The release, or None when the verdict allows none."""
-    cached: list[str]
-    """Assets that were reused."""
-    tooth_findings_digest: str | msgspec.UnsetType = msgspec.UNSET
-    """The findings by tooth, where they were asked for."""
-
-
 @dataclass(frozen=True)
 class _Job:
     """One job of a cell's chain."""
@@ -98,6 +75,12 @@ _CHAIN = (
 
 _Facts = dict[str, Any]
 """Metadata of one materialisation."""
+
+
+def run(request: CellRequest, as_json: bool) -> None:
+    """Materialise a cell, and tell what was made."""
+    made = run_cell(request)
+    show(made, as_json, lambda: text.run(made))
 
 
 def run_cell(request: CellRequest) -> CellMade:

@@ -14,7 +14,6 @@ from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.orchestration.assets.training import RecipeConfig
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.training.recipe import Recipe
 
@@ -22,15 +21,15 @@ PRICE_VARIABLE = "DENTSIGHT_PRICE_PER_HOUR"
 SPLITS_PREDICTED = ("valid", "test")
 
 
-def fit(step: "Step[RecipeConfig]", subset: "Manifest", recipe: "Recipe") -> Made:
-    """Train a recipe on a subset."""
+def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collapse: str) -> Made:
+    """Train a recipe on a subset; `allow_head_collapse` is the reason to go on with a collapsed head, or empty."""
     price = os.environ.get(PRICE_VARIABLE)
     job = FitJob(
         store_uri=step.store.uri,
         workdir=str(step.workspace.scratch("fit", f"{subset.digest[:16]}-{recipe.digest[:16]}")),
         subset=subset.digest,
         recipe=recipe.model_dump(mode="json"),
-        allow_head_collapse=step.config.allow_head_collapse or None,
+        allow_head_collapse=allow_head_collapse or None,
         price_per_hour=float(price) if price else None,
         cache_dir=str(step.workspace.folder / "cache"),
     )

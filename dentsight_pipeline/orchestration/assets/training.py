@@ -35,9 +35,10 @@ def _checkpoint(
 
         recipe, data = recipes.named(step.recipe).override({**step.config.overrides, **fields}), step.read(subset)
         checks.require(step.store, data)
-        config = {"recipe": recipe.digest, "allow_head_collapse": step.config.allow_head_collapse}
+        reason = step.config.allow_head_collapse
         show = partial(metadata.of_checkpoint, reports=step.reports if reported else None)
-        return step.once(lambda: tracked.fit(step, data, recipe), show, config)
+        config = {"recipe": recipe.digest, "allow_head_collapse": reason}
+        return step.once(lambda: tracked.fit(step, data, recipe, reason), show, config)
 
     return checkpoint
 

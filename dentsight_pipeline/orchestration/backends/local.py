@@ -22,6 +22,8 @@ from dentsight_pipeline.documents.job import Failure, Job, Result
 
 OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
+JOB_FILE, RESULT_FILE, ERROR_FILE = "job.json", "result.json", "error.json"
+"""In a job's folder: what is to be done, and how it ended."""
 RESTARTS = 2
 """How often a job whose process was killed from outside is taken up again within its run."""
 GPUS_VARIABLE, GPUS_PER_TRAINING_VARIABLE = "DENTSIGHT_GPUS", "DENTSIGHT_GPUS_PER_TRAINING"
@@ -86,9 +88,9 @@ class LocalBackend(dg.ConfigurableResource):
         """
         workdir = job.folder
         workdir.mkdir(parents=True, exist_ok=True)
-        for stale in ("error.json", "result.json"):
+        for stale in (ERROR_FILE, RESULT_FILE):
             (workdir / stale).unlink(missing_ok=True)
-        (workdir / "job.json").write_bytes(codec.write(job))
+        (workdir / JOB_FILE).write_bytes(codec.write(job))
         command = self._command(verb, workdir, locks)
         with (
             dg.open_pipes_session(
@@ -98,10 +100,10 @@ class LocalBackend(dg.ConfigurableResource):
         ):
             environment = {**os.environ, **session.get_bootstrap_env_vars()}
             status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
-        if status == 0 and (workdir / "result.json").exists():
-            return codec.read((workdir / "result.json").read_bytes(), Result, workdir / "result.json")
+        if status == 0 and (workdir / RESULT_FILE).exists():
+            return codec.read((workdir / RESULT_FILE).read_bytes(), Result, workdir / RESULT_FILE)
         failure = _failure(verb, status, workdir)
-        if _was_killed(status) and not (workdir / "error.json").exists():
+        if _was_killed(status) and not (workdir / ERROR_FILE).exists():
             context.log.warning(f"The {verb} process was killed. It is taken up again where it stood.")
             raise dg.RetryRequested(max_retries=RESTARTS, seconds_to_wait=2) from failure
         raise failure
@@ -109,16 +111,12 @@ class LocalBackend(dg.ConfigurableResource):
     def _command(self, verb: str, workdir: Path, locks: Path) -> list[str]:
         """The trainer behind its guard, through torchrun where one training has several GPUs."""
         width = self.width
-        trainer = ["dentsight_pipeline.training", verb, str(workdir / "job.json")]
+        trainer = ["dentsight_pipeline.training", verb, str(workdir / JOB_FILE)]
         if verb == "fit" and width > 1:
             torchrun = ["torch.distributed.run", "--standalone", "--max-restarts=0", f"--nproc-per-node={width}"]
             trainer = [*torchrun, "-m", *trainer]
-        return [
-            *(sys.executable, "-m", "dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid())),
-            *("--locks", str(locks), "--slots", str(max(1, self.count // width)), "--width", str(width)),
-            *("--grace", str(self.grace_seconds), "--alone", str(workdir / "attempt.lock")),
-            *("--", sys.executable, "-m", *trainer),
-        ]
+        slots = ["--slots", str(max(1, self.count // width)), "--width", str(width)]
+        return _guarded(trainer, locks, [*slots, "--alone", str(workdir / "attempt.lock")], self.grace_seconds)
 
     def _wait(
         self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
@@ -138,6 +136,40 @@ class LocalBackend(dg.ConfigurableResource):
             raise
 
 
+def run_alone(verb: str, job: Job, locks: Path, grace_seconds: int = 20) -> str:
+    """Run a job outside of Dagster, in a process that dies with this one and waits for a GPU.
+
+    Returns:
+        The digest that it published.
+
+    Raises:
+        DentsightError: The job's own error, or how it died.
+    """
+    workdir = job.folder
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / JOB_FILE).write_bytes(codec.write(job))
+    trainer = ["dentsight_pipeline.training", verb, str(workdir / JOB_FILE)]
+    # stdout stays free for the caller's JSON.
+    with (workdir / OUTPUT_FILE).open("ab") as log:
+        process = subprocess.Popen(_guarded(trainer, locks, ["--slots", "1"], grace_seconds), stdout=log, stderr=log)
+    try:
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait(timeout=grace_seconds + 10)
+        raise
+    if status:
+        raise _failure(verb, status, workdir)
+    return codec.read((workdir / RESULT_FILE).read_bytes(), Result, workdir / RESULT_FILE).digest
+
+
+def _guarded(trainer: list[str], locks: Path, options: list[str], grace_seconds: float) -> list[str]:
+    """The command of a module behind the guard, which dies with this process."""
+    python = [sys.executable, "-m"]
+    guard = ["dentsight_pipeline.orchestration.guard", "--parent", str(os.getpid()), "--locks", str(locks), *options]
+    return [*python, *guard, "--grace", str(grace_seconds), "--", *python, *trainer]
+
+
 def _number(variable: str, default: int) -> int:
     """A whole number of at least 1 from the environment."""
     given = os.environ.get(variable, "").strip() or str(default)
@@ -153,7 +185,7 @@ def _was_killed(status: int) -> bool:
 
 def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
     """The error that a job left behind, under its own type where it wrote one."""
-    report = workdir / "error.json"
+    report = workdir / ERROR_FILE
     if report.exists():
         told = codec.read(report.read_bytes(), Failure, report)
         # Typed errors build their message from fields; here the message exists already.

@@ -15,11 +15,9 @@ from filelock import FileLock
 from dentsight_pipeline.documents.facts import ReleaseFacts
 from dentsight_pipeline.documents.names import MLFLOW_RELEASE_TAG, Asset, mlflow_chain_tag
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import outbox
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
-
-if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -143,6 +141,11 @@ def _add_version(client: "MlflowClient", store: "Store", release: "Manifest") ->
 def _training_run(store: "Store", release: "Manifest") -> str | None:
     records = store.records(release.facts_as(ReleaseFacts).chain[Asset.TRAINED_CHECKPOINT])
     return next((record["mlflow_run"] for record in records if "mlflow_run" in record), None)
+
+
+def registry_of(workspace: Workspace) -> "MlflowRegistry":
+    """The registry of a workspace's MLflow."""
+    return MlflowRegistry(Tracking(workspace=workspace))
 
 
 class MlflowRegistry:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline import errors
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.events import Event, Metrics
 from dentsight_pipeline.orchestration.backends import local as backends
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
 
@@ -79,12 +81,17 @@ def test_every_event_is_heard_once_over_all_attempts(tmp_path: Path) -> None:
     """A second attempt appends to the same file; told twice, MLflow's curves would run backwards."""
     heard: list[int] = []
     events, position = tmp_path / "events.jsonl", tmp_path / "events.heard"
+
+    def listen(event: Event) -> None:
+        assert isinstance(event, Metrics)
+        heard.append(event.step)
+
     for numbers in ((1, 2), (3,), ()):
-        with backends._following(events, position, lambda event: heard.append(event["n"])), events.open("a") as lines:
-            lines.writelines(json.dumps({"n": number}) + "\n" for number in numbers)
-    with events.open("a") as lines:
-        lines.write('{"n": 4')
-    with backends._following(events, position, lambda event: heard.append(event["n"])):
+        with backends._following(events, position, listen), events.open("ab") as lines:
+            lines.writelines(codec.write(Metrics(time=1.0, step=number, values={})) + b"\n" for number in numbers)
+    with events.open("ab") as lines:
+        lines.write(codec.write(Metrics(time=1.0, step=4, values={})))
+    with backends._following(events, position, listen):
         pass
 
     assert heard == [1, 2, 3]

@@ -1,0 +1,75 @@
+"""What commands tell, with `--json` as it is: a contract that scripts depend on."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dentsight_pipeline.documents.codec import Document
+
+
+class CellMade(Document, frozen=True):
+    """What `dentsight run` tells of a finished cell."""
+
+    dataset: str
+    """Its dataset key."""
+    recipe: str
+    """Its recipe."""
+    dataset_digest: str
+    """The condition subset."""
+    checkpoint_digest: str
+    """The trained checkpoint."""
+    verdict: str
+    """PASS, FAIL or INCONCLUSIVE."""
+    report: str
+    """Path of the report."""
+    report_digest: str
+    """The report as a product."""
+    released: str | None
+    """The release, or None when the verdict allows none."""
+    cached: list[str]
+    """Assets that were reused."""
+    tooth_findings_digest: str | msgspec.UnsetType = msgspec.UNSET
+    """The findings by tooth, where they were asked for."""
+
+
+class ChampionTold(Document, frozen=True):
+    """A promotion or rollback."""
+
+    champion: str | None
+    """Digest of the release that is champion now."""
+    before: str | None
+    """Digest of the one before."""
+    by: str
+    """Who decided."""
+    reason: str
+    """Why."""
+    registry_version: str | None
+    """Of the champion, in MLflow's registry."""
+    registry_problem: str | None
+    """Why MLflow is told later; None when it knows."""
+
+
+class Finding(Document, frozen=True):
+    """What one check found."""
+
+    check: str
+    """Its name."""
+    ok: bool
+    """Whether nothing has to be done."""
+    found: str
+    """In words."""
+    remedy: str
+    """What to do; empty when it is ok."""
+
+
+class Initialised(Document, frozen=True):
+    """A prepared folder."""
+
+    home: str
+    """The folder."""
+    written: list[str]
+    """Instance files that were missing."""
+    store: str
+    """Where bytes go."""
+    mlflow: str
+    """Where figures go."""

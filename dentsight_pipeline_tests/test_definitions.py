@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ from dentsight_pipeline.definitions import defs
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.partitions import RECIPES, checked_dataset_key
 
-PURE_ROOMS = ("data", "store", "training", "evaluation", "release", "lineage")
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2", "numpy")
 CELL_ASSETS = {
     "raw_export": "data",
@@ -34,27 +34,33 @@ def graph() -> dg.AssetGraph:
     return defs.resolve_asset_graph()
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Top-level names of every module that a file imports, anywhere in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names.add(node.module.split(".")[0])
-    return names
+PLANTED = (
+    "\n\ndef _looks_up() -> object:\n    from dentsight_pipeline.orchestration import resources\n    return resources\n"
+)
 
 
-@pytest.mark.parametrize("room", PURE_ROOMS)
-def test_a_pure_room_imports_neither_dagster_nor_mlflow(project_root: Path, room: str) -> None:
-    """A GPU worker, and a notebook, use these rooms without an orchestrator."""
-    impure = {
-        path.name: found
-        for path in (project_root / "dentsight_pipeline" / room).rglob("*.py")
-        if (found := imported_modules(path) & {"dagster", "mlflow"})
-    }
+@pytest.mark.parametrize("planted", [False, True])
+def test_lint_sees_an_import_of_dagster_that_goes_through_another_room(
+    project_root: Path, tmp_path: Path, planted: bool
+) -> None:
+    """A GPU worker, and a notebook, use the pure rooms without an orchestrator.
 
-    assert impure == {}
+    A search for `import dagster` in each file does not see `data/` import `orchestration.resources` in a function.
+    """
+    package = tmp_path / "dentsight_pipeline"
+    shutil.copytree(project_root / "dentsight_pipeline", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(project_root / "pyproject.toml", tmp_path)
+    if planted:
+        with (package / "data" / "ontology.py").open("a", encoding="utf-8") as file:
+            file.write(PLANTED)
+    lint = Path(sys.executable).with_name("lint-imports")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [lint, "--no-logo", "--no-cache"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == int(planted), done.stdout
+    assert ("dentsight_pipeline.data.ontology -> dentsight_pipeline.orchestration" in done.stdout) == planted
 
 
 def test_loading_the_code_location_loads_nothing_heavy() -> None:

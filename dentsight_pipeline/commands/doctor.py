@@ -100,12 +100,10 @@ def _memory() -> _Told:
 
 
 def _gpu() -> _Told:
-    import torch
+    from dentsight_pipeline.training.cost import gpu_names
 
-    if not torch.cuda.is_available():
-        return True, "none; trainings run on the CPU (recipe smoke fits it, v1 to v3 want an NVIDIA GPU)", ""
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return True, ", ".join(names), ""
+    none = "none; trainings run on the CPU (recipe smoke fits it, v1 to v3 want an NVIDIA GPU)"
+    return True, ", ".join(gpu_names()) or none, ""
 
 
 def _dagster_home() -> _Told:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import dagster as dg
@@ -43,6 +44,7 @@ POOL = "gpu"
 GPU = {"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}}
 """On Kubernetes the step asks for one NVIDIA GPU; elsewhere the pool `gpu` and the guard's lock decide."""
 
+NOTHING: Mapping[str, "JSON"] = MappingProxyType({})
 Settings = TypeVar("Settings")
 
 
@@ -147,29 +149,27 @@ class Step(Generic[Settings]):
         self,
         make: Callable[[], "Made | Manifest"],
         show: Callable[["Store", "Manifest"], Metadata],
-        config: Mapping[str, "JSON"] | None = None,
-        *,
-        memo: bool = True,
+        config: Mapping[str, "JSON"] | None = NOTHING,
     ) -> dg.MaterializeResult:
         """Do the work, or recall it when nothing that it depends on has changed.
 
         Args:
             make: Does the work and stores its manifest.
             show: Metadata for the UI, from the manifest.
-            config: What the result depends on besides code version and inputs.
-            memo: Unset when only the work itself can tell what it depends on: it is then always done.
+            config: What the result depends on besides code version and inputs. None when only the work itself can tell
+                what it depends on: it is then always done.
         """
         from dentsight_pipeline.store import memo as memory
 
-        config = dict(config or {})
-        key = memory.key(self.asset, self._version, self._digests, config) if memo else None
+        config = None if config is None else dict(config)
+        key = None if config is None else memory.key(self.asset, self._version, self._digests, config)
         known = memory.recall(self.store, key) if key else None
         if known is not None:
             return self._result(Made(known, reused=True), show, {})
         started = time.time()
         done = make()
         made = done if isinstance(done, Made) else Made(done.digest)
-        noted = {} if made.reused else self._record(made, config if memo else None, started)
+        noted = {} if made.reused else self._record(made, config, started)
         if key and not made.reused:
             memory.remember(self.store, key, made.digest)
         return self._result(made, show, noted)

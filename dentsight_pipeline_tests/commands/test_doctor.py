@@ -9,12 +9,12 @@ import sys
 from collections import namedtuple
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from dentsight_pipeline.commands import doctor
+from dentsight_pipeline.commands import doctor, workspace
+from dentsight_pipeline.documents.commands import Finding
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import outbox
@@ -44,7 +44,7 @@ def inside(home: Home, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace()
 
 
-def finding(workspace: Workspace, check: str) -> dict[str, Any]:
+def finding(workspace: Workspace, check: str) -> Finding:
     """What the doctor says about one thing."""
     (found,) = doctor.examine(workspace, only={check})
     return found
@@ -56,8 +56,8 @@ def test_a_fresh_workspace_is_well(inside: Workspace, monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(1e12, 0, 1e11))
     found = doctor.examine(inside)
 
-    assert [item for item in found if not item["ok"]] == []
-    assert all(item["remedy"] == "" for item in found)
+    assert [item for item in found if not item.ok] == []
+    assert all(item.remedy == "" for item in found)
 
 
 def test_the_command_prints_json_alone_and_exits_0_also_when_something_is_missing(
@@ -79,7 +79,7 @@ def test_an_old_python_is_found(inside: Workspace, monkeypatch: pytest.MonkeyPat
     """It would fail later, in the middle of somebody else's package."""
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
 
-    assert "3.11 or newer" in finding(inside, "python")["remedy"]
+    assert "3.11 or newer" in finding(inside, "python").remedy
 
 
 def test_a_transformers_that_trains_collapsing_heads_is_found(
@@ -91,7 +91,7 @@ def test_a_transformers_that_trains_collapsing_heads_is_found(
         importlib.metadata, "version", lambda name: "5.17.0" if name == "transformers" else true_version(name)
     )
 
-    assert "collapse" in finding(inside, "packages")["remedy"]
+    assert "collapse" in finding(inside, "packages").remedy
 
 
 def test_a_missing_package_is_found(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +103,8 @@ def test_a_missing_package_is_found(inside: Workspace, monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.metadata, "version", version)
     found = finding(inside, "packages")
 
-    assert not found["ok"]
-    assert "PackageNotFoundError" in found["found"]
+    assert not found.ok
+    assert "PackageNotFoundError" in found.found
 
 
 def test_a_full_disk_and_little_memory_are_found(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,8 @@ def test_a_full_disk_and_little_memory_are_found(inside: Workspace, monkeypatch:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: Memory(1e9))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(1e12, 1e12, 1e9))
 
-    assert "dentsight gc" in finding(inside, "disk")["remedy"]
-    assert not finding(inside, "memory")["ok"]
+    assert "dentsight gc" in finding(inside, "disk").remedy
+    assert not finding(inside, "memory").ok
 
 
 @pytest.mark.parametrize("named", ["relative/folder", "empty"])
@@ -123,7 +123,7 @@ def test_a_dagster_home_that_cannot_be_meant_is_found(
     """Dagster would start there with an empty history of its own."""
     monkeypatch.setenv("DAGSTER_HOME", named if "/" in named else str(tmp_path))
 
-    assert "absolute path" in finding(inside, "dagster home")["remedy"]
+    assert "absolute path" in finding(inside, "dagster home").remedy
 
 
 def test_a_home_without_dagster_yaml_is_found(
@@ -132,12 +132,12 @@ def test_a_home_without_dagster_yaml_is_found(
     """Relative folders of a dagster.yaml elsewhere are seen from elsewhere."""
     monkeypatch.setenv("DENTSIGHT_HOME", str(tmp_path))
 
-    assert "dentsight workspace init" in finding(inside, "dagster home")["remedy"]
+    assert "dentsight workspace init" in finding(inside, "dagster home").remedy
 
 
 def changed_instance(home: Home, folder: Path, old: str, new: str) -> Path:
     """A home whose dagster.yaml was edited."""
-    for name in doctor.INSTANCE_FILES:
+    for name in workspace.INSTANCE_FILES:
         text = (home.folder / name).read_text()
         (folder / name).write_text(text.replace(old, new) if name == "dagster.yaml" else text)
     assert old in (home.folder / "dagster.yaml").read_text()
@@ -161,8 +161,8 @@ def test_an_instance_that_would_not_recover_from_a_crash_is_found(
     monkeypatch.setenv("DENTSIGHT_HOME", str(changed_instance(home, tmp_path, old, new)))
     found = finding(inside, "crash recovery")
 
-    assert not found["ok"]
-    assert missing in found["found"]
+    assert not found.ok
+    assert missing in found.found
 
 
 def test_a_pool_without_a_limit_is_found(
@@ -172,7 +172,7 @@ def test_a_pool_without_a_limit_is_found(
     folder = changed_instance(home, tmp_path, "    default_limit: 1\n", "")
     monkeypatch.setenv("DENTSIGHT_HOME", str(folder))
 
-    assert "default_limit" in finding(inside, "pool gpu")["remedy"]
+    assert "default_limit" in finding(inside, "pool gpu").remedy
 
 
 def test_a_store_that_cannot_be_written_is_found(inside: Workspace, tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_a_store_that_cannot_be_written_is_found(inside: Workspace, tmp_path: Pa
     (tmp_path / "file").write_text("in the way")
     found = finding(Workspace(root=inside.root, store_uri=str(tmp_path / "file" / "store")), "store")
 
-    assert not found["ok"]
-    assert found["remedy"]
+    assert not found.ok
+    assert found.remedy
 
 
 def test_an_mlflow_that_does_not_answer_is_found(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_an_mlflow_that_does_not_answer_is_found(inside: Workspace, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-    assert not finding(inside, "mlflow")["ok"]
+    assert not finding(inside, "mlflow").ok
 
 
 def test_an_mlflow_database_that_is_damaged_is_found(inside: Workspace, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_an_mlflow_database_that_is_damaged_is_found(inside: Workspace, tmp_path
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "mlflow.db").write_bytes(b"no database" * 1000)
 
-    assert not finding(broken, "mlflow")["ok"]
+    assert not finding(broken, "mlflow").ok
 
 
 def test_figures_that_wait_for_mlflow_are_found(inside: Workspace, tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_figures_that_wait_for_mlflow_are_found(inside: Workspace, tmp_path: Pat
     outbox.write_lines(folder / "k.jsonl", [outbox.Identity("k", "http://away").__dict__, {"do": "end"}])
     found = finding(workspace, "mlflow outbox")
 
-    assert not found["ok"]
-    assert "1 runs wait" in found["found"]
-    assert "late_tracking" in found["remedy"]
+    assert not found.ok
+    assert "1 runs wait" in found.found
+    assert "late_tracking" in found.remedy
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty", "readable by others"])
@@ -226,9 +226,9 @@ def test_a_roboflow_key_file_with_a_fault_is_found_and_its_content_is_not_shown(
     monkeypatch.setenv("ROBOFLOW_API_KEY_FILE", str(path))
     found = finding(inside, "roboflow key")
 
-    assert not found["ok"]
-    assert found["remedy"]
-    assert KEY not in json.dumps(found)
+    assert not found.ok
+    assert found.remedy
+    assert KEY not in str(found)
 
 
 def test_a_private_roboflow_key_file_is_well(
@@ -263,9 +263,9 @@ def test_a_webhook_file_with_a_fault_is_found_and_its_content_is_not_shown(
     monkeypatch.setenv("DENTSIGHT_WEBHOOK_FILE", str(path))
     found = finding(inside, "webhook")
 
-    assert found["ok"] == ok
-    assert bool(found["remedy"]) != ok
-    assert KEY not in json.dumps(found)
+    assert found.ok == ok
+    assert bool(found.remedy) != ok
+    assert KEY not in str(found)
 
 
 def test_a_signing_key_that_others_may_read_is_found(inside: Workspace, tmp_path: Path) -> None:
@@ -275,13 +275,13 @@ def test_a_signing_key_that_others_may_read_is_found(inside: Workspace, tmp_path
     path.write_text("key")
     path.chmod(0o640)
 
-    assert finding(Workspace(root=str(tmp_path)), "signing key")["remedy"] == f"Run: chmod 600 {path}"
+    assert finding(Workspace(root=str(tmp_path)), "signing key").remedy == f"Run: chmod 600 {path}"
 
 
 # Preparing a folder --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", doctor.INSTANCE_FILES)
+@pytest.mark.parametrize("name", workspace.INSTANCE_FILES)
 def test_the_packaged_instance_files_are_those_of_the_checkout(project_root: Path, name: str) -> None:
     """`make ui` uses the one, `dentsight workspace init` the other; a setting changed in one place only is lost."""
     packaged = (resources.files("dentsight_pipeline.commands") / "instance_files" / name).read_text("utf-8")
@@ -293,9 +293,9 @@ def test_preparing_a_folder_twice_leaves_what_is_there(home: Home) -> None:
     """Somebody's settings are in these files."""
     path = home.folder / "workspace.yaml"
     path.write_text(path.read_text() + "# mine\n")
-    said = doctor.initialise(home.folder)
+    said = workspace.initialise(home.folder)
 
-    assert said["written"] == []
+    assert said.written == []
     assert path.read_text().endswith("# mine\n")
 
 
@@ -312,4 +312,4 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigurationError, match="is a file"):
-        doctor.initialise(tmp_path / "file")
+        workspace.initialise(tmp_path / "file")

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dentsight_pipeline.intake.datasets import recall_dataset
+from dentsight_pipeline.intake.datasets import recall_dataset, register_dataset
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.conditions import on_new_content
 from dentsight_pipeline.orchestration.partitions import checked_dataset_key, datasets
 from dentsight_pipeline.orchestration.product import Made, Step, product
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.intake.acquire import Acquisition
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -39,15 +40,20 @@ def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
     given, key = step.config, checked_dataset_key(step.dataset)
     plan = acquire.plan(step.store, key, given.export, given.source, tuple(given.drop))
 
-    def ingest() -> Made:
-        digest = acquire.ingest(step.store, plan, step.workspace.scratch("raw_export", key), step.progress)
-        return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
-
     show = partial(_register_and_show, key, plan, given.replace)
-    return step.once(ingest, show, plan.memo, memo=plan.memo is not None)
+    return step.once(partial(_ingest, step, key, plan), show, plan.memo)
 
 
-def _register_and_show(key: str, plan: Any, replace: str, store: "Store", made: "Manifest") -> metadata.Metadata:
+def _ingest(step: Step[ExportConfig], key: str, plan: "Acquisition") -> Made:
+    from dentsight_pipeline.intake import acquire
+
+    digest = acquire.ingest(step.store, plan, step.workspace.scratch("raw_export", key), step.progress)
+    return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
+
+
+def _register_and_show(
+    key: str, plan: "Acquisition", replace: str, store: "Store", made: "Manifest"
+) -> metadata.Metadata:
     from dentsight_pipeline.intake.datasets import register_dataset
 
     register_dataset(store, key, made.digest, plan.location, source=plan.source, drop=plan.drop, replace=replace)

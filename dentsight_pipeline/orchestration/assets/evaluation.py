@@ -1,5 +1,9 @@
 """The evaluation assets: every metric of docs/evaluation.md, and what is found by tooth."""
 
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from dentsight_pipeline.documents.names import Asset
@@ -9,6 +13,9 @@ from dentsight_pipeline.orchestration.assets.training import test_predictions, t
 from dentsight_pipeline.orchestration.conditions import on_new_content
 from dentsight_pipeline.orchestration.partitions import cells
 from dentsight_pipeline.orchestration.product import Made, Step, product
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
 
 
 class EvaluationConfig(dg.Config):
@@ -49,14 +56,16 @@ def class_metrics(step: Step[EvaluationConfig]) -> dg.MaterializeResult:
 )
 def tooth_findings(step: Step[EvaluationConfig]) -> dg.MaterializeResult:
     """Each test image's teeth with the conditions found on them; what fits no tooth stays, marked so."""
-    from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, tooth_chain
+    from dentsight_pipeline.evaluation.teeth.product import tooth_chain
 
     chain = step.reads(tooth_chain(step.store, step.read(class_metrics), step.read(tooth_checkpoint)))
-    config = step.config.model_dump()
+    return step.once(partial(_predict_and_join, step, chain), metadata.of_tooth_findings, step.config.model_dump())
 
-    def predict_and_join() -> Made:
-        seen = tracked.predict(step, chain[Asset.CONDITION_SUBSET], chain[Asset.TOOTH_CHECKPOINT], images_only=True)
-        made = publish_tooth_findings(step.store, chain, step.store.get_manifest(seen.digest), **config)
-        return Made(made.digest, seen.record)
 
-    return step.once(predict_and_join, metadata.of_tooth_findings, config)
+def _predict_and_join(step: Step[EvaluationConfig], chain: "Mapping[str, Manifest]") -> Made:
+    from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings
+
+    seen = tracked.predict(step, chain[Asset.CONDITION_SUBSET], chain[Asset.TOOTH_CHECKPOINT], images_only=True)
+    teeth = step.store.get_manifest(seen.digest)
+    made = publish_tooth_findings(step.store, chain, teeth, resamples=step.config.resamples, seed=step.config.seed)
+    return Made(made.digest, seen.record)

@@ -1,5 +1,6 @@
 """Release assets: the report that a reviewer reads, one asset check for each gate, and the released model."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from dentsight_pipeline.orchestration.tracking import registry
 from dentsight_pipeline.release.policy import load_policy, policy_names
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.documents.verdict import Override
+    from dentsight_pipeline.release.policy import Policy
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -59,15 +62,21 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     from dentsight_pipeline.release import champion, product
 
     chain = step.reads(product.chain_of(step.store, step.read(class_metrics)))
-    policy, overrides = load_policy(step.config.policy), product.overrides_of(step.config.overrides)
+    policy, overrides = load_policy(step.config.policy), step.config.overrides
     state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
-    config = {"policy": policy.digest, "overrides": step.config.overrides, "champion": state}
+    config = {"policy": policy.digest, "overrides": overrides, "champion": state}
+    show, make = partial(_write_and_show, step), partial(_judge, step, chain, policy, product.overrides_of(overrides))
+    return _with_gates(step, step.once(make, show, config))
 
-    def report() -> "Manifest":
-        title, comparison = f"{step.dataset} × {step.recipe}", champion.comparison_with(step.store, chain)
-        return product.publish_report(step.store, chain, policy, overrides, comparison, title=title)
 
-    return _with_gates(step, step.once(report, partial(_write_and_show, step), config))
+def _judge(
+    step: Step[ReportConfig], chain: "Mapping[str, Manifest]", policy: "Policy", overrides: "tuple[Override, ...]"
+) -> "Manifest":
+    from dentsight_pipeline.release import champion, product
+
+    comparison = champion.comparison_with(step.store, chain)
+    title = f"{step.dataset} × {step.recipe}"
+    return product.publish_report(step.store, chain, policy, overrides, comparison, title=title)
 
 
 def _write_and_show(step: Step[ReportConfig], store: "Store", report: "Manifest") -> Metadata:

@@ -54,7 +54,6 @@ def _ingest(step: Step[ExportConfig], key: str, plan: "Acquisition") -> Made:
 def _register_and_show(
     key: str, plan: "Acquisition", replace: str, store: "Store", made: "Manifest"
 ) -> metadata.Metadata:
-    from dentsight_pipeline.intake.datasets import register_dataset
 
     register_dataset(store, key, made.digest, plan.location, source=plan.source, drop=plan.drop, replace=replace)
     return metadata.of_raw_export(made, plan.location)

@@ -240,12 +240,9 @@ def test_a_private_roboflow_key_file_is_well(
     path.chmod(0o600)
     monkeypatch.setenv("ROBOFLOW_API_KEY_FILE", str(path))
 
-    assert finding(inside, "roboflow key") == {
-        "check": "roboflow key",
-        "ok": True,
-        "found": f"given by a file, {path}",
-        "remedy": "",
-    }
+    assert finding(inside, "roboflow key") == Finding(
+        check="roboflow key", ok=True, found=f"given by a file, {path}", remedy=""
+    )
 
 
 @pytest.mark.parametrize(

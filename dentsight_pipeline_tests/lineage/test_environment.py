@@ -13,7 +13,7 @@ from dentsight_pipeline.lineage import environment
 
 def checkout(folder: Path) -> Path:
     """A git repository with one committed file."""
-    (folder / "module.py").write_text("x = 1\n")
+    (folder / "code.txt").write_text("x = 1\n")
     person = ["-c", "user.name=A. Person", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "-A"], [*person, "commit", "-q", "-m", "first"]):
         subprocess.run(["git", *arguments], cwd=folder, check=True)
@@ -27,7 +27,7 @@ def test_the_commit_is_named_and_an_edit_shows(tmp_path: Path, monkeypatch: pyte
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True).stdout
 
     clean = environment.code_state()
-    (folder / "module.py").write_text("x = 2\n")
+    (folder / "code.txt").write_text("x = 2\n")
     edited = environment.code_state()
 
     assert (clean.commit, clean.dirty) == (head.strip(), False)

@@ -2,7 +2,7 @@
 
 Claims:
 1. the full evaluation (both engines, both populations, 1,000 resamples, all of Tier 2, files written) of 221 images ×
-   300 detections takes at most 3× one plain pycocotools run;
+   300 detections takes at most 1.5× one plain pycocotools run;
 2. the evaluation during training (443 images × 300) is at least 20× faster than plain pycocotools;
 3. with --large: the full evaluation of 5,000 images with 1.5 million detections stays under 4 GB.
 
@@ -124,10 +124,10 @@ def main() -> int:
     truth, detections = synthetic(221)
     baseline = best_cpu_seconds(lambda: plain_pycocotools(truth, detections), arguments.repeat)
     whole = best_cpu_seconds(lambda: full(truth, detections, arguments.resamples), arguments.repeat)
-    met &= whole <= 3 * baseline
+    met &= whole <= 1.5 * baseline
     print(
         f"221 images, {len(detections):,} detections: plain pycocotools {baseline:.2f} s, full evaluation with "
-        f"{arguments.resamples} resamples {whole:.2f} s = {whole / baseline:.2f}× (≤ 3×)"
+        f"{arguments.resamples} resamples {whole:.2f} s = {whole / baseline:.2f}× (≤ 1.5×)"
     )
     truth, detections = synthetic(443)
     baseline = best_cpu_seconds(lambda: plain_pycocotools(truth, detections), arguments.repeat)

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.codec import plain, pretty
 from dentsight_pipeline.documents.facts import Corpus
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.release import ReleasedModel
 from dentsight_pipeline.documents.verdict import Override, Verdict
-from dentsight_pipeline.errors import ReleaseError, SignatureError
+from dentsight_pipeline.errors import RefConflictError, ReleaseError, SignatureError
 from dentsight_pipeline.release import keys as signing_keys
 from dentsight_pipeline.release import statement
 from dentsight_pipeline.release.policy import load_policy
@@ -390,3 +390,48 @@ def test_a_stored_release_verifies_after_it_was_taken_out_of_the_store(store, tm
     assert "NEVER FOR X-RAYS" in (out / "NEVER-FOR-X-RAYS.txt").read_text("utf-8")
     assert made.facts["never_for_xrays"] is True
     assert statement.statement_of(store, made) == found
+
+
+def test_a_release_that_follows_one_which_is_not_there_is_refused(store):
+    """The first release of a store has nothing before it; another one would begin a chain in the middle."""
+    late = content.build(store, "release", {"x": b"y"}, {}, release_facts(sequence=2, previous="a" * 64))
+    store.put_manifest(late)
+
+    with pytest.raises(ReleaseError, match="the newest release is none"):
+        statement.advance(store, late)
+
+
+def test_a_head_that_changed_in_the_very_instant_is_not_written_over(store, tmp_path, verdict, monkeypatch):
+    """Between looking and writing somebody else may release; theirs must not be lost."""
+    _release(store, tmp_path / "r", verdict, tmp_path / "keys")
+    late = content.build(store, "release", {"x": b"y"}, {}, release_facts())
+    store.put_manifest(late)
+    monkeypatch.setattr(statement, "head", lambda store: None)  # what was seen before theirs came
+
+    with pytest.raises(RefConflictError):
+        statement.advance(store, late)
+
+
+def test_a_chain_that_ends_before_its_first_release_is_broken(store, tmp_path, verdict):
+    """A second release that names nothing before it hides the first."""
+    made = _release(store, tmp_path / "r", verdict, tmp_path / "keys")
+    said = statement.statement_of(store, made)
+    cut = replace(said, predicate=replace(said.predicate, sequence=2))
+    forged = content.build(store, "release", {"statement.json": pretty(cut)}, {}, release_facts(sequence=2))
+    store.put_manifest(forged)
+    store.write_ref("release/head", {"digest": forged.digest, "sequence": 2, "previous": None})
+
+    with pytest.raises(SignatureError, match=r"ends 1 release\(s\) too early"):
+        statement.verify_chain(store)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "why"),
+    [(_edit_the_report, r"do not fit its statement: report\.html"), (_swap_in_a_link, r"config\.json is a link")],
+)
+def test_a_statement_alone_tells_changed_files_and_links(signed, tamper, why):
+    """The list is a second lock beside the signature."""
+    tamper(signed)
+
+    with pytest.raises(SignatureError, match=why):
+        statement.read_statement(signed)

@@ -62,15 +62,16 @@ def _register_and_show(
 @product(datasets, reads=[raw_export], group_name="data", kinds={"coco"}, automation_condition=on_new_content())
 def normalized_splits(step: Step[None]) -> dg.MaterializeResult:
     """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
-    from dentsight_pipeline.data.normalise import normalise_export
-
     raw, choice = step.read(raw_export), recall_dataset(step.store, step.dataset)
     source, drop = (choice.source, choice.drop) if choice else (None, ())
-    return step.once(
-        lambda: normalise_export(step.store, raw, source=source, drop=drop, progress=step.progress),
-        metadata.of_splits,
-        {"source": source, "drop": list(drop)},
-    )
+    config = {"source": source, "drop": list(drop)}
+    return step.once(lambda: _normalised(step, raw, source, drop), metadata.of_splits, config)
+
+
+def _normalised(step: Step[None], raw: "Manifest", source: str | None, drop: tuple[str, ...]) -> "Manifest":
+    from dentsight_pipeline.data.normalise import normalise_export  # scipy: a second that recalled work does not need
+
+    return normalise_export(step.store, raw, source=source, drop=drop, progress=step.progress)
 
 
 def _conditions(store: "Store", splits: "Manifest") -> "Manifest":

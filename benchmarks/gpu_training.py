@@ -35,7 +35,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.cost import hardware, peak_gpu_memory_mib
+from dentsight_pipeline.training.machine import hardware, peak_gpu_memory_mib
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter
 from dentsight_pipeline.training.sampling import MicroBatches

@@ -227,16 +227,17 @@ def audit(
 
 @app.command("export")
 def export_(
-    subset: Annotated[str, typer.Argument(help="A subset's digest, or a dataset key.")],
+    ref: Annotated[str, typer.Argument(help="A subset or dataset key; with --onnx a checkpoint, release or folder.")],
     hf: Annotated[Path | None, typer.Option(help="New folder for Hugging Face: load_dataset(DIR).")] = None,
     coco: Annotated[Path | None, typer.Option(help="New folder for COCO files with their images.")] = None,
     croissant: Annotated[Path | None, typer.Option(help="File of Croissant metadata about --hf.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="New folder for the model as ONNX.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a subset in the forms that others read."""
+    """Write a subset, or a model, in the forms that others read."""
     from dentsight_pipeline.commands import export
 
-    export.export(subset, hf, coco, croissant, as_json)
+    export.export(ref, hf, coco, croissant, onnx, as_json)
 
 
 @app.command()

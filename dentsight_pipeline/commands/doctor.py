@@ -100,7 +100,7 @@ def _memory() -> _Told:
 
 
 def _gpu() -> _Told:
-    from dentsight_pipeline.training.cost import gpu_names
+    from dentsight_pipeline.training.machine import gpu_names
 
     none = "none; trainings run on the CPU (recipe smoke fits it, v1 to v3 want an NVIDIA GPU)"
     return True, ", ".join(gpu_names()) or none, ""

@@ -1,5 +1,6 @@
-"""A subset written in the forms that others read: Hugging Face `datasets`, COCO, Croissant."""
+"""What is made here in the forms that others read: a subset for `datasets`, COCO and Croissant, a model as ONNX."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,18 +10,28 @@ from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
-from dentsight_pipeline.lineage.reference import resolve
+from dentsight_pipeline.lineage.reference import HasStore, Registry, checkpoint_folder, resolve
 from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.orchestration.tracking.registry import registry_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
 
-def export(ref: str, hf: Path | None, coco: Path | None, croissant: Path | None, as_json: bool) -> None:
-    """Write a subset, and tell which files."""
-    made, files = export_subset(Workspace().store, ref, hf=hf, coco=coco, croissant=croissant, progress=staged())
-    facts = {"subset": made.digest, "kind": made.kind, "files": [str(path) for path in files]}
+def export(
+    ref: str, hf: Path | None, coco: Path | None, croissant: Path | None, onnx: Path | None, as_json: bool
+) -> None:
+    """Write a subset, or a model as ONNX, and tell which files."""
+    workspace = Workspace()
+    if onnx is None:
+        made, files = export_subset(workspace.store, ref, hf=hf, coco=coco, croissant=croissant, progress=staged())
+        what = {"subset": made.digest, "kind": made.kind}
+    elif hf or coco or croissant:
+        raise ConfigurationError("--onnx writes a model, the other options a subset. Give one or the other.")
+    else:
+        what, files = {"model": ref}, export_model(workspace, ref, onnx, registry_of(workspace))
+    facts = {**what, "files": [str(path) for path in files]}
     show(facts, as_json, lambda: "\n".join(facts["files"]))
 
 
@@ -71,6 +82,32 @@ def export_subset(
     if coco:
         files += exchange.write_coco(store, subset, coco, progress)
     return subset, files
+
+
+def export_model(workspace: HasStore, ref: str, folder: Path, registry: Registry | None = None) -> list[Path]:
+    """Write a model as ONNX, with what its user has to know: how images are prepared, and what the labels are.
+
+    Args:
+        workspace: Has the store.
+        ref: A checkpoint or release, or anything made with a checkpoint; or a model's folder.
+        folder: New folder for `model.onnx`, `preprocessor_config.json` and `config.json`.
+        registry: MLflow; None when it is not at hand.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigurationError: The reference means no model, the folder is not empty, or the package onnx is missing.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
+    with checkpoint_folder(workspace, ref, registry) as model:
+        from dentsight_pipeline.training.export import export_onnx
+
+        files = [export_onnx(model, folder / "model.onnx")]
+        for name in ("preprocessor_config.json", "config.json"):
+            files.append(Path(shutil.copyfile(model / name, folder / name)))
+    return files
 
 
 def subset_of(store: Store, ref: str) -> Manifest:

@@ -48,12 +48,12 @@ class LabelledImages:
     @classmethod
     def of(cls, split: Split) -> LabelledImages:
         """Boxes clipped to their image; one of which nothing is left is dropped, as it cannot be found."""
-        counts = np.diff(split.offsets)
-        limits = np.tile(np.repeat(_sizes_px(split), counts, axis=0), 2)  # [m, 4] width, height, width, height
+        limits = np.repeat(_sizes_px(split), np.diff(split.offsets), axis=0)  # [m, 2] width, height of its image
         boxes = split.boxes_xywh_px
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).clip(0, limits)
-        kept = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)[kept]
+        left_top = boxes[:, :2].clip(0, limits)
+        extent = (boxes[:, :2] + boxes[:, 2:]).clip(0, limits) - left_top
+        kept = (extent > 0).all(axis=1)
+        boxes = np.concatenate([left_top, extent], axis=1)[kept]
         labels = split.category_ids[kept].astype(np.int64) - 1
         return cls(split, boxes, labels, np.concatenate([[0], np.cumsum(kept)])[split.offsets])
 

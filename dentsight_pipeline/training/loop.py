@@ -27,7 +27,7 @@ from dentsight_pipeline.documents.job import FitJob
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, TrainingError
 from dentsight_pipeline.training import cache, checkpointing, optim, processes, publish, validation
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.cost import Meters, hardware
+from dentsight_pipeline.training.cost import Meters
 from dentsight_pipeline.training.dataset import (
     Batch,
     LabelledImages,
@@ -38,6 +38,7 @@ from dentsight_pipeline.training.dataset import (
 )
 from dentsight_pipeline.training.health import HeadHealthMonitor
 from dentsight_pipeline.training.learner import Learner, NotFiniteError, StepFigures
+from dentsight_pipeline.training.machine import hardware
 from dentsight_pipeline.training.processes import Processes
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter

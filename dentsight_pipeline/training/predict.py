@@ -32,6 +32,7 @@ from dentsight_pipeline.training import cost, letterbox
 from dentsight_pipeline.training.detector import DETECTIONS_PER_IMAGE, CocoResult, Detector, load_detector
 from dentsight_pipeline.training.job import write_result
 from dentsight_pipeline.training.letterbox import Letterbox
+from dentsight_pipeline.training.machine import peak_memory_mib
 from dentsight_pipeline.training.reporting import Reporter
 
 BATCHES_AHEAD = 2
@@ -77,7 +78,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
 
 
 def _record(began: float, images_per_s: float | None) -> RunRecord:
-    wall_s, memory = time.perf_counter() - began, cost.peak_memory_mib()
+    wall_s, memory = time.perf_counter() - began, peak_memory_mib()
     return cost.record(CostCard(wall_s=wall_s, peak_memory_mib=memory, images_per_s=images_per_s))
 
 

@@ -16,6 +16,7 @@ from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.cost import Meters
 from dentsight_pipeline.training.job import write_document, write_result
 from dentsight_pipeline.training.learner import Learner
+from dentsight_pipeline.training.machine import package_versions
 from dentsight_pipeline.training.setup import Setup
 from dentsight_pipeline.training.state import Record
 
@@ -112,5 +113,5 @@ def _facts(finished: Finished) -> CheckpointFacts:
         allow_head_collapse=setup.job.allow_head_collapse,
         initial_weights_sha256=learner.initial_weights_sha256,
         processes=learner.processes.count,
-        versions=cost.package_versions(),
+        versions=package_versions(),
     )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 
-from dentsight_pipeline.commands.export import export_subset
+from dentsight_pipeline.cli import export_
+from dentsight_pipeline.commands.export import export_model, export_subset
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
-from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.datasets import register_dataset
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -18,7 +23,10 @@ from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline.training.export import write_model_folder
 from dentsight_pipeline_tests.data.export_builder import whole_export
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts
+from dentsight_pipeline_tests.training.planted_collapse import TOY_CLASSES, TOY_PROCESSOR, healthy_run, toy_batch
 
 
 @pytest.fixture
@@ -97,3 +105,39 @@ def test_a_subset_that_fails_a_blocking_check_is_not_handed_on(tmp_path: Path, s
         export_subset(store, changed.digest, hf=tmp_path / "hf")
 
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_torch_does(
+    tmp_path: Path, store: Store
+) -> None:
+    """Whoever uses the file has neither this project nor torch: geometry and class names must lie beside it."""
+    model = healthy_run().model
+    folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR.to_config())
+    files = {f"model/{path.name}": path for path in folder.iterdir()}
+    checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
+    workspace = SimpleNamespace(store=store)
+
+    written = [export_model(workspace, str(ref), tmp_path / name) for name, ref in (("a", checkpoint), ("b", folder))]
+
+    names = ["model.onnx", "preprocessor_config.json", "config.json"]
+    assert [[path.name for path in paths] for paths in written] == [names, names]
+    assert written[0][0].read_bytes() == written[1][0].read_bytes()
+    pixels = toy_batch(np.random.default_rng(3), 2)["pixel_values"]
+    session = onnxruntime.InferenceSession(written[0][0], providers=["CPUExecutionProvider"])
+    logits, boxes = session.run(None, {"pixel_values": pixels.numpy()})
+    with torch.no_grad():
+        expected = model.eval()(pixel_values=pixels)
+    assert np.abs(logits - expected.logits.numpy()).max() < 1e-3
+    assert np.abs(boxes - expected.pred_boxes.numpy()).max() < 1e-3
+    with pytest.raises(ConfigurationError, match="is not empty"):
+        export_model(workspace, checkpoint, tmp_path / "a")
+
+
+def test_a_subset_has_no_model(tmp_path: Path, store: Store, splits: Manifest) -> None:
+    """Two digests look alike."""
+    subset = select_conditions(store, splits)
+
+    with pytest.raises(ConfigurationError, match="no model"):
+        export_model(SimpleNamespace(store=store), subset.digest, tmp_path / "onnx")
+    with pytest.raises(ConfigurationError, match="Give one or the other"):
+        export_(subset.digest, onnx=tmp_path / "onnx", hf=tmp_path / "hf")

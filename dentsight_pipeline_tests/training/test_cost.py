@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dentsight_pipeline.training import cost
+from dentsight_pipeline.training import machine
 from dentsight_pipeline.training.cost import Cost
 
 
@@ -47,9 +47,9 @@ def test_a_measured_block_adds_its_duration_even_when_it_fails():
 
 def test_memory_hardware_and_versions_are_measured():
     """They go into the record of every checkpoint."""
-    assert cost.peak_memory_mib() > 50
-    assert cost.hardware().threads >= 1
-    assert {"python", "torch", "transformers"} <= cost.package_versions().keys()
+    assert machine.peak_memory_mib() > 50
+    assert machine.hardware().threads >= 1
+    assert {"python", "torch", "transformers"} <= machine.package_versions().keys()
 
 
 class FakeNvml:
@@ -87,18 +87,18 @@ def test_energy_is_that_of_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml({"GPU-theirs": 9e9, "GPU-ours": 7.2e9}))
     visible_gpus(monkeypatch, "ours")
 
-    assert cost.gpu_energy_kwh() == pytest.approx(2.0)
+    assert machine.gpu_energy_kwh() == pytest.approx(2.0)
 
 
 def test_energy_that_cannot_be_read_stays_unknown(monkeypatch: pytest.MonkeyPatch):
     """No GPU, no package, or a GPU without a counter: nothing is invented, and nothing fails."""
-    assert cost.gpu_energy_kwh() is None or torch.cuda.is_available()
+    assert machine.gpu_energy_kwh() is None or torch.cuda.is_available()
 
     visible_gpus(monkeypatch, "ours")
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as when it is not installed
-    assert cost.gpu_energy_kwh() is None
+    assert machine.gpu_energy_kwh() is None
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml({}))
-    assert cost.gpu_energy_kwh() is None
+    assert machine.gpu_energy_kwh() is None
 
 
 def test_known_energy_is_on_the_card():

@@ -21,9 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
-from dentsight_pipeline.documents.health import Reading
+from dentsight_pipeline.documents.health import Precision, Reading
 from dentsight_pipeline.training.export import write_model_folder
-from dentsight_pipeline.training.heads import Precision, average_precision, rescue, rescue_heads
+from dentsight_pipeline.training.heads import average_precision, rescue, rescue_heads
 from dentsight_pipeline_tests.training.planted_collapse import (
     TOY_CLASSES,
     TOY_PROCESSOR,

@@ -6,7 +6,12 @@ results lists are read where people bring them (`evaluation.validation.read_dete
 
 from __future__ import annotations
 
+from typing import TypedDict
+
+import msgspec
 import pyarrow as pa
+
+from dentsight_pipeline.documents.codec import Document
 
 DETECTIONS = pa.schema(
     [
@@ -17,3 +22,42 @@ DETECTIONS = pa.schema(
     ]
 )
 """One row for each detection, in any order; rows of one image and equal score keep theirs."""
+
+
+class CocoResult(TypedDict):
+    """One detection in COCO's results form."""
+
+    image_id: int
+    """As in the split."""
+    category_id: int
+    """From 1."""
+    bbox: list[float]
+    """Left, top, width, height in pixels of the image; may reach outside."""
+    score: float
+    """In (0, 1)."""
+
+
+class Finding(Document, frozen=True, kw_only=True):
+    """One finding that is shown."""
+
+    name: str = msgspec.field(name="class")
+    """What it is."""
+    score: float
+    """In (0, 1)."""
+    bbox_xywh_px: tuple[float, float, float, float]
+    """Left, top, width, height, clipped to the image, because a person will look at it."""
+
+
+class XrayFindings(Document, frozen=True, kw_only=True):
+    """What was found on one X-ray."""
+
+    image: str
+    """The path as it was given."""
+    width: int
+    """In px."""
+    height: int
+    """In px."""
+    picture: str | None
+    """The annotated PNG; None when none was asked for."""
+    findings: tuple[Finding, ...]
+    """Best first."""

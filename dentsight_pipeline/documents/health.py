@@ -157,3 +157,70 @@ class MonitorState(Document, kw_only=True):
     """Rules that have tripped, with the evidence of then."""
     override: str | None
     """Somebody's reason to go on."""
+
+
+# The audit of a finished checkpoint --------------------------------------------------------------------------------
+
+
+class AuditedImages(Document, frozen=True, kw_only=True):
+    """What a checkpoint's heads were audited on."""
+
+    count: int
+    """How many."""
+    kind: str
+    """`given`, or `phantom`: drawn from a fixed seed."""
+
+
+class HeadAudit(Document, frozen=True, kw_only=True):
+    """What the class heads of a finished checkpoint say."""
+
+    layers: tuple[LayerScore, ...]
+    """First to last."""
+    ratio_last_to_first: float | None
+    """R."""
+    healthy: bool | None
+    """None = the images do not show it."""
+    verdict: str
+    """In words."""
+    rules: tuple[RuleOutcome, ...]
+    """The one rule that a finished checkpoint can be judged by."""
+    images: AuditedImages
+    """What it was audited on."""
+    prior: float
+    """What an untrained head scores."""
+    classes: tuple[str, ...]
+    """In label order."""
+    rescue_heads: tuple[int, ...]
+    """The layers that `rescue` accepts."""
+    notes: tuple[str, ...]
+    """What had to be assumed."""
+
+
+class Precision(Document, frozen=True, kw_only=True):
+    """A checkpoint on a ground truth."""
+
+    ap: float | None
+    """Macro AP[.50:.95]."""
+    ap50: float | None
+    """Macro AP at IoU .50."""
+    max_score: float | None
+    """Mean over images of the highest score."""
+
+
+class Rescue(Document, frozen=True, kw_only=True):
+    """A checkpoint that scores with an earlier layer's head."""
+
+    head: int
+    """The layer that scores now."""
+    replaced: int
+    """The layer that scored."""
+    method: str
+    """How, in words."""
+    note: str | None
+    """What to beware of."""
+    out: str
+    """Its folder."""
+    before: Precision | None = None
+    """With a ground truth: the checkpoint as it was."""
+    after: Precision | None = None
+    """With a ground truth: the rescued one."""

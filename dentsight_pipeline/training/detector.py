@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dentsight_pipeline.documents.detections import CocoResult
 from dentsight_pipeline.errors import ConfigurationError, TrainingError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
@@ -144,19 +145,6 @@ def _canvas_of(config: ForeignJson, path: Path) -> tuple[tuple[int, int], bool]:
 def _three(values: float | Sequence[float]) -> Channels:
     red, green, blue = [values] * 3 if isinstance(values, int | float) else values
     return float(red), float(green), float(blue)
-
-
-class CocoResult(TypedDict):
-    """One detection in COCO's results form."""
-
-    image_id: int
-    """As in the split."""
-    category_id: int
-    """From 1."""
-    bbox: list[float]
-    """Left, top, width, height in pixels of the image; may reach outside."""
-    score: float
-    """In (0, 1)."""
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dentsight_pipeline.documents.codec import Document
-from dentsight_pipeline.documents.health import LayerScore, RuleOutcome
+from dentsight_pipeline.documents.detections import CocoResult
+from dentsight_pipeline.documents.health import AuditedImages, HeadAudit, LayerScore, Precision, Rescue, RuleOutcome
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.detector import (
     PROCESSOR,
-    CocoResult,
     Detector,
     Preprocessing,
     class_names,
@@ -62,70 +61,6 @@ Image = NDArray[np.uint8]
 """Grayscale [height, width] or colour [height, width, 3]."""
 Verdict = tuple[bool | None, str]
 """Healthy, collapsed or not judged; in words."""
-
-
-class AuditedImages(Document, frozen=True, kw_only=True):
-    """What a checkpoint's heads were audited on."""
-
-    count: int
-    """How many."""
-    kind: str
-    """`given`, or `phantom`: drawn from a fixed seed."""
-
-
-class HeadAudit(Document, frozen=True, kw_only=True):
-    """What the class heads of a finished checkpoint say."""
-
-    layers: tuple[LayerScore, ...]
-    """First to last."""
-    ratio_last_to_first: float | None
-    """R."""
-    healthy: bool | None
-    """None = the images do not show it."""
-    verdict: str
-    """In words."""
-    rules: tuple[RuleOutcome, ...]
-    """The one rule that a finished checkpoint can be judged by."""
-    images: AuditedImages
-    """What it was audited on."""
-    prior: float
-    """What an untrained head scores."""
-    classes: tuple[str, ...]
-    """In label order."""
-    rescue_heads: tuple[int, ...]
-    """The layers that `rescue` accepts."""
-    notes: tuple[str, ...]
-    """What had to be assumed."""
-
-
-class Precision(Document, frozen=True, kw_only=True):
-    """A checkpoint on a ground truth."""
-
-    ap: float | None
-    """Macro AP[.50:.95]."""
-    ap50: float | None
-    """Macro AP at IoU .50."""
-    max_score: float | None
-    """Mean over images of the highest score."""
-
-
-class Rescue(Document, frozen=True, kw_only=True):
-    """A checkpoint that scores with an earlier layer's head."""
-
-    head: int
-    """The layer that scores now."""
-    replaced: int
-    """The layer that scored."""
-    method: str
-    """How, in words."""
-    note: str | None
-    """What to beware of."""
-    out: str
-    """Its folder."""
-    before: Precision | None = None
-    """With a ground truth: the checkpoint as it was."""
-    after: Precision | None = None
-    """With a ground truth: the rescued one."""
 
 
 def audit_heads(checkpoint: Path, images: Sequence[Image] | None = None) -> HeadAudit:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data import splits
 from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.detections import CocoResult
 from dentsight_pipeline.documents.facts import PredictedCounts, PredictionsFacts
 from dentsight_pipeline.documents.job import CostCard, PredictJob, RunRecord
 from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind
@@ -29,7 +30,7 @@ from dentsight_pipeline.store.canonical import digest as canonical_digest
 from dentsight_pipeline.store.files import write_whole
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.training import cost, letterbox
-from dentsight_pipeline.training.detector import DETECTIONS_PER_IMAGE, CocoResult, Detector, load_detector
+from dentsight_pipeline.training.detector import DETECTIONS_PER_IMAGE, Detector, load_detector
 from dentsight_pipeline.training.job import write_result
 from dentsight_pipeline.training.letterbox import Letterbox
 from dentsight_pipeline.training.machine import peak_memory_mib

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from dentsight_pipeline.documents.detections import CocoResult
 from dentsight_pipeline.training.dataset import LabelledImages, Letterboxed
-from dentsight_pipeline.training.detector import CocoResult, Detector, Preprocessing
+from dentsight_pipeline.training.detector import Detector, Preprocessing
 from dentsight_pipeline.training.health import LabelledBatch
 from dentsight_pipeline.training.recipe import Recipe
 

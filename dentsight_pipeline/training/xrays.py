@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dentsight_pipeline.documents.codec import Document
+from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training.detector import Detections, load_detector
@@ -20,32 +19,6 @@ Threshold = float | Mapping[str, float]
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's palette, which people with any colour vision can tell apart; names are written beside the boxes."""
 _NOTICE = "Research only. Not for clinical use."
-
-
-class Finding(Document, frozen=True, kw_only=True):
-    """One finding that is shown."""
-
-    name: str = msgspec.field(name="class")
-    """What it is."""
-    score: float
-    """In (0, 1)."""
-    bbox_xywh_px: tuple[float, float, float, float]
-    """Left, top, width, height, clipped to the image, because a person will look at it."""
-
-
-class XrayFindings(Document, frozen=True, kw_only=True):
-    """What was found on one X-ray."""
-
-    image: str
-    """The path as it was given."""
-    width: int
-    """In px."""
-    height: int
-    """In px."""
-    picture: str | None
-    """The annotated PNG; None when none was asked for."""
-    findings: tuple[Finding, ...]
-    """Best first."""
 
 
 def predict_images(

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForObjectDetection, DFineForObjectDetection
 
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.health import AuditedImages
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.training.export import write_model_folder
 from dentsight_pipeline.training.heads import (
-    AuditedImages,
     audit_heads,
     average_precision,
     phantom_xrays,

@@ -15,6 +15,7 @@ from transformers import RTDetrImageProcessorPil
 
 from dentsight_pipeline.data.splits import from_coco, read_split, split_files
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.detections import Finding
 from dentsight_pipeline.documents.events import Progress
 from dentsight_pipeline.documents.job import PredictJob
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
@@ -35,7 +36,7 @@ from dentsight_pipeline.training.letterbox import Letterbox
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
-from dentsight_pipeline.training.xrays import Finding, draw_findings, predict_images
+from dentsight_pipeline.training.xrays import draw_findings, predict_images
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 

@@ -30,16 +30,17 @@ from msgspec.structs import replace
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.documents.codec import plain, read
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.job import FitJob, PredictJob
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
-from dentsight_pipeline.store.content import read_bytes, read_json
+from dentsight_pipeline.store.content import read_bytes
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training import loop, processes
@@ -238,10 +239,10 @@ def measure(
     )
     with Reporter(workdir) as reporter:
         predictions = store.get_manifest(run_predict(job, reporter))
-    truth, found = read_split(store, subset, on).to_coco(), read_json(store, predictions, f"{on}.json")
+    truth, found = read_split(store, subset, on).to_coco(), found_in(store, predictions, on)
     valid = None
     if on == "test":
-        valid = (read_split(store, subset, "valid").to_coco(), read_json(store, predictions, "valid.json"))
+        valid = (read_split(store, subset, "valid").to_coco(), found_in(store, predictions, "valid"))
     evaluation = evaluate(coco_inputs(truth, found, thresholds_from=valid, resamples=resamples))
     document = plain(evaluation.document)
     highest: dict[int, float] = {}
@@ -254,6 +255,11 @@ def measure(
             for row in table["per_class"]:
                 print(f"    {row['class']:<28}{row['n_gt']:>6}  AP50 {_three(row['ap50'])}  AP {_three(row['ap'])}")
     (given.out / f"{file_name(name)}.json").write_text(json.dumps(document, indent=1))
+
+
+def found_in(store: Store, predictions: Manifest, split: str) -> list[dict[str, Any]]:
+    """Detections as COCO results."""
+    return read_stored(store, predictions, f"{split}.arrow", DETECTIONS).to_pylist()
 
 
 def file_name(name: str) -> str:

@@ -160,7 +160,7 @@ def _evaluation(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]
     if evaluation["ground_truth_sha256"] != truth.sha256:
         yield f"The {name_of(manifest)} was made from other ground truth than {split} of the {name_of(subset)}."
     if evaluation["detections_sha256"] != stored_detections(store, predictions, split, truth).sha256:
-        yield f"The {name_of(manifest)} was made from other detections than {split}.json of the {name_of(predictions)}."
+        yield f"The {name_of(manifest)} was made from other detections than {split} of the {name_of(predictions)}."
 
 
 # The release ---------------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def _train(work: _Work, checkpoint: Manifest, subset: Manifest, record: Record) 
 
 
 def _predict(work: _Work, predictions: Manifest, subset: Manifest, checkpoint: str) -> str:
-    files = [path.removesuffix(".json") for path in predictions.entries]
+    files = [path.rpartition(".")[0] for path in predictions.entries]
     job = PredictJob(
         store_uri=work.fresh.uri,
         workdir=str(work.folder / "predict"),

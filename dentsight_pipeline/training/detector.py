@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dentsight_pipeline.documents.detections import CocoResult
+from dentsight_pipeline.documents.detections import DETECTIONS, CocoResult
 from dentsight_pipeline.errors import ConfigurationError, TrainingError
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training import model as models
@@ -171,6 +172,22 @@ class Detections:
         boxes = self.boxes_xywh_px.copy()
         boxes[:, 0] = image_width - boxes[:, 0] - boxes[:, 2]
         return Detections(boxes, self.scores, mirrored_labels(classes)[self.labels])
+
+
+def as_table(found: Sequence[tuple[int, Detections]]) -> pa.Table:
+    """What was found in images, each given with its id, as a table of schema `DETECTIONS`."""
+    counts = [len(one.scores) for _, one in found]
+    boxes, scores, labels = (
+        np.concatenate([np.empty(0, dtype), *(getattr(one, name).ravel() for _, one in found)])
+        for name, dtype in (("boxes_xywh_px", float), ("scores", float), ("labels", np.int64))
+    )
+    columns = {
+        "image_id": np.repeat(np.array([image for image, _ in found], dtype=np.int64), counts),
+        "category_id": (labels + 1).astype(np.int16),
+        "bbox": pa.FixedSizeListArray.from_arrays(pa.array(boxes), 4),
+        "score": scores,
+    }
+    return pa.table(columns, schema=DETECTIONS)
 
 
 @dataclass(frozen=True)

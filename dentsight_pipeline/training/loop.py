@@ -323,7 +323,7 @@ class Training:
         found = self.processes.gather(validation.detect(model, self.valid, own, self.recipe, self.device))
         if self.processes.count > 1:
             order = {image: row for row, image in enumerate(images.split.image_ids.tolist())}
-            found.sort(key=lambda detection: order[detection["image_id"]])  # as one process finds them
+            found.sort(key=lambda of_image: order[of_image[0]])  # as one process finds them
         return self.processes.from_first(lambda: validation.score(images, found))
 
     def _assess(self, model: nn.Module) -> DentsightError | None:

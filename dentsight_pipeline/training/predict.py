@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import deque
@@ -15,22 +14,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from dentsight_pipeline.data import splits
-from dentsight_pipeline.documents.annotations import Split
-from dentsight_pipeline.documents.detections import CocoResult
+from dentsight_pipeline.documents.annotations import Split, read_table, write_table
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import PredictedCounts, PredictionsFacts
 from dentsight_pipeline.documents.job import CostCard, PredictJob, RunRecord
 from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, DocumentError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
 from dentsight_pipeline.store.files import write_whole
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.training import cost, letterbox
-from dentsight_pipeline.training.detector import DETECTIONS_PER_IMAGE, Detector, load_detector
+from dentsight_pipeline.training.detector import DETECTIONS_PER_IMAGE, Detector, as_table, load_detector
 from dentsight_pipeline.training.job import write_result
 from dentsight_pipeline.training.letterbox import Letterbox
 from dentsight_pipeline.training.machine import peak_memory_mib
@@ -49,7 +49,7 @@ def run_predict(job: PredictJob, reporter: Reporter) -> str:
     only what is missing. Batches are cut the same way each time, so that the manifest does not depend on the kill.
 
     Returns:
-        Digest of the manifest: `<split>.json` and `<split>.mirrored.json`, plain COCO result lists.
+        Digest of the manifest: `<split>.arrow` and `<split>.mirrored.arrow`, tables of schema `DETECTIONS`.
 
     Raises:
         ConfigurationError: Manifests of the wrong kinds, splits that do not exist, or a model of other classes.
@@ -83,13 +83,13 @@ def _record(began: float, images_per_s: float | None) -> RunRecord:
     return cost.record(CostCard(wall_s=wall_s, peak_memory_mib=memory, images_per_s=images_per_s))
 
 
-def _publish(passes: Sequence[_Pass], checkpoint: Manifest, found: Sequence[Sequence[CocoResult]]) -> str:
+def _publish(passes: Sequence[_Pass], checkpoint: Manifest, found: Sequence[pa.Table]) -> str:
     """The manifest of what was found in each pass, in the store."""
     first, counts = passes[0], {}
     for one, results in zip(passes, found, strict=True):
         counts[one.name] = PredictedCounts(images=len(one.split.images), detections=len(results))
     facts = PredictionsFacts(splits=counts, classes=first.detector.classes, detections_per_image=DETECTIONS_PER_IMAGE)
-    files = {f"{one.name}.json": _json(results) for one, results in zip(passes, found, strict=True)}
+    files = {f"{one.name}.arrow": write_table(results) for one, results in zip(passes, found, strict=True)}
     inputs = {_checkpoint_asset(checkpoint): checkpoint.digest, Kind(first.subset.kind).asset: first.subset.digest}
     return first.store.put_manifest(content.build(first.store, Kind.PREDICTIONS, files, inputs, facts))
 
@@ -144,8 +144,8 @@ class _Pass:
         rows, size = range(len(self.split.images)), self.job.batch_size
         return [rows[first : first + size] for first in rows[::size]]
 
-    def run(self, progress: _Progress) -> list[CocoResult]:
-        """COCO results in the order of the images."""
+    def run(self, progress: _Progress) -> pa.Table:
+        """All detections, in the order of the images."""
         self._file(0).parent.mkdir(parents=True, exist_ok=True)
         done = {number: shard for number in range(len(self.batches)) if (shard := self._read(number)) is not None}
         for number in done:
@@ -153,21 +153,22 @@ class _Pass:
         missing = [number for number in range(len(self.batches)) if number not in done]
         for number, (canvases, geometry) in zip(missing, _ahead(self._load, missing), strict=True):
             done[number] = self._detect(number, canvases, geometry)
-            write_whole(self._file(number), _json(done[number]))
+            write_whole(self._file(number), write_table(done[number]))
             progress.add(len(self.batches[number]), predicted=True)
-        return [result for number in range(len(self.batches)) for result in done[number]]
+        shards = [done[number] for number in range(len(self.batches))]
+        return pa.concat_tables([DETECTIONS.empty_table(), *shards])
 
     def _file(self, number: int) -> Path:
-        return self.started / self.name / f"{number:06d}.json"
+        return self.started / self.name / f"{number:06d}.arrow"
 
-    def _read(self, number: int) -> list[CocoResult] | None:
+    def _read(self, number: int) -> pa.Table | None:
         """One finished batch of an earlier attempt, or None when it is not there or damaged."""
         try:
-            shard = json.loads(self._file(number).read_bytes())
-            wanted = set(self.split.image_ids[self.batches[number]].tolist())
-            return shard if {row["image_id"] for row in shard} == wanted else None
-        except (OSError, ValueError, KeyError, TypeError):
+            shard = read_table(self._file(number), DETECTIONS, f"batch {number}")
+        except DocumentError:
             return None
+        found = np.unique(shard["image_id"].to_numpy())
+        return shard if np.array_equal(found, np.sort(self.split.image_ids[self.batches[number]])) else None
 
     def _load(self, number: int) -> tuple[NDArray[np.uint8], list[Letterbox]]:
         """The images of one batch on their canvases, and how they came there."""
@@ -180,13 +181,13 @@ class _Pass:
             canvases.append(geometry[-1].apply(np.ascontiguousarray(image[:, ::-1]) if self.mirrored else image))
         return np.stack(canvases), geometry
 
-    def _detect(self, number: int, canvases: NDArray[np.uint8], geometry: Sequence[Letterbox]) -> list[CocoResult]:
+    def _detect(self, number: int, canvases: NDArray[np.uint8], geometry: Sequence[Letterbox]) -> pa.Table:
         found = self.detector.detect_canvases(canvases, geometry)
         if self.mirrored:
             classes = self.detector.classes
             found = [one.unmirrored(own.width, classes) for one, own in zip(found, geometry, strict=True)]
         ids = self.split.image_ids[self.batches[number]].tolist()
-        return [result for image_id, one in zip(ids, found, strict=True) for result in one.to_coco(image_id)]
+        return as_table(list(zip(ids, found, strict=True)))
 
 
 def _ahead(read: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
@@ -202,10 +203,6 @@ def _ahead(read: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _json(results: Sequence[CocoResult]) -> bytes:
-    return json.dumps(results, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _check_inputs(job: PredictJob, checkpoint: Manifest, subset: Manifest) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dentsight_pipeline.documents.detections import CocoResult
 from dentsight_pipeline.training.dataset import LabelledImages, Letterboxed
-from dentsight_pipeline.training.detector import Detector, Preprocessing
+from dentsight_pipeline.training.detector import Detections, Detector, Preprocessing, as_table
 from dentsight_pipeline.training.health import LabelledBatch
 from dentsight_pipeline.training.recipe import Recipe
 
@@ -24,8 +23,8 @@ HEALTH_IMAGES = 32
 
 def detect(
     model: nn.Module, data: Letterboxed, images: Sequence[int], recipe: Recipe, device: torch.device
-) -> list[CocoResult]:
-    """A COCO results list of some images of a split, in original image pixels, as `predict.py` makes it.
+) -> list[tuple[int, Detections]]:
+    """What a model finds in some images of a split, each with its image's id, as `predict.py` has it.
 
     Args:
         model: In eval mode, on `device`.
@@ -42,24 +41,23 @@ def detect(
     for chosen in _batches(images, recipe):
         found = detector.detect_canvases(data.images[chosen], [data.geometry(image) for image in chosen])
         for image, one in zip(chosen, found, strict=True):
-            results += one.to_coco(ids[image])
+            results.append((ids[image], one))
     return results
 
 
-def score(images: LabelledImages, detections: Sequence[CocoResult]) -> dict[str, float]:
+def score(images: LabelledImages, found: Sequence[tuple[int, Detections]]) -> dict[str, float]:
     """Curve values of validation: macro mAP@0.5 and mAP on all images and on the clean ones, and AP@0.5 by class.
 
     Classes without ground truth are left out, as is a population in which nothing can be measured.
     """
     from dentsight_pipeline.evaluation import engines
-    from dentsight_pipeline.evaluation.columns import ground_truth_of
-    from dentsight_pipeline.evaluation.validation import read_detections
+    from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
 
     truth = ground_truth_of(images.split)
     populations = {"": np.ones(len(images), dtype=bool)}
     if images.clean.any() and not images.clean.all():
         populations["_clean"] = images.clean
-    results = engines.score_populations(truth, read_detections(detections, truth), "hotcoco", populations)
+    results = engines.score_populations(truth, detections_of(as_table(found), truth), "hotcoco", populations)
     values = {f"valid/ap_50/{name}": row["ap50"] for name, row in results[""].per_class.items()}
     for suffix, result in results.items():
         values |= {f"valid/map_50{suffix}": result.ap50, f"valid/map{suffix}": result.ap}

@@ -130,7 +130,7 @@ def _remove_a_manifest(chain: Chain) -> None:
 
 
 def _cut_an_object(chain: Chain) -> None:
-    path = chain.object_file("test_predictions", "test.json")
+    path = chain.object_file("test_predictions", "test.arrow")
     overwrite(path, path.read_bytes()[:-5])
 
 

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
-from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.data.splits import from_coco, read_split, read_stored, split_files
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.detections import Finding
+from dentsight_pipeline.documents.annotations import write_table
+from dentsight_pipeline.documents.detections import DETECTIONS, Finding
 from dentsight_pipeline.documents.events import Progress
 from dentsight_pipeline.documents.job import PredictJob
 from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
@@ -68,6 +69,11 @@ def predict_job(store: Store, checkpoint: str, subset: Manifest, workdir: Path, 
     return PredictJob(store_uri=store.uri, checkpoint=checkpoint, subset=subset.digest, workdir=str(workdir), **fields)
 
 
+def found_in(store: Store, predictions: Manifest, name: str) -> list[dict[str, Any]]:
+    """The detections of one pass, as rows."""
+    return read_stored(store, predictions, f"{name}.arrow", DETECTIONS).to_pylist()
+
+
 def run(job: PredictJob) -> str:
     with Reporter(job.folder, interval_s=0) as reporter:
         return run_predict(job, reporter)
@@ -84,14 +90,13 @@ class TestSplits:
 
         assert (product.kind, sorted(product.entries)) == (
             "predictions",
-            ["train.json", "valid.json", "valid.mirrored.json"],
+            ["train.arrow", "valid.arrow", "valid.mirrored.arrow"],
         )
         assert product.inputs == {"trained_checkpoint": checkpoint, "condition_subset": subset.digest}
         for split in ("train", "valid"):
-            results = content.read_json(store, product, f"{split}.json")
+            results = found_in(store, product, split)
             ids = [image["id"] for image in read_split(store, subset, split).to_coco()["images"]]
             assert list(dict.fromkeys(row["image_id"] for row in results)) == ids
-            assert set(results[0]) == {"image_id", "category_id", "bbox", "score"}
             assert {row["category_id"] for row in results} <= {1, 2, 3}
             assert product.facts["splits"][split] == {"images": len(ids), "detections": len(results)}
         result = json.loads((job.folder / "result.json").read_text())
@@ -102,7 +107,7 @@ class TestSplits:
     ) -> None:
         """Written a second time with transformers' post-processing on the padded canvas, as TRAINING.md asks."""
         digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=(), batch_size=5))
-        found = content.read_json(store, store.get_manifest(digest), "valid.json")
+        found = found_in(store, store.get_manifest(digest), "valid")
         model = models.load(tmp_path / "model")
         processor = RTDetrImageProcessorPil()
 
@@ -128,7 +133,7 @@ class TestSplits:
         """Rounded scores tie, and ties change AP."""
         digest = run(predict_job(store, checkpoint, subset, tmp_path / "work", mirrored=()))
 
-        results = content.read_json(store, store.get_manifest(digest), "valid.json")
+        results = found_in(store, store.get_manifest(digest), "valid")
 
         assert len({row["score"] for row in results}) > 0.99 * len(results)
         assert any(row["bbox"][0] != round(row["bbox"][0], 6) for row in results)
@@ -150,15 +155,15 @@ class TestSplits:
         job = predict_job(store, checkpoint, subset, tmp_path / "killed")
         with pytest.raises(KeyboardInterrupt):
             run(job)
-        cut_off, emptied = sorted(job.folder.rglob("valid/*.json"))
-        cut_off.write_text('[{"image_id":')  # as a disk that lost power might leave it
-        emptied.write_text("[]")
+        cut_off, emptied = sorted(job.folder.rglob("valid/*.arrow"))
+        cut_off.write_bytes(cut_off.read_bytes()[:-9])  # as a disk that lost power might leave it
+        emptied.write_bytes(write_table(DETECTIONS.empty_table()))
 
         resumed = run(job)
 
         assert resumed == whole
         assert calls == [2, 2, 1, 2, 2, 1, 2, 2, 1]  # killed at the third; then both damaged ones and the rest
-        assert not list(job.folder.rglob("000000.json"))  # nothing is left behind
+        assert not list(job.folder.rglob("000000.arrow"))  # nothing is left behind
 
     def test_progress_is_told_in_images_and_counts_what_was_done_before(
         self, store: Store, subset: Manifest, checkpoint: str, tmp_path: Path
@@ -196,7 +201,7 @@ class TestSplits:
 
         product = store.get_manifest(run(predict_job(store, checkpoint, subset, tmp_path / "work")))
 
-        plain, mirrored = (content.read_json(store, product, f"valid{part}.json") for part in ("", ".mirrored"))
+        plain, mirrored = (found_in(store, product, f"valid{part}") for part in ("", ".mirrored"))
         of_two = [row for row in plain if row["image_id"] == 2]
         back_from_two = [row for row in mirrored if row["image_id"] == 1]
         assert [row["score"] for row in back_from_two] == [row["score"] for row in of_two]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import cache, validation
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.dataset import LabelledImages, Letterboxed, read_labelled
+from dentsight_pipeline.training.detector import Detections
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 
@@ -20,17 +22,12 @@ def valid(store: Store, subset: Manifest) -> LabelledImages:
     return read_labelled(store, subset, "valid")
 
 
-def truth(split: LabelledImages, shift: float = 0.0) -> list[dict[str, object]]:
+def truth(split: LabelledImages, shift: float = 0.0) -> list[tuple[int, Detections]]:
     """Detections that are the ground truth itself, moved right by `shift` pixels."""
-    return [
-        {
-            "image_id": a["image_id"],
-            "category_id": a["category_id"],
-            "bbox": [a["bbox"][0] + shift, *a["bbox"][1:]],
-            "score": 0.9,
-        }
-        for a in split.split.to_coco()["annotations"]
-    ]
+    boxes = split.boxes_xywh_px + np.array([shift, 0, 0, 0])
+    own = [slice(*split.offsets[image : image + 2]) for image in range(len(split))]
+    found = [Detections(boxes[rows], np.full(len(boxes[rows]), 0.9), split.labels[rows]) for rows in own]
+    return list(zip(split.split.image_ids.tolist(), found, strict=True))
 
 
 def test_perfect_detections_score_one_and_shifted_ones_less(valid: LabelledImages):
@@ -51,7 +48,7 @@ def test_clean_images_have_a_figure_of_their_own(valid: LabelledImages):
     """Images that share a source with the training split flatter the model; the curve shows both."""
     clean = set(valid.split.image_ids[valid.clean].tolist())
 
-    values = validation.score(valid, [d for d in truth(valid) if d["image_id"] in clean])
+    values = validation.score(valid, [d for d in truth(valid) if d[0] in clean])
 
     assert values["valid/map_50_clean"] == pytest.approx(1.0)
     assert values["valid/map_50"] < 1.0
@@ -75,9 +72,9 @@ def test_detections_come_in_original_pixels_and_at_most_300_an_image(
 
     found = validation.detect(model, Letterboxed(valid, images), [0, 3], tiny_recipe, torch.device("cpu"))
 
-    assert [sum(d["image_id"] == valid.split.image_ids[i] for d in found) for i in (0, 1, 3)] == [300, 0, 300]
-    assert max(d["bbox"][0] + d["bbox"][2] for d in found) > 200
-    assert all(0 < d["score"] < 1 for d in found)
+    assert [(image, len(one.scores)) for image, one in found] == [(valid.split.image_ids[i], 300) for i in (0, 3)]
+    assert max((one.boxes_xywh_px[:, 0] + one.boxes_xywh_px[:, 2]).max() for _, one in found) > 200
+    assert all(((one.scores > 0) & (one.scores < 1)).all() for _, one in found)
 
 
 def test_health_is_read_on_annotated_images_only(store: Store, tiny_recipe: Recipe, tmp_path):

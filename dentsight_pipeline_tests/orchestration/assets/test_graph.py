@@ -13,8 +13,8 @@ import pytest
 from dagster._core.instance.ref import InstanceRef
 from mlflow import MlflowClient
 
-from dentsight_pipeline.data.splits import read_split
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, TINY, FinishedCell
 
 pytestmark = pytest.mark.xdist_group("graph")
@@ -128,10 +128,10 @@ def test_predictions_cover_every_image_of_valid_and_test(finished_cell: Finished
     subset = store.get_manifest(report.inputs["condition_subset"])
     for split in ("valid", "test"):
         listed = {image["id"] for image in read_split(store, subset, split).to_coco()["images"]}
-        predicted = {row["image_id"] for row in read_json(store, predictions, f"{split}.json")}
+        predicted = set(read_stored(store, predictions, f"{split}.arrow", DETECTIONS)["image_id"].to_pylist())
 
         assert predicted == listed
-    assert "test.mirrored.json" in predictions.entries
+    assert "test.mirrored.arrow" in predictions.entries
 
 
 def test_each_gate_is_an_asset_check_and_a_missed_one_does_not_fail_the_run(

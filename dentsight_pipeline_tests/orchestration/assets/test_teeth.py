@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.ontology import TEETH
-from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
@@ -99,10 +100,11 @@ def test_every_test_image_is_looked_at(teeth: Teeth) -> None:
     subset = store.get_manifest(findings.inputs["condition_subset"])
     predictions = store.get_manifest(findings.inputs["tooth_predictions"])
     listed = {image["id"] for image in read_split(store, subset, "test").to_coco()["images"]}
+    found = read_stored(store, predictions, "test.arrow", DETECTIONS)
 
-    assert {row["image_id"] for row in read_json(store, predictions, "test.json")} == listed
+    assert set(found["image_id"].to_pylist()) == listed
     assert {image["image_id"] for image in read_json(store, findings, "findings.json")["images"]} == listed
-    assert {row["category_id"] for row in read_json(store, predictions, "test.json")} <= set(range(1, 33))
+    assert set(found["category_id"].to_pylist()) <= set(range(1, 33))
 
 
 def test_figures_are_told_where_teeth_are_annotated(teeth: Teeth) -> None:

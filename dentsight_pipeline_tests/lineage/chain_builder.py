@@ -17,6 +17,8 @@ import numpy as np
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.documents.annotations import table_of, write_table
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.release import product
@@ -184,7 +186,7 @@ def predictions_of(store: Store, subset: Manifest, checkpoint: Manifest, shift_p
             }
             for row in read_split(store, subset, split).to_coco()["annotations"]
         ]
-        files[f"{split}.json"] = json.dumps(found).encode()
+        files[f"{split}.arrow"] = write_table(table_of(found, DETECTIONS))
     inputs = {"condition_subset": subset.digest, "trained_checkpoint": checkpoint.digest}
     return build(store, "predictions", files, inputs, predictions_facts(subset.facts["classes"]))
 

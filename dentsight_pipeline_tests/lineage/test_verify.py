@@ -207,7 +207,7 @@ def _remove_a_release_from_the_middle(chain: Chain) -> None:
         (_edit_a_manifest, "released_model", r"^The manifest of the trained_checkpoint .* was changed"),
         (_remove_an_object, "released_model", r"^train/annotations\.arrow of the normalized-splits .* is missing"),
         (_remove_a_manifest, "trained_checkpoint", r"^The manifest of the normalized_splits .* is missing"),
-        (_cut_an_object, "released_model", r"^test\.json of the predictions .* was changed"),
+        (_cut_an_object, "released_model", r"^test\.arrow of the predictions .* was changed"),
         (_edit_a_record, "trained_checkpoint", r"^A record of how the checkpoint .* was changed"),
         (_remove_a_record, "trained_checkpoint", r"^A record of how the checkpoint .* was removed"),
         (_slip_a_record_in, "trained_checkpoint", r"^A record of the checkpoint .* is not in the log"),

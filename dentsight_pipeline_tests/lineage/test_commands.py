@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -50,7 +50,7 @@ def test_a_checkpoints_metadata_leads_to_its_audit_without_a_second_one(
     audited: list[str] = []
     monkeypatch.setattr(verify, "audit", lambda store, digest, *_, **__: audited.append(digest))
 
-    shown = metadata.of_checkpoint(cast(Workspace, intact_chain), intact_chain.manifest("trained_checkpoint"))
+    shown = metadata.of_checkpoint(intact_chain.store, intact_chain.manifest("trained_checkpoint"))
 
     assert audited == []
     assert f"dentsight audit {intact_chain.digests['trained_checkpoint']}" in shown["audit"].value

@@ -29,6 +29,10 @@ app = typer.Typer(
 workspace_app = typer.Typer(name="workspace", help="The folder that a project's work lives in.", no_args_is_help=True)
 app.add_typer(workspace_app)
 
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(help="Kind of repairs that may be beyond its limit; repeatable, remembered with the dataset key."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
@@ -70,12 +74,13 @@ def inspect(
     export: Annotated[str, typer.Argument(help="Folder, zip, s3://… or roboflow:workspace/project/version.")],
     source: Annotated[str | None, typer.Option(help="Label mapping; default: by fingerprint.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
+    accept_repairs: Accept = None,
     as_json: Json = False,
 ) -> None:
     """Tell what ingestion would do with an export, without doing it."""
     from dentsight_pipeline.commands import data
 
-    data.inspect(export, source, drop or [], as_json)
+    data.inspect(export, source, drop or [], accept_repairs or [], as_json)
 
 
 @app.command()
@@ -87,6 +92,7 @@ def run(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="field=value of the recipe; repeatable.")] = None,
     policy: Annotated[str, typer.Option(help="Gate policy: card, phantom, or a file.")] = "card",
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
+    accept_repairs: Accept = None,
     replace: Annotated[str, typer.Option(help="Why this export may take over a key in use.")] = "",
     allow_head_collapse: Annotated[str, typer.Option(help="Why training may go on with a collapsed head.")] = "",
     override: Annotated[
@@ -107,6 +113,7 @@ def run(
         overrides=fields(overrides, "--set"),
         policy=policy,
         drop=tuple(drop or ()),
+        accept_repairs=tuple(accept_repairs or ()),
         replace=replace,
         allow_head_collapse=allow_head_collapse,
         gate_overrides=fields(override, "--override"),

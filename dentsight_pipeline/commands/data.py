@@ -15,7 +15,7 @@ def phantom(out: Path, images: int, seed: int, width: int, as_json: bool) -> Non
     show(facts, as_json, lambda: f"{made.images} phantom images with {made.annotations} annotations in {out}")
 
 
-def inspect(export: str, source: str | None, drop: list[str], as_json: bool) -> None:
+def inspect(export: str, source: str | None, drop: list[str], accept: list[str], as_json: bool) -> None:
     """Tell what ingestion would do with an export; a remote one is not kept."""
     from dentsight_pipeline.intake.acquire import fetch
     from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
@@ -23,5 +23,5 @@ def inspect(export: str, source: str | None, drop: list[str], as_json: bool) -> 
     told = staged()
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
         path, _ = fetch(absolute(export), Path(scratch), told)
-        facts = inspect_export(path, source=source, drop=tuple(drop), progress=told)
+        facts = inspect_export(path, source=source, drop=tuple(drop), accept=tuple(accept), progress=told)
     show(facts, as_json, lambda: "\n".join(summary_lines(facts)))

@@ -19,6 +19,7 @@ from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import CellMade
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY
+from dentsight_pipeline.intake.limits import known_kinds
 from dentsight_pipeline.orchestration import recovery
 from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.failure import cause_of, is_deliberate, is_interruption, words_of
@@ -42,6 +43,7 @@ class CellRequest:
     overrides: dict[str, str] = field(default_factory=dict)
     policy: str = "card"
     drop: tuple[str, ...] = ()
+    accept_repairs: tuple[str, ...] = ()
     replace: str = ""
     allow_head_collapse: str = ""
     gate_overrides: dict[str, str] = field(default_factory=dict)
@@ -174,7 +176,7 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
     """Configuration by asset; nonsense is refused here, before anything starts.
 
     Raises:
-        ConfigurationError: There is no such recipe or field.
+        ConfigurationError: There is no such recipe, field or kind of repairs.
     """
     from dentsight_pipeline.training import recipe as recipes
 
@@ -189,6 +191,7 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
             "export": export,
             "source": request.source,
             "drop": list(request.drop),
+            "accept_repairs": list(known_kinds(request.accept_repairs)),
             "replace": request.replace,
         },
         "trained_checkpoint": training,

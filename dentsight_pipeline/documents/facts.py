@@ -113,7 +113,7 @@ class RawSplitCounts(Document, frozen=True):
     """Image files that the annotations do not name; not stored."""
 
 
-class RawExportFacts(Facts, frozen=True):
+class RawExportFacts(Facts, frozen=True, omit_defaults=True):
     """Facts of a `raw-export`."""
 
     corpus: Corpus
@@ -130,6 +130,8 @@ class RawExportFacts(Facts, frozen=True):
     """Things mended at ingestion, by kind."""
     privacy: Privacy
     """What was replaced and removed."""
+    accepted_repairs: tuple[str, ...] = ()
+    """Kinds that were beyond their limits in some split, and accepted by name; absent when there are none."""
 
 
 class SplitCounts(Document, frozen=True):

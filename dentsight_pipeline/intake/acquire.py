@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
+from dentsight_pipeline.intake.limits import known_kinds
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -37,23 +38,28 @@ class Acquisition:
     """Digest that the key means already, or None."""
     asked: bool
     """Whether the location was given now, rather than remembered."""
+    accept: tuple[str, ...] = ()
+    """Kinds of repairs that may be beyond their limits."""
 
     @property
     def memo(self) -> Mapping[str, str] | None:
         """What decides the bytes without reading them: a drawn corpus is its numbers, a Roboflow version is immutable.
 
-        None for what has to be read to be known: folders, zips and buckets.
+        None for what has to be read to be known: folders, zips and buckets. What was made by accepting something says
+        so, and is not what is made without.
         """
         if self.location.startswith(f"{PHANTOM}:"):
             from dentsight_pipeline.phantom.export import CODE_VERSION
 
             return {"location": self.location, "drawing": CODE_VERSION}
         if self.location.startswith(ROBOFLOW):
-            return {"location": self.location}
+            return {"location": self.location} | ({"accept": ",".join(self.accept)} if self.accept else {})
         return None
 
 
-def plan(store: Store, key: str, export: str, source: str, drop: tuple[str, ...]) -> Acquisition:
+def plan(
+    store: Store, key: str, export: str, source: str, drop: tuple[str, ...], accept: tuple[str, ...] = ()
+) -> Acquisition:
     """Resolve what a key and a launch mean together.
 
     Args:
@@ -62,9 +68,10 @@ def plan(store: Store, key: str, export: str, source: str, drop: tuple[str, ...]
         export: The location given now; empty means what the key already means, or the demo's corpus for its key.
         source: Label mapping given now; empty means the remembered one, or the export's fingerprint.
         drop: Labels to drop given now; empty means the remembered ones.
+        accept: Kinds of repairs to accept, given now; empty means the remembered ones.
 
     Raises:
-        ConfigurationError: Nothing is known about the key and no location was given.
+        ConfigurationError: Nothing is known about the key and no location was given, or a kind is not known.
     """
     known = recall_dataset(store, key)
     location = export or (known.location if known else "") or (DEMO_LOCATION if key == DEMO_KEY else "")
@@ -80,6 +87,7 @@ def plan(store: Store, key: str, export: str, source: str, drop: tuple[str, ...]
         drop=drop or (known.drop if known and same else ()),
         registered=known.raw_export if known else None,
         asked=bool(export),
+        accept=known_kinds(accept or (known.accept if known and same else ())),
     )
 
 
@@ -104,6 +112,7 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
 
     location = acquisition.location
     request = Request(label_source=acquisition.source, drop=acquisition.drop, require=SPLITS, progress=progress)
+    request = replace(request, accept=acquisition.accept)
     if location.startswith(f"{PHANTOM}:"):
         from dentsight_pipeline.phantom.export import write_phantom_export
 

@@ -44,6 +44,8 @@ class RegisteredDataset(Document, frozen=True):
     """The label mapping that was asked for; None lets the export's fingerprint choose."""
     drop: tuple[str, ...] = ()
     """Labels that were asked to be dropped."""
+    accept: tuple[str, ...] = ()
+    """Kinds of repairs that may be beyond their limits."""
     history: tuple[Replaced, ...] = ()
     """Earlier meanings."""
 
@@ -55,7 +57,15 @@ def recall_dataset(store: Store, key: str) -> RegisteredDataset | None:
 
 
 def register_dataset(
-    store: Store, key: str, raw_export: str, location: str, *, source: str | None, drop: tuple[str, ...], replace: str
+    store: Store,
+    key: str,
+    raw_export: str,
+    location: str,
+    *,
+    source: str | None,
+    drop: tuple[str, ...],
+    replace: str,
+    accept: tuple[str, ...] = (),
 ) -> RegisteredDataset:
     """Let a key mean an export.
 
@@ -67,6 +77,7 @@ def register_dataset(
         source: The label mapping asked for, or None.
         drop: Labels asked to be dropped.
         replace: Why other bytes may take the key over; empty refuses them.
+        accept: Kinds of repairs asked to be accepted beyond their limits.
 
     Raises:
         DataError: The key means other bytes and no reason to replace them was given.
@@ -82,7 +93,9 @@ def register_dataset(
                 "--dataset, or take this one over with --replace 'why'; the replacement is recorded."
             )
         history += (Replaced(raw_export=known.raw_export, location=known.location, replaced_because=replace),)
-    entry = RegisteredDataset(raw_export=raw_export, location=location, source=source, drop=drop, history=history)
+    entry = RegisteredDataset(
+        raw_export=raw_export, location=location, source=source, drop=drop, accept=accept, history=history
+    )
     if known != entry:
         store.write_ref(_ref(key), plain(entry), expected=before)
     return entry

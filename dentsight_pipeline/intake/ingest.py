@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+from msgspec.structs import replace
 
 from dentsight_pipeline.data.ontology import LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
@@ -33,6 +34,7 @@ from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.identity import corpus, source_identity
 from dentsight_pipeline.intake.images import HashedFiles, ImageKeeper, StoredImages
+from dentsight_pipeline.intake.limits import Limits
 from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.raw_split import RawSplits, stem_groups
 from dentsight_pipeline.intake.read import missing_split, read_export
@@ -54,6 +56,8 @@ class Request:
     """Label names that normalisation will drop."""
     require: Sequence[str] = ()
     """Splits that must be there."""
+    accept: Collection[str] = ()
+    """Kinds of repairs that may be beyond their limits (`limits.py`)."""
     identity: Mapping[str, object] | None = None
     """Known facts about the source (workspace, project, version …), e.g. from Roboflow's API."""
     workers: int = 4
@@ -87,7 +91,7 @@ def ingest_export(source: str | Path, store: Store, request: Request | None = No
     Raises:
         DataError: Something is neither usable nor repairable; the message names file, record and remedy. No manifest
             is published then.
-        ConfigurationError: No such label mapping.
+        ConfigurationError: No such label mapping, or kind of repairs.
     """
     known = KnownOriginals(store)
     with open_export(source) as files:
@@ -119,6 +123,7 @@ def read_content(
     Raises:
         DataError: The export cannot be read, or (unless collected) a record cannot be used.
     """
+    limits = Limits(request.accept, refusals)
     hashed = HashedFiles(files)
     export, below = read_export(hashed, refusals)
     _refuse_missing_splits(files.name, export, request.require, refusals)
@@ -128,11 +133,15 @@ def read_content(
     other_files = hashed.seen()
     keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress)
     images = keeper.keep(chain.from_iterable(split.images for split in export.splits), refusals)
-    maker = RawSplits(images.by_path, stem_groups(export.splits, images.by_path), refusals)
+    maker = RawSplits(images.by_path, stem_groups(export.splits, images.by_path), refusals, limits)
     splits = tuple(map(maker.make, export.splits))
     repairs = maker.repairs()
     raw = RawExport(
-        export.layout, splits, repairs, images.fingerprints, _facts(export, request, splits, repairs, images)
+        export.layout,
+        splits,
+        repairs,
+        images.fingerprints,
+        replace(_facts(export, request, splits, repairs, images), accepted_repairs=tuple(sorted(limits.exceeded))),
     )
     return ExportContent(raw, Originals(files=other_files, images=images.originals()))
 

@@ -33,6 +33,7 @@ def inspect_export(
     source: str | None = None,
     drop: Collection[str] = (),
     require: Sequence[str] = REQUIRED_SPLITS,
+    accept: Collection[str] = (),
     workers: int = 4,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -43,21 +44,22 @@ def inspect_export(
         source: The label mapping (`--source`); None chooses by READMEs and category names.
         drop: Label names to leave out.
         require: Splits whose absence counts as a refusal.
+        accept: Kinds of repairs that may be beyond their limits (`--accept-repairs`).
         workers: Threads.
         progress: Called as images are done.
 
     Returns:
-        JSON: `splits`, `classes`, `labels`, `repairs`, `repair_list`, `dropped`, `leakage`, `privacy`, `refusals`,
-        `source`, `corpus`, `flags`, `partial_annotation`, `loose_classes`, `agreement`. When `refusals` is not empty,
-        ingestion would stop, and the other figures are those of the records that can be used.
+        JSON: `splits`, `classes`, `labels`, `repairs`, `accepted_repairs`, `repair_list`, `dropped`, `leakage`,
+        `privacy`, `refusals`, `source`, `corpus`, `flags`, `partial_annotation`, `loose_classes`, `agreement`. When
+        `refusals` is not empty, ingestion would stop, and the other figures are those of the records that can be used.
 
     Raises:
         DataError: It cannot be read at all.
-        ConfigurationError: No such label mapping, or a name to drop that does not occur.
+        ConfigurationError: No such label mapping, or a name to drop that does not occur, or no such kind of repairs.
     """
     refusals = Refusals(collect=True)
     with open_export(export) as files:
-        raw = read_content(files, Request(source, drop, require, None, workers, progress), refusals).raw
+        raw = read_content(files, Request(source, drop, require, accept, None, workers, progress), refusals).raw
     chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress)
@@ -87,6 +89,7 @@ def _report(
         "labels": [row for row in labels if row["raw_name"] not in unknown],
         "loose_classes": facts["loose_classes"],
         "repairs": facts["repairs"],
+        "accepted_repairs": list(raw.facts.accepted_repairs),
         "repair_list": json.loads(b"".join(json_blocks(result.repairs))),
         "dropped": {name: count for name, count in facts["dropped"].items() if name not in unknown},
         "leakage": facts["leakage"],
@@ -146,6 +149,8 @@ def summary_lines(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"Teeth: {teeth}")
     for title, table in (("Repairs", report["repairs"]), ("Dropped labels", report["dropped"])):
         lines.append(f"{title}: " + (", ".join(f"{name} {count}" for name, count in table.items()) or "none"))
+    if report["accepted_repairs"]:
+        lines.append(f"Accepted beyond their limits: {', '.join(report['accepted_repairs'])}")
     kinds = Counter(report["privacy"]["stem_kinds"])
     lines.append(
         f"Privacy: {report['privacy']['names_replaced']} names replaced ("

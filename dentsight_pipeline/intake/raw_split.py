@@ -5,7 +5,7 @@ What has to be mended is noted, what cannot be meant is refused. Which boxes are
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.image_bytes import turn_point
 from dentsight_pipeline.data.privacy import stem_kind
-from dentsight_pipeline.data.repairs import OUTSIDE_PX, lie_outside
+from dentsight_pipeline.data.repairs import OUTSIDE_PX, ZERO_PX, lie_outside
 from dentsight_pipeline.data.stored_images import StoredImage
 from dentsight_pipeline.documents.annotations import (
     RAW_ANNOTATIONS,
@@ -25,6 +25,7 @@ from dentsight_pipeline.documents.annotations import (
     table_of,
 )
 from dentsight_pipeline.errors import AnnotationError
+from dentsight_pipeline.intake.limits import LIMITS, Limits
 from dentsight_pipeline.intake.records import EXPORT_AGAIN, ExportImage, ExportSplit, Refusals
 
 _NOTES = {
@@ -35,10 +36,8 @@ _NOTES = {
     "box_from_polygon": "it had no box; the polygon's extent is taken",
 }
 
-LARGE_SHARE = 0.2
-"""Of a split's images or boxes: when more of them have to be mended, the file means something else."""
-FEW = 5
-"""So few never stop an export, whatever their share."""
+_FITTING = 0.8
+"""Of the boxes, that must fit another format before it is named as the likely cause."""
 
 _Frame = tuple[tuple[int, int], int]
 """Width and height before turning, and the EXIF orientation."""
@@ -62,10 +61,13 @@ class RawSplits:
         stored: What became of the images, by path.
         group_of: From `stem_groups`.
         refusals: Where records go that cannot be meant.
+        limits: How much may be mended.
     """
 
-    def __init__(self, stored: Mapping[str, StoredImage], group_of: Mapping[str, str], refusals: Refusals) -> None:
-        self._stored, self._group_of, self._refusals = stored, group_of, refusals
+    def __init__(
+        self, stored: Mapping[str, StoredImage], group_of: Mapping[str, str], refusals: Refusals, limits: Limits
+    ) -> None:
+        self._stored, self._group_of, self._refusals, self._limits = stored, group_of, refusals, limits
         self._repairs: list[dict[str, object]] = []
 
     def repairs(self) -> pa.Table:
@@ -96,7 +98,8 @@ class RawSplits:
             elif not image.exists:  # else it was refused while it was read
                 problem = f"listed, but its file is missing; {lost[row]} annotations dropped"
                 self._repair("image_without_file", split, image.id, problem)
-        self._refuse_misread(split, "listed images", sum(not i.exists for i in split.images), len(found), _NO_FILES)
+        missing = sum(not image.exists for image in split.images)
+        self._limits.judge(split.file, "image_without_file", missing, len(found))
         there = np.array([kept is not None for kept in found], bool)[rows_of_images]
         sizes = np.array([(kept.width, kept.height) if kept else (0, 0) for kept in found], float).reshape(-1, 2)
         table = split.annotations.filter(pa.array(there)).combine_chunks()
@@ -104,7 +107,9 @@ class RawSplits:
         boxes = flat_values(table["bbox"]).reshape(-1, 4)
         past = _reach_past(boxes, sizes[rows_of_images[there]])
         cause = _likely_cause(boxes, sizes[rows_of_images[there]], relative=split.relative)
-        self._refuse_misread(split, "boxes", int(past.sum()), len(boxes), cause)
+        self._limits.judge(split.file, "clipped_box", int(past.sum()), len(boxes), cause)
+        flat = boxes[:, 2:].min(axis=1) <= ZERO_PX
+        self._limits.judge(split.file, "zero_area_box", int(flat.sum()), len(boxes))
         table = self._inside(split, table, rows_of_images[there], sizes)
         self._note(split, table)
         return RawSplit(
@@ -138,11 +143,6 @@ class RawSplits:
         detail = f"orientation {found.orientation} applied; boxes were {frame}"
         self._repair("exif_rotation", split, image.id, detail)
         return (found.coded_size, found.orientation) if turned else None
-
-    def _refuse_misread(self, split: ExportSplit, what: str, wrong: int, total: int, cause: str) -> None:
-        if wrong >= FEW and wrong > LARGE_SHARE * total:
-            remedy = "Export the version again, in a format whose name is right."
-            self._refusals.add(AnnotationError(split.file, f"{wrong} of {total} {what}", cause, remedy))
 
     def _image(self, image: ExportImage, found: StoredImage) -> dict[str, object]:
         return {
@@ -181,9 +181,9 @@ class RawSplits:
         for row in noted.select(["id", "image_id", "notes"]).to_pylist():
             for note in row["notes"]:
                 self._repair(note, split, row["image_id"], _NOTES[note], row["id"])
-
-
-_NO_FILES = "their files are missing, too many to go on without them: their findings would be lost"
+        counts = Counter(kind for notes in noted["notes"].to_pylist() for kind in notes)
+        for kind in counts.keys() & LIMITS:
+            self._limits.judge(split.file, kind, counts[kind], len(table))
 
 
 def _reach_past(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -193,13 +193,13 @@ def _reach_past(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArr
 
 
 def _likely_cause(boxes: NDArray[np.float64], sizes: NDArray[np.float64], *, relative: bool) -> str:
-    """Why so many boxes reach past their images, in words."""
+    """Why so many boxes reach past their images, in words; empty when no other format fits them."""
     first = boxes[:, :2] + boxes[:, 2:] / 2 if relative else boxes[:, :2]  # what a corner would have been read as
     second = boxes[:, 2:]
     corners = ((first <= second) & (second <= sizes + OUTSIDE_PX)).all(axis=1)
-    if len(boxes) and corners.mean() > 1 - LARGE_SHARE:
+    if len(boxes) and corners.mean() > _FITTING:
         return "they reach past their images; as two corners (x1, y1, x2, y2) they would lie inside them"
-    return "they reach past their images; they are in other units, or made for images of another size"
+    return ""
 
 
 def _rows_of_images(split: ExportSplit) -> NDArray[np.int64]:

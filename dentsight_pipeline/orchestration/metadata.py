@@ -50,7 +50,8 @@ def table(rows: Sequence[object], columns: Sequence[str] | None = None) -> dg.Ta
 
 def of_raw_export(manifest: "Manifest", location: str) -> Metadata:
     """Where an export came from, and how big it is."""
-    corpus = manifest.facts_as(RawExportFacts).corpus
+    facts = manifest.facts_as(RawExportFacts)
+    corpus, accepted = facts.corpus, facts.accepted_repairs
     return {
         "location": location,
         "corpus": f"{corpus.name} ({corpus.kind})",
@@ -58,6 +59,7 @@ def of_raw_export(manifest: "Manifest", location: str) -> Metadata:
         "files": len(manifest.entries),
         "bytes": manifest.size,
         "manifest": _json_of(manifest),
+        **({"accepted repairs": ", ".join(accepted)} if accepted else {}),
     }
 
 

@@ -35,6 +35,7 @@ def test_a_key_is_recalled_as_it_was_registered(store: Store) -> None:
         "location": "/exports/v8",
         "source": "canonical",
         "drop": ["x"],
+        "accept": [],
         "history": [],
     }
 

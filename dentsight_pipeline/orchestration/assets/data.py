@@ -28,6 +28,8 @@ class ExportConfig(dg.Config):
     """Label mapping; empty: chosen by the export's fingerprint."""
     drop: list[str] = []
     """Label names to drop on purpose; counted as dropped."""
+    accept_repairs: list[str] = []
+    """Kinds of repairs that may be beyond their limits; recorded. Empty: those that the key remembers."""
     replace: str = ""
     """Why other bytes may take over a key that already means something; recorded. Empty: refused."""
 
@@ -38,7 +40,7 @@ def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
     from dentsight_pipeline.intake import acquire
 
     given, key = step.config, checked_dataset_key(step.dataset)
-    plan = acquire.plan(step.store, key, given.export, given.source, tuple(given.drop))
+    plan = acquire.plan(step.store, key, given.export, given.source, tuple(given.drop), tuple(given.accept_repairs))
 
     show = partial(_register_and_show, key, plan, given.replace)
     return step.once(partial(_ingest, step, key, plan), show, plan.memo)
@@ -54,8 +56,8 @@ def _ingest(step: Step[ExportConfig], key: str, plan: "Acquisition") -> Made:
 def _register_and_show(
     key: str, plan: "Acquisition", replace: str, store: "Store", made: "Manifest"
 ) -> metadata.Metadata:
-
-    register_dataset(store, key, made.digest, plan.location, source=plan.source, drop=plan.drop, replace=replace)
+    asked = {"source": plan.source, "drop": plan.drop, "accept": plan.accept}
+    register_dataset(store, key, made.digest, plan.location, replace=replace, **asked)
     return metadata.of_raw_export(made, plan.location)
 
 

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.storage.dagster_run import RunRecord
 
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.errors import DocumentError
 from dentsight_pipeline.intake.datasets import recall_dataset
 from dentsight_pipeline.orchestration.partitions import datasets
 from dentsight_pipeline.orchestration.resources import Workspace
@@ -40,7 +41,7 @@ def take_back(instance: dg.DagsterInstance, workspace: Workspace) -> list[str]:
         _end(instance, run)
     free_slots(instance)
     for note in sorted(_notes(workspace).glob("*.json")):
-        if not lives(codec.read(note.read_bytes(), Worker, note)):
+        if not _owner_lives(note):
             _take_back_partition(instance, workspace, note)
     return [run.run_id for run in dead]
 
@@ -109,6 +110,14 @@ def partition_of(
     finally:
         if note.exists():
             _take_back_partition(instance, workspace, note)
+
+
+def _owner_lives(note: Path) -> bool:
+    """Whether the process that wrote a note still runs; a note that a power cut broke is of one that does not."""
+    try:
+        return lives(codec.read(note.read_bytes(), Worker, note))
+    except (DocumentError, FileNotFoundError):
+        return False
 
 
 def _take_back_partition(instance: dg.DagsterInstance, workspace: Workspace, note: Path) -> None:

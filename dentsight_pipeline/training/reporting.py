@@ -46,6 +46,7 @@ class Reporter:
     def __enter__(self) -> Reporter:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_half_line(self._path)
             if os.environ.get("DAGSTER_PIPES_CONTEXT"):
                 from dagster_pipes import open_dagster_pipes
 
@@ -92,6 +93,13 @@ class Reporter:
             if text is not None:
                 self._pipes.log.info(text)
             self._pipes.report_custom_message(codec.plain(event))
+
+
+def _cut_half_line(path: Path) -> None:
+    """Takes off the line that a power cut or a full disk broke, so that the next event starts one of its own."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_events(workdir: Path) -> list[Event]:

@@ -1,9 +1,9 @@
 """Campaign of `kill -9`: a `dentsight run` is killed at random moments of every stage, and ends as undisturbed.
 
-    python -m dentsight_pipeline_tests.orchestration.kills --kills 30 [--seed 1] [--servers]
+    python -m dentsight_pipeline_tests.orchestration.kills --kills 30 [--seed 1] [--servers] [--stages NAME,NAME]
 
 Each round takes one new dataset through the whole graph, killed some times on the way, and once undisturbed in a home
-of its own. Prints one line a kill, and the totals. `test_kills.py` samples it.
+of its own. Prints one line a kill, and a table of the stages in which the kills fell. `test_kills.py` samples it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,27 +26,57 @@ from typing import Any
 import psutil
 
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home, new_home
-from dentsight_pipeline_tests.orchestration.servers import TINY_TRAINING, Servers, running
+from dentsight_pipeline_tests.orchestration.servers import TINY_TRAINING, Servers, events_of, running
 
 STAGES = (
     "start",
     "raw_export",
     "normalized_splits",
     "condition_subset",
+    "between jobs",
     "trained_checkpoint",
-    "train ",
+    "training steps",
     "test_predictions",
     "class_metrics",
     "release_report",
 )
-"""What stderr says as each begins; `start` is before the first word, `train ` after the first steps."""
-LONGEST = {"start": 4.0, "raw_export": 3.0, "trained_checkpoint": 9.0, "train ": 6.0, "test_predictions": 6.0}
+"""What stderr says as each begins; `start` is before the first word, `between jobs` when the data are made and the run
+of the training is not, `training steps` after some steps of this attempt."""
+KILLED_BETWEEN_JOBS = """
+import os, signal
+from dentsight_pipeline.commands import run
+from dentsight_pipeline.cli import main
+
+whole = run._execute
+
+def until_the_experiment(job, *rest):
+    if job.name == "experiment":
+        os.killpg(0, signal.SIGKILL)
+    return whole(job, *rest)
+
+run._execute = until_the_experiment
+main()
+"""
+"""A `dentsight run` that is killed at that moment; no word on stderr tells when it comes."""
+LONGEST = {"start": 4.0, "raw_export": 3.0, "trained_checkpoint": 9.0, "test_predictions": 6.0}
 """Seconds within which a kill falls after the stage began; 1.5 for the others."""
+MOST_STEPS = 12
+"""A kill in `training steps` comes after one to so many, with a checkpoint (one at every eighth) or without."""
 ORPHANS_GONE_SECONDS = 15.0
-KILLS_A_ROUND = 6
+KILLS_A_ROUND = 15
 CHAIN = ("condition_subset", "trained_checkpoint", "test_predictions", "class_metrics")
 UNCHECKED = ("memory", "disk", "packages", "python")
 """Lines of the doctor that say nothing of what a kill leaves behind."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One `kill -9`."""
+
+    round: int
+    stage: str
+    """In which it fell, as stderr tells; `ended` when the run was quicker."""
+    orphans: int
 
 
 @dataclass
@@ -54,12 +84,29 @@ class Told:
     """What a campaign found."""
 
     rounds: int = 0
-    kills: list[str] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    def table(self) -> str:
+        """Kills and orphans by stage."""
+        rows = [f"| {'stage':18} | kills | orphans |", f"|{'-' * 20}|-------|---------|"]
+        for stage in (*STAGES, "ended"):
+            fell = [kill.orphans for kill in self.kills if kill.stage == stage]
+            rows.append(f"| {stage:18} | {len(fell):5} | {sum(fell):7} |")
+        return "\n".join(rows)
 
-def campaign(folder: Path, kills: int, seed: int, *, servers: bool, tell: Callable[[str], None]) -> Told:
+
+def campaign(
+    folder: Path,
+    kills: int,
+    seed: int,
+    *,
+    servers: bool,
+    tell: Callable[[str], None],
+    among: Sequence[str] = STAGES,
+    calm: Home | None = None,
+) -> Told:
     """Run the campaign in homes below a folder.
 
     Args:
@@ -68,10 +115,12 @@ def campaign(folder: Path, kills: int, seed: int, *, servers: bool, tell: Callab
         seed: Of stages and moments.
         servers: Whether the UI's servers, with their daemon, run beside it.
         tell: Given each line.
+        among: The stages that the kills are to fall into.
+        calm: The home of the undisturbed runs; a new one when None.
     """
     chance, told = random.Random(seed), Told()
-    home, calm = new_home(folder / "killed"), new_home(folder / "calm")
-    stages = [STAGES[number % len(STAGES)] for number in range(kills)]
+    home, calm = new_home(folder / "killed"), calm or new_home(folder / "calm")
+    stages = [among[number % len(among)] for number in range(kills)]
     chance.shuffle(stages)
     with ExitStack() as stack:
         if servers:
@@ -95,37 +144,57 @@ def _arguments(number: int) -> list[str]:
 def _kill_once(
     home: Home, arguments: list[str], stage: str, chance: random.Random, told: Told, tell: Callable[[str], None]
 ) -> None:
-    log = home.folder / "killed.log"
+    log, before = home.folder / "killed.log", _steps(home)
+    started = ["-c", KILLED_BETWEEN_JOBS] if stage == "between jobs" else ["-m", "dentsight_pipeline.cli"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dentsight_pipeline.cli", *arguments],
+            [sys.executable, *started, *arguments],
             cwd=home.folder,
             env=home.environment,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    while process.poll() is None and stage != "start" and not _has_begun(stage, log.read_text(errors="replace")):
+    least = chance.randint(1, MOST_STEPS) if stage == "training steps" else 0
+    while process.poll() is None and not _has_begun(stage, log, _steps(home) - before, least):
         time.sleep(0.05)
     after = chance.uniform(0, LONGEST.get(stage, 1.5))
     with suppress(subprocess.TimeoutExpired):
         process.wait(after)
-    ended = process.poll()
+    ended, said, steps = process.poll(), log.read_text(errors="replace"), _steps(home) - before
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     left = _orphans(home)
-    words = (log.read_text(errors="replace").strip().splitlines() or ["(nothing yet)"])[-1].strip()[:70]
-    told.kills.append(stage)
+    words = (said.strip().splitlines() or ["(nothing yet)"])[-1].strip()[:70]
+    by_itself = stage == "between jobs" and ended == -signal.SIGKILL
+    fell = stage if by_itself else "ended" if ended == 0 else _stage_of(said, steps)
+    told.kills.append(Kill(told.rounds, fell, len(left)))
     told.orphans += left
-    if ended not in (None, 0):
+    if ended not in (None, 0) and not by_itself:
         told.faults.append(f"ended by itself with {ended} before the kill in {stage}: {words}")
-    state = "had ended" if ended == 0 else "killed"
-    tell(f"{len(told.kills):3} {stage.strip():18} {state} after {after:4.1f} s, orphans {len(left)}: {words}")
+    tell(f"{_clock()} {len(told.kills):3} {stage:18} + {after:4.1f} s, in {fell}, orphans {len(left)}: {words}")
 
 
-def _has_begun(stage: str, text: str) -> bool:
-    return "train 8/" in text or "[5/8]" in text if stage == "train " else f"] {stage}" in text
+def _has_begun(stage: str, log: Path, steps: int, least: int) -> bool:
+    if _stage_of(log.read_text(errors="replace"), steps) == "training steps" and steps < least:
+        return False
+    return STAGES.index(_stage_of(log.read_text(errors="replace"), steps)) >= STAGES.index(stage)
+
+
+def _stage_of(said: str, steps: int) -> str:
+    """The stage in which a run is, by what it said and the steps that its training took."""
+    begun = [stage for stage in STAGES if f"] {stage}\n" in said]
+    stage = begun[-1] if begun else "start"
+    return "training steps" if stage == "trained_checkpoint" and steps else stage
+
+
+def _steps(home: Home) -> int:
+    return sum(event["event"] == "metrics" for event in events_of(home))
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S")
 
 
 def _orphans(home: Home) -> list[str]:
@@ -153,7 +222,8 @@ def _compare(home: Home, calm: Home, arguments: list[str], told: Told, tell: Cal
     told.faults += [f"{name} differs from the undisturbed one" for name in CHAIN if first[name] != second[name]]
     audited = home.dentsight("audit", first["trained_checkpoint"], timeout=900)
     told.faults += [] if audited.returncode == 0 else [f"audit: {audited.stdout[-500:]}{audited.stderr[-500:]}"]
-    tell(f"    round {told.rounds}: digests {'equal' if first == second else 'DIFFER'}, audit {audited.returncode}")
+    equal = "equal" if first == second else "DIFFER"
+    tell(f"{_clock()} round {told.rounds}: digests {equal}, audit {audited.returncode}")
 
 
 def _finish(home: Home, arguments: list[str], told: Told) -> dict[str, Any] | None:
@@ -206,14 +276,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--servers", action="store_true")
+    parser.add_argument("--stages", default=",".join(STAGES), help="of these the kills fall into")
     given = parser.parse_args()
 
     def tell(line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
+    among = given.stages.split(",")
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        told = campaign(Path(folder), given.kills, given.seed, servers=given.servers, tell=tell)
+        told = campaign(Path(folder), given.kills, given.seed, servers=given.servers, tell=tell, among=among)
+    tell(told.table())
     tell(f"{len(told.kills)} kills, {told.rounds} rounds, {len(told.orphans)} orphans, {len(told.faults)} faults")
     for fault in (*told.orphans, *told.faults):
         tell(f"- {fault}")

@@ -16,6 +16,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.intake.datasets import register_dataset
 from dentsight_pipeline.orchestration import executor, recovery
 from dentsight_pipeline.orchestration.executor import execute_here, patient_executor
 from dentsight_pipeline.orchestration.resources import Workspace
@@ -199,6 +200,38 @@ def test_a_partition_that_a_killed_run_added_for_nothing_is_taken_back(
     assert list(instance.get_dynamic_partitions("dataset")) == keys
     killed.__exit__(None, None, None)
     assert list(instance.get_dynamic_partitions("dataset")) == []
+
+
+def test_a_partition_stays_when_its_run_was_killed_after_the_dataset_was_made(
+    instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    """A power cut between the jobs of a cell: the data are whole, and the next run goes on with them."""
+    killed = recovery.partition_of(instance, workspace, "new-v1", worker("", **DEAD))
+    killed.__enter__()
+    register_dataset(workspace.store, "new-v1", "0" * 64, "/exports/v1", source=None, drop=(), replace="")
+
+    recovery.take_back(instance, workspace)
+
+    assert list(instance.get_dynamic_partitions("dataset")) == ["new-v1"]
+    assert list((workspace.folder / "locks" / "new-partitions").iterdir()) == []
+    killed.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"run": "", "ho', b"\0" * 40])
+def test_a_note_that_a_power_cut_broke_stops_nobody(
+    instance: dg.DagsterInstance, workspace: Workspace, left: bytes
+) -> None:
+    """A name may reach the disk before its bytes; every later run once refused to start because of such a note."""
+    killed = recovery.partition_of(instance, workspace, "new-v1", worker(""))
+    killed.__enter__()
+    note = workspace.folder / "locks" / "new-partitions" / "new-v1.json"
+    note.write_bytes(left)
+
+    recovery.take_back(instance, workspace)
+
+    assert list(instance.get_dynamic_partitions("dataset")) == []
+    assert not note.exists()
+    killed.__exit__(None, None, None)
 
 
 def test_a_partition_that_was_there_before_stays(instance: dg.DagsterInstance, workspace: Workspace) -> None:

@@ -48,6 +48,18 @@ def test_a_line_still_being_written_is_left_for_the_next_reading(tmp_path: Path)
     assert read_events(tmp_path) == [Message(time=1.0, text="a")]
 
 
+def test_the_next_attempt_takes_off_the_half_line_that_a_power_cut_left(tmp_path: Path):
+    """Its first event once went on in the broken line, which no later attempt could read: a training lost for good."""
+    (tmp_path / "events.jsonl").write_text(
+        json.dumps({"event": "message", "time": 1.0, "text": "a"}) + '\n{"event": "mess'
+    )
+
+    with Reporter(tmp_path) as reporter:
+        reporter.message("b")
+
+    assert [event.text for event in read_events(tmp_path) if isinstance(event, Message)] == ["a", "b"]
+
+
 def test_a_line_that_is_no_event_is_refused_with_its_field(tmp_path: Path):
     """A follower that passed over what it does not know would lose curves in silence."""
     (tmp_path / "events.jsonl").write_text(

@@ -19,6 +19,7 @@ from dentsight_pipeline import errors
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Failure, Job, Result
+from dentsight_pipeline.store.files import write_whole
 
 OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
@@ -218,7 +219,7 @@ def _following(events: Path, heard: Path, listen: Callable[[Event], None]) -> It
         listen: Receives one event. What it raises is kept and raised at the end of the block.
     """
     done = threading.Event()
-    position = int(heard.read_text()) if heard.exists() else 0
+    position = _heard_before(heard, events)
     failures: list[Exception] = []
 
     def drain() -> None:
@@ -234,9 +235,7 @@ def _following(events: Path, heard: Path, listen: Callable[[Event], None]) -> It
                     failures.append(failure)
                     return
                 position = lines.tell()
-        temporary = heard.with_suffix(".new")
-        temporary.write_text(str(position))
-        temporary.replace(heard)
+        write_whole(heard, str(position).encode())
 
     def follow() -> None:
         while not done.wait(1.0):
@@ -252,3 +251,10 @@ def _following(events: Path, heard: Path, listen: Callable[[Event], None]) -> It
         drain()
     if failures:
         raise failures[0]
+
+
+def _heard_before(heard: Path, events: Path) -> int:
+    """Bytes that an earlier attempt handed on; 0 where a power cut left no such number, since twice is not lost."""
+    told = heard.read_text(errors="replace") if heard.exists() else ""
+    position = int(told) if told.isdecimal() else 0
+    return position if events.exists() and position <= events.stat().st_size else 0

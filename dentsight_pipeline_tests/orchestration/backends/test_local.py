@@ -95,3 +95,18 @@ def test_every_event_is_heard_once_over_all_attempts(tmp_path: Path) -> None:
         pass
 
     assert heard == [1, 2, 3]
+
+
+@pytest.mark.parametrize("left", ["", "\0\0\0", "1000000"])
+def test_a_position_that_a_power_cut_broke_hears_everything_again(tmp_path: Path, left: str) -> None:
+    """An empty file once ended every later attempt at the training; one beyond the end would hear nothing any more."""
+    events, position = tmp_path / "events.jsonl", tmp_path / "events.heard"
+    events.write_bytes(codec.write(Metrics(time=1.0, step=1, values={})) + b"\n")
+    position.write_text(left)
+    heard: list[Event] = []
+
+    with backends._following(events, position, heard.append):
+        pass
+
+    assert len(heard) == 1
+    assert int(position.read_text()) == events.stat().st_size

@@ -260,12 +260,18 @@ def recall(path: Path, uri: str) -> Identity | None:
 
 
 def read(outbox: Path, key: str) -> tuple[Identity, list[Operation]] | None:
-    """A run's file in the outbox, or None; a last line that a crash cut off is left out."""
+    """A run's file in the outbox, or None; a last line that a crash cut off is left out.
+
+    None as well where a power cut left a name without its bytes: then nobody knows whose run it was.
+    """
     path = _path(outbox, key)
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-    header, *operations = [json.loads(line) for line in lines]
+    try:
+        header, *operations = [json.loads(line) for line in lines]
+    except ValueError:
+        return None
     return Identity(**header), operations
 
 

@@ -390,6 +390,18 @@ def test_a_line_that_a_crash_cut_off_is_left_out(tracking: Tracking) -> None:
     assert content == (identity, [{"do": "tags", "values": {}}])
 
 
+@pytest.mark.parametrize("left", ["", '{"key": "bro', "\0\0\0\n"])
+def test_a_file_that_a_power_cut_emptied_stops_no_training_and_no_delivery(tracking: Tracking, left: str) -> None:
+    """Every later attempt at the training, and every delivery of other runs, once failed at such a file."""
+    path = tracking.outbox_folder / "broken.jsonl"
+    path.write_text(left)
+    read, ended = outbox.read(tracking.outbox_folder, "broken"), outbox.ended(tracking.outbox_folder)
+    path.unlink()
+
+    assert read is None
+    assert ended == []
+
+
 def test_an_outage_is_told_apart_from_a_refusal() -> None:
     """Taking a refusal for an outage would try it again for ever; the other way round would lose figures."""
     codes = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"}

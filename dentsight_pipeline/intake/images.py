@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from dentsight_pipeline.data.image_bytes import ImageBytesError, clean
+import numpy as np
+from numpy.typing import NDArray
+
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
+from dentsight_pipeline.data.tooth_signs import GRAY_PX
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.records import ExportImage, Refusals, is_image
@@ -56,9 +60,13 @@ class StoredImages:
     """By their paths in the export."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By their stored sha256."""
+    grays: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """Those that were asked for, reduced, by their stored sha256."""
 
-    def add(self, path: str, image: StoredImage, code: str) -> None:
+    def add(self, path: str, image: StoredImage, code: str, gray: NDArray[np.uint8] | None) -> None:
         self.by_path[path], self.fingerprints[image.sha256] = image, code
+        if gray is not None:
+            self.grays[image.sha256] = gray
 
     def originals(self) -> tuple[StoredImage, ...]:
         """One for each distinct original, in the order of their digests."""
@@ -76,6 +84,8 @@ class ImageKeeper:
     known: KnownOriginals
     workers: int
     progress: Progress | None
+    shown: Set[str] = frozenset()
+    """Paths of those that are wanted in gray too."""
 
     def keep(self, images: Iterable[ExportImage], refusals: Refusals) -> StoredImages:
         """Reads every image that is there, and stores it unless the store has it."""
@@ -90,11 +100,13 @@ class ImageKeeper:
                 self.progress("images", done, len(paths))
         return stored
 
-    def _kept(self, path: str) -> tuple[str, StoredImage, str] | DataError:
+    def _kept(self, path: str) -> tuple[str, StoredImage, str, NDArray[np.uint8] | None] | DataError:
         try:
             data = self.files.read(path)
             original = sha256(data).hexdigest()
-            return (path, *(self._found(original) or self._made(data, original)))
+            image, code = self._found(original) or self._made(data, original)
+            shown = path in self.shown
+            return path, image, code, decode_gray(data, (image.width, image.height), GRAY_PX) if shown else None
         except ImageBytesError as error:
             return DataError(f"{path}: {error}.")
         except DataError as error:

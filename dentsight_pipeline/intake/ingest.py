@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from msgspec.structs import replace
 
-from dentsight_pipeline.data.ontology import LabelMapping, choose_source
+from dentsight_pipeline.data.ontology import TEETH, LabelMapping, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
 from dentsight_pipeline.data.raw_export import RawExport, raw_documents
 from dentsight_pipeline.data.stored_images import (
@@ -27,6 +28,7 @@ from dentsight_pipeline.data.stored_images import (
     remember_images,
     stored_documents,
 )
+from dentsight_pipeline.data.tooth_signs import images_to_look_at, tooth_signs
 from dentsight_pipeline.documents.annotations import RawSplit
 from dentsight_pipeline.documents.facts import LabelSource, Privacy, RawExportFacts, RawSplitCounts
 from dentsight_pipeline.documents.names import Kind
@@ -36,9 +38,9 @@ from dentsight_pipeline.intake.identity import corpus, source_identity
 from dentsight_pipeline.intake.images import HashedFiles, ImageKeeper, StoredImages
 from dentsight_pipeline.intake.limits import Limits
 from dentsight_pipeline.intake.open import open_export
-from dentsight_pipeline.intake.raw_split import RawSplits, stem_groups
+from dentsight_pipeline.intake.raw_split import RawSplits, rows_of_images, stem_groups
 from dentsight_pipeline.intake.read import missing_split, read_export
-from dentsight_pipeline.intake.records import Export, Refusals
+from dentsight_pipeline.intake.records import Export, ExportSplit, Refusals
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.manifest import Entry, Manifest
 
@@ -131,10 +133,15 @@ def read_content(
     refuse_unknown_labels(export, choice.mapping, request.drop, refusals)
 
     other_files = hashed.seen()
-    keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress)
+    teeth = _tooth_names(export, choice.mapping, request.drop)
+    shown = frozenset(path for split in export.splits for path in _to_look_at(split, teeth))
+    keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress, shown)
     images = keeper.keep(chain.from_iterable(split.images for split in export.splits), refusals)
     maker = RawSplits(images.by_path, stem_groups(export.splits, images.by_path), refusals, limits)
     splits = tuple(map(maker.make, export.splits))
+    for split in splits:
+        for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
+            limits.judge(split.file, kind, wrong, total)
     repairs = maker.repairs()
     raw = RawExport(
         export.layout,
@@ -197,6 +204,22 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
                 mapping.resolve(category.name, where)
             except UnknownLabelError as error:
                 refusals.add(error)
+
+
+def _tooth_names(export: Export, mapping: LabelMapping, drop: Collection[str]) -> dict[str, str]:
+    """Raw name → FDI number, of the names that mean one tooth."""
+    found: dict[str, str] = {}
+    for name in set(export.category_names()) - set(drop):
+        with suppress(UnknownLabelError):  # it is refused elsewhere
+            (tooth,) = mapping.resolve(name).classes[:1] or ("",)
+            found |= {name: tooth} if tooth in TEETH else {}
+    return found
+
+
+def _to_look_at(split: ExportSplit, teeth: Mapping[str, str]) -> list[str]:
+    """Paths of the images whose pixels tell whether the boxes lie on teeth."""
+    rows = images_to_look_at(split.annotations["label"], rows_of_images(split), teeth)
+    return [split.images[row].path for row in rows]
 
 
 def _fingerprinted_source(export: Export) -> LabelSource:

@@ -56,6 +56,38 @@ LIMITS = {
             "polygon_dropped", "annotations", 0.2, 5,
             "their polygons have an odd count or fewer than three points; they are in another format",
         ),
+        Limit(
+            "box_within_a_pixel", "boxes", 0.2, 5,
+            "they lie within the first pixel of their images; they are fractions of width and height, not pixels",
+        ),
+        Limit(
+            "arch_off_centre", "tooth boxes", 0.5, 20,
+            "their arches lie far from the middle of their images; the boxes are made for images of another size, or x "
+            "and y are exchanged",
+        ),
+        Limit(
+            "teeth_mirrored", "tooth boxes", 0.6, 20,
+            "left and right, or upper and lower jaw, are exchanged in their images; the pictures were flipped without "
+            "their numbers, or the class names are in another order",
+        ),
+        Limit(
+            "teeth_misplaced", "tooth boxes", 0.1, 20,
+            "they lie where the teeth of another side or jaw belong; the class names are in another order",
+        ),
+        Limit(
+            "tooth_number_misplaced", "tooth boxes", 0, 5,
+            "most teeth of their numbers lie on another side or in another jaw; the class names are shifted, or two of "
+            "them are exchanged",
+        ),
+        Limit(
+            "boxes_beside_teeth", "tooth boxes", 0.6, 25,
+            "half a box further they would hold more of a tooth; centres were given as corners, or corners as centres",
+        ),
+        Limit(
+            "boxes_off_teeth", "tooth boxes", 0.45, 90,
+            "they hold nothing brighter than what lies at their sides, as no teeth do; they belong to other images, or "
+            "to pictures of another size",
+        ),
     )
 }  # fmt: skip
 """By kind. The unit is one split: a test split that is read wrongly must not hide behind a large training split."""

@@ -80,9 +80,9 @@ class RawSplits:
 
     def make(self, split: ExportSplit) -> RawSplit:
         """One split, without the images that were refused or are not there."""
-        rows_of_images = _rows_of_images(split)
+        images_of = rows_of_images(split)
         found = [self._stored.get(image.path) for image in split.images]
-        lost = np.bincount(rows_of_images, minlength=len(found))
+        lost = np.bincount(images_of, minlength=len(found))
         frames: dict[_Frame, list[int]] = defaultdict(list)
         rows: list[dict[str, object]] = []
         for row, (image, kept) in enumerate(zip(split.images, found, strict=True)):
@@ -100,17 +100,19 @@ class RawSplits:
                 self._repair("image_without_file", split, image.id, problem)
         missing = sum(not image.exists for image in split.images)
         self._limits.judge(split.file, "image_without_file", missing, len(found))
-        there = np.array([kept is not None for kept in found], bool)[rows_of_images]
+        there = np.array([kept is not None for kept in found], bool)[images_of]
         sizes = np.array([(kept.width, kept.height) if kept else (0, 0) for kept in found], float).reshape(-1, 2)
         table = split.annotations.filter(pa.array(there)).combine_chunks()
-        table = _in_pixels(table, rows_of_images[there], sizes if split.relative else None, frames)
+        table = _in_pixels(table, images_of[there], sizes if split.relative else None, frames)
         boxes = flat_values(table["bbox"]).reshape(-1, 4)
-        past = _reach_past(boxes, sizes[rows_of_images[there]])
-        cause = _likely_cause(boxes, sizes[rows_of_images[there]], relative=split.relative)
+        past = _reach_past(boxes, sizes[images_of[there]])
+        cause = _likely_cause(boxes, sizes[images_of[there]], relative=split.relative)
         self._limits.judge(split.file, "clipped_box", int(past.sum()), len(boxes), cause)
         flat = boxes[:, 2:].min(axis=1) <= ZERO_PX
         self._limits.judge(split.file, "zero_area_box", int(flat.sum()), len(boxes))
-        table = self._inside(split, table, rows_of_images[there], sizes)
+        within = (boxes[:, :2] + boxes[:, 2:]).max(axis=1) <= 1
+        self._limits.judge(split.file, "box_within_a_pixel", int((within & ~flat).sum()), len(boxes))
+        table = self._inside(split, table, images_of[there], sizes)
         self._note(split, table)
         return RawSplit(
             split.name, split.file, split.categories, table_of(rows, RAW_IMAGES), table.select(RAW_ANNOTATIONS.names)
@@ -202,7 +204,7 @@ def _likely_cause(boxes: NDArray[np.float64], sizes: NDArray[np.float64], *, rel
     return ""
 
 
-def _rows_of_images(split: ExportSplit) -> NDArray[np.int64]:
+def rows_of_images(split: ExportSplit) -> NDArray[np.int64]:
     """The row in `split.images` of each annotation's image, `[n_annotations]`."""
     ids = np.array([image.id for image in split.images], np.int64)
     order = np.argsort(ids)

@@ -227,57 +227,57 @@ SPOILING: dict[str, tuple[Callable[[Path, Rng], None], ...]] = {
 # Mutations that change the meaning -----------------------------------------------------------------------------------
 
 
-def _each_coco(folder: Path, change: Callable[[Any], None]) -> None:
+def change_documents(folder: Path, change: Callable[[Any], None]) -> None:
     for path in sorted(folder.rglob(COCO_FILE)):
         document = json.loads(path.read_text())
         change(document)
         path.write_text(json.dumps(document))
 
 
-def _boxes(folder: Path, change: Callable[[list[float], Any], list[float]]) -> None:
+def change_boxes(folder: Path, change: Callable[[list[float], Any], list[float]]) -> None:
     def apply(document: Any) -> None:
         images = {image["id"]: image for image in document["images"]}
         for annotation in document["annotations"]:
             annotation["bbox"] = change(annotation["bbox"], images[annotation["image_id"]])
             annotation["segmentation"] = []
 
-    _each_coco(folder, apply)
+    change_documents(folder, apply)
 
 
 def coco_corners(folder: Path, rng: Rng) -> None:
     """Boxes as x1 y1 x2 y2."""
-    _boxes(folder, lambda b, _: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+    change_boxes(folder, lambda b, _: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
 
 
 def coco_centres(folder: Path, rng: Rng) -> None:
     """Boxes as cx cy w h in px."""
-    _boxes(folder, lambda b, _: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])
+    change_boxes(folder, lambda b, _: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])
 
 
 def coco_fractions(folder: Path, rng: Rng) -> None:
     """Boxes as fractions of the image."""
-    _boxes(folder, lambda b, i: [b[0] / i["width"], b[1] / i["height"], b[2] / i["width"], b[3] / i["height"]])
+    change_boxes(folder, lambda b, i: [b[0] / i["width"], b[1] / i["height"], b[2] / i["width"], b[3] / i["height"]])
 
 
 def coco_swapped_axes(folder: Path, rng: Rng) -> None:
     """Boxes as y x h w."""
-    _boxes(folder, lambda b, _: [b[1], b[0], b[3], b[2]])
+    change_boxes(folder, lambda b, _: [b[1], b[0], b[3], b[2]])
 
 
 def coco_scaled(folder: Path, rng: Rng) -> None:
     """Boxes of a picture of another size."""
     factor = rng.choice((0.25, 0.5, 1.6, 2.0, 4.0))
-    _boxes(folder, lambda b, _: [value * factor for value in b])
+    change_boxes(folder, lambda b, _: [value * factor for value in b])
 
 
 def coco_mirrored(folder: Path, rng: Rng) -> None:
     """Boxes of the mirrored picture: every tooth on the wrong side."""
-    _boxes(folder, lambda b, i: [i["width"] - b[0] - b[2], *b[1:]])
+    change_boxes(folder, lambda b, i: [i["width"] - b[0] - b[2], *b[1:]])
 
 
 def coco_upside_down(folder: Path, rng: Rng) -> None:
     """Boxes of the picture upside down: every tooth in the wrong jaw."""
-    _boxes(folder, lambda b, i: [b[0], i["height"] - b[1] - b[3], b[2], b[3]])
+    change_boxes(folder, lambda b, i: [b[0], i["height"] - b[1] - b[3], b[2], b[3]])
 
 
 def coco_shifted_categories(folder: Path, rng: Rng) -> None:
@@ -288,7 +288,7 @@ def coco_shifted_categories(folder: Path, rng: Rng) -> None:
         for annotation in document["annotations"]:
             annotation["category_id"] = min(max(annotation["category_id"] + step, 1), last)
 
-    _each_coco(folder, apply)
+    change_documents(folder, apply)
 
 
 def coco_shifted_images(folder: Path, rng: Rng) -> None:
@@ -300,7 +300,7 @@ def coco_shifted_images(folder: Path, rng: Rng) -> None:
         for annotation in document["annotations"]:
             annotation["image_id"] = following[annotation["image_id"]] + (len(ids) == 1)
 
-    _each_coco(folder, apply)
+    change_documents(folder, apply)
 
 
 def coco_permuted(folder: Path, rng: Rng) -> None:
@@ -313,7 +313,7 @@ def coco_permuted(folder: Path, rng: Rng) -> None:
             category["name"] = name
 
     rng_seed = rng.randrange(10**6)
-    _each_coco(folder, apply)
+    change_documents(folder, apply)
 
 
 def _yolo_lines(folder: Path, change: Callable[[list[float]], list[float]]) -> None:

@@ -29,7 +29,7 @@ from transformers import RTDetrImageProcessor, Trainer, TrainerCallback, Trainin
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
-from dentsight_pipeline.data.splits import from_coco, split_files
+from dentsight_pipeline.data.splits import split_files
 from dentsight_pipeline.documents.job import FitJob
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
@@ -42,6 +42,7 @@ from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter
 from dentsight_pipeline.training.sampling import MicroBatches
 from dentsight_pipeline.training.setup import Setup
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import subset_facts
 
 CLASSES = [f"condition {i + 1}" for i in range(13)]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.facts import CheckOutcomeFacts, DatasetFacts, SplitsFacts
+from dentsight_pipeline.documents.facts import Cell, CheckOutcomeFacts, DatasetFacts, SplitsFacts
 from dentsight_pipeline.documents.names import SPLITS, Asset, Kind
 from dentsight_pipeline.errors import DataError
 
@@ -37,7 +37,7 @@ BLOCKING = frozenset({"labels_are_known", "boxes_are_valid", "no_identifiers_lef
 
 
 def _outcome(
-    check: Callable[..., CheckOutcomeFacts], passed: bool, summary: str, rows: Iterable[Mapping[str, Any]]
+    check: Callable[..., CheckOutcomeFacts], passed: bool, summary: str, rows: Iterable[Mapping[str, Cell]]
 ) -> CheckOutcomeFacts:
     name = check.__name__
     return CheckOutcomeFacts(check=name, passed=passed, blocking=name in BLOCKING, summary=summary, rows=tuple(rows))
@@ -75,7 +75,7 @@ def labels_are_known(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
     return _outcome(labels_are_known, True, f"All {len(labels)} raw names are mapped or dropped.", rows)
 
 
-def _label_rows(labels: Sequence[LabelRow], splits: Container[str]) -> list[dict[str, Any]]:
+def _label_rows(labels: Sequence[LabelRow], splits: Container[str]) -> list[dict[str, Cell]]:
     """What became of every raw name, and how often it stands in each split."""
     names = [name for name in SPLITS if name in splits]
     return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import ClassLabel, Features, Image, List, Value
 
-from dentsight_pipeline.data.json_blocks import json_blocks
+from dentsight_pipeline.data.json_blocks import Content, json_blocks
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.errors import ConfigurationError
@@ -129,7 +129,7 @@ def _rows(split: Split, first: int, images: list[bytes], schema: pa.Schema) -> p
     values["category"] = pa.array(split.category_ids[ends[0] : ends[-1]].astype(np.int64) - 1)
     names = [PurePosixPath(name).name for name in rows["file_name"].to_pylist()]
     lists = {name: pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), v) for name, v in values.items()}
-    columns: dict[str, Any] = {
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
         **{name: rows[name] for name in rows.column_names if name in schema.names},
         "image_id": rows["id"],
         "image": pa.array([{"bytes": data, "path": name} for data, name in zip(images, names, strict=True)]),
@@ -193,7 +193,7 @@ def write_coco(store: Store, subset: Manifest, folder: Path, progress: Progress 
     return files
 
 
-def _coco(subset: Manifest, split: Split, names: Sequence[str]) -> dict[str, Any]:
+def _coco(subset: Manifest, split: Split, names: Sequence[str]) -> Content:
     """The split's COCO document, long lists as tables."""
     images, annotations, categories = split.coco_tables()
     place = images.schema.get_field_index("file_name")

@@ -5,7 +5,7 @@ A table is the list of its rows; what is null in a row is left out of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,7 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.codec import Document
 
+Content = pa.Table | Document | Mapping[str, "Content"] | Sequence["Content"] | str | int | float | None
+"""What JSON is written from."""
 _ROWS_AT_ONCE = 4096
 """Rows that are Python objects at a time."""
 _LEAST, _MOST = 1e-4, 1e16
@@ -35,7 +38,7 @@ def json_blocks(value: Any) -> Iterator[bytes]:
         yield codec.write(value)
 
 
-def _holds_tables(values: Iterable[Any]) -> bool:
+def _holds_tables(values: Iterable[object]) -> bool:
     """Whether one is a table, or may hold one a level below."""
     return any(
         isinstance(value, pa.Table)
@@ -58,7 +61,7 @@ def _rows(batch: pa.RecordBatch) -> bytes:
     """The rows of some of a table, divided by commas."""
     names = sorted(batch.schema.names)
     columns = [_values(batch.column(name)) for name in names]
-    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     if any(column.null_count for column in batch.columns):
         rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     exact = all(map(_is_written_alike, batch.columns))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.manifest import Entry, Manifest
     from dentsight_pipeline.store.objects import Store
 
 TINY_PX = 2.0
@@ -84,7 +84,7 @@ def normalise_export(
     from dentsight_pipeline.store.content import build
 
     made = normalise_document(read_raw(store, raw, progress), source=source, drop=drop, progress=progress)
-    files: dict[str, Any] = {
+    files: dict[str, Entry | bytes] = {
         **store_tables(store, split_tables(made.splits.values()) | {"repairs.arrow": made.repairs}),
         "labels.json": codec.write(made.labels),
         "agreement.json": codec.write(made.agreement),

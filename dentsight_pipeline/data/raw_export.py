@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
+from dentsight_pipeline.data.json_blocks import Content
 from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
@@ -148,7 +149,7 @@ def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schem
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
-def raw_documents(raw: RawExport, originals: Originals) -> dict[str, Any]:
+def raw_documents(raw: RawExport, originals: Originals) -> dict[str, Content]:
     """The JSON documents of a raw export by path, long lists as tables."""
     splits = [
         {

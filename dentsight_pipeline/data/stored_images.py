@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.image_bytes import ImageBytesError, decode_gray
-from dentsight_pipeline.data.json_blocks import json_blocks
+from dentsight_pipeline.data.json_blocks import Content, json_blocks
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
@@ -95,7 +95,7 @@ def read_originals(store: Store, raw: Manifest) -> Originals:
     return codec.read(read_bytes(store, raw, "originals.json"), Originals, "originals.json")
 
 
-def stored_documents(store: Store, documents: Mapping[str, Any]) -> dict[str, Entry]:
+def stored_documents(store: Store, documents: Mapping[str, Content]) -> dict[str, Entry]:
     """Store JSON documents; gives their entries for a manifest by path."""
     return {path: store.put_blocks(partial(json_blocks, document)) for path, document in documents.items()}
 
@@ -154,7 +154,7 @@ def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:
     return _codes(store, ref)
 
 
-def _codes(store: Store, ref: Mapping[str, Any]) -> dict[str, str]:
+def _codes(store: Store, ref: Mapping[str, str]) -> dict[str, str]:
     try:
         return codec.read(store.get_bytes(ref["codes"]), dict[str, str], "fingerprints")
     except DataError:  # lost or damaged: they are made again

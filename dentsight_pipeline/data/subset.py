@@ -7,7 +7,7 @@ which others read a subset are written by `exchange.py`, on request.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +107,7 @@ def _publish(
         splits={name: split_counts(split) for name, split in splits.items()},
         images_left_out=sum(whole.splits[name].images - len(split.images) for name, split in splits.items()),
     )
-    files: dict[str, Any] = dict(store_tables(store, split_tables(splits.values())))
+    files = store_tables(store, split_tables(splits.values()))
     for split in splits.values():
         files |= {name: normalized.entries[name] for name in split.images["file_name"].to_pylist()}
     manifest = build(store, kind, files, {Asset.NORMALIZED_SPLITS: normalized.digest}, facts)

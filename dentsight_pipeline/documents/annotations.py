@@ -165,13 +165,13 @@ class Split:
         images, annotations, categories = self.coco_tables()
         return {"images": images.to_pylist(), "annotations": annotations.to_pylist(), "categories": categories}
 
-    def coco_tables(self) -> tuple[pa.Table, pa.Table, list[dict[str, Any]]]:
+    def coco_tables(self) -> tuple[pa.Table, pa.Table, list[dict[str, int | str]]]:
         """COCO's images, annotations and categories, the long lists as tables."""
         crowd = pa.array(np.zeros(len(self.annotations), dtype=np.int8))
         return self.images, self.annotations.append_column("iscrowd", crowd), coco_categories(self.classes)
 
 
-def coco_categories(classes: Iterable[str]) -> list[dict[str, Any]]:
+def coco_categories(classes: Iterable[str]) -> list[dict[str, int | str]]:
     """COCO's categories, ids from 1 in the order given: FDI numbers are teeth, everything else is a condition."""
     return [
         {"id": number, "name": name, "supercategory": "tooth" if name.isdigit() else "condition"}

@@ -134,7 +134,7 @@ class RawExportFacts(Facts, frozen=True, omit_defaults=True):
     """Kinds that were beyond their limits in some split, and accepted by name; absent when there are none."""
 
 
-class SplitCounts(Document, frozen=True):
+class SplitTotals(Document, frozen=True):
     """One split of a dataset in numbers."""
 
     images: int
@@ -145,6 +145,11 @@ class SplitCounts(Document, frozen=True):
     """True negatives."""
     annotations: int
     """Boxes."""
+
+
+class SplitCounts(SplitTotals, frozen=True):
+    """One split of a dataset in numbers, class by class."""
+
     class_counts: Mapping[str, int]
     """Boxes of each class, zeros included."""
 

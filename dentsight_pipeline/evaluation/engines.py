@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,18 @@ MAX_DETECTIONS = (1, 10, 100)
 """[M = 3] per image and class."""
 _BOXES_AT_ONCE = 150_000
 _IMAGES_AT_ONCE = 5_000
+
+
+class _Box(TypedDict):
+    """A box as pycocotools wants it, of ground truth or of a detection."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    iscrowd: int
+    score: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -103,9 +115,7 @@ class EngineResult:
         return np.array([cell[cell > -1].mean() if (cell > -1).any() else -1.0 for cell in cells])
 
 
-def coco_statistics(
-    gt: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], engine: Engine = "hotcoco"
-) -> EngineResult:
+def coco_statistics(gt: object, detections: object, engine: Engine = "hotcoco") -> EngineResult:
     """Score detections against a COCO ground truth, in silence.
 
     Args:
@@ -174,7 +184,7 @@ def _present(cells: np.ndarray) -> float | None:
     return float(cells.mean()) if cells.size else None
 
 
-def _image_records(n: int) -> list[dict[str, Any]]:
+def _image_records(n: int) -> list[dict[str, int | str]]:
     return [{"id": i, "width": 1, "height": 1, "file_name": ""} for i in range(1, n + 1)]
 
 
@@ -269,25 +279,25 @@ def _matched(truth: GroundTruth, detections: Detections, k: int, areas: Sequence
     return evaluator, by_area
 
 
-def _indexed(images: range, annotations: list[dict[str, Any]]) -> Any:
+def _indexed(images: range, annotations: Sequence[_Box]) -> Any:
     from pycocotools.coco import COCO
 
     side: Any = COCO()
     side.dataset = {
         "images": [{"id": i + 1} for i in images],
         "categories": [{"id": 1, "name": ""}],
-        "annotations": annotations,
+        "annotations": list(annotations),
     }
     side.createIndex()
     return side
 
 
-def _counted(image: dict[str, Any] | None) -> dict[str, Any] | None:
+def _counted(image: dict[str, np.ndarray] | None) -> dict[str, np.ndarray] | None:
     """What accumulating needs of one image; the rest would fill the memory."""
     return image and {key: image[key] for key in ("dtScores", "dtMatches", "dtIgnore", "gtIgnore")}
 
 
-def _truth_records(truth: GroundTruth, rows: np.ndarray) -> list[dict[str, Any]]:
+def _truth_records(truth: GroundTruth, rows: np.ndarray) -> list[_Box]:
     columns = (
         rows + 1,
         truth.image_index[rows] + 1,
@@ -301,7 +311,7 @@ def _truth_records(truth: GroundTruth, rows: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def _result_records(detections: Detections, rows: np.ndarray) -> list[dict[str, Any]]:
+def _result_records(detections: Detections, rows: np.ndarray) -> list[_Box]:
     boxes = detections.boxes_xywh_px[rows]
     columns = (detections.image_index[rows] + 1, boxes, boxes[:, 2] * boxes[:, 3], detections.scores[rows])
     return [

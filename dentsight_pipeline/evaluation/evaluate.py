@@ -86,11 +86,11 @@ class Inputs:
 
 
 def coco_inputs(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
+    ground_truth: object,
+    detections: object,
     *,
-    thresholds_from: tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]] | None = None,
-    mirrored: Sequence[Mapping[str, Any]] | None = None,
+    thresholds_from: tuple[object, object] | None = None,
+    mirrored: object = None,
     swap_mirrored_teeth: bool = False,
     fill_missing: bool = False,
     names: tuple[str, str] = ("ground truth", "detections"),

@@ -23,6 +23,7 @@ from dentsight_pipeline.documents.evaluation import (
     Population,
     for_people,
 )
+from dentsight_pipeline.documents.facts import Cell
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.figures import FIGURES
 from dentsight_pipeline.store.files import write_whole
@@ -53,7 +54,7 @@ class Evaluation:
     matches: pa.Table
 
     @property
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self) -> list[dict[str, Cell]]:
         """Rows of the per-class tables, of every population; an unreachable threshold is null."""
         return [
             {"population": name, **plain(row)}
@@ -95,7 +96,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     write_whole(folder / EVALUATION_FILE, for_people(evaluation.document))
 
 
-def _or_infinity(threshold: float | None) -> float:
+def _or_infinity(threshold: Cell) -> Cell:
     return math.inf if threshold is None else threshold
 
 
@@ -105,7 +106,7 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
+def _csv(rows: list[dict[str, Cell]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(_COLUMNS))
     writer.writeheader()

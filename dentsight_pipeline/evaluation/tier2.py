@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -54,6 +54,15 @@ Part = TypeVar("Part")
 Rows = list[Measurement]
 
 
+class Tier2(TypedDict):
+    """The fields of an `EvaluationDocument` that this module fills."""
+
+    calibration: Calibration
+    consistency: Consistency
+    empty_mouth: EmptyMouth
+    froc: Froc
+
+
 @dataclass(frozen=True)
 class Gated:
     """The gated population at its operating thresholds.
@@ -93,13 +102,13 @@ class Gated:
         return measurement(metric, name, self.name, measured, n, units, note)
 
 
-def measure_tier2(of: Gated) -> tuple[dict[str, Any], Rows]:
-    """The fields of the document by name, and what gates see."""
+def measure_tier2(of: Gated) -> tuple[Tier2, Rows]:
+    """The figures, and what gates see."""
     calibrated, calibration_rows = measure_calibration(of)
     sides, side_rows = measure_consistency(of)
     empty, empty_rows = measure_empty_mouth(of)
-    fields = {"calibration": calibrated, "consistency": sides, "empty_mouth": empty, "froc": measure_froc(of)}
-    return fields, [*calibration_rows, *side_rows, *empty_rows]
+    measured = Tier2(calibration=calibrated, consistency=sides, empty_mouth=empty, froc=measure_froc(of))
+    return measured, [*calibration_rows, *side_rows, *empty_rows]
 
 
 def measure_calibration(of: Gated) -> tuple[Calibration, Rows]:

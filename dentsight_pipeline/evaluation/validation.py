@@ -88,9 +88,7 @@ _MISSING = re.compile(r"required field `(\w+)`")
 Record = TypeVar("Record", _Image, _Category, _Annotation, _Detection)
 
 
-def read_ground_truth(
-    ground_truth: Mapping[str, Any], *, source: str = "ground truth", fill_missing: bool = False
-) -> GroundTruth:
+def read_ground_truth(ground_truth: object, *, source: str = "ground truth", fill_missing: bool = False) -> GroundTruth:
     """Validate a COCO ground truth and turn it into columns.
 
     Args:
@@ -137,9 +135,7 @@ def read_ground_truth(
     return replace(truth, notes=(*fill_notes, *group_notes, *absent_classes(truth)))
 
 
-def read_detections(
-    detections: Sequence[Mapping[str, Any]], ground_truth: GroundTruth, *, source: str = "detections"
-) -> Detections:
+def read_detections(detections: object, ground_truth: GroundTruth, *, source: str = "detections") -> Detections:
     """Validate a COCO results list and turn it into columns.
 
     Args:
@@ -168,7 +164,7 @@ def read_detections(
     )
 
 
-def digest_of(document: Mapping[str, Any] | Sequence[Any]) -> str:
+def digest_of(document: object) -> str:
     """The sha256 of a parsed JSON document: sorted keys, no spaces, shortest round-trip floats, UTF-8.
 
     It equals `sha256(json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False))`, written in
@@ -180,11 +176,11 @@ def digest_of(document: Mapping[str, Any] | Sequence[Any]) -> str:
     return hasher.hexdigest()
 
 
-def _pieces(document: Mapping[str, Any] | Sequence[Any]) -> Iterator[str]:
+def _pieces(document: object) -> Iterator[str]:
     encode = json.JSONEncoder(
         sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=lambda number: number.item()
     ).encode
-    if isinstance(document, Mapping):
+    if not isinstance(document, Sequence):
         yield encode(document)
         return
     yield "["
@@ -193,7 +189,7 @@ def _pieces(document: Mapping[str, Any] | Sequence[Any]) -> Iterator[str]:
     yield "]"
 
 
-def _records(document: Any, key: str, kind: type[Record], source: str) -> tuple[list[Record], Place]:
+def _records(document: object, key: str, kind: type[Record], source: str) -> tuple[list[Record], Place]:
     """One list of a COCO file, typed, with the place that names its records."""
     if not isinstance(document, Mapping):
         raise EvaluationError(

@@ -17,7 +17,7 @@ from dentsight_pipeline.intake.records import Export
 _UNIVERSE = re.compile(r"https?://universe\.roboflow\.com/([\w-]+)/([\w-]*)(?:/(?:dataset/)?(\d+))?")
 
 
-def source_identity(export: Export, known: Mapping[str, object] | None = None) -> Source:
+def source_identity(export: Export, known: Mapping[str, str | int] | None = None) -> Source:
     """Workspace, project, version and so on, as far as the export names them.
 
     Args:

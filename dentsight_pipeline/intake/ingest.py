@@ -60,7 +60,7 @@ class Request:
     """Splits that must be there."""
     accept: Collection[str] = ()
     """Kinds of repairs that may be beyond their limits (`limits.py`)."""
-    identity: Mapping[str, object] | None = None
+    identity: Mapping[str, str | int] | None = None
     """Known facts about the source (workspace, project, version …), e.g. from Roboflow's API."""
     workers: int = 4
     """Threads."""

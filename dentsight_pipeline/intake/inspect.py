@@ -6,17 +6,18 @@ decided here.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.facts import Cell, SplitsFacts, SplitTotals
+from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, read_content
 from dentsight_pipeline.intake.open import open_export
@@ -36,7 +37,7 @@ def inspect_export(
     accept: Collection[str] = (),
     workers: int = 4,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Inspection:
     """Reads an export as ingestion and normalisation would, and says what they would do; writes nothing.
 
     Args:
@@ -49,9 +50,7 @@ def inspect_export(
         progress: Called as images are done.
 
     Returns:
-        JSON: `splits`, `classes`, `labels`, `repairs`, `accepted_repairs`, `repair_list`, `dropped`, `leakage`,
-        `privacy`, `refusals`, `source`, `corpus`, `flags`, `partial_annotation`, `loose_classes`, `agreement`. When
-        `refusals` is not empty, ingestion would stop, and the other figures are those of the records that can be used.
+        The report; when its `refusals` are not empty, ingestion would stop.
 
     Raises:
         DataError: It cannot be read at all.
@@ -68,98 +67,86 @@ def inspect_export(
 
 def _report(
     raw: RawExport, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
-) -> dict[str, Any]:
-    facts, labels, agreement = map(_json, (result.facts, result.labels, result.agreement))
-    return {
-        "corpus": facts["corpus"],
-        "identity": facts["source"],
-        "layout": raw.facts.layout,
-        "source": {**facts["mapping"], "drop": [name for name in facts["mapping"]["drop"] if name not in unknown]},
-        "sources_known": list(MAPPINGS),
-        "mapping_digest": mapping_for(chosen).digest,
-        "splits": {
-            name: {
-                **{key: value for key, value in split.items() if key != "class_counts"},
-                "partial_annotation": facts["partial_annotation"][name],
-                "unlisted_files": raw.facts.splits[name].unlisted_files,
-            }
-            for name, split in facts["splits"].items()
-        },
-        "classes": _class_table(facts),
-        "labels": [row for row in labels if row["raw_name"] not in unknown],
-        "loose_classes": facts["loose_classes"],
-        "repairs": facts["repairs"],
-        "accepted_repairs": list(raw.facts.accepted_repairs),
-        "repair_list": json.loads(b"".join(json_blocks(result.repairs))),
-        "dropped": {name: count for name, count in facts["dropped"].items() if name not in unknown},
-        "leakage": facts["leakage"],
-        "distinct_sources": facts["sources"],
-        "agreement": agreement,
-        "flags": facts["flags"],
-        "partial_annotation": facts["partial_annotation"],
-        "privacy": facts["privacy"],
-        "refusals": [_refusal(error) for error in refusals.errors],
-    }
-
-
-def _json(document: object) -> Any:
-    """A document as JSON's own dictionaries and lists."""
-    return json.loads(codec.write(document))
-
-
-def _class_table(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Annotations of each class that occurs, or is a condition, by split."""
-    table: dict[str, dict[str, Any]] = {}
-    for name in (*CONDITIONS, *TEETH):
-        counts = {split: facts["splits"][split]["class_counts"][name] for split in facts["splits"]}
-        if name in CONDITIONS or any(counts.values()):
-            table[name] = {**counts, "total": sum(counts.values()), "loose": name in facts["loose_classes"]}
-    return table
-
-
-def _refusal(error: DataError) -> dict[str, Any]:
-    """A refusal as JSON: its kind and the line that names file, record and remedy."""
-    record: dict[str, Any] = {"kind": type(error).__name__, "message": str(error)}
-    if isinstance(error, AnnotationError):
-        record |= {"file": error.file, "record": error.record, "problem": error.problem, "remedy": error.remedy}
-    if isinstance(error, UnknownLabelError):
-        record |= {"label": error.label, "source": error.source, "suggestions": error.suggestions}
-    return record
-
-
-def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """The same for people, one line each.
-
-    Args:
-        report: What `inspect_export` returned.
-    """
-    source = report["source"]
-    lines = [
-        f"Corpus: {report['corpus']['name']} ({report['corpus']['kind']}, licence {report['corpus']['licence']})",
-        f"Labels: mapping {source['source']!r} ({source['chosen_by']}: {source['evidence']})",
-    ]
-    for name, split in report["splits"].items():
-        leak = report["leakage"].get(name)
-        shared = f", {leak['shared_with_train']} share a source with train" if leak else ""
-        lines.append(f"{name}: {split['images']} images, {split['annotations']} annotations{shared}")
-    counts = {name: row["total"] for name, row in report["classes"].items() if name in CONDITIONS}
-    teeth = sum(row["total"] for name, row in report["classes"].items() if name in TEETH)
-    loose = set(report["loose_classes"])
-    lines.append("Conditions: " + ", ".join(f"{n} {c}{' (loose)' if n in loose else ''}" for n, c in counts.items()))
-    lines.append(f"Teeth: {teeth}")
-    for title, table in (("Repairs", report["repairs"]), ("Dropped labels", report["dropped"])):
-        lines.append(f"{title}: " + (", ".join(f"{name} {count}" for name, count in table.items()) or "none"))
-    if report["accepted_repairs"]:
-        lines.append(f"Accepted beyond their limits: {', '.join(report['accepted_repairs'])}")
-    kinds = Counter(report["privacy"]["stem_kinds"])
-    lines.append(
-        f"Privacy: {report['privacy']['names_replaced']} names replaced ("
-        + ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        + f"); metadata removed from {report['privacy']['images_with_metadata']} images"
+) -> Inspection:
+    facts = result.facts
+    rows = {name: _class_row(name, facts) for name in (*CONDITIONS, *TEETH)}
+    kept = tuple(name for name in facts.mapping.drop if name not in unknown)
+    return Inspection(
+        corpus=facts.corpus,
+        identity=facts.source,
+        layout=raw.facts.layout,
+        source=msgspec.structs.replace(facts.mapping, drop=kept),
+        sources_known=tuple(MAPPINGS),
+        mapping_digest=mapping_for(chosen).digest,
+        splits={name: _split(name, facts, raw.facts.splits[name].unlisted_files) for name in sorted(facts.splits)},
+        classes={name: row for name, row in rows.items() if name in CONDITIONS or row["total"]},
+        labels=tuple(row for row in result.labels if row.raw_name not in unknown),
+        loose_classes=facts.loose_classes,
+        repairs=facts.repairs,
+        accepted_repairs=raw.facts.accepted_repairs,
+        repair_list=codec.read(b"".join(json_blocks(result.repairs)), tuple[Mapping[str, Cell], ...], "the repairs"),
+        dropped={name: count for name, count in facts.dropped.items() if name not in unknown},
+        leakage=facts.leakage,
+        distinct_sources=facts.sources,
+        agreement=tuple(result.agreement),
+        flags=facts.flags,
+        partial_annotation=facts.partial_annotation,
+        privacy=facts.privacy,
+        refusals=tuple(map(_refusal, refusals.errors)),
     )
-    refused = report["refusals"]
+
+
+def _split(name: str, facts: SplitsFacts, unlisted: int) -> InspectedSplit:
+    totals = {field: getattr(facts.splits[name], field) for field in SplitTotals.__struct_fields__}
+    return InspectedSplit(**totals, partial_annotation=facts.partial_annotation[name], unlisted_files=unlisted)
+
+
+def _class_row(name: str, facts: SplitsFacts) -> dict[str, int | bool]:
+    """Annotations of a class by split and in total, and whether the source marks it loosely."""
+    counts = {split: of.class_counts[name] for split, of in facts.splits.items()}
+    return {**counts, "total": sum(counts.values()), "loose": name in facts.loose_classes}
+
+
+def _refusal(error: DataError) -> Refusal:
+    told = ("file", "record", "problem", "remedy") if isinstance(error, AnnotationError) else ()
+    if isinstance(error, UnknownLabelError):
+        told = ("label", "source", "suggestions")
+    return Refusal(type(error).__name__, str(error), **{name: getattr(error, name) for name in told})
+
+
+def summary_lines(report: Inspection) -> list[str]:
+    """The same for people, one line each."""
+    corpus, source, privacy = report.corpus, report.source, report.privacy
+    lines = [
+        f"Corpus: {corpus.name} ({corpus.kind}, licence {corpus.licence})",
+        f"Labels: mapping {source.source!r} ({source.chosen_by}: {source.evidence})",
+    ]
+    for name, split in report.splits.items():
+        leak = getattr(report.leakage, name, None)
+        shared = f", {leak.shared_with_train} share a source with train" if leak else ""
+        lines.append(f"{name}: {split.images} images, {split.annotations} annotations{shared}")
+    conditions = [
+        f"{name} {row['total']}{' (loose)' if name in report.loose_classes else ''}"
+        for name, row in report.classes.items()
+        if name in CONDITIONS
+    ]
+    lines.append(f"Conditions: {', '.join(conditions)}")
+    lines.append(f"Teeth: {sum(row['total'] for name, row in report.classes.items() if name in TEETH)}")
+    for title, table in (("Repairs", report.repairs), ("Dropped labels", report.dropped)):
+        lines.append(f"{title}: {_counted(table) or 'none'}")
+    if report.accepted_repairs:
+        lines.append(f"Accepted beyond their limits: {', '.join(report.accepted_repairs)}")
+    lines.append(
+        f"Privacy: {privacy.names_replaced} names replaced ({_counted(privacy.stem_kinds)}); "
+        f"metadata removed from {privacy.images_with_metadata} images"
+    )
+    refused = report.refusals
     lines.append("Refusals: none; it can be ingested" if not refused else f"Refusals: {len(refused)}")
-    lines += [f"  {refusal['message']}" for refusal in refused[:50]]
+    lines += [f"  {refusal.message}" for refusal in refused[:50]]
     if len(refused) > 50:
         lines.append(f"  … and {len(refused) - 50} more (--json lists all)")
     return lines
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

@@ -24,6 +24,7 @@ from dentsight_pipeline.documents.annotations import (
     flat_values,
     table_of,
 )
+from dentsight_pipeline.documents.facts import Cell
 from dentsight_pipeline.errors import AnnotationError
 from dentsight_pipeline.intake.limits import LIMITS, Limits
 from dentsight_pipeline.intake.records import EXPORT_AGAIN, ExportImage, ExportSplit, Refusals
@@ -68,7 +69,7 @@ class RawSplits:
         self, stored: Mapping[str, StoredImage], group_of: Mapping[str, str], refusals: Refusals, limits: Limits
     ) -> None:
         self._stored, self._group_of, self._refusals, self._limits = stored, group_of, refusals, limits
-        self._repairs: list[dict[str, object]] = []
+        self._repairs: list[dict[str, Cell]] = []
 
     def repairs(self) -> pa.Table:
         """What was mended so far, of schema `REPAIRS`."""
@@ -84,7 +85,7 @@ class RawSplits:
         found = [self._stored.get(image.path) for image in split.images]
         lost = np.bincount(images_of, minlength=len(found))
         frames: dict[_Frame, list[int]] = defaultdict(list)
-        rows: list[dict[str, object]] = []
+        rows: list[dict[str, Cell]] = []
         for row, (image, kept) in enumerate(zip(split.images, found, strict=True)):
             if kept is not None:
                 frame = self._compare(split, image, kept)
@@ -146,7 +147,7 @@ class RawSplits:
         self._repair("exif_rotation", split, image.id, detail)
         return (found.coded_size, found.orientation) if turned else None
 
-    def _image(self, image: ExportImage, found: StoredImage) -> dict[str, object]:
+    def _image(self, image: ExportImage, found: StoredImage) -> dict[str, Cell]:
         return {
             "id": image.id,
             "file_name": found.path,

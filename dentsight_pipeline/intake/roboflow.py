@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import msgspec
 import requests
 from filelock import FileLock
 from pydantic import SecretStr
@@ -121,6 +122,18 @@ def read_key(variables: Mapping[str, str]) -> SecretStr | None:
     return SecretStr(key)
 
 
+class _Answer(msgspec.Struct):
+    """What is read of the API's answers. Nothing is taken on trust: each use checks what it finds."""
+
+    versions: Any = None
+    export: object = None
+    project: object = None
+    version: object = None
+    progress: object = None
+    error: object = msgspec.UNSET
+    message: object = ""
+
+
 @dataclass(frozen=True)
 class RoboflowClient:
     """Talks to Roboflow with one API key.
@@ -181,10 +194,10 @@ class RoboflowClient:
             ConfigurationError: The key was refused.
             DataError: There is no such project, or Roboflow does not answer.
         """
-        status, document = self._ask(f"{workspace}/{project}", {})
+        status, answer = self._ask(f"{workspace}/{project}", {})
         if status != 200:
-            raise self._refused(f"project {workspace}/{project}", status, document)
-        versions = [_version(record) for record in document.get("versions") or []]
+            raise self._refused(f"project {workspace}/{project}", status, answer)
+        versions = [_version(record) for record in answer.versions or []]
         return sorted((version for version in versions if version), key=lambda version: version.number)
 
     def download(
@@ -228,24 +241,22 @@ class RoboflowClient:
                 self._fetch(_link(answer), fresh_link, target, report)
         return DownloadedExport(target, identity)
 
-    def _export(
-        self, workspace: str, project: str, version: int, export_format: str, report: Progress
-    ) -> dict[str, Any]:
+    def _export(self, workspace: str, project: str, version: int, export_format: str, report: Progress) -> _Answer:
         """The API's answer that holds the link, after waiting for the export to be generated."""
         path = f"{workspace}/{project}/{version}/{export_format}"
         waited, pause = 0.0, 1.0
         while True:
-            status, document = self._ask(path, {"nocache": "true"})
-            if status == 200 and _has_link(document):
-                return document
+            status, answer = self._ask(path, {"nocache": "true"})
+            if status == 200 and _link_in(answer) is not None:
+                return answer
             if status not in (200, 202):
-                raise self._refused(f"version {path}", status, document)
+                raise self._refused(f"version {path}", status, answer)
             if waited >= self.generation_timeout_s:
                 raise DataError(
                     f"Roboflow has not generated {path} within {self.generation_timeout_s:.0f} s. "
                     "Look at the version's page there, and run this again: it goes on waiting where it stopped."
                 )
-            report("Roboflow generates the export", _percent(document.get("progress")), 100)
+            report("Roboflow generates the export", _percent(answer.progress), 100)
             self.sleep(pause)
             waited, pause = waited + pause, min(pause * 1.5, 15.0)
 
@@ -297,14 +308,14 @@ class RoboflowClient:
             return 0, None, f"the connection ended after {part.size} of {part.expected} bytes"
         return 200, None, None
 
-    def _ask(self, path: str, parameters: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    def _ask(self, path: str, parameters: Mapping[str, str]) -> tuple[int, _Answer]:
         """GET a JSON document, tried again while Roboflow is busy or unreachable."""
         url = f"{self.base_url.rstrip('/')}/{quote(path)}"
         failures = 0
         while True:
-            status, pause, document, problem = self._ask_once(url, parameters)
+            status, pause, answer, problem = self._ask_once(url, parameters)
             if problem is None:
-                return status, document
+                return status, answer
             failures += 1
             if failures >= self.attempts:
                 raise DataError(
@@ -313,9 +324,7 @@ class RoboflowClient:
                 )
             self._wait(failures, pause, problem)
 
-    def _ask_once(
-        self, url: str, parameters: Mapping[str, str]
-    ) -> tuple[int, float | None, dict[str, Any], str | None]:
+    def _ask_once(self, url: str, parameters: Mapping[str, str]) -> tuple[int, float | None, _Answer, str | None]:
         """One request. No exception leaves this frame: those of `requests` carry the URL, and the URL the key."""
         with self._quiet_logs():
             try:
@@ -327,18 +336,14 @@ class RoboflowClient:
                 )
                 content = response.content
             except requests.RequestException as error:
-                return 0, None, {}, _kind(error)
+                return 0, None, _Answer(), _kind(error)
         if response.status_code in _RETRIED:
-            return response.status_code, _retry_after(response), {}, f"HTTP {response.status_code}"
+            return response.status_code, _retry_after(response), _Answer(), f"HTTP {response.status_code}"
         try:
-            document = json.loads(content)
+            answer, problem = msgspec.convert(json.loads(content), _Answer), None
         except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            if response.ok:
-                return response.status_code, None, {}, "its answer is no JSON object"
-            document = {}
-        return response.status_code, None, document, None
+            answer, problem = _Answer(), "its answer is no JSON object" if response.ok else None
+        return response.status_code, None, answer, problem
 
     def _wait(self, failures: int, asked_s: float | None, problem: str) -> None:
         """Back off: what the server asks for, or 1, 2, 4, … seconds."""
@@ -347,9 +352,9 @@ class RoboflowClient:
         _logger.info("Roboflow: %s; trying again in %.0f s", self._redacted(problem), seconds)
         self.sleep(seconds)
 
-    def _refused(self, what: str, status: int, document: Mapping[str, Any]) -> DataError | ConfigurationError:
+    def _refused(self, what: str, status: int, answer: _Answer) -> DataError | ConfigurationError:
         """The error for an answer that trying again does not change."""
-        said = self._redacted(_message(document))
+        said = self._redacted(_message(answer))
         said = f" It says: {said}" if said else ""
         if status in (401, 403):
             return ConfigurationError(
@@ -456,24 +461,22 @@ def _validator(response: requests.Response) -> str:
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _has_link(document: Mapping[str, Any]) -> bool:
-    export = document.get("export")
-    return isinstance(export, Mapping) and isinstance(export.get("link"), str)
+def _link_in(answer: _Answer) -> str | None:
+    """What an answer gives as the zip's address, which is a secret of its own."""
+    link = _mapping(answer.export).get("link")
+    return link if isinstance(link, str) else None
 
 
-def _link(document: Mapping[str, Any]) -> str:
-    """The zip's address, which is a secret of its own."""
-    link = document["export"]["link"]
+def _link(answer: _Answer) -> str:
+    link = _link_in(answer) or ""
     if urlsplit(link).scheme not in ("https", "http"):
         raise DataError("Roboflow's answer holds no web address for the zip. Export the version by hand.")
     return link
 
 
-def _identity(
-    workspace: str, project: str, version: int, export_format: str, answer: Mapping[str, Any]
-) -> dict[str, str]:
+def _identity(workspace: str, project: str, version: int, export_format: str, answer: _Answer) -> dict[str, str]:
     """What the manifest records of the source; never the link."""
-    about_project, about_version = _mapping(answer.get("project")), _mapping(answer.get("version"))
+    about_project, about_version = _mapping(answer.project), _mapping(answer.version)
     known = {
         "workspace": workspace,
         "project": project,
@@ -529,9 +532,9 @@ def _retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _message(document: Mapping[str, Any]) -> str:
+def _message(answer: _Answer) -> str:
     """What the API says about an error, at most 300 characters."""
-    error = document.get("error", document.get("message", ""))
+    error = answer.message if answer.error is msgspec.UNSET else answer.error
     error = _mapping(error).get("message", "") if isinstance(error, Mapping) else error
     return str(error or "")[:300]
 

@@ -54,7 +54,7 @@ def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     return Export("yolo", splits, license_names=license_names, info=info)
 
 
-def _yolo_settings(files: ExportFiles) -> Mapping[str, object]:
+def _yolo_settings(files: ExportFiles) -> Mapping[object, object]:
     import yaml
 
     try:
@@ -67,7 +67,7 @@ def _yolo_settings(files: ExportFiles) -> Mapping[str, object]:
     return settings
 
 
-def _yolo_names(settings: Mapping[str, Any]) -> dict[int, str]:
+def _yolo_names(settings: Mapping[object, object]) -> dict[int, str]:
     names = settings.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument, Measurement
-from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.facts import Cell, SubsetFacts
 from dentsight_pipeline.documents.lineage import (
     Code,
     CodeDifference,
@@ -96,7 +95,7 @@ def _trained(store: Store, digest: str) -> Trained:
     return Trained(checkpoint, store.get_manifest(subset_digest(checkpoint)))
 
 
-def _fields(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Sides]:
+def _fields(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> dict[str, Sides]:
     """The fields that differ, with both values; None for one that is not there."""
     return {name: Sides(a=a.get(name), b=b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)}
 

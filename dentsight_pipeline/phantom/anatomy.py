@@ -187,12 +187,8 @@ def _draw_upper_face(painter: _Painter, bone: Gray, veil: Gray, lines: Gray, mar
         sides = painter.origin + (outline - painter.origin) * [share, 1.0]
         fill(bone, np.concatenate([margin, sides]), value, half)
     for side in _SIDES:
-        sinus = smooth(painter.place(_SINUS, 0.006, side))
-        fill(bone, sinus, 30, half)
-        stroke(lines, sinus, 22 + 10 * float(rng.random()), 0.7 * mm, closed=True, scale=half)
-        nose = smooth(painter.place(_NASAL, 0.004, side))
-        fill(bone, nose, 24, half)
-        stroke(lines, nose, 20, 0.7 * mm, closed=True, scale=half)
+        _draw_sinus(painter, bone, lines, side)
+        _draw_nose(painter, bone, lines, side)
         concha = painter.origin + face.width * np.array([side * 0.042, -0.19 + 0.008 * float(rng.standard_normal())])
         fill(bone, blob(concha, 0.016 * face.width, 0.026 * face.width, rng, 0.08), 46, half)
         fill(veil, smooth(painter.place(_ZYGOMA, 0.005, side)), 40, half)
@@ -200,11 +196,27 @@ def _draw_upper_face(painter: _Painter, bone: Gray, veil: Gray, lines: Gray, mar
         stroke(lines, smooth_line(cheekbone), 34, 1.2 * mm, scale=half)
         stroke(veil, smooth_line(painter.place(_ORBIT, 0.005, side)), 58, 2.0 * mm, scale=half)
         stroke(veil, smooth_line(painter.place(_HYOID, 0.006, side)), 40, 4.0 * mm, scale=half)
-    palate = smooth_line(painter.place(_PALATE, 0.0025))
-    stroke(veil, palate, 52, 2.2 * mm, scale=half)
-    stroke(lines, palate, 24, 1.0 * mm, scale=half)
-    stroke(veil, np.add(palate, [0.0, 0.022 * face.width]), 26, 3.0 * mm, scale=half)
+    _draw_palate(painter, veil, lines)
     stroke(veil, painter.place([(0.0, -0.31), (0.003, -0.22), (0.0, -0.145)], 0.003), 46, 1.8 * mm, scale=half)
+
+
+def _draw_sinus(painter: _Painter, bone: Gray, lines: Gray, side: float) -> None:
+    sinus = smooth(painter.place(_SINUS, 0.006, side))
+    fill(bone, sinus, 30, 0.5)
+    stroke(lines, sinus, 22 + 10 * float(painter.rng.random()), 0.7 * painter.face.mm, closed=True, scale=0.5)
+
+
+def _draw_nose(painter: _Painter, bone: Gray, lines: Gray, side: float) -> None:
+    nose = smooth(painter.place(_NASAL, 0.004, side))
+    fill(bone, nose, 24, 0.5)
+    stroke(lines, nose, 20, 0.7 * painter.face.mm, closed=True, scale=0.5)
+
+
+def _draw_palate(painter: _Painter, veil: Gray, lines: Gray) -> None:
+    face, palate = painter.face, smooth_line(painter.place(_PALATE, 0.0025))
+    stroke(veil, palate, 52, 2.2 * face.mm, scale=0.5)
+    stroke(lines, palate, 24, 1.0 * face.mm, scale=0.5)
+    stroke(veil, np.add(palate, [0.0, 0.022 * face.width]), 26, 3.0 * face.mm, scale=0.5)
 
 
 def _draw_mandible(painter: _Painter, bone: Gray, lines: Gray, margin: Points) -> None:

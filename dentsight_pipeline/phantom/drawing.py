@@ -8,6 +8,7 @@ the image's left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -57,12 +58,8 @@ def draw(mouth: Mouth, width: int, rng: np.random.Generator) -> Drawing:
     places = layout(face, face_rng)
     bone_loss = 0.02 + 0.10 * float(face_rng.random()) ** 2
     margins = {upper: bone_margin(places, mouth, upper, bone_loss) for upper in (True, False)}
-    jaw_gone = [fdi for name, fdi in mouth.others if name == "hemimandibulectomy"]
-    removed_side = float(np.sign(places[jaw_gone[0]].across[0])) if jaw_gone else None
-    anatomy = draw_anatomy(face, margins, removed_side, anatomy_rng)
-
-    layers = np.zeros((4, face.height, face.width), np.uint8)
-    canvas = Canvas((layers[0], layers[1]), layers[2], layers[3], face.mm)
+    anatomy = draw_anatomy(face, margins, _removed_side(mouth, places), anatomy_rng)
+    canvas = _canvas(face)
     for fdi, tooth in mouth.teeth.items():
         _draw_position(canvas, places[fdi], tooth, findings_rng)
     for run in mouth.bridges:
@@ -75,10 +72,26 @@ def draw(mouth: Mouth, width: int, rng: np.random.Generator) -> Drawing:
     if face_rng.random() < _CHIN_CUT_OFF_SHARE:
         front = [places[fdi].point(0.0, 1.0)[1] for fdi in (31, 41)]
         gray = gray[: round(max(front) + (2.0 + 5.0 * float(face_rng.random())) * face.mm)]
-    if width != face.width:
-        scale = width / face.width
-        gray = cv2.resize(gray, (width, round(gray.shape[0] * scale)), interpolation=cv2.INTER_AREA)
-        shapes = [Shape(s.raw_name, s.outline_xy_px * scale, s.fdi) for s in shapes]
+    drawing = Drawing(np.ascontiguousarray(gray, np.uint8), shapes)
+    return drawing if width == face.width else _scaled(drawing, width)
+
+
+def _removed_side(mouth: Mouth, places: Mapping[int, Place]) -> float | None:
+    """-1 or 1 when that half of the lower jaw is gone."""
+    gone = [fdi for name, fdi in mouth.others if name == "hemimandibulectomy"]
+    return float(np.sign(places[gone[0]].across[0])) if gone else None
+
+
+def _canvas(face: Face) -> Canvas:
+    layers = np.zeros((4, face.height, face.width), np.uint8)
+    return Canvas((layers[0], layers[1]), layers[2], layers[3], face.mm)
+
+
+def _scaled(drawing: Drawing, width: int) -> Drawing:
+    """The drawing at another width."""
+    height, scale = drawing.gray.shape[0], width / drawing.gray.shape[1]
+    gray = cv2.resize(drawing.gray, (width, round(height * scale)), interpolation=cv2.INTER_AREA)
+    shapes = [Shape(s.raw_name, s.outline_xy_px * scale, s.fdi) for s in drawing.shapes]
     return Drawing(np.ascontiguousarray(gray, np.uint8), shapes)
 
 

@@ -16,9 +16,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import cv2
 import numpy as np
@@ -29,7 +29,10 @@ from dentsight_pipeline.phantom.canvas import Points, Shape
 from dentsight_pipeline.phantom.drawing import Drawing, draw
 from dentsight_pipeline.phantom.mouth import FDI_TEETH, V8_CONDITION_COUNTS, Mouth, neighbours, sample_mouth
 
-_Json = dict[str, Any]
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.canonical import JSON
+
+_Record = Mapping[str, "JSON"]
 """A record as it is written."""
 
 CODE_VERSION = "1"
@@ -123,10 +126,8 @@ def plan_splits(images: int) -> dict[str, int]:
         images: Images in total, at least 3.
     """
     shares = dict(zip(V8_SPLITS, _apportion(images, list(V8_SPLITS.values())), strict=True))
-    for split in V8_SPLITS:
-        if shares[split] == 0:
-            shares[split] += 1
-            shares["train"] -= 1
+    for split in (name for name, share in shares.items() if share == 0):
+        shares |= {split: 1, "train": shares["train"] - 1}
     return shares
 
 
@@ -254,14 +255,26 @@ def _annotate(shapes: list[Shape], second: bool, rng: np.random.Generator) -> li
     return labels
 
 
+class _Box(TypedDict):
+    """One annotation as the file says it."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    area: float
+    segmentation: list[list[float]]
+    iscrowd: int
+
+
 @dataclass
 class _Split:
     """One split's annotation file in the making; ids start at 0, as Roboflow's do."""
 
-    images: list[_Json] = field(default_factory=list)
-    annotations: list[_Json] = field(default_factory=list)
+    images: list[_Record] = field(default_factory=list)
+    annotations: list[_Box] = field(default_factory=list)
 
-    def add(self, label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Json | None:
+    def add(self, label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Box | None:
         """Write one label as Roboflow does; returns its record, or None when too little of it is in the picture."""
         record = _record(label, size, rng)
         if record is None:
@@ -269,19 +282,23 @@ class _Split:
         self._append(record)
         draw_of_defects = rng.random(2)
         if draw_of_defects[0] < _EXACT_DUPLICATE_RATE:
-            self._append(dict(record))
+            self._append(record.copy())
         if draw_of_defects[1] < _NEAR_DUPLICATE_RATE:
-            near = dict(record, bbox=[*record["bbox"][:2], *(round(0.98 * v, 3) for v in record["bbox"][2:])])
-            near["area"] = round(near["bbox"][2] * near["bbox"][3], 3)
-            self._append(near)
+            self._append(_nearly(record))
         return record
 
-    def _append(self, record: _Json) -> None:
+    def _append(self, record: _Box) -> None:
         record["id"], record["image_id"] = len(self.annotations), len(self.images)
         self.annotations.append(record)
 
 
-def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Json | None:
+def _nearly(record: _Box) -> _Box:
+    """A box a little smaller, as it is drawn a second time."""
+    width, height = (round(0.98 * side, 3) for side in record["bbox"][2:])
+    return {**record, "bbox": [*record["bbox"][:2], width, height], "area": round(width * height, 3)}
+
+
+def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _Box | None:
     """One COCO annotation in Roboflow's dialect: x, y floored, w, h decimals, area = w·h, polygon or []."""
     limit = np.array(size, dtype=np.float64)
     low, high = label.outline.min(axis=0), label.outline.max(axis=0)
@@ -296,41 +313,49 @@ def _record(label: _Label, size: tuple[int, int], rng: np.random.Generator) -> _
     if rng.random() < _TINY_BOX_RATE:
         extent[0] = 1.0 + 0.9 * rng.random()
     width, height = (round(float(v), 3) for v in np.maximum(extent, 0.5))
-    polygon: list[list[float]] = []
-    if rng.random() < _POLYGON_SHARE:
-        points = label.outline[:: max(1, len(label.outline) // 18)]
-        polygon = [np.clip(points, 0.0, limit).round(2).ravel().tolist()]
     return {
         "id": 0,
         "image_id": 0,
         "category_id": CATEGORY_NAMES.index(label.raw_name),
         "bbox": [int(corner[0]), int(corner[1]), width, height],
         "area": round(width * height, 3),
-        "segmentation": polygon,
+        "segmentation": _polygon(label.outline, limit) if rng.random() < _POLYGON_SHARE else [],
         "iscrowd": 0,
     }
 
 
-def _transform(item: PlannedImage, rng: np.random.Generator) -> _Json:
+def _polygon(outline: Points, limit: Points) -> list[list[float]]:
+    """About eighteen points of an outline, inside the picture."""
+    points = outline[:: max(1, len(outline) // 18)]
+    return [np.clip(points, 0.0, limit).round(2).ravel().tolist()]
+
+
+@dataclass(frozen=True)
+class _Transform:
+    """How a file differs from the drawn picture."""
+
+    kind: str
+    gain: float = 1.0
+    offset: float = 0.0
+    jpeg_quality: int = 90
+
+
+def _transform(item: PlannedImage, rng: np.random.Generator) -> _Transform:
     """How the file differs from the drawn picture; a second upload was re-encoded, some are brighter or darker."""
     if item.copy == 0:
-        return {"kind": "original", "gain": 1.0, "offset": 0.0, "jpeg_quality": 90}
+        return _Transform("original")
     if rng.random() < 0.6:
-        return {"kind": "re-encoded", "gain": 1.0, "offset": 0.0, "jpeg_quality": int(rng.integers(70, 88))}
+        return _Transform("re-encoded", jpeg_quality=int(rng.integers(70, 88)))
     gain, offset = 1.0 + 0.06 * float(rng.standard_normal()), 5.0 * float(rng.standard_normal())
-    return {
-        "kind": "brightness",
-        "gain": round(min(max(gain, 0.85), 1.15), 4),
-        "offset": round(min(max(offset, -12.0), 12.0), 2),
-        "jpeg_quality": int(rng.integers(75, 92)),
-    }
+    gain, offset = round(min(max(gain, 0.85), 1.15), 4), round(min(max(offset, -12.0), 12.0), 2)
+    return _Transform("brightness", gain, offset, int(rng.integers(75, 92)))
 
 
-def _encode(gray: np.ndarray, transform: _Json) -> bytes:
+def _encode(gray: np.ndarray, transform: _Transform) -> bytes:
     """The JPEG bytes of one upload."""
-    if transform["kind"] == "brightness":
-        gray = cv2.convertScaleAbs(gray, alpha=transform["gain"], beta=transform["offset"])
-    ok, encoded = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_QUALITY, transform["jpeg_quality"]])
+    if transform.kind == "brightness":
+        gray = cv2.convertScaleAbs(gray, alpha=transform.gain, beta=transform.offset)
+    ok, encoded = cv2.imencode(".jpg", gray, [cv2.IMWRITE_JPEG_QUALITY, transform.jpeg_quality])
     if not ok:
         raise ConfigurationError(
             f"OpenCV could not encode a JPEG of shape {gray.shape}. Reinstall opencv-python-headless."
@@ -345,7 +370,7 @@ def _patient(seed: int, source: int, width: int) -> tuple[Mouth, Drawing]:
     return mouth, draw(mouth, width, rng)
 
 
-def _finding(shape: Shape) -> _Json:
+def _finding(shape: Shape) -> _Record:
     low, high = shape.outline_xy_px.min(axis=0), shape.outline_xy_px.max(axis=0)
     return {"name": shape.raw_name, "fdi": shape.fdi, "box_xyxy_px": [round(float(v), 2) for v in (*low, *high)]}
 
@@ -436,8 +461,8 @@ class _Writing:
     def __init__(self, folder: Path, seed: int, width: int) -> None:
         self.folder, self.seed, self.width = folder, seed, width
         self.splits = {split: _Split() for split in V8_SPLITS}
-        self._sources: dict[int, _Json] = {}
-        self._files: list[_Json] = []
+        self._sources: dict[int, _Record] = {}
+        self._files: list[_Record] = []
         for split in self.splits:
             (folder / split).mkdir()
 
@@ -459,7 +484,7 @@ class _Writing:
         self._sources[item.source] = _source_truth(mouth, drawing)
         self._files.append(_file_truth(item, name, transform, written, zip(drawn, labels, strict=True)))
 
-    def truth(self) -> _Json:
+    def truth(self) -> _Record:
         """The true answers: what each patient has, and what each file shows of it."""
         return {
             "corpus": PHANTOM_MARKER,
@@ -487,7 +512,7 @@ class _Writing:
         )
 
 
-def _image(number: int, name: str, size: tuple[int, int], original: str) -> _Json:
+def _image(number: int, name: str, size: tuple[int, int], original: str) -> _Record:
     """An image's record in its split's annotation file."""
     return {
         "id": number,
@@ -500,7 +525,7 @@ def _image(number: int, name: str, size: tuple[int, int], original: str) -> _Jso
     }
 
 
-def _source_truth(mouth: Mouth, drawing: Drawing) -> _Json:
+def _source_truth(mouth: Mouth, drawing: Drawing) -> _Record:
     return {
         "healthy": mouth.healthy,
         "teeth": {str(fdi): tooth.status for fdi, tooth in mouth.teeth.items()},
@@ -511,17 +536,17 @@ def _source_truth(mouth: Mouth, drawing: Drawing) -> _Json:
 def _file_truth(
     item: PlannedImage,
     name: str,
-    transform: _Json,
-    written: Sequence[_Json],
-    labels: Iterable[tuple[_Label, _Json | None]],
-) -> _Json:
+    transform: _Transform,
+    written: Sequence[_Box],
+    labels: Iterable[tuple[_Label, _Box | None]],
+) -> _Record:
     return {
         "split": item.split,
         "file_name": name,
         "source": item.source,
         "copy": item.copy,
         "annotator": "second" if item.copy else "first",
-        "transform": transform,
+        "transform": asdict(transform),
         "teeth_annotated": any(CATEGORY_NAMES[a["category_id"]].isdigit() for a in written),
         "labels": [
             {"annotation_id": record["id"], "fdi": label.fdi, "true_name": label.true_name}
@@ -534,29 +559,30 @@ def _file_truth(
 _DATE = "2025-01-01T00:00:00+00:00"  # fixed: the same arguments give the same bytes
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
+
+
+_HEAD = {
+    "info": {
+        "year": "2025",
+        "version": "8",
+        "description": "Drawn by dentsight phantom in the form of an export from roboflow.com",
+        "contributor": "",
+        "url": "",
+        "date_created": _DATE,
+    },
+    "licenses": [{"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "Public Domain"}],
+    "categories": [
+        {"id": i, "name": name, "supercategory": "OPG-data" if i else "none"} for i, name in enumerate(CATEGORY_NAMES)
+    ],
+}
 
 
 def _write_annotations(folder: Path, splits: Mapping[str, _Split]) -> None:
     """The annotation file of each split."""
-    head = {
-        "info": {
-            "year": "2025",
-            "version": "8",
-            "description": "Drawn by dentsight phantom in the form of an export from roboflow.com",
-            "contributor": "",
-            "url": "",
-            "date_created": _DATE,
-        },
-        "licenses": [{"id": 1, "url": "https://creativecommons.org/publicdomain/zero/1.0/", "name": "Public Domain"}],
-        "categories": [
-            {"id": i, "name": name, "supercategory": "OPG-data" if i else "none"}
-            for i, name in enumerate(CATEGORY_NAMES)
-        ],
-    }
     for name, split in splits.items():
-        document = {**head, "images": split.images, "annotations": split.annotations}
+        document = {**_HEAD, "images": split.images, "annotations": split.annotations}
         _write_json(folder / name / "_annotations.coco.json", document)
 
 

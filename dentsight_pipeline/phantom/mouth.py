@@ -7,7 +7,8 @@ condition for an image follows them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -87,6 +88,11 @@ class Mouth:
     """Raw name and the tooth that it lies at."""
     healthy: bool = False
 
+    def change(self, teeth: Iterable[int], **state: str | int) -> None:
+        """Give some teeth other properties."""
+        for fdi in teeth:
+            self.teeth[fdi] = replace(self.teeth[fdi], **state)
+
 
 def rate(raw_name: str) -> float:
     """Mean number of annotations of a raw condition name in one image of v8."""
@@ -156,6 +162,7 @@ def sample_mouth(rng: np.random.Generator) -> Mouth:
     _place_bridges(mouth, rng, severity)
     _place_tooth_findings(mouth, rng, severity)
     _place_others(mouth, rng)
+    _place_bone_loss(mouth, rng)
     return mouth
 
 
@@ -172,8 +179,7 @@ def _place_buds(mouth: Mouth, rng: np.random.Generator) -> None:
     else:
         milk = _choose(rng, [q * 10 + p for q in (1, 2, 3, 4) for p in (4, 5)], 2 + int(rng.integers(0, 3)))
         buds = milk + _choose(rng, thirds, int(rng.integers(0, 4)))
-        for fdi in thirds:
-            mouth.teeth[fdi].status = "absent"
+        mouth.change(thirds, status="absent")
     for fdi in buds:
         mouth.teeth[fdi].status = "bud"
         mouth.teeth[fdi].milk_tooth_above = fdi in milk
@@ -190,21 +196,18 @@ def _place_third_molars(mouth: Mouth, rng: np.random.Generator) -> None:
             tooth.status = "impacted"
         elif rng.random() < 0.3:
             tooth.status = "absent"
-    for fdi in (13, 23, 33, 43):
-        lower = 0.4 if fdi > 30 else 1.0
-        if rng.random() < rate("impacted") * 0.08 / 2.8 * lower:
-            mouth.teeth[fdi].status = "impacted"
+    for fdi, share in ((13, 1.0), (23, 1.0), (33, 0.4), (43, 0.4)):
+        if rng.random() < rate("impacted") * 0.08 / 2.8 * share:
+            mouth.change([fdi], status="impacted")
 
 
 def _place_gaps(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
     wear = severity * float(rng.gamma(1.2, 1 / 1.2))
     count = min(_count(rng, "missing", wear), 18)
-    for fdi in _choose(rng, _losable(mouth), (count + 1) // 2, _LOSS_WEIGHT):
-        mouth.teeth[fdi].status = "missing"
+    mouth.change(_choose(rng, _losable(mouth), (count + 1) // 2, _LOSS_WEIGHT), status="missing")
     for _ in range(count // 2):  # the rest beside an existing gap: losses come in runs
         edge = [t for t in _losable(mouth) if any(mouth.teeth[n].status == "missing" for n in neighbours(t))]
-        for fdi in _choose(rng, edge, 1, _LOSS_WEIGHT):
-            mouth.teeth[fdi].status = "missing"
+        mouth.change(_choose(rng, edge, 1, _LOSS_WEIGHT), status="missing")
     _place_implants(mouth, rng)
     _leave_stumps(mouth, rng, wear)
 
@@ -218,17 +221,15 @@ def _place_implants(mouth: Mouth, rng: np.random.Generator) -> None:
     if rng.random() >= 0.09:
         return
     for fdi in _choose(rng, _losable(mouth), _count(rng, "implant", 1 / 0.09), _LOSS_WEIGHT):
-        tooth = mouth.teeth[fdi]
-        tooth.status, tooth.crowned = "implant", bool(rng.random() < 0.7)
+        mouth.change([fdi], status="implant", crowned=bool(rng.random() < 0.7))
 
 
 def _leave_stumps(mouth: Mouth, rng: np.random.Generator, wear: float) -> None:
     stumps = _count(rng, "root-stump", wear) + _count(rng, "RC-treated-and-root-stump", 1.0)
-    share = V8_CONDITION_COUNTS["RC-treated-and-root-stump"]
+    filled = V8_CONDITION_COUNTS["RC-treated-and-root-stump"]
+    share = filled / (filled + V8_CONDITION_COUNTS["root-stump"])
     for fdi in _choose(rng, _with_status(mouth, "erupted"), stumps, _CARIES_WEIGHT):
-        tooth = mouth.teeth[fdi]
-        tooth.status = "stump"
-        tooth.root_filled = bool(rng.random() < share / (share + V8_CONDITION_COUNTS["root-stump"]))
+        mouth.change([fdi], status="stump", root_filled=bool(rng.random() < share))
 
 
 def neighbours(fdi: int) -> list[int]:
@@ -242,29 +243,30 @@ def _place_bridges(mouth: Mouth, rng: np.random.Generator, severity: float) -> N
     for raw_name, length in (("bridge", 3), ("cantilever", 2)):
         for _ in range(_count(rng, raw_name, severity)):
             units = length + (int(rng.random() < 0.2) if length == 3 else 0)
-            starts = []
-            for upper in (True, False):
-                row = arch(upper)
-                for i in range(1, 16 - units):
-                    run = row[i : i + units]
-                    if all(mouth.teeth[t].status == "erupted" and not mouth.teeth[t].crowned for t in run) and all(
-                        len([b for b in mouth.bridges if set(b) & {n, *run}]) == 0 for t in run for n in neighbours(t)
-                    ):
-                        starts.append(run)
-            if not starts:
-                continue
-            run = starts[int(rng.integers(len(starts)))]
-            mouth.bridges.append(run)
-            for fdi in run[1:-1] if length == 3 else run[1:]:
-                mouth.teeth[fdi].status = "pontic"
+            rows = (arch(upper) for upper in (True, False))
+            runs = [row[i : i + units] for row in rows for i in range(1, 16 - units)]
+            if free := [run for run in runs if _may_be_bridged(mouth, run)]:
+                run = free[int(rng.integers(len(free)))]
+                mouth.bridges.append(run)
+                mouth.change(run[1:-1] if length == 3 else run[1:], status="pontic")
+
+
+def _may_be_bridged(mouth: Mouth, run: list[int]) -> bool:
+    """Whether all stand without a crown, and no other bridge reaches them or the teeth beside them."""
+    bridged = {fdi for bridge in mouth.bridges for fdi in bridge}
+    near = {*run, *(other for fdi in run for other in neighbours(fdi))}
+    return not bridged & near and all(_is_bare(mouth.teeth[fdi]) for fdi in run)
+
+
+def _is_bare(tooth: Tooth) -> bool:
+    return tooth.status == "erupted" and not tooth.crowned
 
 
 def _place_tooth_findings(mouth: Mouth, rng: np.random.Generator, severity: float) -> None:
     bridged = {t for run in mouth.bridges for t in run}
     erupted = _with_status(mouth, "erupted")
     free = [t for t in erupted if t not in bridged]
-    for fdi in _choose(rng, erupted, _count(rng, "RC-treated", severity), _RESTORED_WEIGHT):
-        mouth.teeth[fdi].root_filled = True
+    mouth.change(_choose(rng, erupted, _count(rng, "RC-treated", severity), _RESTORED_WEIGHT), root_filled=True)
     _place_crowns(mouth, rng, severity, free)
     _place_decay(mouth, rng, severity, [t for t in free if not mouth.teeth[t].crowned])
     _place_calculus(mouth, rng, severity, free)
@@ -277,21 +279,20 @@ def _place_crowns(mouth: Mouth, rng: np.random.Generator, severity: float, free:
     filled = [t for t in free if mouth.teeth[t].root_filled]
     crowned = _choose(rng, filled, min(wanted, round(len(filled) * 0.7)))
     crowned += _choose(rng, [t for t in free if t not in crowned], wanted - len(crowned), _RESTORED_WEIGHT)
-    for fdi in crowned:
-        mouth.teeth[fdi].crowned = True
+    mouth.change(crowned, crowned=True)
 
 
 def _place_decay(mouth: Mouth, rng: np.random.Generator, severity: float, bare: list[int]) -> None:
     """Restorations and caries, on teeth without a crown."""
     teeth = mouth.teeth
-    for fdi in _choose(rng, bare, _count(rng, "restoration", severity), _RESTORED_WEIGHT):
-        teeth[fdi].restored = True
+    mouth.change(_choose(rng, bare, _count(rng, "restoration", severity), _RESTORED_WEIGHT), restored=True)
     for _ in range(_count(rng, "caries", severity)):
         open_sites = [t for t in bare if teeth[t].caries < (1 if teeth[t].restored else 2)]
         for fdi in _choose(rng, open_sites, 1, _CARIES_WEIGHT):
             teeth[fdi].caries += 1
-    for fdi in _choose(rng, [t for t in bare if teeth[t].caries and t % 10 >= 4], _count(rng, "grossly-decayed", 1.0)):
-        teeth[fdi].grossly_decayed, teeth[fdi].caries, teeth[fdi].restored = True, 0, False
+    decayed = [t for t in bare if teeth[t].caries and t % 10 >= 4]
+    lost = _choose(rng, decayed, _count(rng, "grossly-decayed", 1.0))
+    mouth.change(lost, grossly_decayed=True, caries=0, restored=False)
 
 
 _CALCULUS_WEIGHT = {1: 1.6, 2: 1.4, 3: 1.0, 4: 0.6, 5: 0.7, 6: 1.2, 7: 1.2, 8: 0.4}
@@ -308,13 +309,12 @@ def _place_calculus(mouth: Mouth, rng: np.random.Generator, severity: float, fre
 
 def _place_periapical(mouth: Mouth, rng: np.random.Generator, severity: float, erupted: list[int]) -> None:
     """Most at teeth that are filled or decayed, the rest anywhere."""
-    likely = [t for t in erupted if mouth.teeth[t].root_filled or mouth.teeth[t].caries]
-    likely += _with_status(mouth, "stump")
+    sick = [t for t in erupted if mouth.teeth[t].root_filled or mouth.teeth[t].caries]
+    likely = sick + _with_status(mouth, "stump")
     count = _count(rng, "periapical radiolucency", severity)
     sites = _choose(rng, likely, round(count * 0.8))
     sites += _choose(rng, [t for t in erupted if t not in sites], count - len(sites))
-    for fdi in sites:
-        mouth.teeth[fdi].periapical = True
+    mouth.change(sites, periapical=True)
 
 
 _AT_PREMOLARS_AND_MOLARS = [q * 10 + p for q in (3, 4) for p in (4, 5, 6, 7)]
@@ -332,6 +332,10 @@ def _place_others(mouth: Mouth, rng: np.random.Generator) -> None:
             used.add(fdi)
             mouth.others.append((raw_name, fdi))
             _change_teeth(mouth, raw_name, fdi)
+
+
+def _place_bone_loss(mouth: Mouth, rng: np.random.Generator) -> None:
+    """Around some implants."""
     for fdi in _with_status(mouth, "implant"):
         if rng.random() < V8_CONDITION_COUNTS["peri implant bone loss"] / V8_CONDITION_COUNTS["implant"]:
             mouth.others.append(("peri implant bone loss", fdi))

@@ -112,14 +112,8 @@ def template(kind: str) -> Template:
 
 
 def _kind(fdi: int) -> str:
-    position = fdi % 10
-    if position <= 2:
-        return "incisor"
-    if position == 3:
-        return "canine"
-    if position <= 5:
-        return "premolar"
-    return "upper-molar" if fdi < 30 else "lower-molar"
+    molar = "upper-molar" if fdi < 30 else "lower-molar"
+    return ("incisor", "incisor", "canine", "premolar", "premolar", molar, molar, molar)[fdi % 10 - 1]
 
 
 @dataclass(frozen=True)

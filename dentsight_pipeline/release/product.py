@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.codec import convert, plain, pretty, read
@@ -144,7 +144,7 @@ def publish_report(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         build_report(_report_inputs(store, chain, policy, verdict, champion, title, Path(folder)), out)
-        files: dict[str, Any] = {path.name: path for path in out.iterdir()}
+        files: dict[str, Path | bytes] = {path.name: path for path in out.iterdir()}
         files[VERDICT] = pretty(verdict)
         manifest = build(store, Kind.RELEASE_REPORT, files, inputs, facts)
     store.put_manifest(manifest)

@@ -14,7 +14,7 @@ whoever writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -195,7 +195,7 @@ def _chained(contents: dict[str, bytes | None]) -> tuple[list[LogEntry], list[st
     return entries, []
 
 
-def _faults_of_the_end(entries: list[LogEntry], beyond: Mapping[str, object], noted: Head | None) -> list[str]:
+def _faults_of_the_end(entries: list[LogEntry], beyond: Collection[str], noted: Head | None) -> list[str]:
     """What is wrong behind the last entry that hangs together with the first."""
     if beyond:
         last = max(int(_number(key)) for key in beyond)

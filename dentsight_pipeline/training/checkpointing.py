@@ -17,13 +17,13 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.codec import Document
@@ -35,6 +35,18 @@ SUMS = "SHA256SUMS.json"
 STATE = "state.json"
 
 T = TypeVar("T")
+
+
+class RandomState(TypedDict):
+    """The random states of one process."""
+
+    torch: Tensor
+    cuda: list[Tensor]
+    """One a GPU."""
+    python: tuple[int, Sequence[int], float | None]
+    """Version, numbers and the next normal draw of `random.getstate`."""
+    numpy: tuple[str, Sequence[int], int, int, float]
+    """Algorithm, keys, position and the next normal draw of `numpy.random.get_state`."""
 
 
 class CheckpointFolder:
@@ -52,7 +64,7 @@ class CheckpointFolder:
         step: int,
         tensors: Mapping[str, Mapping[str, torch.Tensor]],
         state: Document,
-        random_states: Sequence[Mapping[str, Any]],
+        random_states: Sequence[RandomState],
         unchanged: Mapping[str, Path] | None = None,
     ) -> Path:
         """Writes a checkpoint and removes the ones before the last two.
@@ -177,7 +189,7 @@ class Checkpoint:
         """The tensors of one file, on the CPU."""
         return load_file(self.place / _file(name))
 
-    def random_state(self, process: int) -> dict[str, Any] | None:
+    def random_state(self, process: int) -> RandomState | None:
         """The random states of one process; None when fewer processes trained then."""
         path = self.place / f"random-{process}.pt"
         return torch.load(path, weights_only=True) if path.exists() else None
@@ -225,19 +237,19 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> RandomState:
     """This process's random states: torch on CPU and GPUs, numpy's and Python's global ones."""
     version, numbers, gauss = random.getstate()
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(numbers), gauss],
-        "numpy": [algorithm, [int(k) for k in keys], int(position), int(has_gauss), float(cached)],
+        "python": (version, list(numbers), gauss),
+        "numpy": (algorithm, [int(k) for k in keys], int(position), int(has_gauss), float(cached)),
     }
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
+def set_random_state(state: RandomState) -> None:
     """Restores what `random_state` gave; GPU states only where as many GPUs are seen."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():

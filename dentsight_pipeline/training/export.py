@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -56,16 +56,16 @@ def save_pretrained_folder(model: nn.Module, recipe: Recipe, classes: Sequence[s
         )
     detector.config.id2label = dict(enumerate(classes))
     detector.config.label2id = {name: index for index, name in enumerate(classes)}
-    return write_model_folder(out, detector, Preprocessing.of_recipe(recipe).to_config())
+    return write_model_folder(out, detector, Preprocessing.of_recipe(recipe))
 
 
-def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | Path) -> Path:
+def write_model_folder(out: Path, detector: Any, processor: Preprocessing | Path) -> Path:
     """Write a detector and its image processor's configuration in one piece; a folder that is there is replaced.
 
     Args:
         out: The folder.
         detector: A transformers model.
-        processor: The configuration, or a file to copy; a file that does not exist is left out.
+        processor: What its configuration says, or a file to copy; a file that does not exist is left out.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -74,7 +74,7 @@ def write_model_folder(out: Path, detector: Any, processor: Mapping[str, Any] | 
             detector.save_pretrained(temporary)
         target = temporary / PROCESSOR
         if not isinstance(processor, Path):
-            write_document(target, processor)
+            write_document(target, processor.to_config())
         elif processor.is_file():
             shutil.copyfile(processor, target)
         temporary.chmod(0o755)

@@ -196,9 +196,6 @@ class Training:
     def _loader(self, batches: MicroBatches) -> DataLoader[Any]:
         on_gpu = self.device.type == "cuda"
         workers = self.job.workers if self.job.workers is not None else (4 if on_gpu else 0)
-        parallel: dict[str, Any] = (
-            {"prefetch_factor": 4, "multiprocessing_context": "fork", "worker_init_fn": _one_thread} if workers else {}
-        )
         return DataLoader(
             TrainingSamples(self.train, self.recipe),
             batch_sampler=batches,
@@ -206,7 +203,9 @@ class Training:
             collate_fn=collate,
             pin_memory=on_gpu,
             generator=torch.Generator().manual_seed(self.recipe.seed),  # the loader would draw from the global one
-            **parallel,
+            prefetch_factor=4 if workers else None,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_one_thread if workers else None,
         )
 
     def _train_step(self, loader: Iterator[Batch], per_step: int) -> None:
@@ -350,7 +349,7 @@ class Training:
                 self._write_checkpoint(random_states)
         self.processes.accelerator.wait_for_everyone()
 
-    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+    def _write_checkpoint(self, random_states: list[checkpointing.RandomState]) -> None:
         tensors, unchanged = self.learner.tensors(), {}
         _, last_place, last_best = self._last_checkpoint
         if last_place is not None and last_best is not None and last_best == self.record.best.step:

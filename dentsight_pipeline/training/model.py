@@ -213,14 +213,12 @@ def _size_of(loaded: DFineConfig) -> str | None:
         return detector.d_model, detector.decoder_layers, detector.encoder_hidden_dim, *map(tuple, widths)
 
     for name in sizes():
-        known = config(Recipe.model_construct(**_RECIPE_FOR_SIZES, architecture=name), ["finding"])
+        recipe = Recipe.model_construct(name="sizes", image_width=32, image_height=32, architecture=name)
+        known = config(recipe, ["finding"])
         same_levels = len(known.feat_strides) == len(loaded.feat_strides)
         if same_levels and shape(known, known.backbone_config) == shape(loaded, loaded.backbone_config):
             return name
     return None
-
-
-_RECIPE_FOR_SIZES: dict[str, Any] = {"name": "sizes", "image_width": 32, "image_height": 32}
 
 
 def _reset_heads(model: DFineForObjectDetection) -> None:

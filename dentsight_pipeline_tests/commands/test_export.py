@@ -13,7 +13,7 @@ import torch
 from dentsight_pipeline.cli import export_
 from dentsight_pipeline.commands.export import export_model, export_subset
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.data.splits import read_split, split_files
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DataError
@@ -24,6 +24,7 @@ from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training.export import write_model_folder
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.data.export_builder import whole_export
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts
 from dentsight_pipeline_tests.training.planted_collapse import TOY_CLASSES, TOY_PROCESSOR, healthy_run, toy_batch

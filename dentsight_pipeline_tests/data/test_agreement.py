@@ -13,9 +13,9 @@ import pytest
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
-from dentsight_pipeline.data.splits import from_coco
 from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.documents.dataset import AgreementRow
+from dentsight_pipeline_tests.data.coco import from_coco
 
 Labels = Sequence[tuple[str, list[float]]]
 

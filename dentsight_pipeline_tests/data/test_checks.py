@@ -12,7 +12,7 @@ import pytest
 from dentsight_pipeline.data import checks, identifiers
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import CONDITIONS
-from dentsight_pipeline.data.splits import from_coco, read_split, split_files, split_names
+from dentsight_pipeline.data.splits import read_split, split_files, split_names
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.facts import (
     AppliedMapping,
@@ -29,6 +29,7 @@ from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture, whole_export
 
 

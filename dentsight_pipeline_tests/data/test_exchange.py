@@ -160,10 +160,10 @@ def test_the_coco_folder_is_an_export_that_is_read_back(tmp_path: Path, store: S
     report = inspect_export(tmp_path / "coco", source="canonical")
     train = json.loads((tmp_path / "coco" / "train" / "_annotations.coco.json").read_text())
 
-    assert report["refusals"] == []
+    assert report.refusals == ()
     facts = subset.facts_as(SubsetFacts)
     for name in CONDITIONS:
-        assert report["classes"][name]["train"] == facts.splits["train"].class_counts[name]
+        assert report.classes[name]["train"] == facts.splits["train"].class_counts[name]
     assert train["annotations"] == [
         dict(sorted(row.items())) for row in read_split(store, subset, "train").to_coco()["annotations"]
     ]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dentsight_pipeline.documents.codec import write
 from dentsight_pipeline.errors import DentsightError
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.phantom.export import CATEGORY_NAMES, write_phantom_export
@@ -393,17 +394,17 @@ def _inspected(export: Path) -> tuple[str, str]:
     try:
         with _deadline(LONGEST_S):
             report = inspect_export(export, workers=1)
-            json.dumps(report, allow_nan=False).encode()
+            write(report)
     except DentsightError as error:
         return ("refused" if str(error).encode("utf-8", "replace") else "traceback"), str(error)[:200]
     except _TooLongError:
         return "hang", f"longer than {LONGEST_S} s"
     except Exception:
         return "traceback", traceback.format_exc()[-600:]
-    if report["refusals"]:
-        return "refused", report["refusals"][0]["message"][:200]
-    flags = report["flags"]
-    return ("flagged" if flags else "accepted"), json.dumps({"flags": flags, "repairs": report["repairs"]})
+    if report.refusals:
+        return "refused", report.refusals[0].message[:200]
+    flags = report.flags
+    return ("flagged" if flags else "accepted"), json.dumps({"flags": flags, "repairs": report.repairs})
 
 
 class _TooLongError(BaseException):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
@@ -15,9 +17,14 @@ from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
 
 
+def told_of(export: Path) -> Any:
+    """What `--json` prints, parsed."""
+    return json.loads(json.dumps(plain(inspect_export(export))))
+
+
 def test_the_real_export_is_told_as_it_is_known(real_export: Path) -> None:
     """Leakage, loose labels and repairs of a corpus that was counted by hand."""
-    report = inspect_export(real_export)
+    report = told_of(real_export)
 
     assert report["source"]["source"] == "dental-radiography"
     assert report["splits"]["test"]["images"] == 30
@@ -27,7 +34,6 @@ def test_the_real_export_is_told_as_it_is_known(real_export: Path) -> None:
     assert report["classes"]["implant"]["loose"]
     assert report["dropped"] == {"dental-xray-cv": 0}
     assert report["refusals"] == []
-    assert json.loads(json.dumps(report)) == report
 
 
 def test_everything_that_would_stop_ingestion_is_told_at_once(tmp_path: Path) -> None:
@@ -41,7 +47,7 @@ def test_everything_that_would_stop_ingestion_is_told_at_once(tmp_path: Path) ->
     file.write_bytes(file.read_bytes()[:400])
     builder.write()
 
-    report = inspect_export(builder.root)
+    report = told_of(builder.root)
 
     assert [(r["kind"], r["message"].split(":")[0]) for r in report["refusals"]] == [
         ("AnnotationError", "train/_annotations.coco.json, annotation 0 of image 0"),
@@ -66,7 +72,7 @@ def test_a_missing_split_is_a_refusal_and_not_a_crash(tmp_path: Path) -> None:
         path.unlink()
     (builder.root / "test").rmdir()
 
-    report = inspect_export(builder.root)
+    report = told_of(builder.root)
 
     assert list(report["splits"]) == ["train", "valid"]
     assert [r["message"].split("; ")[1] for r in report["refusals"]] == [
@@ -81,7 +87,7 @@ def test_what_is_told_is_what_is_done(tmp_path: Path) -> None:
     builder.write()
     store = open_store(tmp_path / "store")
 
-    report = inspect_export(builder.root)
+    report = told_of(builder.root)
     facts = normalise_export(store, ingest_export(builder.root, store)).facts
 
     assert report["repairs"] == facts["repairs"] == {"clipped_box": 1}

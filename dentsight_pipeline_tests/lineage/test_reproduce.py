@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.data.splits import read_split, split_files
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.evaluation import Figure
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
@@ -22,6 +22,7 @@ from dentsight_pipeline.lineage.reproduce import compared, reproduce
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
     checkpoint_of,

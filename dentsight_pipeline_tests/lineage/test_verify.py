@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.splits import annotations_file, from_coco, read_split, split_files
+from dentsight_pipeline.data.splits import annotations_file, read_split, split_files
 from dentsight_pipeline.documents.lineage import AuditResult
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import product, statement
@@ -22,6 +22,7 @@ from dentsight_pipeline.release.policy import load_policy, parse_policy
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
     checkpoint_of,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.ontology import CONDITIONS
-from dentsight_pipeline.data.splits import from_coco, read_split, split_files
+from dentsight_pipeline.data.splits import read_split, split_files
 from dentsight_pipeline.documents.annotations import table_of, write_table
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.names import Kind
@@ -21,6 +21,7 @@ from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import predictions_facts, release_facts, subset_facts
 from dentsight_pipeline_tests.release.conftest import judged
 

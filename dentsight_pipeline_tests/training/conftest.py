@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from dentsight_pipeline.data.splits import from_coco, split_files
+from dentsight_pipeline.data.splits import split_files
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store import manifest as manifests
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import subset_facts
 
 CLASSES = ("caries", "crown", "implant")

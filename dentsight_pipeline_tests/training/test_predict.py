@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
-from dentsight_pipeline.data.splits import from_coco, read_split, read_stored, split_files
+from dentsight_pipeline.data.splits import read_split, read_stored, split_files
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import write_table
 from dentsight_pipeline.documents.detections import DETECTIONS, Finding
@@ -38,6 +38,7 @@ from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
 from dentsight_pipeline.training.xrays import draw_findings, predict_images
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -216,6 +215,8 @@ def _condition_row(name: str, wanted: frozenset[str], pairs: _PairsOf, weights: 
     with_true_teeth = _counts(pairs.true, pairs.with_true_teeth, wanted).f1(np.ones((len(pairs.true), 1)))
     return ConditionByTooth(
         class_name=name,
+        n_gt=int(counts.gt_counts.sum()),
+        n_found=int(counts.seen.sum()),
         **_figures(counts, weights),
         f1_with_true_teeth=finite(with_true_teeth[0]),
         unassigned_gt=_unassigned(pairs.true, wanted),
@@ -235,6 +236,8 @@ def _numbering(mouths: Sequence[Mouth], weights: Weights) -> ToothNumbering:
     truth = Counter(tooth.name for mouth in mouths for tooth in mouth.true_teeth)
     found, right = Counter(names), Counter(n for n, kind in zip(names, kinds, strict=True) if kind == "right")
     return ToothNumbering(
+        n_gt=int(counts.gt_counts.sum()),
+        n_found=int(counts.seen.sum()),
         **_figures(counts, weights),
         misnamed={kind: kinds.count(kind) for kind in MISNAMED},
         stray=kinds.count("stray"),
@@ -328,9 +331,9 @@ def _counts(true: Sequence[_Pairs], found: Sequence[_Pairs], wanted: frozenset[s
     )
 
 
-def _figures(counts: ThresholdCounts, weights: Weights) -> dict[str, Any]:
-    """The fields of `CountedFigures`."""
-    figures: dict[str, Any] = {"n_gt": int(counts.gt_counts.sum()), "n_found": int(counts.seen.sum())}
+def _figures(counts: ThresholdCounts, weights: Weights) -> dict[str, float | None]:
+    """Precision, recall and F1 of `CountedFigures` with their intervals."""
+    figures: dict[str, float | None] = {}
     statistics = {
         "precision": (counts.precision, counts.seen),
         "recall": (counts.recall, counts.gt_counts),

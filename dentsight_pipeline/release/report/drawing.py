@@ -180,12 +180,12 @@ def legend(figure: Figure, entries: Iterable[Entry]) -> None:
     width, height = figure.get_size_inches()
     x, y = 0.35, 1 - 0.13 / height
     for words, role, style in entries:
-        color: dict[str, Any] = {"color": ROLES[role]}
+        color = ROLES[role]
         if style == "bar":
             corner = (x / width, y - 0.055 / height)
-            sign = Rectangle(corner, 0.2 / width, 0.11 / height, alpha=0.75, linewidth=0, **color)
+            sign = Rectangle(corner, 0.2 / width, 0.11 / height, alpha=0.75, linewidth=0, color=color)
         else:
-            sign = Line2D([x / width, (x + 0.26) / width], [y, y], linestyle=style, linewidth=1.6, **color)
+            sign = Line2D([x / width, (x + 0.26) / width], [y, y], linestyle=style, linewidth=1.6, color=color)
         figure.add_artist(sign)
         figure.text((x + 0.33) / width, y, words, va="center_baseline", fontsize=8.5)
         x += 0.62 + 0.075 * len(words)

@@ -20,7 +20,7 @@ from dentsight_pipeline.documents.evaluation import (
     EvaluationDocument,
     SampleSizes,
 )
-from dentsight_pipeline.documents.facts import CheckpointFacts
+from dentsight_pipeline.documents.facts import Cell, CheckpointFacts
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ReportedData
@@ -210,7 +210,7 @@ def columns(records: Iterable[object], *names: str) -> list[tuple[object, ...]]:
     return [tuple(getattr(record, name) for name in names) for record in records]
 
 
-def flat(values: Mapping[str, object], prefix: str = "") -> list[Row]:
+def flat(values: Mapping[str, Cell | Sequence[Cell]], prefix: str = "") -> list[Row]:
     """Named values as rows, in their own order."""
     return [(f"{prefix}{name.replace('_', ' ')}", _plain(value)) for name, value in values.items()]
 

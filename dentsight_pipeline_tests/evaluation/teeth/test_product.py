@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
-from dentsight_pipeline.data.splits import from_coco, split_files
+from dentsight_pipeline.data.splits import split_files
 from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.product import evaluate_predictions
@@ -17,6 +17,7 @@ from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, 
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, predictions_facts, subset_facts
 
 TOOTH_BOXES = {"16": [100.0, 100.0, 60.0, 150.0], "15": [165.0, 100.0, 60.0, 150.0]}

@@ -60,7 +60,7 @@ def test_what_is_accepted_goes_on_and_is_recorded(tmp_path: Path, store: Store) 
     raw = ingest_export(root, store, Request(accept=["image_without_file", "clipped_box"]))
     assert raw.facts["accepted_repairs"] == ["image_without_file"]
     report = inspect_export(root, accept=["image_without_file"])
-    assert (report["refusals"], report["accepted_repairs"]) == ([], ["image_without_file"])
+    assert (report.refusals, report.accepted_repairs) == ((), ("image_without_file",))
     assert "Accepted beyond their limits: image_without_file" in summary_lines(report)
 
 

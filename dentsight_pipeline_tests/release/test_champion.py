@@ -61,9 +61,9 @@ def _stored(store: Store, kind: Kind, files: dict[str, bytes], inputs: dict[str,
 def _test_split(first_source: int = 0) -> dict[str, bytes]:
     """The files of a test split; other sources make it other ground truth."""
     boxes = [
-        {"id": 13 * image + k, "image_id": image, "category_id": k, "bbox": [40.0 * k, 9.0 * image, 30.0, 30.0]}
+        {"id": len(CONDITIONS) * image + k, "image_id": image, "category_id": k, "bbox": [40.0 * k, 9.0 * image, 30.0, 30.0]}
         for image in IMAGES
-        for k in range(1, 14)
+        for k in range(1, len(CONDITIONS) + 1)
     ]
     images = [
         {"id": image, "file_name": f"images/{image + first_source:064x}.png", "width": 640, "height": 640}

@@ -91,7 +91,7 @@ def _teeth(store: "Store", splits: "Manifest") -> "Manifest":
 def _subset(select: Callable[["Store", "Manifest"], "Manifest"], **more: Any) -> dg.AssetsDefinition:
     """The splits narrowed to what one stage is to find."""
 
-    @product(datasets, reads=[normalized_splits], kinds={"coco", "huggingface", "parquet"}, **more)
+    @product(datasets, reads=[normalized_splits], kinds={"coco", "arrow"}, **more)
     def subset(step: Step[None]) -> dg.MaterializeResult:
         from dentsight_pipeline.data import checks
 

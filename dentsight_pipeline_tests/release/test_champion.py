@@ -61,7 +61,12 @@ def _stored(store: Store, kind: Kind, files: dict[str, bytes], inputs: dict[str,
 def _test_split(first_source: int = 0) -> dict[str, bytes]:
     """The files of a test split; other sources make it other ground truth."""
     boxes = [
-        {"id": len(CONDITIONS) * image + k, "image_id": image, "category_id": k, "bbox": [40.0 * k, 9.0 * image, 30.0, 30.0]}
+        {
+            "id": len(CONDITIONS) * image + k,
+            "image_id": image,
+            "category_id": k,
+            "bbox": [40.0 * k, 9.0 * image, 30.0, 30.0],
+        }
         for image in IMAGES
         for k in range(1, len(CONDITIONS) + 1)
     ]

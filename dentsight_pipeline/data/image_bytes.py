@@ -39,6 +39,8 @@ _JPEG_END = b"\xff\xd9"
 _FILLERS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
 _STORED_MODES = {"1": "L", "P": "RGB", "I;16B": "I;16"} | {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
 """Pillow's modes that PNG holds without loss: read as → stored as."""
+_DETECTOR_BITS = (8, 10, 12, 14, 16)
+"""Bits that a sample of 16 may use: one image's darkness must not decide how bright it becomes, beyond these."""
 _SIGNATURES = (
     (0, b"GIF8", "a GIF"),
     (4, b"ftypavif", "an AVIF image"),
@@ -98,10 +100,11 @@ def clean(data: bytes) -> CleanImage:
     else:
         return _converted(data)
     _refuse_absurd_size(size)
-    if orientation == 1:
-        return CleanImage(stripped, extension, *size, 1, size, removed, mended)
-    upright = _turned(data)
-    return CleanImage(upright, "png", *displayed_size(size, orientation), orientation, size, removed, mended)
+    if orientation != 1:
+        stripped, extension = _turned(data), "png"
+    stripped, scaled = _scaled(stripped)
+    size_shown = displayed_size(size, orientation)
+    return CleanImage(stripped, extension, *size_shown, orientation, size, removed, mended | scaled)
 
 
 def _refuse_absurd_size(size: tuple[int, int]) -> None:
@@ -333,6 +336,24 @@ def _turned(data: bytes) -> bytes:
         raise ImageBytesError(f"it cannot be decoded ({error}). Restore the file or export again") from error
 
 
+def _scaled(data: bytes) -> tuple[bytes, dict[str, str]]:
+    """A gray PNG of 16 bits with its values moved up by the bits that it leaves unused; any other as it is.
+
+    Detectors write 10, 12 or 14 bits into 16. Whatever reads such a file as 8 bits cuts the lower half off, and would
+    see sixteen grays of 4,096. Moving them up loses nothing.
+    """
+    if not data.startswith(_PNG_SIGNATURE) or data[24:26] != b"\x10\x00":  # IHDR: bits of a sample, kind of colour
+        return data, {}
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    most = 0 if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2 else int(pixels.max())
+    used = next(bits for bits in _DETECTOR_BITS if most < 1 << bits)
+    if most == 0 or used == 16:
+        return data, {}
+    out = io.BytesIO()
+    Image.fromarray(pixels << (16 - used)).save(out, "PNG")
+    return out.getvalue(), {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
+
+
 def _as_png(image: Image.Image, mode: str) -> bytes:
     out = io.BytesIO()
     ImageOps.exif_transpose(image).convert(mode).save(out, "PNG", exif=b"", pnginfo=None)
@@ -350,8 +371,8 @@ def _converted(data: bytes) -> CleanImage:
             _refuse_what_png_cannot_hold(image)
             orientation, size = image.getexif().get(274, 1), image.size
             removed = {name: 1 for name in ("comment", "exif", "icc_profile", "xmp") if image.info.get(name)}
-            stored = _as_png(image, _STORED_MODES[image.mode])
-            mended = {"converted_image": f"a {image.format}, stored as PNG with the same pixels"}
+            stored, scaled = _scaled(_as_png(image, _STORED_MODES[image.mode]))
+            mended = {"converted_image": f"a {image.format}, stored as PNG with the same pixels"} | scaled
     except UnidentifiedImageError:
         raise ImageBytesError(_not_read(data)) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
+from dentsight_pipeline.intake.masks import mask_polygons
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
@@ -40,6 +41,7 @@ _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
 _ROWS_AT_ONCE = 4096
 _AGAIN = "Download the export again."
+_UNLABELLED = "unlabelled. Nothing can be learnt from or measured on them: label them, or leave the folder out."
 
 
 class _File(msgspec.Struct):
@@ -86,7 +88,9 @@ def read_coco(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals
     for folder in folders.values():
         file = f"{folder}/{COCO_FILE}"
         if file not in files.paths():
-            raise DataError(f"{files.name}: {file} is missing although {folder}/ is there. Restore it or export again.")
+            images = sum(path.startswith(f"{folder}/") and is_image(path) for path in files.paths())
+            what = f": its {images} images are {_UNLABELLED}" if images else ". Restore it or export again."
+            raise DataError(f"{files.name}: {file} is missing although {folder}/ is there{what}")
     parts = [_read_part(files, split, folder, refusals) for split, folder in folders.items()]
     if not any(part.split.images for part in parts):
         refusals.add(DataError(f"{files.name}: no split lists an image. Export the version again with its images."))
@@ -153,6 +157,8 @@ def _file_by_json(data: bytes, file: str) -> _File:
         raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {_AGAIN}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(document.get(key), list):
+            if key == "annotations" and key not in document:
+                raise DataError(f"{file}: it has no list 'annotations': its images are {_UNLABELLED}")
             found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
     images, annotations = (
@@ -196,6 +202,7 @@ class _Reader:
         self.file, self.refusals = file, refusals
         self.names: dict[int, str] = {}
         self.paths_by_id: dict[int, str] = {}
+        self.sizes_by_id: dict[int, tuple[int, int]] = {}
         self.folded: Mapping[str, str] | None = None
         self.root_is_used = False
 
@@ -227,6 +234,7 @@ class _Reader:
             else:
                 found.append(image)
                 self.paths_by_id[image.id], listed[image.path] = image.path, image.id
+                self.sizes_by_id[image.id] = image.width, image.height
         return found
 
     def image(self, position: int, item: Any, folder: str, known: Set[str]) -> ExportImage | None:
@@ -300,7 +308,7 @@ class _Reader:
         if item.get("iscrowd") not in (0, None, False):
             self.refuse(record, "it is a crowd region, which has no single box", "Annotate single findings.")
             return
-        polygons, notes = _polygons(item.get("segmentation"))
+        polygons, notes = _polygons(item.get("segmentation"), self.sizes_by_id[item["image_id"]])
         box = self.box(item.get("bbox"), record, bool(polygons))
         if box is None and not polygons:
             return
@@ -331,12 +339,13 @@ def _sound_rows(records: Sequence[msgspec.Raw]) -> Sequence[_Sound | None]:
         return [None] * len(records)
 
 
-def _polygons(value: object) -> tuple[list[list[float]], list[str]]:
+def _polygons(value: object, size: tuple[int, int]) -> tuple[list[list[float]], list[str]]:
     """The polygons that are some, and what is noted about the others."""
     if not value:
         return [], []
-    if not isinstance(value, list):  # run lengths (RLE): the box stays, the mask cannot be a polygon
-        return [], ["mask_dropped"]
+    if not isinstance(value, list):  # run lengths (RLE)
+        outlines = mask_polygons(value, size)
+        return outlines, ["mask_to_polygon" if outlines else "mask_dropped"]
     rings = [_numbers(ring) for ring in (value if isinstance(value[0], list) else [value])]
     kept = [ring for ring in rings if ring is not None and len(ring) >= 6 and len(ring) % 2 == 0]
     return kept, ["polygon_dropped"] * (len(kept) < len(rings))

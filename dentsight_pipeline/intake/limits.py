@@ -49,7 +49,7 @@ LIMITS = {
         ),
         Limit("zero_area_box", "boxes", 0.2, 5, "they have no width or no height; they are points, or were cut off"),
         Limit(
-            "mask_dropped", "masks", 0.2, 5,
+            "mask_dropped", "annotations", 0.2, 5,
             "their run lengths do not fit their images; the masks are damaged, or of images of another size",
         ),
         Limit(

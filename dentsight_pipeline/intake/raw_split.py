@@ -32,7 +32,8 @@ from dentsight_pipeline.intake.records import EXPORT_AGAIN, ExportImage, ExportS
 _NOTES = {
     "duplicate_annotation_id": "another annotation of the file has this id; ids are given anew",
     "missing_annotation_id": "it had no id; ids are given anew",
-    "mask_dropped": "its mask is run-length coded; the box stays",
+    "mask_dropped": "its mask's run lengths do not fit the image; the box stays",
+    "mask_to_polygon": "its mask was in run lengths; its outlines are taken",
     "polygon_dropped": "a polygon with fewer than three points, an odd count or a number that is not finite",
     "box_from_polygon": "it had no box; the polygon's extent is taken",
 }

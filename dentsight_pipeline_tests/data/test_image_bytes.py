@@ -6,11 +6,12 @@ import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, metadata_left, turn_point
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray, metadata_left, turn_point
 from dentsight_pipeline_tests.data.export_builder import exif, jpeg, picture, png
 
 SECRET = b"PATIENT 1.2.826.0.1.3680043.2"
@@ -230,3 +231,31 @@ def test_what_is_not_read_is_refused_by_its_name() -> None:
     ):
         with pytest.raises(ImageBytesError, match=words):
             clean(data)
+
+
+@pytest.mark.parametrize(("used", "kind"), [(12, "PNG"), (12, "TIFF"), (10, "PNG"), (8, "PNG")])
+def test_gray_values_of_fewer_than_16_bits_are_scaled_by_the_bits_that_are_used(used: int, kind: str) -> None:
+    """Read as 8 bits, 12 in 16 were cut to sixteen grays; each is now the gray that it was of its range."""
+    most = (1 << used) - 1
+    values = np.array([[0, 1, most // 4, most // 2, most]] * 3, np.uint16)
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, kind)
+
+    made = clean(out.getvalue())
+    stored = cv2.imdecode(np.frombuffer(made.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    shown = decode_gray(made.data, (made.width, made.height))
+    assert stored.tolist() == (values << (16 - used)).tolist()
+    assert shown is not None
+    assert shown[0].tolist() == [0, (1 << (16 - used)) >> 8, 63, 127, 255]
+    assert made.mended["gray_values_scaled"] == f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"
+    assert clean(made.data).mended == {}
+
+
+def test_gray_values_that_use_16_bits_stay_as_they_are() -> None:
+    """And so does an image without any light, of which nothing can be told."""
+    for values in (np.array([[0, 40000]], np.uint16), np.zeros((2, 2), np.uint16)):
+        out = io.BytesIO()
+        Image.fromarray(values).save(out, "PNG")
+
+        made = clean(out.getvalue())
+        assert (made.data, made.mended) == (out.getvalue(), {})

@@ -239,6 +239,29 @@ def test_a_split_folder_without_its_annotation_file_is_refused(tmp_path: Path) -
         read(tmp_path)
 
 
+def test_an_unlabelled_split_is_refused_as_such(tmp_path: Path) -> None:
+    """Images without annotations are what challenges publish as their test split: nothing can be measured on them."""
+    builder = whole_export(tmp_path)
+    del builder.split("test")["annotations"]
+    builder.write()
+    with pytest.raises(DataError, match=r"test/_annotations\.coco\.json: it has no list 'annotations': its images"):
+        read(tmp_path)
+
+    (tmp_path / "test" / "_annotations.coco.json").unlink()
+    with pytest.raises(DataError, match=r"is missing although test/ is there: its \d+ images are unlabelled"):
+        read(tmp_path)
+
+
+def test_a_mask_becomes_polygons_and_is_counted(tmp_path: Path) -> None:
+    """Its shape is as good as a polygon's; the box stays as it is given."""
+    builder = whole_export(tmp_path)
+    builder.splits["train"]["annotations"][0]["segmentation"] = {"counts": [484, 8, 40, 8, 2532], "size": [48, 64]}
+
+    row = read(builder.write()).splits[0].annotations.to_pylist()[0]
+    assert row["notes"] == ["mask_to_polygon"]
+    assert row["polygons"] == [[10.5, 4.5, 10.5, 11.5, 11.5, 11.5, 11.5, 4.5]]
+
+
 def test_repairable_records_are_mended_and_noted(tmp_path: Path) -> None:
     """Ids carry no meaning, and a broken polygon leaves a good box."""
     builder = whole_export(tmp_path)

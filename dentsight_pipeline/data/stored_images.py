@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Goes up when the same original would be stored as other bytes."""
 
 KNOWN_ORIGINALS = "ingest/known-originals"

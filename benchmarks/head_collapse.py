@@ -90,7 +90,7 @@ def _rescue(healthy: ToyRun, collapsed: ToyRun, folder: Path) -> None:
             coco["annotations"].append({**record, "bbox": box, "area": box[2] * box[3]})
     for name, run in (("healthy", healthy), ("collapsed", collapsed)):
         run.model.config.id2label = dict(enumerate(TOY_CLASSES))
-        write_model_folder(folder / name, run.model, TOY_PROCESSOR.to_config())
+        write_model_folder(folder / name, run.model, TOY_PROCESSOR)
     before = _show("collapsed, as it is", average_precision(folder / "collapsed", coco, folder), None)
     for head in rescue_heads(collapsed.model.config):
         report = rescue(folder / "collapsed", head, folder / f"head-{head}")

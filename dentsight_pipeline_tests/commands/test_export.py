@@ -113,7 +113,7 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
 ) -> None:
     """Whoever uses the file has neither this project nor torch: geometry and class names must lie beside it."""
     model = healthy_run().model
-    folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR.to_config())
+    folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR)
     files = {f"model/{path.name}": path for path in folder.iterdir()}
     checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
     workspace = SimpleNamespace(store=store)

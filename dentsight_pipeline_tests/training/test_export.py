@@ -116,7 +116,7 @@ def test_onnx_agrees_with_torch_for_any_batch(tmp_path: Path) -> None:
     An untrained model's encoder scores tie exactly, and which of the tied queries is taken is nobody's promise.
     """
     model: Any = healthy_run().model
-    export.write_model_folder(tmp_path / "model", model, TOY_PROCESSOR.to_config())
+    export.write_model_folder(tmp_path / "model", model, TOY_PROCESSOR)
 
     path = export.export_onnx(tmp_path / "model", tmp_path / "onnx" / "model.onnx")
 

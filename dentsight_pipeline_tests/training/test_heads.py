@@ -37,7 +37,7 @@ from dentsight_pipeline_tests.training.planted_collapse import (
 
 def save(model: DFineForObjectDetection, folder: Path) -> Path:
     model.config.id2label = dict(enumerate(TOY_CLASSES))
-    return write_model_folder(folder, model, TOY_PROCESSOR.to_config())
+    return write_model_folder(folder, model, TOY_PROCESSOR)
 
 
 @pytest.fixture(scope="module")

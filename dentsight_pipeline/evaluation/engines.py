@@ -149,7 +149,7 @@ def score_populations(
     images; hotcoco scores each population from scratch, in all of `AREA_RANGES_PX`.
     """
     if engine == "hotcoco":
-        return {name: _run_hotcoco(truth.subset(mask), detections.subset(mask)) for name, mask in populations.items()}
+        return {name: _run_hotcoco(truth, detections, mask) for name, mask in populations.items()}
     if engine == "pycocotools":
         return _run_pycocotools(truth, detections, populations, areas)
     raise ConfigurationError(f"Engine {engine!r} is not known. Choose pycocotools or hotcoco.")
@@ -206,12 +206,13 @@ def _pieces(truth: GroundTruth, detections: Detections) -> Iterator[slice]:
             start = stop
 
 
-def _run_hotcoco(truth: GroundTruth, detections: Detections) -> EngineResult:
+def _run_hotcoco(truth: GroundTruth, detections: Detections, images: np.ndarray) -> EngineResult:
     result = _blank("hotcoco", truth)
-    if not len(truth.image_ids):
+    if not images.any():
         return result
     for piece in _pieces(truth, detections):
-        arrays = _hotcoco_arrays(truth.of_classes(piece), detections.of_classes(piece))
+        own, found = (columns.of_classes(piece).subset(images) for columns in (truth, detections))
+        arrays = _hotcoco_arrays(own, found)
         for field in ("precision", "recall"):
             getattr(result, field)[..., piece, :, :] = arrays[field]
     return result

@@ -9,7 +9,7 @@ so the table made at a low floor is right at every threshold above it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,7 @@ KINDS = ("tp", "class", "localisation", "duplicate", "background", "missed")
 _FIELDS = {"class": "class_confusion"}
 _LOOSELY_ON = 0.1
 _ON = 0.5
+_ROWS_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,19 @@ class Shown:
             labels=(*self.truth.class_names, "background"), matrix=tuple(tuple(row) for row in matrix.tolist())
         )
 
-    def table(self) -> pa.Table:
-        """The content of `matches.parquet`: one row a detection, then one for each missed ground truth (null score)."""
-        truth, rows, missed = self.truth, self.typed.rows, np.flatnonzero(self.missed)
-        hit = self.typed.gt_index >= 0
-        taken = np.where(hit, truth.annotation_ids[self.typed.gt_index] if len(truth.annotation_ids) else 0, -1)
+    def blocks(self, at_once: int = _ROWS_AT_ONCE) -> Iterator[pa.Table]:
+        """The content of `matches.parquet`: one row a detection, then one for each missed ground truth (null score).
+
+        In tables of at most `at_once` rows, at least one: a million rows whole are hundreds of megabytes.
+        """
+        n, missed = len(self.typed.rows), np.flatnonzero(self.missed)
+        for start in range(0, max(1, n + len(missed)), at_once):
+            end = start + at_once
+            yield self._table(slice(start, end), missed[max(0, start - n) : max(0, end - n)])
+
+    def _table(self, shown: slice, missed: np.ndarray) -> pa.Table:
+        truth, rows, taken_rows = self.truth, self.typed.rows[shown], self.typed.gt_index[shown]
+        taken = np.where(taken_rows >= 0, truth.annotation_ids[taken_rows] if len(truth.annotation_ids) else 0, -1)
         boxes = np.concatenate([self.detections.boxes_xywh_px[rows], truth.boxes_xywh_px[missed]])
         gap = np.repeat([False, True], [len(rows), len(missed)])
 
@@ -177,13 +186,13 @@ class Shown:
         return pa.table(
             {
                 "image_id": truth.image_ids[images],
-                "class": _words(joined(self._said, truth.class_index[missed]), truth.class_names),
+                "class": _words(joined(self._said[shown], truth.class_index[missed]), truth.class_names),
                 "score": pa.array(joined(self.detections.scores[rows], 0.0), mask=gap),
                 **{side: boxes[:, i] for i, side in enumerate("xywh")},
                 "matched_at_50": pa.array(matched, mask=matched < 0),
-                "iou": pa.array(joined(self.typed.iou, 0.0), mask=gap),
-                "kind": _words(joined(self.typed.kinds, KINDS.index("missed")), KINDS),
-                "above_threshold": pa.array(joined(self.above, False), pa.bool_(), mask=gap),
+                "iou": pa.array(joined(self.typed.iou[shown], 0.0), mask=gap),
+                "kind": _words(joined(self.typed.kinds[shown], KINDS.index("missed")), KINDS),
+                "above_threshold": pa.array(joined(self.above[shown], False), pa.bool_(), mask=gap),
             }
         )
 

@@ -161,6 +161,7 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
         for own in populations
     }
     engine_facts = _with_own_distance(engine_facts, max(own.distance for own in measured.values()))
+    populations = [own.without_sizes() for own in populations]
     say("tier 2", 0, 1)
     evaluation = _assembled(given, engine_facts, populations, measured)
     say("done", 1, 1)
@@ -281,9 +282,9 @@ def _assembled(
     """The document and the tables, with Tier 2 measured on the gated population."""
     classes = given.truth.class_names
     gated = _gated(given, next(own for own in populations if own.name == given.gated))
+    tier2, tier2_rows = measure_tier2(gated)
     typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(gated.operating.best_f1))
     shown = errors_by_type.Shown(given.truth, given.found, typed, gated.operating.best_f1)
-    tier2, tier2_rows = measure_tier2(gated)
     rows = (*(row for own in measured.values() for row in own.measurements), *tier2_rows)
     document = EvaluationDocument(
         schema=SCHEMA,
@@ -306,7 +307,7 @@ def _assembled(
         notes=(*given.truth.notes, *given.notes),
     )
     curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}
-    return Evaluation(document, curves, shown.table())
+    return Evaluation(document, curves, shown)
 
 
 def _bootstrap_facts(given: Inputs) -> BootstrapFacts:

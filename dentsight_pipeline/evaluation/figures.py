@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -56,6 +56,10 @@ class Counted:
     def part(self, k: int) -> dict[str, ClassMatches]:
         """One class on the population's images, by area range."""
         return {area: matches.subset(self.images) for area, matches in self.matches[k].items()}
+
+    def without_sizes(self) -> Counted:
+        """With the matches for all areas alone: Tier 2 and the files need no others, which are three times as large."""
+        return replace(self, matches=[{"all": by_area["all"]} for by_area in self.matches])
 
     @property
     def gt_counts(self) -> np.ndarray:

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from dentsight_pipeline.documents.evaluation import (
 )
 from dentsight_pipeline.documents.facts import Cell
 from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.errors_by_type import Shown
 from dentsight_pipeline.evaluation.figures import FIGURES
 from dentsight_pipeline.store.files import write_whole
 
@@ -46,12 +49,12 @@ class Evaluation:
     Attributes:
         document: The content of `evaluation.json`.
         curves: The content of `curves.json`.
-        matches: The content of `matches.parquet`.
+        shown: What `matches.parquet` is written from, in blocks.
     """
 
     document: EvaluationDocument
     curves: Curves
-    matches: pa.Table
+    shown: Shown
 
     @property
     def per_class(self) -> list[dict[str, Cell]]:
@@ -88,9 +91,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     rows = [{name: row[name] for name in _COLUMNS} for row in evaluation.per_class]
     reached = [{**row, **{name: _or_infinity(row[name]) for name in _THRESHOLDS}} for row in rows]
     write_whole(folder / CURVES_FILE, for_people(evaluation.curves, indent=None))
-    write_whole(folder / "matches.parquet", _parquet(evaluation.matches))
+    write_whole(folder / "matches.parquet", _parquet(evaluation.shown.blocks()))
     write_whole(folder / "per_class.json", for_people(rows))
-    write_whole(folder / "per_class.parquet", _parquet(pa.Table.from_pylist(reached, pa.schema(_COLUMNS))))
+    write_whole(folder / "per_class.parquet", _parquet([pa.Table.from_pylist(reached, pa.schema(_COLUMNS))]))
     write_whole(folder / "per_class.csv", _csv(reached))
     # The last one: its presence says that the rest is there.
     write_whole(folder / EVALUATION_FILE, for_people(evaluation.document))
@@ -100,10 +103,14 @@ def _or_infinity(threshold: Cell) -> Cell:
     return math.inf if threshold is None else threshold
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    parquet.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()
+def _parquet(blocks: Iterable[pa.Table]) -> memoryview:
+    """The tables, of which there is one at least, as one file: a row group each."""
+    tables, sink = iter(blocks), pa.BufferOutputStream()
+    first = next(tables)
+    with parquet.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+    return memoryview(sink.getvalue())
 
 
 def _csv(rows: list[dict[str, Cell]]) -> bytes:

@@ -18,7 +18,7 @@ from dentsight_pipeline.evaluation.metrics import running_sum
 
 PRECISION_TARGET = 0.95
 _CELLS_AT_ONCE = 2_000_000
-_LEAST_COLUMNS = 16
+_LEAST_COLUMNS = 2
 
 
 @dataclass(frozen=True)
@@ -191,19 +191,15 @@ def counts_at(matches: ClassMatches, threshold: float) -> ThresholdCounts:
 
 
 def pooled(matches: list[ClassMatches]) -> ClassMatches:
-    """All classes as one, in order of score; each detection keeps the match that its own class gave it."""
-    scores = np.concatenate([m.scores for m in matches])
-    order = np.argsort(-scores, kind="stable")
+    """All classes as one, in order of score, at IoU .50 alone; each detection keeps its own class's match."""
+    order = np.argsort(-np.concatenate([m.scores for m in matches]), kind="stable")
+    columns = ("image_index", "detection_index", "scores", "gt_index", "gt_iou")
     return ClassMatches(
-        "all",
-        np.concatenate([m.image_index for m in matches])[order],
-        np.concatenate([m.detection_index for m in matches])[order],
-        scores[order],
-        np.concatenate([m.true_positive for m in matches], axis=1)[:, order],
-        np.concatenate([m.ignored for m in matches], axis=1)[:, order],
-        np.concatenate([m.gt_index for m in matches])[order],
-        np.concatenate([m.gt_iou for m in matches])[order],
-        np.sum([m.gt_counts for m in matches], axis=0),
+        name="all",
+        **{column: np.concatenate([getattr(m, column) for m in matches])[order] for column in columns},
+        true_positive=np.concatenate([m.true_positive[0] for m in matches])[order][None],
+        ignored=np.concatenate([m.ignored[0] for m in matches])[order][None],
+        gt_counts=np.sum([m.gt_counts for m in matches], axis=0),
     )
 
 

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Creates or replaces a small file in one piece: whoever reads it finds all of the old bytes or all of the new.
 
     Of two who write at once the last one stays.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 
 from dentsight_pipeline.documents.evaluation import ErrorCounts
 from dentsight_pipeline.evaluation import errors_by_type, matching
@@ -80,7 +82,8 @@ def test_the_confusion_matrix_adds_up() -> None:
 
 def test_the_table_of_matches_holds_every_detection_and_every_missed_box() -> None:
     """The gallery of worst cases is drawn from it."""
-    rows = shown(0.4, 0.4).table().to_pylist()
+    (table,) = shown(0.4, 0.4).blocks()
+    rows = table.to_pylist()
 
     missed = [row for row in rows if row["kind"] == "missed"]
     assert len(rows) - len(missed) == 6
@@ -89,6 +92,17 @@ def test_the_table_of_matches_holds_every_detection_and_every_missed_box() -> No
     assert sum(bool(row["above_threshold"]) for row in rows) == 5
     (hit,) = (row for row in rows if row["score"] == 0.1)
     assert (hit["kind"], hit["matched_at_50"]) == ("tp", 4)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 6, 7])
+def test_the_table_of_matches_is_the_same_in_blocks(at_once: int) -> None:
+    """A large evaluation is written block by block; none may lose or repeat a row where detections end."""
+    (whole,) = shown(0.4, 0.4).blocks()
+
+    blocks = list(shown(0.4, 0.4).blocks(at_once))
+
+    assert max(len(block) for block in blocks) <= at_once
+    assert pa.concat_tables(blocks).equals(whole.combine_chunks())
 
 
 def test_images_outside_the_population_are_not_counted() -> None:

@@ -243,8 +243,8 @@ def test_engines_that_disagree_are_recorded_so_that_gates_fail_closed(monkeypatc
     """A planted difference of 1e-9 in one engine must be seen."""
     honest = engines._run_hotcoco
 
-    def crooked(truth, detections):
-        result = honest(truth, detections)
+    def crooked(*given):
+        result = honest(*given)
         result.precision[0, 0, 0, 0, 2] += 1e-9
         return result
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.documents.inspection import Inspection
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.intake.limits import LIMITS
 from dentsight_pipeline.phantom.export import write_phantom_export
@@ -24,9 +25,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _kinds_of(report: dict[str, Any]) -> set[str]:
+def _kinds_of(report: Inspection) -> set[str]:
     """The limits that refused something."""
-    said = " ".join(refusal["message"] for refusal in report["refusals"])
+    said = " ".join(refusal.message for refusal in report.refusals)
     return {kind for kind in LIMITS if f"--accept-repairs {kind}." in said}
 
 
@@ -34,7 +35,7 @@ def test_a_sound_export_shows_no_sign(drawn: Path) -> None:
     """A sign that a sound split can show would be switched off by everybody, and then protect nobody."""
     report = inspect_export(drawn, workers=1)
 
-    assert (report["refusals"], report["flags"]) == ([], {})
+    assert (report.refusals, report.flags) == ((), {})
 
 
 @pytest.mark.slow
@@ -45,8 +46,8 @@ def test_sound_exports_of_other_seeds_and_sizes_show_none(tmp_path: Path, width:
     write_phantom_export(tmp_path / "export", 24, seed, width)
     report = inspect_export(tmp_path / "export", workers=1)
 
-    assert report["refusals"] == []
-    assert set(report["flags"]) <= {"repeated_tooth"}
+    assert report.refusals == ()
+    assert set(report.flags) <= {"repeated_tooth"}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_split_that_means_something_else_is_stopped_with_the_likely_cause(
 
     report = inspect_export(tmp_path / "export", workers=1)
     assert kind in _kinds_of(report)
-    assert any(LIMITS[kind].cause in refusal["message"] for refusal in report["refusals"])
+    assert any(LIMITS[kind].cause in refusal.message for refusal in report.refusals)
 
 
 @pytest.mark.parametrize("factor", [0.25, 0.5])
@@ -102,9 +103,9 @@ def test_an_accepted_sign_lets_the_export_through(tmp_path: Path, drawn: Path) -
     fuzz.coco_mirrored(tmp_path / "export", random.Random(1))
     report = inspect_export(tmp_path / "export", accept=["teeth_mirrored", "boxes_off_teeth"], workers=1)
 
-    assert report["refusals"] == []
-    assert "teeth_mirrored" in report["accepted_repairs"]
-    assert report["flags"] == {"mirrored": 12}
+    assert report.refusals == ()
+    assert "teeth_mirrored" in report.accepted_repairs
+    assert report.flags == {"mirrored": 12}
 
 
 def test_conditions_alone_cannot_be_judged_by_their_places(tmp_path: Path, drawn: Path) -> None:
@@ -117,6 +118,6 @@ def test_conditions_alone_cannot_be_judged_by_their_places(tmp_path: Path, drawn
 
     fuzz.change_documents(tmp_path / "export", without_teeth)
     fuzz.change_boxes(tmp_path / "export", lambda box, _: [value / 2 for value in box])
-    assert inspect_export(tmp_path / "export", workers=1)["refusals"] == []
+    assert inspect_export(tmp_path / "export", workers=1).refusals == ()
     fuzz.coco_fractions(tmp_path / "export", random.Random(1))
     assert _kinds_of(inspect_export(tmp_path / "export", workers=1)) == {"box_within_a_pixel"}

@@ -20,7 +20,7 @@ from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_los
 
 from dentsight_pipeline.documents.health import Reading
 from dentsight_pipeline.training.detector import Preprocessing
-from dentsight_pipeline.training.health import HeadHealthMonitor
+from dentsight_pipeline.training.health import HeadHealthMonitor, LabelledBatch
 
 TOY_SHAPES, TOY_TEXTURES = ("square", "bar", "post", "frame"), ("bright", "dark", "striped")
 TOY_CLASSES = tuple(f"{texture} {shape}" for shape in TOY_SHAPES for texture in TOY_TEXTURES)
@@ -172,7 +172,7 @@ def toy_images(
     return (images * 40.0 + 127.5).clip(0, 255).astype(np.uint8), truths
 
 
-def toy_batch(generator: np.random.Generator, batch_size: int = 4) -> dict[str, Any]:
+def toy_batch(generator: np.random.Generator, batch_size: int = 4) -> LabelledBatch:
     """`toy_images` as the model reads them: `pixel_values` and `labels` with boxes cxcywh, relative."""
     images, truths = toy_images(generator, batch_size)
     canvas = np.array(TOY_PROCESSOR.canvas * 2, dtype=np.float64)

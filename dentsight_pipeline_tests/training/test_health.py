@@ -25,7 +25,7 @@ from dentsight_pipeline.documents.health import (
 )
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.health import HeadHealthMonitor
+from dentsight_pipeline.training.health import HeadHealthMonitor, LabelledBatch
 from dentsight_pipeline.training.layers import prior_probability, read_layers, scoring_layer, supervised_layers, unwrap
 from dentsight_pipeline.training.matching import Matching
 from dentsight_pipeline.training.recipe import Recipe
@@ -46,7 +46,7 @@ MEDIAN = "matched queries score above the prior"
 ACCURACY = "matched queries name the right class"
 
 
-def batch(seed: int = 0, size: int = 4) -> dict[str, Any]:
+def batch(seed: int = 0, size: int = 4) -> LabelledBatch:
     return toy_batch(np.random.default_rng(seed), size)
 
 
@@ -261,7 +261,7 @@ class TestWatching:
             torch.distributed.destroy_process_group()
 
         assert result.training.matches > 0
-        assert result.log_only.head_gradient_norm > 0
+        assert (result.log_only.head_gradient_norm or 0) > 0
         assert unwrap(wrapped) is wrapped.module
 
     def test_the_products_own_model_is_watched_through_its_criterion(self, tiny_recipe: Recipe) -> None:

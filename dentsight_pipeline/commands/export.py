@@ -10,7 +10,7 @@ from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
-from dentsight_pipeline.lineage.reference import HasStore, Registry, checkpoint_folder, resolve
+from dentsight_pipeline.lineage.reference import Registry, checkpoint_folder, resolve
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.registry import registry_of
 from dentsight_pipeline.progress import Progress
@@ -30,7 +30,7 @@ def export(
     elif hf or coco or croissant:
         raise ConfigurationError("--onnx writes a model, the other options a subset. Give one or the other.")
     else:
-        what, files = {"model": ref}, export_model(workspace, ref, onnx, registry_of(workspace))
+        what, files = {"model": ref}, export_model(workspace.store, ref, onnx, registry_of(workspace))
     facts = {**what, "files": [str(path) for path in files]}
     show(facts, as_json, lambda: "\n".join(facts["files"]))
 
@@ -84,11 +84,11 @@ def export_subset(
     return subset, files
 
 
-def export_model(workspace: HasStore, ref: str, folder: Path, registry: Registry | None = None) -> list[Path]:
+def export_model(store: Store, ref: str, folder: Path, registry: Registry | None = None) -> list[Path]:
     """Write a model as ONNX, with what its user has to know: how images are prepared, and what the labels are.
 
     Args:
-        workspace: Has the store.
+        store: Where it is, unless it is a folder.
         ref: A checkpoint or release, or anything made with a checkpoint; or a model's folder.
         folder: New folder for `model.onnx`, `preprocessor_config.json` and `config.json`.
         registry: MLflow; None when it is not at hand.
@@ -101,7 +101,7 @@ def export_model(workspace: HasStore, ref: str, folder: Path, registry: Registry
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
-    with checkpoint_folder(workspace, ref, registry) as model:
+    with checkpoint_folder(store, ref, registry) as model:
         from dentsight_pipeline.training.export import export_onnx
 
         files = [export_onnx(model, folder / "model.onnx")]

@@ -96,7 +96,7 @@ def predict(images: list[Path], checkpoint: str, out: Path, threshold: float, as
 
     out.mkdir(parents=True, exist_ok=True)
     workspace = Workspace()
-    with checkpoint_folder(workspace, checkpoint, registry_of(workspace)) as folder:  # pyright: ignore[reportArgumentType] - a cached property
+    with checkpoint_folder(workspace.store, checkpoint, registry_of(workspace)) as folder:
         found = predict_images(images, folder, threshold, pictures=out)
     facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": plain(found)}
     (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

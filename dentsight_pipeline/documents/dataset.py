@@ -7,7 +7,7 @@ import msgspec
 from dentsight_pipeline.documents.codec import Document
 
 
-class LabelRow(Document):
+class LabelRow(Document, frozen=True):
     """What one raw label name of an export became; a row of `labels.json`."""
 
     raw_name: str
@@ -27,7 +27,7 @@ class LabelRow(Document):
         return sum(self.annotations.values())
 
 
-class AgreementRow(Document):
+class AgreementRow(Document, frozen=True):
     """How far two annotators of the same X-rays agree about one class; a row of `agreement.json`."""
 
     name: str = msgspec.field(name="class")

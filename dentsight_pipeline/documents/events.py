@@ -6,14 +6,14 @@ from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.health import Reading
 
 
-class Told(Document, tag_field="event", omit_defaults=True):
+class Told(Document, frozen=True, tag_field="event", omit_defaults=True):
     """What every event has."""
 
     time: float
     """Seconds since 1970."""
 
 
-class Progress(Told, tag="progress"):
+class Progress(Told, frozen=True, tag="progress"):
     """How far a stage is."""
 
     stage: str
@@ -32,7 +32,7 @@ class Progress(Told, tag="progress"):
     """At that speed."""
 
 
-class Metrics(Told, tag="metrics"):
+class Metrics(Told, frozen=True, tag="metrics"):
     """Points of curves."""
 
     step: int
@@ -41,7 +41,7 @@ class Metrics(Told, tag="metrics"):
     """By the curve's name, e.g. `train/loss` or `valid/map_50`."""
 
 
-class HealthRead(Told, tag="health"):
+class HealthRead(Told, frozen=True, tag="health"):
     """A reading of the class heads."""
 
     step: int
@@ -50,7 +50,7 @@ class HealthRead(Told, tag="health"):
     """The figures, and what the rules say."""
 
 
-class Message(Told, tag="message"):
+class Message(Told, frozen=True, tag="message"):
     """A sentence for a person."""
 
     text: str

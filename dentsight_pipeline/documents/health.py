@@ -8,7 +8,7 @@ from __future__ import annotations
 from dentsight_pipeline.documents.codec import Document
 
 
-class LayerScore(Document, kw_only=True):
+class LayerScore(Document, frozen=True, kw_only=True):
     """One decoder layer's class head."""
 
     layer: int
@@ -21,7 +21,7 @@ class LayerScore(Document, kw_only=True):
     """Whether a released model scores with this head."""
 
 
-class RuleOutcome(Document, kw_only=True):
+class RuleOutcome(Document, frozen=True, kw_only=True):
     """What one rule says."""
 
     rule: str
@@ -34,7 +34,7 @@ class RuleOutcome(Document, kw_only=True):
     """The numbers, in words."""
 
 
-class TrainingMatches(Document, kw_only=True):
+class TrainingMatches(Document, frozen=True, kw_only=True):
     """The matching of the main loss, as training itself made it."""
 
     steps: int
@@ -53,7 +53,7 @@ class TrainingMatches(Document, kw_only=True):
     """Share of matched normal queries whose best class is the ground truth's."""
 
 
-class LogOnly(Document, kw_only=True):
+class LogOnly(Document, frozen=True, kw_only=True):
     """Figures that do not tell a healthy head from a collapsed one; no rule reads them."""
 
     auc_matched_over_unmatched: float | None
@@ -68,7 +68,7 @@ class LogOnly(Document, kw_only=True):
     """Norm of the last gradient of the scoring head's weight."""
 
 
-class Signals(Document, kw_only=True):
+class Signals(Document, frozen=True, kw_only=True):
     """What one reading measured."""
 
     step: int
@@ -95,7 +95,7 @@ class Signals(Document, kw_only=True):
     """Figures that decide nothing."""
 
 
-class Reading(Signals, kw_only=True):
+class Reading(Signals, frozen=True, kw_only=True):
     """One reading with every layer, and what the rules made of all readings so far."""
 
     layers: tuple[LayerScore, ...]
@@ -104,7 +104,7 @@ class Reading(Signals, kw_only=True):
     """All four, in a fixed order."""
 
 
-class HeadHealth(Document, kw_only=True):
+class HeadHealth(Document, frozen=True, kw_only=True):
     """`health.json` of a checkpoint: what gates and reports read."""
 
     healthy: bool | None
@@ -123,7 +123,7 @@ class HeadHealth(Document, kw_only=True):
     """The reading of the published weights, or the latest; None without any."""
 
 
-class MatchCounts(Document, kw_only=True):
+class MatchCounts(Document, frozen=True, kw_only=True):
     """Running counts of training's matching; whole numbers only, so that a resumed run goes on exactly."""
 
     steps: int = 0
@@ -140,7 +140,7 @@ class MatchCounts(Document, kw_only=True):
     """The same of the other normal queries."""
 
 
-class MonitorState(Document, kw_only=True):
+class MonitorState(Document, frozen=True, kw_only=True):
     """All that a resumed run needs to report what the uninterrupted one would."""
 
     initial_bias: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dentsight_pipeline.documents.codec import Document
 
 
-class TrainingPoint(Document, omit_defaults=True):
+class TrainingPoint(Document, frozen=True, omit_defaults=True):
     """One optimiser step."""
 
     step: int
@@ -18,7 +18,7 @@ class TrainingPoint(Document, omit_defaults=True):
     """Learning rates by parameter group; on steps that are on the curve."""
 
 
-class ValidationPoint(Document, kw_only=True):
+class ValidationPoint(Document, frozen=True, kw_only=True):
     """One evaluation on the validation split."""
 
     step: int
@@ -27,7 +27,7 @@ class ValidationPoint(Document, kw_only=True):
     """By the curve's name, e.g. `valid/map_50`; empty without validation images."""
 
 
-class Best(Document, kw_only=True):
+class Best(Document, frozen=True, kw_only=True):
     """The evaluation whose weights are published."""
 
     step: int | None = None
@@ -38,7 +38,7 @@ class Best(Document, kw_only=True):
     """Evaluations after it, none of which was better."""
 
 
-class History(Document, kw_only=True):
+class History(Document, frozen=True, kw_only=True):
     """The whole training."""
 
     training: tuple[TrainingPoint, ...] = ()

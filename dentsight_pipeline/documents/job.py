@@ -18,7 +18,7 @@ Count = Annotated[int, Meta(ge=1)]
 Scalar = str | int | float | bool | None
 
 
-class Job(Document, kw_only=True):
+class Job(Document, frozen=True, kw_only=True):
     """What every job says."""
 
     store_uri: str
@@ -36,7 +36,7 @@ class Job(Document, kw_only=True):
         return Path(self.workdir)
 
 
-class FitJob(Job, kw_only=True):
+class FitJob(Job, frozen=True, kw_only=True):
     """Train a recipe on a subset and publish a checkpoint manifest."""
 
     subset: Digest
@@ -62,7 +62,7 @@ class FitJob(Job, kw_only=True):
         return Path(self.cache_dir) if self.cache_dir else self.folder / "cache"
 
 
-class PredictJob(Job, kw_only=True):
+class PredictJob(Job, frozen=True, kw_only=True):
     """Predict splits of a subset with a checkpoint and publish a predictions manifest."""
 
     checkpoint: Digest
@@ -80,7 +80,7 @@ class PredictJob(Job, kw_only=True):
     """Images of one forward pass."""
 
 
-class CostCard(Document, omit_defaults=True):
+class CostCard(Document, frozen=True, omit_defaults=True):
     """What a job took; what is not known is not there. Times are sums over all attempts, killed ones' ends excepted."""
 
     wall_s: float
@@ -117,7 +117,7 @@ class CostCard(Document, omit_defaults=True):
     """The card in one line."""
 
 
-class Hardware(Document, kw_only=True):
+class Hardware(Document, frozen=True, kw_only=True):
     """What a job ran on."""
 
     device: str
@@ -132,7 +132,7 @@ class Hardware(Document, kw_only=True):
     """The processor's architecture."""
 
 
-class RunRecord(Document, kw_only=True):
+class RunRecord(Document, frozen=True, kw_only=True):
     """How a product came about, on that day and machine; kept beside the manifest, never inside."""
 
     cost: CostCard
@@ -145,7 +145,7 @@ class RunRecord(Document, kw_only=True):
     """Seconds since 1970."""
 
 
-class Result(Document, kw_only=True):
+class Result(Document, frozen=True, kw_only=True):
     """`result.json`: what a job published."""
 
     digest: Digest
@@ -154,7 +154,7 @@ class Result(Document, kw_only=True):
     """How it came about."""
 
 
-class Published(Document, kw_only=True):
+class Published(Document, frozen=True, kw_only=True):
     """`published.json`: that this working folder's training is done, for an attempt that starts again."""
 
     recipe: Digest
@@ -167,7 +167,7 @@ class Published(Document, kw_only=True):
     """How that came about."""
 
 
-class Failure(Document, omit_defaults=True):
+class Failure(Document, frozen=True, omit_defaults=True):
     """`error.json`: why a job ended without a result."""
 
     type: str

@@ -63,15 +63,6 @@ class Registry(Protocol):
         ...
 
 
-class HasStore(Protocol):
-    """Anything that knows the store, e.g. the workspace."""
-
-    @property
-    def store(self) -> Store:
-        """The store in use."""
-        ...
-
-
 @dataclass(frozen=True)
 class Reference:
     """What a reference means."""
@@ -112,11 +103,11 @@ def resolve(store: Store, ref: str, registry: Registry | None = None) -> Referen
 
 
 @contextmanager
-def checkpoint_folder(workspace: HasStore, ref: str, registry: Registry | None = None) -> Iterator[Path]:
+def checkpoint_folder(store: Store, ref: str, registry: Registry | None = None) -> Iterator[Path]:
     """The model folder of a checkpoint, for reading; gone after the block when it was written out for it.
 
     Args:
-        workspace: Has the store.
+        store: Where it is, unless it is a folder.
         ref: A checkpoint folder, which is used as it is; or any reference to a checkpoint, a release, or something
             made with a checkpoint.
         registry: MLflow; None when it is not at hand.
@@ -132,7 +123,6 @@ def checkpoint_folder(workspace: HasStore, ref: str, registry: Registry | None =
     if path.is_dir():
         yield _with_config(path)
         return
-    store = workspace.store
     manifest = store.get_manifest(resolve(store, ref, registry).digest)
     if not any(name.startswith(_MODEL_FOLDER) for name in manifest.entries):
         manifest = _made_with(store, manifest, f"The {name_of(manifest)} has no model.")

@@ -57,7 +57,8 @@ class Preprocessing:
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Preprocessing:
         """The preprocessing that a recipe trains with."""
-        return cls(recipe.image_size, (recipe.pixel_mean,) * 3, (recipe.pixel_std,) * 3)
+        mean, std = float(recipe.pixel_mean), recipe.pixel_std
+        return cls(recipe.image_size, (mean, mean, mean), (std, std, std))
 
     @classmethod
     def of_folder(cls, folder: Path) -> Preprocessing:

@@ -75,7 +75,7 @@ class Learner:
         set_seed(recipe.seed)
         model = models.build(recipe, classes, weights=weights)
         self.initial_weights_sha256 = _digest_of(model)
-        model.to(processes.device)
+        nn.Module.to(model, processes.device)
         self.raw_model: nn.Module = model
         self.average = None if recipe.ema_decay is None else optim.MovingAverage(model, recipe)
         self.optimizer = optim.build_optimizer(model, recipe)
@@ -142,7 +142,7 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensors]:
         """All that a resumed training goes on from, by file."""
-        found = {
+        found: dict[str, Tensors] = {
             "model": checkpointing.model_tensors(self.raw_model),
             "optimizer": checkpointing.optimizer_tensors(self.optimizer),
         }

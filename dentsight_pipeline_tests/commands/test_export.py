@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -116,9 +115,7 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR)
     files = {f"model/{path.name}": path for path in folder.iterdir()}
     checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
-    workspace = SimpleNamespace(store=store)
-
-    written = [export_model(workspace, str(ref), tmp_path / name) for name, ref in (("a", checkpoint), ("b", folder))]
+    written = [export_model(store, str(ref), tmp_path / name) for name, ref in (("a", checkpoint), ("b", folder))]
 
     names = ["model.onnx", "preprocessor_config.json", "config.json"]
     assert [[path.name for path in paths] for paths in written] == [names, names]
@@ -131,7 +128,7 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     assert np.abs(logits - expected.logits.numpy()).max() < 1e-3
     assert np.abs(boxes - expected.pred_boxes.numpy()).max() < 1e-3
     with pytest.raises(ConfigurationError, match="is not empty"):
-        export_model(workspace, checkpoint, tmp_path / "a")
+        export_model(store, checkpoint, tmp_path / "a")
 
 
 def test_a_subset_has_no_model(tmp_path: Path, store: Store, splits: Manifest) -> None:
@@ -139,6 +136,6 @@ def test_a_subset_has_no_model(tmp_path: Path, store: Store, splits: Manifest) -
     subset = select_conditions(store, splits)
 
     with pytest.raises(ConfigurationError, match="no model"):
-        export_model(SimpleNamespace(store=store), subset.digest, tmp_path / "onnx")
+        export_model(store, subset.digest, tmp_path / "onnx")
     with pytest.raises(ConfigurationError, match="Give one or the other"):
         export_(subset.digest, onnx=tmp_path / "onnx", hf=tmp_path / "hf")

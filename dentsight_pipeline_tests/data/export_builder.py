@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class ExportBuilder:
     def image(
         self,
         split: str = "train",
-        boxes: dict[str, list[list[float]]] | None = None,
+        boxes: Mapping[str, Sequence[Sequence[float]]] | None = None,
         *,
         stem: str | None = None,
         data: bytes | None = None,
@@ -97,7 +98,7 @@ class ExportBuilder:
                 self.annotation(split, image_id, label, box)
         return image_id
 
-    def annotation(self, split: str, image_id: int, label: str, box: list[float], **more: Any) -> dict[str, Any]:
+    def annotation(self, split: str, image_id: int, label: str, box: Sequence[float], **more: Any) -> dict[str, Any]:
         """Adds an annotation, and returns its record to be spoilt."""
         document = self.split(split)
         record = {

@@ -76,7 +76,7 @@ def _image(draw: random.Random, number: int, fingerprints: dict[str, str]) -> di
     noise = np.random.default_rng(patient).standard_normal((16, 32)).astype(np.float32)
     gray = cv2.resize((noise * 40 + 128).clip(0, 255).astype(np.uint8), (width, height))
     digest = hashlib.sha256(f"{patient} {flip} {width} {number}".encode()).hexdigest()
-    fingerprints[digest] = leakage.fingerprint(np.ascontiguousarray(gray[:, :: 1 if flip else -1])).to_json()
+    fingerprints[digest] = leakage.fingerprint(np.ascontiguousarray(gray[:, :: 1 if flip else -1], np.uint8)).to_json()
     image = {"id": 1000 - number, "file_name": f"images/{digest}.jpg", "sha256": digest, "original_sha256": digest}
     stem = draw.choice(("uid", "other", "numeric"))
     group = hashlib.sha256(f"stem {patient if stem == 'uid' else number}".encode()).hexdigest()

@@ -153,7 +153,7 @@ def test_a_box_that_cannot_be_is_found_with_its_split_and_reason(
 
     assert (outcome.passed, outcome.blocking) == (False, True)
     assert len(outcome.rows) == 1
-    assert problem in outcome.rows[0]["problem"]
+    assert problem in str(outcome.rows[0]["problem"])
 
 
 def test_implausible_teeth_are_flagged_and_block_nothing(tmp_path: Path, store: Store) -> None:
@@ -168,7 +168,7 @@ def test_implausible_teeth_are_flagged_and_block_nothing(tmp_path: Path, store: 
     assert [(row["split"], row["flags"]) for row in outcome.rows] == [
         (split, "repeated_tooth:11") for split in ("train", "valid", "test")
     ]
-    assert all(row["image"].startswith("images/") for row in outcome.rows)
+    assert all(str(row["image"]).startswith("images/") for row in outcome.rows)
     assert outcome.summary == "3 images with implausible teeth: repeated_tooth 3."
 
 
@@ -214,7 +214,7 @@ def test_images_of_an_export_that_failed_prove_nothing(tmp_path: Path) -> None:
     spoilt_raw = build(store, raw.kind, {**raw.entries, **marked}, raw.inputs, raw.facts)
     store.put_manifest(spoilt_raw)
     splits = normalise_export(store, raw)
-    inputs = {Asset.RAW_EXPORT: spoilt_raw.digest}
+    inputs: dict[str, str] = {Asset.RAW_EXPORT: spoilt_raw.digest}
     foreign = build(store, splits.kind, {**splits.entries, **marked}, inputs, splits.facts)
 
     assert not checks.no_identifiers_left(store, foreign).passed

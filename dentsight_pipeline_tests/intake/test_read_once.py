@@ -31,7 +31,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, seen: Count
     original: Callable[..., Any] = getattr(owner, name)
 
     def counting(*args: Any, **options: Any) -> Any:
-        seen[args[-1] if len(args) < 3 else args[1]] += 1
+        seen[list(args)[-1] if len(args) < 3 else args[1]] += 1
         return original(*args, **options)
 
     monkeypatch.setattr(owner, name, counting)

@@ -214,7 +214,7 @@ def test_the_model_folder_of_any_product_can_be_used(intact_chain: Chain, asset:
     """`predict --checkpoint` takes what a person has; the weights are those of the one checkpoint behind it."""
     wanted = intact_chain.object_file("trained_checkpoint", "model/model.safetensors").read_bytes()
 
-    with checkpoint_folder(intact_chain, intact_chain.digests[asset]) as folder:
+    with checkpoint_folder(intact_chain.store, intact_chain.digests[asset]) as folder:
         assert (folder / "model.safetensors").read_bytes() == wanted
         assert (folder / "config.json").is_file()
         assert (folder / "preprocessor_config.json").is_file()
@@ -225,7 +225,7 @@ def test_a_folder_from_elsewhere_is_used_as_it_is(intact_chain: Chain, tmp_path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
 
-    with checkpoint_folder(intact_chain, str(tmp_path)) as folder:
+    with checkpoint_folder(intact_chain.store, str(tmp_path)) as folder:
         assert folder == tmp_path / "model"
 
 
@@ -235,7 +235,7 @@ def test_damaged_weights_are_never_handed_out(chain: Chain) -> None:
 
     with (
         pytest.raises(IntegrityError, match="was changed"),
-        checkpoint_folder(chain, chain.digests["trained_checkpoint"]),
+        checkpoint_folder(chain.store, chain.digests["trained_checkpoint"]),
     ):
         pass
 
@@ -244,7 +244,7 @@ def test_data_has_no_model(intact_chain: Chain) -> None:
     """A dataset is no checkpoint, and the message says so."""
     digest = intact_chain.digests["condition_subset"]
 
-    with pytest.raises(ConfigurationError, match="has no model"), checkpoint_folder(intact_chain, digest):
+    with pytest.raises(ConfigurationError, match="has no model"), checkpoint_folder(intact_chain.store, digest):
         pass
     with pytest.raises(ConfigurationError, match="was not made with a checkpoint"):
         checkpoint_of(intact_chain.store, digest)

@@ -30,7 +30,7 @@ def judged(
     evaluation: dict[str, Any],
     policy: Policy,
     health: dict[str, Any] | None = None,
-    champion: dict[str, Any] | None = None,
+    champion: ChampionComparison | dict[str, Any] | None = None,
     overrides: Iterable[Override] = (),
 ) -> Verdict:
     """The verdict on what JSON files say, each read as the product reads it."""

@@ -28,6 +28,13 @@ class State(Document, frozen=True):
     """A number."""
 
 
+class Nothing(Document, frozen=True):
+    """What checkpoints hold beside tensors where a test looks at tensors alone."""
+
+
+EMPTY = Nothing()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> CheckpointFolder:
     """An empty checkpoint folder."""
@@ -152,10 +159,10 @@ def test_a_checkpoint_from_elsewhere_cannot_run_code(folder: CheckpointFolder, t
 
 def test_unchanged_files_are_linked_and_survive_their_first_checkpoint(folder: CheckpointFolder):
     """The best weights of long ago must outlive the checkpoint that first held them."""
-    first = folder.save(5, {"best": {"w": torch.ones(2)}}, {}, [])
+    first = folder.save(5, {"best": {"w": torch.ones(2)}}, EMPTY, [])
     source = first / "best.safetensors"
     for step in (10, 15, 20):
-        source = folder.save(step, {}, {}, [], {"best": source}) / "best.safetensors"
+        source = folder.save(step, {}, EMPTY, [], {"best": source}) / "best.safetensors"
 
     assert not first.exists()
     assert torch.equal(folder.read(20).tensors("best")["w"], torch.ones(2))
@@ -193,7 +200,7 @@ def test_model_and_optimiser_go_on_exactly(folder: CheckpointFolder):
     model, optimizer = build(1)
     advance(model, optimizer)
     tensors = {"m": checkpointing.model_tensors(model), "o": checkpointing.optimizer_tensors(optimizer)}
-    folder.save(1, tensors, {}, [])
+    folder.save(1, tensors, EMPTY, [])
     advance(model, optimizer)
     restored, other = build(2)
     checkpointing.load_model_tensors(restored, folder.read(1).tensors("m"))

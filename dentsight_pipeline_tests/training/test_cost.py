@@ -21,7 +21,7 @@ def test_throughput_price_and_waiting_share_are_what_the_sums_say():
     assert card.images_per_s == pytest.approx(2.0)
     assert card.data_wait_share == pytest.approx(0.05)
     assert card.price == pytest.approx(0.8)
-    assert "(~30.0 min wall-clock, 0.80 USD, 2.0 images/s)" in card.summary
+    assert "(~30.0 min wall-clock, 0.80 USD, 2.0 images/s)" in (card.summary or "")
 
 
 def test_an_unknown_price_or_energy_stays_unknown():
@@ -31,7 +31,7 @@ def test_an_unknown_price_or_energy_stays_unknown():
     assert card.price is None
     assert card.currency is None
     assert card.gpu_energy_kwh is None
-    assert "kWh" not in card.summary
+    assert "kWh" not in (card.summary or "")
     assert card.images_per_s is None
 
 
@@ -106,4 +106,4 @@ def test_known_energy_is_on_the_card():
     card = Cost(wall_s=60, gpu_energy_kwh=0.4125).card(None, "USD")
 
     assert card.gpu_energy_kwh == 0.4125
-    assert "0.412 kWh of GPU" in card.summary
+    assert "0.412 kWh of GPU" in (card.summary or "")

@@ -50,6 +50,12 @@ def batch(seed: int = 0, size: int = 4) -> LabelledBatch:
     return toy_batch(np.random.default_rng(seed), size)
 
 
+def last_reading(report: HeadHealth) -> Reading:
+    """The reading that a report rests on."""
+    assert report.reading is not None
+    return report.reading
+
+
 def monitor_of(model: nn.Module, **changes: Any) -> HeadHealthMonitor:
     return HeadHealthMonitor(
         model, **{"total_steps": 400, "warmup_steps": 20, "num_labels": len(TOY_CLASSES), **changes}
@@ -119,6 +125,7 @@ class TestPlantedFault:
         assert report.healthy is False
         assert rule(report, MATCHING).tripped is True
         assert rule(report, RATIO).tripped is True
+        assert report.ratio_last_to_first is not None
         assert report.ratio_last_to_first < 0.5
         assert report.override == "shows what the planted fault does"
 
@@ -128,16 +135,20 @@ class TestPlantedFault:
 
         assert report.healthy is True
         assert [row.tripped for row in report.rules] == [False] * 4
+        assert report.ratio_last_to_first is not None
         assert report.ratio_last_to_first > 0.7
-        assert report.reading.training.denoising_share == 0.0
-        assert report.reading.matched_median_score > 2 * report.reading.unmatched_median_score
+        seen = last_reading(report)
+        assert seen.training.denoising_share == 0.0
+        assert seen.matched_median_score is not None and seen.unmatched_median_score is not None
+        assert seen.matched_median_score > 2 * seen.unmatched_median_score
 
     def test_bias_drift_does_not_tell_the_two_apart(self) -> None:
         """The card blamed a bias that "never moved off its prior"; AdamW moves it alike, so no rule may read it."""
         collapsed, healthy = (
-            run.monitor.report().reading.log_only.bias_drift for run in (collapsed_run(), healthy_run())
+            last_reading(run.monitor.report()).log_only.bias_drift for run in (collapsed_run(), healthy_run())
         )
 
+        assert collapsed is not None and healthy is not None
         assert abs(collapsed - healthy) < 0.02
 
     def test_the_product_cannot_reach_the_planted_loss(self) -> None:

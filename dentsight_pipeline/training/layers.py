@@ -66,7 +66,7 @@ def supervised_layers(config: DFineConfig) -> tuple[int, ...]:
 
 def prior_probability(config: DFineConfig) -> float:
     """The score that a class head gives to everything before it has learned anything."""
-    return config.initializer_bias_prior_prob or 1.0 / (config.num_labels + 1)
+    return config.initializer_bias_prior_prob or 1.0 / ((config.num_labels or 0) + 1)
 
 
 @torch.no_grad()

@@ -110,7 +110,8 @@ def read_events(workdir: Path) -> list[Event]:
     """
     path = workdir / EVENTS
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    return [codec.read(line, Event, path) for line in whole.splitlines() if line]
+    lines = [line for line in whole.splitlines() if line]
+    return [codec.read(line, Event, path) for line in lines]  # pyright: ignore[reportArgumentType] - a union, to msgspec a type
 
 
 def _numbers_in_words(event: Progress) -> str:

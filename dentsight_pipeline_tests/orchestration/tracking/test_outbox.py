@@ -362,7 +362,8 @@ def test_a_locked_database_is_tried_again(tracked: Tracking, monkeypatch: pytest
 def test_four_processes_that_meet_an_empty_workspace_make_one_good_database(tmp_path: Path) -> None:
     """Several processes that create one MLflow database at the same moment break it for good."""
     program = (
-        "import sys; from dentsight_pipeline.orchestration.resources import Tracking, Workspace\n"
+        "import sys\nfrom dentsight_pipeline.orchestration.resources import Workspace\n"
+        "from dentsight_pipeline.orchestration.tracking.mlflow import Tracking\n"
         f"tracking = Tracking(workspace=Workspace(root={str(tmp_path / 'workspace')!r}))\n"
         "with tracking.run(f'run {sys.argv[1]}', params={}, tags={}) as run: run.metrics({'loss': 1.0}, 1)\n"
         "assert run.delivered, run.problems"

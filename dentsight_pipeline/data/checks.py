@@ -170,13 +170,9 @@ def outcome_of(store: Store, check: Check, manifest: Manifest) -> CheckOutcomeFa
     from dentsight_pipeline.store.manifest import Manifest as ManifestClass
 
     key = memo.key(f"check/{check.__name__}", CODE_VERSION, {manifest.kind: manifest.digest}, {})
-    known = memo.recall(store, key)
-    if known is not None:
-        return store.get_manifest(known).facts_as(CheckOutcomeFacts)
-    outcome = check(store, manifest)
-    kept = ManifestClass(Kind.CHECK_OUTCOME, {}, {manifest.kind.replace("-", "_"): manifest.digest}, outcome)
-    memo.remember(store, key, store.put_manifest(kept))
-    return outcome
+    read = {manifest.kind.replace("-", "_"): manifest.digest}
+    kept = memo.once(store, key, lambda: ManifestClass(Kind.CHECK_OUTCOME, {}, read, check(store, manifest)))
+    return kept.facts_as(CheckOutcomeFacts)
 
 
 def require(store: Store, manifest: Manifest) -> None:

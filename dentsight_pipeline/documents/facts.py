@@ -240,6 +240,13 @@ class CheckOutcomeFacts(Facts, frozen=True):
     """A table, with the same columns in every row; at most fifty rows of evidence."""
 
 
+class PreviewFacts(Facts, frozen=True):
+    """Facts of a `preview`: the small pictures that the UI shows of its input, in the order of their names."""
+
+    title: str
+    """What the pictures show."""
+
+
 # Models --------------------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +408,7 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.CONDITION_SUBSET: SubsetFacts,
     Kind.TOOTH_SUBSET: SubsetFacts,
     Kind.CHECK_OUTCOME: CheckOutcomeFacts,
+    Kind.PREVIEW: PreviewFacts,
     Kind.CHECKPOINT: CheckpointFacts,
     Kind.PREDICTIONS: PredictionsFacts,
     Kind.EVALUATION: EvaluationFacts,

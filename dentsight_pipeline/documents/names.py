@@ -23,6 +23,7 @@ class Kind(StrEnum):
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
     CHECK_OUTCOME = "check-outcome"
+    PREVIEW = "preview"
 
     @property
     def asset(self) -> str:

@@ -15,6 +15,7 @@ from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
 from dentsight_pipeline.intake.limits import known_kinds
+from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ class Acquisition:
         so, and is not what is made without.
         """
         if self.location.startswith(f"{PHANTOM}:"):
-            from dentsight_pipeline.phantom.export import CODE_VERSION
-
             return {"location": self.location, "drawing": CODE_VERSION}
         if self.location.startswith(ROBOFLOW):
             return {"location": self.location} | ({"accept": ",".join(self.accept)} if self.accept else {})

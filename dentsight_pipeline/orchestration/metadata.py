@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,17 @@ from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationD
 from dentsight_pipeline.documents.facts import (
     CheckpointFacts,
     DatasetFacts,
+    PreviewFacts,
     RawExportFacts,
     ReleaseFacts,
     ToothFindingsFacts,
 )
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.lineage import Record
+from dentsight_pipeline.documents.names import SPLITS, Asset, Kind
 from dentsight_pipeline.lineage.walk import walk
-from dentsight_pipeline.store.content import read_document, read_json
+from dentsight_pipeline.store import memo
+from dentsight_pipeline.store.content import build, read_bytes, read_document, read_json
 from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
@@ -80,7 +83,7 @@ def of_splits(store: "Store", manifest: "Manifest") -> Metadata:
         "annotations": sum(told.annotations for told in splits.values()),
         "splits": table(overview),
         "class_counts": table(counts),
-        "samples": dg.MetadataValue.md(_samples(store, manifest)),
+        "samples": _samples(store, manifest),
         "manifest": _json_of(manifest),
     }
 
@@ -148,7 +151,9 @@ def of_tooth_findings(store: "Store", manifest: "Manifest") -> Metadata:
         "unassigned_findings": facts.unassigned_findings,
         "tooth_threshold": "none: no tooth was hit" if facts.tooth_threshold is None else facts.tooth_threshold,
         "heads": _pairs("checkpoint", facts.heads_healthy, "healthy"),
-        "sample": dg.MetadataValue.md(_tooth_sample(store, manifest)),
+        "sample": _pictures(
+            store, manifest, "test image with teeth and findings", lambda: [_tooth_sample(store, manifest)]
+        ),
         **{key: value for name, found in populations.items() if found for key, value in _by_tooth(name, found).items()},
     }
 
@@ -290,27 +295,49 @@ def _json_of(manifest: "Manifest") -> dg.JsonMetadataValue:
     return dg.MetadataValue.json({"kind": manifest.kind, "inputs": dict(manifest.inputs), "facts": short})
 
 
-def _samples(store: "Store", manifest: "Manifest", count: int = 2) -> str:
-    from dentsight_pipeline.data.preview import richest_images
-    from dentsight_pipeline.data.splits import read_split, split_names
-
-    names = split_names(manifest)
-    if not names:
-        return "no split"
-    pictures = map(base64.b64encode, richest_images(store, read_split(store, manifest, names[-1]), count))
-    return "\n\n".join(f"![{names[-1]} image with boxes](data:image/jpeg;base64,{p.decode()})" for p in pictures)
+PREVIEW_VERSION = "1"
+"""Goes up when the same product would be drawn otherwise."""
 
 
-def _tooth_sample(store: "Store", manifest: "Manifest") -> str:
+def _pictures(
+    store: "Store", manifest: "Manifest", title: str, draw: Callable[[], Sequence[bytes]]
+) -> dg.MarkdownMetadataValue:
+    """Small pictures of a product, drawn once for exactly these bytes and kept: decoding X-rays is slow."""
+    read = {manifest.kind.replace("-", "_"): manifest.digest}
+
+    def drawn() -> "Manifest":
+        files = {f"{number}.jpg": picture for number, picture in enumerate(draw())}
+        return build(store, Kind.PREVIEW, files, read, PreviewFacts(title=title))
+
+    kept = memo.once(store, memo.key("preview", PREVIEW_VERSION, read, {}), drawn)
+    encoded = [base64.b64encode(read_bytes(store, kept, path)).decode() for path in kept.entries]
+    return dg.MetadataValue.md("\n\n".join(f"![{title}](data:image/jpeg;base64,{picture})" for picture in encoded))
+
+
+def _samples(store: "Store", manifest: "Manifest", count: int = 2) -> dg.MarkdownMetadataValue:
+    splits = manifest.facts_as(DatasetFacts).splits
+    last = next((name for name in reversed(SPLITS) if name in splits), None)
+    if last is None:
+        return dg.MetadataValue.md("no split")
+
+    def draw() -> list[bytes]:
+        from dentsight_pipeline.data.preview import richest_images
+        from dentsight_pipeline.data.splits import read_split
+
+        return richest_images(store, read_split(store, manifest, last), count)
+
+    return _pictures(store, manifest, f"{last} image with boxes", draw)
+
+
+def _tooth_sample(store: "Store", manifest: "Manifest") -> bytes:
     from dentsight_pipeline.data.preview import draw_boxes
 
     images = read_json(store, manifest, "findings.json")["images"]
     richest = max(images, key=lambda image: (len(image["findings"]), len(image["teeth"])))
     boxes = [(tooth["fdi"], tooth["bbox_xywh_px"]) for tooth in richest["teeth"]]
     boxes += [(f"{finding['class']} {_place(finding)}", finding["bbox_xywh_px"]) for finding in richest["findings"]]
-    subset = store.get_manifest(manifest.inputs["condition_subset"])
-    picture = draw_boxes(store.get_bytes(subset.entries[richest["file_name"]].sha256), boxes)
-    return f"![test image with teeth and findings](data:image/jpeg;base64,{base64.b64encode(picture).decode()})"
+    subset = store.get_manifest(manifest.inputs[Asset.CONDITION_SUBSET])
+    return draw_boxes(store.get_bytes(subset.entries[richest["file_name"]].sha256), boxes)
 
 
 def _place(finding: Mapping[str, Any]) -> str:

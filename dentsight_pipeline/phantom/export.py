@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _Record = Mapping[str, "JSON"]
 """A record as it is written."""
 
-CODE_VERSION = "1"
-"""Goes up when the same numbers would draw other bytes; keys the reuse of drawn corpora."""
-
 TRUTH_FILE = "phantom_truth.json"
 """Name of the file with the true answers, at the root of the export."""
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.codec import convert, plain, pretty, read
 from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument
 from dentsight_pipeline.documents.facts import (
@@ -161,6 +160,7 @@ def _report_inputs(
     folder: Path,
 ) -> ReportInputs:
     """Everything that the report is made from; the evaluation is laid out in `folder`."""
+    from dentsight_pipeline.data.splits import read_split
     from dentsight_pipeline.release.report.build import ReportInputs
     from dentsight_pipeline.release.report.pictures import Truth
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dentsight_pipeline.errors import DataError, IntegrityError
@@ -11,6 +11,7 @@ from dentsight_pipeline.store.canonical import JSON
 from dentsight_pipeline.store.names import is_digest, memo_key
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 
@@ -57,3 +58,13 @@ def remember(store: Store, key: str, digest: str) -> None:
     if not store.has_manifest(digest):
         raise IntegrityError(f"Manifest to remember for {key}", digest, None, "Publish it with `put_manifest` first.")
     store.blobs.write(memo_key(key), canonical.seal({"manifest": digest}, f"Memo {key}"))
+
+
+def once(store: Store, key: str, make: Callable[[], Manifest]) -> Manifest:
+    """What a piece of work gives: recalled where it was done before, else made, published and noted."""
+    known = recall(store, key)
+    if known is not None:
+        return store.get_manifest(known)
+    made = make()
+    remember(store, key, store.put_manifest(made))
+    return made

@@ -9,7 +9,7 @@ import pytest
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.acquire import Acquisition, fetch, ingest, plan
 from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, register_dataset
-from dentsight_pipeline.phantom.export import CODE_VERSION
+from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,23 @@ def test_a_second_run_reuses_everything_and_says_so(finished_cell: FinishedCell)
     assert set(said["cached"]) == set(ASSETS)
     assert said["report_digest"] == finished_cell.said["report_digest"]
     assert len(mlflow_runs(finished_cell)) == before
+
+
+def test_a_run_that_reuses_everything_loads_nothing_that_draws_or_computes(finished_cell: FinishedCell) -> None:
+    """Recalled work needs no library that draws or computes; loading one is paid for in every such run."""
+    heavy = ("pandas", "matplotlib", "scipy", "cv2", "numpy", "pyarrow", "torch", "mlflow")
+    program = (
+        "import sys\n"
+        "from dentsight_pipeline.commands.run import CellRequest, run_cell\n"
+        'told = run_cell(CellRequest(dataset="tiny-v1", overrides={"max_steps": "4", "evaluate_every_steps": "4"}))\n'
+        f"print(len(told.cached), [name for name in {heavy} if name in sys.modules])"
+    )
+    home = finished_cell.home
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=home.folder, env=home.environment, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{len(ASSETS)} []"
 
 
 def test_other_bytes_under_the_same_dataset_key_are_refused(finished_cell: FinishedCell) -> None:

@@ -345,12 +345,14 @@ def _scaled(data: bytes) -> tuple[bytes, dict[str, str]]:
     if not data.startswith(_PNG_SIGNATURE) or data[24:26] != b"\x10\x00":  # IHDR: bits of a sample, kind of colour
         return data, {}
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    most = 0 if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2 else int(pixels.max())
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+        return data, {}
+    most = int(pixels.max())
     used = next(bits for bits in _DETECTOR_BITS if most < 1 << bits)
     if most == 0 or used == 16:
         return data, {}
     out = io.BytesIO()
-    Image.fromarray(pixels << (16 - used)).save(out, "PNG")
+    Image.fromarray(np.left_shift(pixels, 16 - used, dtype=np.uint16)).save(out, "PNG")
     return out.getvalue(), {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
 
 

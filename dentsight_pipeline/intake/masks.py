@@ -6,7 +6,7 @@ into text (pycocotools, `maskApi.c`). They are checked here before a pixel is dr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ def _run_lengths(mask: Any, size: tuple[int, int]) -> NDArray[np.int64] | None:
     return np.array(counts, np.int64)
 
 
-def _are_lengths(value: Any) -> bool:
+def _are_lengths(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and 0 <= number <= MAX_PIXELS for number in value)
 
 

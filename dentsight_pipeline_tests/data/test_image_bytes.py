@@ -244,6 +244,7 @@ def test_gray_values_of_fewer_than_16_bits_are_scaled_by_the_bits_that_are_used(
     made = clean(out.getvalue())
     stored = cv2.imdecode(np.frombuffer(made.data, np.uint8), cv2.IMREAD_UNCHANGED)
     shown = decode_gray(made.data, (made.width, made.height))
+    assert stored is not None
     assert stored.tolist() == (values << (16 - used)).tolist()
     assert shown is not None
     assert shown[0].tolist() == [0, (1 << (16 - used)) >> 8, 63, 127, 255]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,18 +23,18 @@ def _blob() -> NDArray[np.uint8]:
 def _lengths(mask: NDArray[np.uint8]) -> list[int]:
     flat = np.concatenate([[0], mask.T.ravel(), [0]]).astype(int)
     edges = np.flatnonzero(np.diff(flat))
-    return np.diff([0, *edges, mask.size]).tolist()
+    return np.diff(np.array([0, *edges, mask.size])).tolist()
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 def test_a_mask_in_run_lengths_becomes_its_outlines(compressed: bool) -> None:
     """Drawn again they cover the same pixels, but for the half that an outline through pixel middles cuts off."""
     blob = _blob()
-    text = coco_mask.encode(np.asfortranarray(blob))["counts"].decode()
+    text = str(coco_mask.encode(np.asfortranarray(blob))["counts"], "ascii")  # pyright: ignore[reportCallIssue, reportArgumentType] - bytes
     counts: Any = text if compressed else _lengths(blob)
 
     outlines = mask_polygons({"size": [48, 64], "counts": counts}, (64, 48))
-    again = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines, 48, 64)))
+    again = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(cast(Any, outlines), 48, 64)))
     assert len(outlines) == 2
     assert (again & blob).sum() / (again | blob).sum() > 0.9
     assert [min(line[::2]) for line in sorted(outlines)] == [6.5, 50.5]

@@ -22,6 +22,7 @@ from dentsight_pipeline.documents.health import (
     MonitorState,
     Reading,
     RuleOutcome,
+    Signals,
 )
 from dentsight_pipeline.errors import HeadCollapseError
 from dentsight_pipeline.training import model as models
@@ -50,7 +51,7 @@ def batch(seed: int = 0, size: int = 4) -> LabelledBatch:
     return toy_batch(np.random.default_rng(seed), size)
 
 
-def last_reading(report: HeadHealth) -> Reading:
+def last_reading(report: HeadHealth) -> Signals:
     """The reading that a report rests on."""
     assert report.reading is not None
     return report.reading

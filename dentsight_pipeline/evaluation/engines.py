@@ -211,7 +211,7 @@ def _run_hotcoco(truth: GroundTruth, detections: Detections, images: np.ndarray)
     if not images.any():
         return result
     for piece in _pieces(truth, detections):
-        own, found = (columns.of_classes(piece).subset(images) for columns in (truth, detections))
+        own, found = truth.of_classes(piece).subset(images), detections.of_classes(piece).subset(images)
         arrays = _hotcoco_arrays(own, found)
         for field in ("precision", "recall"):
             getattr(result, field)[..., piece, :, :] = arrays[field]

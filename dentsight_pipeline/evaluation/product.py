@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,8 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, detec
 from dentsight_pipeline.evaluation.compare import Comparison, compare
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
-from dentsight_pipeline.evaluation.validation import digest_of, read_detections
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.content import build, read_json
+from dentsight_pipeline.store.content import build
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -87,16 +85,13 @@ def stored_truth(store: Store, subset: Manifest, split: str) -> GroundTruth:
 
 def has_pass(predictions: Manifest, name: str) -> bool:
     """Whether the predictions hold detections of this name: a split, or `MIRRORED`."""
-    return not {f"{name}.arrow", f"{name}.json"}.isdisjoint(predictions.entries)
+    return f"{name}.arrow" in predictions.entries
 
 
 def stored_detections(store: Store, predictions: Manifest, name: str, truth: GroundTruth) -> Detections:
-    """The detections of one pass over images of `truth`; raises as `detections_of` and `read_detections` do."""
+    """The detections of one pass over images of `truth`; raises as `read_stored` and `detections_of` do."""
     source = f"{name} of {predictions.kind} {predictions.digest[:12]}"
-    if f"{name}.arrow" in predictions.entries:
-        return detections_of(read_stored(store, predictions, f"{name}.arrow", DETECTIONS), truth, source)
-    found = read_json(store, predictions, f"{name}.json")
-    return replace(read_detections(found, truth, source=source), sha256=digest_of(found))
+    return detections_of(read_stored(store, predictions, f"{name}.arrow", DETECTIONS), truth, source)
 
 
 def compare_stored(

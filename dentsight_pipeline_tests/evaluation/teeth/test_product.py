@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ import pytest
 
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.splits import split_files
-from dentsight_pipeline.documents.annotations import coco_categories
+from dentsight_pipeline.documents.annotations import coco_categories, table_of, write_table
+from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.product import evaluate_predictions
 from dentsight_pipeline.evaluation.teeth.product import publish_tooth_findings, tooth_chain
@@ -101,7 +101,9 @@ class Products:
     def put(self, kind: str, splits: dict[str, Any], inputs: dict[str, str], facts: dict[str, Any]) -> Manifest:
         """Publish a small product."""
         if kind == "predictions":
-            files: dict[str, Any] = {f"{name}.json": json.dumps(found).encode() for name, found in splits.items()}
+            files: dict[str, Any] = {
+                f"{n}.arrow": write_table(table_of(found, DETECTIONS)) for n, found in splits.items()
+            }
         else:
             files = dict(split_files(from_coco(name, coco) for name, coco in splits.items()))
         manifest = build(self.store, kind, files, inputs, facts)

@@ -133,7 +133,7 @@ def _normalised(
     for number, split in enumerate(raw.splits):
         report("normalise", number, len(raw.splits))
         own = slice(images, images + len(split.images))
-        keys = ImageKeys(images + 1, boxes + 1, sources.names[own], sources.clean[own])
+        keys = ImageKeys(images + 1, boxes + 1, sources.names[own], sources.clean[own], raw.facts.corpus.name)
         splits[split.name], mended = normalised_split(split, rules, keys)
         images, boxes = own.stop, boxes + len(splits[split.name].annotations)
         repairs.append(mended)

@@ -17,7 +17,15 @@ import pyarrow as pa
 from dentsight_pipeline.data import fdi
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelRule
 from dentsight_pipeline.data.repairs import Note, mended_boxes, mended_polygons, repair_table, twins
-from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, REPAIRS, RawSplit, Split, flat_values
+from dentsight_pipeline.documents.annotations import (
+    ANNOTATIONS,
+    IMAGES,
+    REPAIRS,
+    RawSplit,
+    Split,
+    covered_column,
+    flat_values,
+)
 from dentsight_pipeline.errors import AnnotationError
 
 if TYPE_CHECKING:
@@ -37,12 +45,14 @@ class ImageKeys:
         first_box: Id of the first box.
         groups: Name of each image's source.
         clean: Whether no other split shares it, shape [images].
+        export: Name of the export that they came from.
     """
 
     first_image: int
     first_box: int
     groups: Sequence[str]
     clean: NDArray[np.bool_]
+    export: str
 
 
 @dataclass(frozen=True)
@@ -200,8 +210,17 @@ def _images(raw: RawSplit, keys: ImageKeys, annotations: pa.Table) -> pa.Table:
         "clean": keys.clean,
         "partial_annotation": annotated & ~with_teeth,
         "flags": _flags(raw, image[is_tooth], annotations.filter(pa.array(is_tooth))),
+        "covered": covered_column(_covered(annotated & ~with_teeth)),
+        "export": [keys.export] * count,
     }
     return pa.table([columns[name] for name in IMAGES.names], schema=IMAGES)
+
+
+def _covered(without_teeth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What was looked for in each image, shape [images, classes]: everything, but no teeth where none were marked."""
+    covered = np.ones((len(without_teeth), len(CLASSES)), dtype=np.bool_)
+    covered[np.ix_(without_teeth, np.arange(len(TEETH)))] = False
+    return covered
 
 
 def _flags(raw: RawSplit, image: NDArray[np.int64], teeth: pa.Table) -> list[list[str]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from dentsight_pipeline.data.normalise import split_counts
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
 from dentsight_pipeline.data.splits import read_splits, split_tables, store_tables
-from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split, covered_column
 from dentsight_pipeline.documents.facts import SplitsFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import DataError
@@ -85,13 +85,19 @@ def narrowed(split: Split, classes: Sequence[str], keep: NDArray[np.bool_] | Non
     new_id = np.zeros(len(split.classes) + 1, dtype=np.int16)
     new_id[[split.classes.index(name) + 1 for name in classes]] = np.arange(1, len(classes) + 1)
     category = new_id[split.category_ids]
-    images = split.images if keep is None else split.images.filter(pa.array(keep))
+    covered = covered_column(split.covered[:, [split.classes.index(name) for name in classes]])
+    images = _with_column(split.images, IMAGES, "covered", covered)
+    images = images if keep is None else images.filter(pa.array(keep))
     kept = (category > 0) & np.isin(split.annotation_image_ids, images["id"].to_numpy())
-    place = ANNOTATIONS.get_field_index("category_id")
-    annotations = split.annotations.filter(pa.array(kept)).set_column(
-        place, ANNOTATIONS.field(place), pa.array(category[kept])
+    annotations = _with_column(
+        split.annotations.filter(pa.array(kept)), ANNOTATIONS, "category_id", pa.array(category[kept])
     )
     return Split(split.name, tuple(classes), images, annotations)
+
+
+def _with_column(table: pa.Table, schema: pa.Schema, name: str, values: pa.Array) -> pa.Table:
+    place = schema.get_field_index(name)
+    return table.set_column(place, schema.field(place), values)
 
 
 def _publish(

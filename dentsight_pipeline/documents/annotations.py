@@ -32,6 +32,8 @@ IMAGES = pa.schema(
         pa.field("clean", pa.bool_(), nullable=False),  # shares no source with any other split
         pa.field("partial_annotation", pa.bool_(), nullable=False),  # conditions, but no tooth boxes
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # implausible teeth, for a person
+        pa.field("covered", pa.list_(pa.int16()), nullable=False),  # category ids that were looked for, ascending
+        pa.field("export", pa.string(), nullable=False),  # the export that it came from, as `Corpus.name` says it
     ]
 )
 """One row for each image."""
@@ -160,6 +162,18 @@ class Split:
         ends = np.searchsorted(self.annotation_image_ids, self.image_ids, side="right")
         return np.concatenate([[0], ends])
 
+    @cached_property
+    def covered(self) -> NDArray[np.bool_]:
+        """`[n_images, n_classes]`: whether the image's annotators looked for the class.
+
+        Only where this is true does an image without a box of a class say that there is none.
+        """
+        looked_for = np.zeros((len(self.images), len(self.classes)), dtype=np.bool_)
+        listed = self.images["covered"].combine_chunks()
+        ids = listed.flatten().to_numpy(zero_copy_only=False)
+        looked_for[np.repeat(np.arange(len(listed)), listed.value_lengths().to_numpy()), ids - 1] = True
+        return looked_for
+
     def to_coco(self) -> dict[str, Any]:
         """The split as COCO JSON's dictionary, for pycocotools and for people."""
         images, annotations, categories = self.coco_tables()
@@ -177,6 +191,12 @@ def coco_categories(classes: Iterable[str]) -> list[dict[str, int | str]]:
         {"id": number, "name": name, "supercategory": "tooth" if name.isdigit() else "condition"}
         for number, name in enumerate(classes, start=1)
     ]
+
+
+def covered_column(covered: NDArray[np.bool_]) -> pa.ListArray:
+    """The column `covered` of `IMAGES` from a matrix `[n_images, n_classes]`."""
+    offsets = np.concatenate([[0], covered.sum(axis=1).cumsum()]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array((covered.nonzero()[1] + 1).astype(np.int16)))
 
 
 def flat_values(column: pa.ChunkedArray) -> NDArray[np.float64]:

@@ -12,7 +12,8 @@ from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split,
 def from_coco(name: str, coco: Mapping[str, Any]) -> Split:
     """A split from COCO JSON's dictionary; what COCO files of others lack is filled in.
 
-    Without `area` it is the box's; without `source_group` an image is its own source, and clean.
+    Without `area` it is the box's; without `source_group` an image is its own source, and clean; without `covered`
+    every class was looked for.
     """
     classes = [category["name"] for category in sorted(coco["categories"], key=lambda category: category["id"])]
     images = sorted(coco["images"], key=lambda image: image["id"])
@@ -20,15 +21,15 @@ def from_coco(name: str, coco: Mapping[str, Any]) -> Split:
     return Split(
         name,
         tuple(classes),
-        table_of([_image(image) for image in images], IMAGES),
+        table_of([_image(image, len(classes)) for image in images], IMAGES),
         table_of([_annotation(annotation, classes) for annotation in annotations], ANNOTATIONS),
     )
 
 
-def _image(image: Mapping[str, Any]) -> dict[str, Any]:
+def _image(image: Mapping[str, Any], classes: int) -> dict[str, Any]:
     sha256 = image.get("sha256", Path(image["file_name"]).stem)
     filled = {"sha256": sha256, "source_group": sha256, "clean": True, "partial_annotation": False, "flags": []}
-    return {**filled, **image}
+    return {**filled, "covered": [*range(1, classes + 1)], "export": "", **image}
 
 
 def _annotation(annotation: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:

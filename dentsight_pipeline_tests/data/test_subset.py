@@ -8,7 +8,7 @@ import pytest
 
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.errors import DataError
@@ -55,6 +55,17 @@ def test_the_condition_subset_keeps_every_image_and_drops_the_teeth(store: Store
     assert subset.facts["splits"]["train"]["class_counts"]["caries"] == 2
     assert subset.facts["classes"] == list(CONDITIONS)
     assert subset.inputs == {"normalized_splits": normalised.digest}
+
+
+def test_what_was_looked_for_in_an_image_survives_the_narrowing(store: Store, normalised: Manifest) -> None:
+    """Category ids change with the classes, what the annotators looked for does not."""
+    whole = read_split(store, normalised, "train").covered
+    conditions = read_split(store, select_conditions(store, normalised), "train").covered
+
+    assert whole[:, CLASSES.index("11")].tolist() == [True, True, True, False]
+    assert whole[:, CLASSES.index("caries")].all()
+    assert conditions.shape == (4, 13)
+    assert conditions.all()
 
 
 def test_the_tooth_subset_leaves_partially_annotated_images_out(store: Store, normalised: Manifest) -> None:

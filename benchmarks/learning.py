@@ -1,9 +1,10 @@
-"""Does it learn? Three experiments on two CPU cores; their figures are in docs/log.md.
+"""Does it learn? Four experiments on two CPU cores; their figures are in docs/log.md.
 
     python benchmarks/learning.py overfit --out DIR            # 16 phantom images, learnt by heart
     python benchmarks/learning.py recipes --out DIR            # v1's and v3's ways, and v1's on the pre-5.18 loss
     python benchmarks/learning.py recipes --out DIR --variant backbone_lr_multiplier=1   # and v3's with another field
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
+    python benchmarks/learning.py arena --out DIR [--export DIR] --variant base mal:class_loss=mal   # see arena.py
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
 from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 448×256
@@ -29,6 +30,7 @@ from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
+from benchmarks import arena
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
@@ -74,7 +76,7 @@ TINY: dict[str, Scalar] = {
 def main() -> None:
     """Runs one of the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["overfit", "recipes", "real"])
+    parser.add_argument("experiment", choices=["overfit", "recipes", "real", "arena"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the store and of everything that is trained")
     parser.add_argument("--export", type=Path, help="the real Roboflow export")
     parser.add_argument("--steps", type=int, help="optimiser steps of each run")
@@ -82,10 +84,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="phantom images of each corpus of `recipes`")
     parser.add_argument("--variant", nargs="*", default=[], help="field=value,…: v3's way with these fields, too")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--sources", type=int, help="training sources of the real arena; all by default")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     store = open_store(given.out / "store")
-    {"overfit": overfit, "recipes": compare_recipes, "real": learn_real}[given.experiment](given, store)
+    experiments = {"overfit": overfit, "recipes": compare_recipes, "real": learn_real, "arena": arena.run}
+    experiments[given.experiment](given, store)
 
 
 # ---- the experiments -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ contrast, slight crops and horizontal flips are what panoramic machines and pati
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,14 @@ class View:
         boxes_cxcywh: [n, 4] float64, shares of the canvas.
         labels: [n] int64.
         content: (width, height) in pixels of the image's own part of the canvas, top left.
+        covered: [classes] whether the image's annotators looked for a class.
     """
 
     image: NDArray[np.uint8]
     boxes_cxcywh: NDArray[np.float64]
     labels: NDArray[np.int64]
     content: tuple[int, int]
+    covered: NDArray[np.bool_]
 
 
 def mirrored_labels(classes: Sequence[str]) -> NDArray[np.int64]:
@@ -85,7 +87,7 @@ def flip(view: View, mirrored: NDArray[np.int64]) -> View:
     image[:height, :width] = view.image[:height, :width][:, ::-1]
     boxes = view.boxes_cxcywh.copy()
     boxes[:, 0] = width / view.image.shape[1] - boxes[:, 0]
-    return View(image, boxes, mirrored[view.labels], view.content)
+    return View(image, boxes, mirrored[view.labels], view.content, view.covered[mirrored])
 
 
 def crop(view: View, keep_share: float, offset: tuple[float, float]) -> View:
@@ -114,7 +116,7 @@ def crop(view: View, keep_share: float, offset: tuple[float, float]) -> View:
     zoom = np.array([width / window_width, height / window_height] * 2)
     moved = (visible[kept] - [left, top, left, top]) * zoom
     boxes = np.concatenate([(moved[:, :2] + moved[:, 2:]) / 2, moved[:, 2:] - moved[:, :2]], axis=1) / canvas
-    return View(image, boxes, view.labels[kept], view.content)
+    return replace(view, image=image, boxes_cxcywh=boxes, labels=view.labels[kept])
 
 
 def shade(view: View, contrast: float, brightness: float) -> View:
@@ -125,4 +127,4 @@ def shade(view: View, contrast: float, brightness: float) -> View:
     mean = float(content.mean())
     table = ((np.arange(256) - mean) * contrast + mean + brightness).round().clip(0, 255).astype(np.uint8)
     image[:height, :width] = table[content]
-    return View(image, view.boxes_cxcywh, view.labels, view.content)
+    return replace(view, image=image)

@@ -6,7 +6,7 @@ say, how they are altered `augment.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -80,6 +80,11 @@ class LabelledImages:
         """[n] whether the image shares no source with another split."""
         return self.split.images["clean"].to_numpy()
 
+    @cached_property
+    def covered(self) -> NDArray[np.bool_]:
+        """[n, classes] whether an image's annotators looked for a class."""
+        return self.split.covered
+
     @property
     def counts(self) -> NDArray[np.int64]:
         """[n] boxes of each image."""
@@ -117,9 +122,8 @@ class LabelledImages:
 def read_labelled(store: Store, manifest: Manifest, name: str, stage: int = 2) -> LabelledImages:
     """One split of a subset manifest, verified.
 
-    Every image stays, also one without annotations: it is a true negative. The exception is stage 1, where an image
-    that is marked as partially annotated and has no tooth says nothing about teeth; it is left out of the *training*
-    split.
+    Every image stays, also one without annotations: it is a true negative of the classes that it covers. One that
+    covers none says nothing and is left out of the *training* split.
 
     Raises:
         DataError: The manifest is no subset for this stage, the split is missing, or a category or image reference
@@ -129,10 +133,7 @@ def read_labelled(store: Store, manifest: Manifest, name: str, stage: int = 2) -
     split = splits.read_split(store, manifest, name)
     _require_references(split)
     found = LabelledImages.of(split)
-    if stage == 1 and name == "train":
-        says_nothing = split.images["partial_annotation"].to_numpy() & (found.counts == 0)
-        found = found.select(~says_nothing)
-    return found
+    return found.select(found.covered.any(axis=1)) if name == "train" else found
 
 
 def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:
@@ -202,7 +203,8 @@ class Letterboxed:
         """One image with its boxes on the canvas."""
         geometry = self.geometry(image)
         boxes = geometry.normalise(self.labelled.boxes_of(image))
-        return augment.View(np.asarray(self.images[image]), boxes, self.labelled.labels_of(image), geometry.content)
+        labels, covered = self.labelled.labels_of(image), self.labelled.covered[image]
+        return augment.View(np.asarray(self.images[image]), boxes, labels, geometry.content, covered)
 
     def batch(self, images: Sequence[int]) -> Batch:
         """Some images without any augmentation, for validation."""
@@ -240,35 +242,43 @@ class Batch:
         boxes_cxcywh: [boxes, 4] float32.
         labels: [boxes] int64.
         counts: Boxes of each image.
+        covered: [batch, classes] bool; None where every image covers every class.
     """
 
     images: torch.Tensor
     boxes_cxcywh: torch.Tensor
     labels: torch.Tensor
     counts: list[int]
+    covered: torch.Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the loader calls it when a GPU trains."""
-        return Batch(self.images.pin_memory(), self.boxes_cxcywh.pin_memory(), self.labels.pin_memory(), self.counts)
+        return self._with(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device, copied while the device computes."""
-        images, boxes, labels = (
-            part.to(device, non_blocking=True) for part in (self.images, self.boxes_cxcywh, self.labels)
-        )
-        return Batch(images, boxes, labels, self.counts)
+        return self._with(lambda part: part.to(device, non_blocking=True))
+
+    def _with(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        covered = None if self.covered is None else moved(self.covered)
+        return Batch(moved(self.images), moved(self.boxes_cxcywh), moved(self.labels), self.counts, covered)
 
     def targets(self) -> list[dict[str, torch.Tensor]]:
-        """`labels` of transformers' detectors: by image `class_labels` [n] and `boxes` [n, 4]."""
+        """`labels` of transformers' detectors: by image `class_labels` [n], `boxes` [n, 4], and `covered` [classes]."""
         boxes, labels = self.boxes_cxcywh.split(self.counts), self.labels.split(self.counts)
-        return [{"class_labels": c, "boxes": b} for c, b in zip(labels, boxes, strict=True)]
+        found = [{"class_labels": c, "boxes": b} for c, b in zip(labels, boxes, strict=True)]
+        if self.covered is None:
+            return found
+        return [{**one, "covered": own} for one, own in zip(found, self.covered, strict=True)]
 
 
 def collate(views: Sequence[augment.View]) -> Batch:
     """Samples of one micro-batch put together."""
+    covered = np.stack([view.covered for view in views])
     return Batch(
         torch.from_numpy(np.stack([view.image for view in views])),
         torch.from_numpy(np.concatenate([view.boxes_cxcywh for view in views]).astype(np.float32)),
         torch.from_numpy(np.concatenate([view.labels for view in views])),
         [len(view.labels) for view in views],
+        None if covered.all() else torch.from_numpy(covered),
     )

@@ -61,6 +61,8 @@ def supervised_layers(config: DFineConfig) -> tuple[int, ...]:
         Ascending indices; the last is the last layer's.
     """
     last = config.decoder_layers - 1
+    if getattr(config, "criterion", None) == "published":  # of ours, which teaches every head
+        return tuple(range(last + 1))
     return tuple(sorted({0, *range(max(0, last - 1)), last}))
 
 

@@ -93,7 +93,8 @@ class Training:
         self.processes, self.reporter, self.device = started, reporter, started.device
         self.meters, self.record, self.step, self.stop_asked = Meters(), Record(), 0, False
         self._read_data()
-        self.sampler = EpochSampler(self.train.labelled.labels_by_image, len(self.train.labelled.classes), self.recipe)
+        images = self.train.labelled
+        self.sampler = EpochSampler(images.labels_by_image, images.covered, self.recipe)
         self.total_steps = self.sampler.total_steps
         self.learner = Learner(self.recipe, self.train.labelled.classes, started, setup.weights)
         self.monitor = HeadHealthMonitor(

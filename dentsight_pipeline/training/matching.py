@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from dentsight_pipeline.documents.health import MatchCounts, TrainingMatches
+from dentsight_pipeline.training.criterion import Criterion
 from dentsight_pipeline.training.layers import unwrap
 
 HISTOGRAM_BINS = 1000
@@ -148,6 +149,10 @@ def watching(model: nn.Module, seen: Seen) -> Iterator[None]:
         stack.callback(unwrap(model).register_forward_pre_hook(before_forward).remove)
         stack.callback(setattr, matcher, "forward", matcher_forward)
         matcher.forward = observed_forward
+        own = getattr(unwrap(model).loss_function, "inner", None)
+        if isinstance(own, Criterion):
+            stack.callback(setattr, own, "seen", None)
+            own.seen = seen
         yield
 
 

@@ -17,11 +17,14 @@ import torch
 from torch import nn
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.training.criterion import Criterion, Targets, only_covered
 from dentsight_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import DFineConfig, DFineForObjectDetection
 
+CLASS_OUTPUTS = 5
+"""Place of all layers' logits among the criterion's arguments: after logits, labels, device, boxes, configuration."""
 OLDEST_TRANSFORMERS = (5, 18)
 """Older ones compute D-FINE's main loss over denoising queries too, which collapses the class head."""
 
@@ -99,6 +102,8 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
         if len(names) == len(classes) and names != list(classes):
             _reset_heads(model)
     model.train()
+    if recipe.criterion == "published":
+        model.loss_function = Criterion(model.config, recipe.class_loss)
     return use_fp32_criterion(model)
 
 
@@ -137,7 +142,7 @@ def use_fp32_criterion(model: DFineForObjectDetection) -> DFineForObjectDetectio
 
 
 class Fp32Criterion:
-    """Calls a criterion with autocast off and every floating-point tensor in fp32.
+    """Calls a criterion with autocast off, every floating-point tensor in fp32, and uncovered classes out of it.
 
     Args:
         inner: The criterion, with the signature of transformers' `DFineForObjectDetectionLoss`.
@@ -146,10 +151,15 @@ class Fp32Criterion:
     def __init__(self, inner: Callable[..., Any]) -> None:
         self.inner = inner
 
-    def __call__(self, logits: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, logits: torch.Tensor, labels: Targets, *args: Any, **kwargs: Any) -> Any:
         """The criterion's own return value: (loss, loss_dict, auxiliary_outputs)."""
         with torch.autocast(device_type=logits.device.type, enabled=False):
-            return self.inner(_to_fp32(logits), *map(_to_fp32, args), **{k: _to_fp32(v) for k, v in kwargs.items()})
+            given = [_to_fp32(value) for value in (logits, labels, *args)]
+            named = {name: _to_fp32(value) for name, value in kwargs.items()}
+            for place in (0, CLASS_OUTPUTS):
+                given[place] = only_covered(labels, given[place])
+            named["enc_topk_logits"] = only_covered(labels, named["enc_topk_logits"])
+            return self.inner(*given, **named)
 
 
 def train_mode(model: nn.Module, recipe: Recipe) -> None:
@@ -168,7 +178,9 @@ def count_parameters(model: nn.Module) -> int:
 
 def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
     """Configuration fields that a recipe decides, whatever the weights."""
+    heads = {} if recipe.criterion == "transformers" else {"criterion": recipe.criterion}
     return {
+        **heads,
         "id2label": dict(enumerate(classes)),
         "label2id": {name: i for i, name in enumerate(classes)},
         "num_queries": recipe.num_queries,

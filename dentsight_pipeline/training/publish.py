@@ -81,7 +81,7 @@ def _files(finished: Finished) -> dict[str, Path | bytes]:
     folder = export.save_pretrained_folder(model, setup.recipe, finished.classes, setup.job.folder / "model")
     return {
         **{f"model/{path.name}": path for path in sorted(folder.iterdir())},
-        "recipe.json": codec.pretty(setup.recipe.model_dump()),
+        "recipe.json": codec.pretty(setup.recipe.document),
         "history.json": codec.pretty(finished.record.history),
         "health.json": codec.pretty(finished.health),
     }

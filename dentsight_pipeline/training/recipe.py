@@ -27,6 +27,9 @@ Architecture = Literal["tiny", "nano", "small", "medium", "large", "xlarge"]
 STRIDE = 32
 """D-FINE's coarsest stride: width and height must be multiples of it."""
 
+LATER_FIELDS = frozenset({"criterion", "class_loss"})
+"""Fields that recipes did not have at first; their defaults do what was done before."""
+
 Side = Annotated[int, Field(ge=STRIDE, le=4096)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -74,10 +77,16 @@ class Recipe(BaseModel):
     `all` also fixes the statistics of the encoder's, for micro-batches below about 8; `none` for random weights."""
     class_prior: Annotated[float, Field(ge=0.0001, le=0.5)] | None = None
     """Score of an untrained class head; None is transformers' 1 / (classes + 1), the original code uses 0.01."""
+    criterion: Literal["transformers", "published"] = "transformers"
+    """transformers' loss, or D-FINE's as it was published: each layer's distributions taught with its own boxes, the
+    last layer's too, one union of matchings for the boxes of all layers (`training/criterion.py`)."""
+    class_loss: Literal["varifocal", "matchability"] = "varifocal"
+    """varifocal as D-FINE; matchability as DEIM (overlap^gamma is the target, every positive weighs 1); DEIM has gamma
+    1.5 and alpha 1. The latter needs criterion = published."""
     focal_alpha: Fraction = 0.75
-    """Alpha of the varifocal class loss: the weight of negatives."""
+    """Alpha of the class loss: the weight of negatives."""
     focal_gamma: Annotated[float, Field(ge=0.0, le=5.0)] = 2.0
-    """Gamma of the varifocal class loss."""
+    """Gamma of the class loss."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Length of training in passes; exactly one of epochs and max_steps is set."""
@@ -179,6 +188,11 @@ class Recipe(BaseModel):
                 f"micro_batch_size must divide batch_size = {self.batch_size}, {self.micro_batch_size} does not. "
                 f"The nearest legal value is {nearest}."
             )
+        if self.class_loss == "matchability" and self.criterion != "published":
+            raise ValueError(
+                "class_loss = matchability needs criterion = published, given is criterion = transformers. "
+                "Set criterion=published, or class_loss=varifocal."
+            )
         if self.weights is None and self.freeze_batch_norm != "none":
             raise ValueError(
                 f"freeze_batch_norm = {self.freeze_batch_norm} freezes the statistics of published weights, but weights"
@@ -188,8 +202,18 @@ class Recipe(BaseModel):
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON (RFC 8785) of all fields, hex."""
-        return hashlib.sha256(rfc8785.dumps(self.model_dump())).hexdigest()
+        """sha256 of the canonical JSON (RFC 8785) of `document`, hex."""
+        return hashlib.sha256(rfc8785.dumps(self.document)).hexdigest()
+
+    @property
+    def document(self) -> dict[str, Scalar]:
+        """All fields, except later ones that have their default: recipes from before them keep their digests."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if name not in LATER_FIELDS or value != fields[name].default
+        }
 
     @property
     def image_size(self) -> tuple[int, int]:

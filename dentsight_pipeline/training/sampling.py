@@ -34,20 +34,20 @@ def class_balanced_weights(labels: Sequence[NDArray[np.int64]], classes: int) ->
 
 
 def repeat_factors(
-    labels: Sequence[NDArray[np.int64]], classes: int, threshold: float, cap: float
+    labels: Sequence[NDArray[np.int64]], covered: NDArray[np.bool_], threshold: float, cap: float
 ) -> NDArray[np.float64]:
     """How often each image is drawn in an epoch on average (Gupta et al. 2019, LVIS, section 3.1), capped.
 
-    The factor of a class is max(1, sqrt(threshold / share of images with it)), that of an image the largest of its
-    classes' and at most `cap`; 1 for an image without annotations.
+    The factor of a class is max(1, sqrt(threshold / its share of the images that cover it [n, classes])), that of an
+    image the largest of its classes' and at most `cap`; 1 for an image without annotations.
 
     Returns:
         [n] float64, at least 1.
     """
-    present = np.zeros((len(labels), classes), dtype=bool)
+    present = np.zeros(covered.shape, dtype=bool)
     for image, own in enumerate(labels):
         present[image, own] = True
-    share = present.mean(axis=0)
+    share = present.sum(axis=0) / np.maximum(covered.sum(axis=0), 1)
     of_class = np.maximum(1.0, np.sqrt(threshold / np.maximum(share, 1e-12)))
     return np.where(present, of_class, 1.0).max(axis=1).clip(1.0, cap)
 
@@ -57,14 +57,14 @@ class EpochSampler:
 
     Args:
         labels: Label indices by image of the training split.
-        classes: Number of classes.
+        covered: [n, classes] which classes each image covers.
         recipe: Sampler, batch size and seed.
 
     Raises:
         DataError: There is no image, or none with an annotation.
     """
 
-    def __init__(self, labels: Sequence[NDArray[np.int64]], classes: int, recipe: Recipe) -> None:
+    def __init__(self, labels: Sequence[NDArray[np.int64]], covered: NDArray[np.bool_], recipe: Recipe) -> None:
         if not labels:
             raise DataError("The training split has no images. Give a dataset whose train split has some.")
         if not any(len(of_image) for of_image in labels):
@@ -76,9 +76,9 @@ class EpochSampler:
         self._weights = np.full(len(labels), 1 / len(labels))
         images = len(labels)
         if recipe.sampler == "class-balanced":
-            self._weights = class_balanced_weights(labels, classes)
+            self._weights = class_balanced_weights(labels, covered.shape[1])
         elif recipe.sampler == "repeat-factor":
-            factors = repeat_factors(labels, classes, recipe.repeat_factor_threshold, recipe.repeat_factor_cap)
+            factors = repeat_factors(labels, covered, recipe.repeat_factor_threshold, recipe.repeat_factor_cap)
             self._weights, images = factors / factors.sum(), round(factors.sum())
         self.images_per_epoch = images
         """Images that count as one pass; with repeat factors more than the split has."""

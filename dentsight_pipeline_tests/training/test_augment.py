@@ -27,7 +27,7 @@ def bright_box(left: int, top: int, width: int, height: int, content: tuple[int,
     image[: content[1], : content[0]] = 60
     image[top : top + height, left : left + width] = 255
     box = np.array([[(left + width / 2) / 192, (top + height / 2) / 96, width / 192, height / 96]])
-    return View(image, box, np.array([0]), content)
+    return View(image, box, np.array([0]), content, np.ones(1, bool))
 
 
 def box_of_white(view: View) -> tuple[int, int, int, int]:
@@ -142,6 +142,6 @@ def test_shading_leaves_the_padding_black_and_clips_at_white():
 
 def test_an_image_without_boxes_can_be_altered(strong: Recipe):
     """Negatives are augmented as well."""
-    view = View(np.zeros((96, 192), np.uint8), np.empty((0, 4)), np.empty(0, np.int64), (160, 96))
+    view = View(np.zeros((96, 192), np.uint8), np.empty((0, 4)), np.empty(0, np.int64), (160, 96), np.ones(1, bool))
 
     assert augment.apply(view, strong, (0, 5), np.array([0])).boxes_cxcywh.shape == (0, 4)

@@ -83,21 +83,36 @@ def test_a_category_that_does_not_exist_is_refused_by_record(store: Store):
         read_labelled(store, make_subset(store, {"train": 2}, change=break_one), "train")
 
 
-def test_stage_1_leaves_out_training_images_without_any_tooth_box_that_are_partly_annotated(store: Store):
+def test_training_images_in_which_nothing_was_looked_for_are_left_out(store: Store):
     """Some images carry conditions but no tooth boxes: as tooth negatives they would teach that no tooth is there."""
 
-    def partial(_: str, coco: dict[str, Any]) -> None:
-        for image in coco["images"][:2]:
-            image["partial_annotation"] = True
-        first = coco["images"][0]["id"]
+    def uncovered(_: str, coco: dict[str, Any]) -> None:
+        coco["images"][0]["covered"], first = [], coco["images"][0]["id"]
         coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] != first]
 
     teeth = make_subset(
-        store, {"train": 3, "valid": 3}, classes=("11", "12", "21"), kind="tooth-subset", change=partial
+        store, {"train": 3, "valid": 3}, classes=("11", "12", "21"), kind="tooth-subset", change=uncovered
     )
 
     assert len(read_labelled(store, teeth, "train", stage=1)) == 2
     assert len(read_labelled(store, teeth, "valid", stage=1)) == 3
+
+
+def test_a_batch_says_which_classes_its_images_cover(store: Store, tiny_recipe: Recipe, tmp_path: Path):
+    """The loss asks the batch; where everything is covered it gets nothing to ask, and not a bit changes."""
+
+    def half(_: str, coco: dict[str, Any]) -> None:
+        coco["images"][1]["covered"], second = [1, 3], coco["images"][1]["id"]
+        kept = [a for a in coco["annotations"] if a["image_id"] != second or a["category_id"] != 2]
+        coco["annotations"] = kept
+
+    split = read_labelled(store, make_subset(store, {"train": 3}, change=half), "train")
+    data = Letterboxed(split, cache.open_or_build(tmp_path, store, split, tiny_recipe.image_size))
+
+    targets = data.batch([0, 1]).targets()
+
+    assert [one["covered"].tolist() for one in targets] == [[True] * 3, [True, False, True]]
+    assert "covered" not in data.batch([0, 2]).targets()[0]
 
 
 def test_a_sample_is_the_cached_image_with_its_boxes_on_the_canvas(

@@ -2,8 +2,16 @@
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from dentsight_pipeline.commands.console import absolute, progress, show, staged
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.data.normalise import NormalisedDocument
+    from dentsight_pipeline.documents.evaluation import LabelCeiling
+    from dentsight_pipeline.documents.inspection import Inspection
 
 
 def phantom(out: Path, images: int, seed: int, width: int, as_json: bool) -> None:
@@ -23,5 +31,26 @@ def inspect(export: str, source: str | None, drop: list[str], accept: list[str],
     told = staged()
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
         path, _ = fetch(absolute(export), Path(scratch), told)
-        facts = inspect_export(path, source=source, drop=tuple(drop), accept=tuple(accept), progress=told)
+        facts = inspect_export(
+            path, source=source, drop=tuple(drop), accept=tuple(accept), progress=told, ceilings=_ceilings
+        )
+    facts = replace(facts, ceiling_warnings=tuple(_floors_above(facts)))
     show(facts, as_json, lambda: "\n".join(summary_lines(facts)))
+
+
+def _ceilings(document: "NormalisedDocument") -> "tuple[LabelCeiling, ...]":
+    from dentsight_pipeline.data.agreement import paired_boxes
+    from dentsight_pipeline.data.ontology import CLASSES
+    from dentsight_pipeline.evaluation.ceiling import count_pairs, label_ceilings
+
+    pairs = paired_boxes([*document.splits.values()], document.second_readings)
+    return label_ceilings(count_pairs([*pairs], CLASSES))
+
+
+def _floors_above(facts: "Inspection") -> list[str]:
+    from dentsight_pipeline.documents.names import CorpusKind
+    from dentsight_pipeline.release.ceiling import floors_above
+    from dentsight_pipeline.release.policy import load_policy
+
+    policy = load_policy("phantom" if facts.corpus.kind == CorpusKind.PHANTOM else "card")
+    return floors_above(policy, facts.label_ceilings)

@@ -20,7 +20,7 @@ from dentsight_pipeline.data.leakage import Fingerprint, Transform, compare
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.codec import finite
-from dentsight_pipeline.documents.dataset import AgreementRow
+from dentsight_pipeline.documents.dataset import AgreementRow, SecondReading
 
 MATCH_IOU = 0.5
 """Two boxes of one class are one finding from this overlap on."""
@@ -33,7 +33,8 @@ MOST_MEMBERS = 10
 """Images of one source that are paired; a source that was augmented a hundred times is still one patient."""
 
 _Boxes = Mapping[int, NDArray[np.float64]]  # category id → [n, 4] x, y, w, h in pixels of the first image
-_NONE = np.empty((0, 4))
+NO_BOXES = np.empty((0, 4))
+"""What a reading without a class has of it."""
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class _Counts:
         self.boxes[0] += len(in_a)
         self.boxes[1] += len(in_b)
         if len(in_a) and len(in_b):
-            self.matched += _most_pairs(_pairwise_iou(in_a, in_b) >= MATCH_IOU)
+            self.matched += most_pairs(pairwise_iou(in_a, in_b) >= MATCH_IOU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class _Reading:
         sha256: Of the image.
         id: The image's.
         size: Its width and height, pixels.
+        source: Its source group.
+        export: The export that it came from.
         split: Where its boxes are.
         row: Its row among the split's images.
     """
@@ -71,6 +74,8 @@ class _Reading:
     sha256: str
     id: int
     size: tuple[int, int]
+    source: str
+    export: str
     split: Split
     row: int
 
@@ -87,52 +92,122 @@ class _Reading:
         }
 
 
-def agreement_table(
-    splits: Sequence[Split], classes: Sequence[str], fingerprints: Mapping[str, str]
-) -> list[AgreementRow]:
-    """Compare the labels of images that share a source.
+@dataclass(slots=True)
+class SecondReadings:
+    """Pairs of images that two people labelled, and how many pairs say nothing.
 
-    A pair counts when both images carry labels, and for a tooth class when both carry tooth numbers (a partial
-    annotation says nothing about teeth). The boxes of the second image are brought into the frame of the first through
-    the flip that the pixels show; a pair that the pixels do not align (same name, other picture) is left out. So is a
-    pair whose labels are the same box for box, within 3 px: Roboflow's own flips carry their labels along, and no two
-    people draw that exactly. A is the image with the smaller digest; nothing else distinguishes the two.
+    Attributes:
+        pairs: One for each pair that counts.
+        copies: Pairs whose labels are the same box for box, or whose bytes are the same within one export.
+        unaligned: Pairs that share a name but no picture.
+    """
+
+    pairs: list[SecondReading] = field(default_factory=list)
+    copies: int = 0
+    unaligned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairedBoxes:
+    """One pair: the boxes of both readings by category id, in the frame of the first, and what both looked for."""
+
+    source: str
+    in_a: _Boxes
+    in_b: _Boxes
+    covered: NDArray[np.bool_]
+
+
+def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) -> SecondReadings:
+    """The pairs of images of one source that were labelled independently.
+
+    A pair counts when both images carry labels. The boxes of the second image can be brought into the frame of the
+    first through the flip that the pixels show; a pair that the pixels do not align (same name, other picture, or a
+    crop) is left out. So is a pair whose labels are the same box for box, within 3 px: Roboflow's own flips carry their
+    labels along, and no two people draw that exactly. Byte copies within one export are no second reading either, even
+    with other labels (`label_review` lists those); the same bytes in two exports are: two teams labelled them. A is
+    the image with the smaller digest; nothing else distinguishes the two.
+
+    Args:
+        splits: All splits.
+        fingerprints: Text of the images' fingerprints by sha256.
+    """
+    made = SecondReadings()
+    for first, second in _pairs(splits):
+        transform = _alignment(first, second, fingerprints)
+        if transform is None:
+            made.unaligned += 1
+        elif _is_byte_copy(first, second) or _is_copy(first.boxes(), second.boxes_in_frame_of(first, transform)):
+            made.copies += 1
+        else:
+            made.pairs.append(SecondReading(source=first.source, first=first.id, second=second.id, transform=transform))
+    return made
+
+
+def paired_boxes(splits: Sequence[Split], pairs: Sequence[SecondReading]) -> Iterator[PairedBoxes]:
+    """The boxes of pairs; `splits` are those, or a subset of those, that the pairs were found in."""
+    members = {reading.id: reading for reading in _readings(splits)}
+    for pair in pairs:
+        if pair.first in members and pair.second in members:
+            first, second = members[pair.first], members[pair.second]
+            covered = first.split.covered[first.row] & second.split.covered[second.row]
+            yield PairedBoxes(pair.source, first.boxes(), second.boxes_in_frame_of(first, pair.transform), covered)
+
+
+def agreement_table(splits: Sequence[Split], classes: Sequence[str], found: SecondReadings) -> list[AgreementRow]:
+    """Compare the labels of images that two people labelled, class by class.
+
+    A class counts in a pair when both annotators looked for it, and a tooth class when both images carry tooth numbers
+    (a partial annotation says nothing about teeth).
 
     Args:
         splits: All splits.
         classes: Their class names.
-        fingerprints: Text of the images' fingerprints by sha256.
+        found: From `second_readings`.
 
     Returns:
         A row for each class.
     """
     counts = [_Counts() for _ in classes]
-    copies = unaligned = 0
-    for first, second in _pairs(splits):
-        transform = _alignment(first, second, fingerprints)
-        if transform is None:
-            unaligned += 1
-            continue
-        in_a, in_b = first.boxes(), second.boxes_in_frame_of(first, transform)
-        if _is_copy(in_a, in_b):
-            copies += 1
-        else:
-            _count(counts, classes, in_a, in_b)
-    return [_row(name, count, copies, unaligned) for name, count in zip(classes, counts, strict=True)]
+    for pair in paired_boxes(splits, found.pairs):
+        for category in told_categories(pair, classes):
+            counts[category - 1].add(pair.in_a.get(category, NO_BOXES), pair.in_b.get(category, NO_BOXES))
+    return [_row(name, count, found) for name, count in zip(classes, counts, strict=True)]
+
+
+def told_categories(pair: PairedBoxes, classes: Sequence[str]) -> list[int]:
+    """The category ids that a pair says something about."""
+    teeth = {number for number, name in enumerate(classes, start=1) if name in TEETH}
+    both_number_teeth = all(boxes.keys() & teeth for boxes in (pair.in_a, pair.in_b))
+    return [
+        category
+        for category in (np.flatnonzero(pair.covered) + 1).tolist()
+        if both_number_teeth or category not in teeth
+    ]
 
 
 def _pairs(splits: Sequence[Split]) -> Iterator[tuple[_Reading, _Reading]]:
     """Pairs of labelled images of one source, in an order that depends on nothing but their content."""
     members: dict[str, list[_Reading]] = defaultdict(list)
-    for split in splits:
-        names = ("sha256", "id", "width", "height", "source_group")
-        columns = list(zip(*(split.images[name].to_pylist() for name in names), strict=True))
-        for row in np.flatnonzero(np.diff(split.offsets)).tolist():
-            sha256, number, width, height, source = columns[row]
-            members[source].append(_Reading(sha256, number, (width, height), split, row))
+    for reading in _readings(splits):
+        members[reading.source].append(reading)
     for _, group in sorted(members.items()):
         ordered = sorted(group, key=lambda reading: (reading.sha256, reading.id))
         yield from combinations(ordered[:MOST_MEMBERS], 2)
+
+
+def _readings(splits: Sequence[Split]) -> Iterator[_Reading]:
+    """Every labelled image."""
+    names = ("sha256", "id", "width", "height", "source_group", "export")
+    for split in splits:
+        columns = list(zip(*(split.images[name].to_pylist() for name in names), strict=True))
+        for row in np.flatnonzero(np.diff(split.offsets)).tolist():
+            sha256, number, width, height, source, export = columns[row]
+            yield _Reading(sha256, number, (width, height), source, export, split, row)
+
+
+def _is_byte_copy(first: _Reading, second: _Reading) -> bool:
+    """Whether one export holds the same file twice."""
+    return first.sha256 == second.sha256 and first.export == second.export
 
 
 def _alignment(first: _Reading, second: _Reading, fingerprints: Mapping[str, str]) -> Transform | None:
@@ -183,7 +258,7 @@ def _is_copy(in_a: _Boxes, in_b: _Boxes) -> bool:
     return in_a.keys() == in_b.keys() and all(
         len(in_a[category])
         == len(in_b[category])
-        == _most_pairs(_sides_apart(in_a[category], in_b[category]) <= COPY_PX)
+        == most_pairs(_sides_apart(in_a[category], in_b[category]) <= COPY_PX)
         for category in in_a
     )
 
@@ -194,22 +269,13 @@ def _sides_apart(in_a: NDArray[np.float64], in_b: NDArray[np.float64]) -> NDArra
     return np.abs(sides_a[:, None] - sides_b[None]).max(axis=2)
 
 
-def _most_pairs(allowed: NDArray[np.bool_]) -> int:
+def most_pairs(allowed: NDArray[np.bool_]) -> int:
     """How many pairs can be made of what is allowed, each row and column used once."""
     rows, columns = linear_sum_assignment(allowed, maximize=True)
     return int(allowed[rows, columns].sum())
 
 
-def _count(counts: Sequence[_Counts], classes: Sequence[str], in_a: _Boxes, in_b: _Boxes) -> None:
-    """Add one pair of images to the counts of every class that it says something about."""
-    teeth = {number for number, name in enumerate(classes, start=1) if name in TEETH}
-    both_number_teeth = all(boxes.keys() & teeth for boxes in (in_a, in_b))
-    for category, count in enumerate(counts, start=1):
-        if both_number_teeth or category not in teeth:
-            count.add(in_a.get(category, _NONE), in_b.get(category, _NONE))
-
-
-def _pairwise_iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+def pairwise_iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """Intersection over union of every pair.
 
     Args:
@@ -226,7 +292,7 @@ def _pairwise_iou(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> ND
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
 
-def _row(name: str, count: _Counts, copies: int, unaligned: int) -> AgreementRow:
+def _row(name: str, count: _Counts, found: SecondReadings) -> AgreementRow:
     boxes = sum(count.boxes)
     return AgreementRow(
         name=name,
@@ -240,6 +306,6 @@ def _row(name: str, count: _Counts, copies: int, unaligned: int) -> AgreementRow
         present_in_b=int(count.present[0, 1]),
         absent_in_both=int(count.present[0, 0]),
         kappa=cohens_kappa(count.present),
-        pairs_left_out_as_copies=copies,
-        pairs_left_out_as_unaligned=unaligned,
+        pairs_left_out_as_copies=found.copies,
+        pairs_left_out_as_unaligned=found.unaligned,
     )

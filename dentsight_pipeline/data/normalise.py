@@ -24,7 +24,7 @@ from dentsight_pipeline.data.raw_export import RawExport, read_raw
 from dentsight_pipeline.data.splits import split_tables, store_tables
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import Split
-from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
+from dentsight_pipeline.documents.dataset import SECOND_READINGS, AgreementRow, LabelRow, SecondReading
 from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.progress import Progress
@@ -46,6 +46,7 @@ class NormalisedDocument:
         repairs: Everything that was mended, in ingestion and here, a table of schema `REPAIRS`.
         labels: What each raw name became, in alphabetical order.
         agreement: The annotator-agreement table of same-source pairs.
+        second_readings: Those pairs.
         facts: The facts of the manifest.
     """
 
@@ -53,6 +54,7 @@ class NormalisedDocument:
     repairs: pa.Table
     labels: list[LabelRow]
     agreement: list[AgreementRow]
+    second_readings: list[SecondReading]
     facts: SplitsFacts
 
 
@@ -88,6 +90,7 @@ def normalise_export(
         **store_tables(store, split_tables(made.splits.values()) | {"repairs.arrow": made.repairs}),
         "labels.json": codec.write(made.labels),
         "agreement.json": codec.write(made.agreement),
+        SECOND_READINGS: codec.write(made.second_readings),
     }
     for split in made.splits.values():
         files |= {name: raw.entries[name] for name in split.images["file_name"].to_pylist()}
@@ -110,8 +113,9 @@ def normalise_document(
     splits, repairs = _normalised(raw, rules, sources, report)
     labels = label_table(rules, raw.splits)
     facts = _facts(raw, choice.applied(drop), splits, sources, repairs, labels)
-    rows = agreement.agreement_table(list(splits.values()), CLASSES, raw.fingerprints)
-    return NormalisedDocument(splits, repairs, labels, rows, facts)
+    pairs = agreement.second_readings(list(splits.values()), raw.fingerprints)
+    rows = agreement.agreement_table(list(splits.values()), CLASSES, pairs)
+    return NormalisedDocument(splits, repairs, labels, rows, pairs.pairs, facts)
 
 
 class _Sources:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from dentsight_pipeline.documents.codec import Document
+
+SECOND_READINGS = "second_readings.json"
+"""Where normalised splits name the pairs of images that two people labelled."""
 
 
 class LabelRow(Document, frozen=True):
@@ -25,6 +30,19 @@ class LabelRow(Document, frozen=True):
     def total(self) -> int:
         """Annotations of this name in all splits."""
         return sum(self.annotations.values())
+
+
+class SecondReading(Document, frozen=True, kw_only=True):
+    """Two images of one source that two people labelled; a row of `second_readings.json`."""
+
+    source: str
+    """The source group."""
+    first: int
+    """Id of the image with the smaller digest; nothing else sets it apart."""
+    second: int
+    """Id of the other image."""
+    transform: Literal["identity", "hflip", "vflip", "rot180"]
+    """The flip that turns one picture into the other."""
 
 
 class AgreementRow(Document, frozen=True):

@@ -189,6 +189,39 @@ class Measurement(Document, frozen=True, kw_only=True):
     """What limits it, in words."""
 
 
+class LabelCeiling(Document, frozen=True, kw_only=True):
+    """How far two annotators of the same X-rays agree about a class, and the AP that this allows.
+
+    The ceiling is the AP of a reader who says exactly what one annotator said, all with one score, against the other
+    annotator, mean over both directions (label convergence: Tschirschwitz & Rodehorst, WACV 2025).
+    """
+
+    class_name: str = field(name="class")
+    """A class, or `macro`: the mean over those that two annotators marked."""
+    pairs: int
+    """Pairs of images that say something about the class."""
+    sources: int
+    """Sources on which either annotator marked it: the unit of resampling."""
+    boxes: int
+    """Boxes of both annotators."""
+    f1: Bounds
+    """Agreement on boxes at IoU .50, each box matched once, as many as can be."""
+    f1_75: Bounds
+    """The same at IoU .75."""
+    kappa_by_tooth: Bounds
+    """Cohen's kappa over tooth × image, on teeth that both numbered."""
+    ap50: Bounds
+    """The ceiling of AP50."""
+    ap: Bounds
+    """The ceiling of AP[.50:.95]."""
+    note: str = ""
+    """What limits it, in words."""
+
+    def of_metric(self, metric: str) -> Bounds | None:
+        """The ceiling of a metric that gates may ask for; None where labels set none."""
+        return {"ap": self.ap, "ap50": self.ap50}.get(metric)
+
+
 class Engines(Document, frozen=True, kw_only=True):
     """Who counted, and how far apart they are."""
 
@@ -454,8 +487,15 @@ class EvaluationDocument(Document, frozen=True, kw_only=True):
     """Least score of a row in `matches.parquet`."""
     sample_sizes: SampleSizes | None = None
     """For a half-width of .05."""
+    label_ceilings: tuple[LabelCeiling, ...] = ()
+    """What the labels allow, by class and `macro`; empty where nothing was labelled twice."""
     notes: tuple[str, ...] = ()
     """What was assumed or left out, in words."""
+
+    def ceiling(self, metric: str, condition: str) -> Bounds | None:
+        """What the labels allow of a figure; None where nobody can say."""
+        own = [row for row in self.label_ceilings if row.class_name == condition]
+        return own[0].of_metric(metric) if own else None
 
     @property
     def gated(self) -> Population | None:

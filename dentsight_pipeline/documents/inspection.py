@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
+from dentsight_pipeline.documents.evaluation import LabelCeiling
 from dentsight_pipeline.documents.facts import AppliedMapping, Cell, Corpus, Leakage, Privacy, Source, SplitTotals
 
 
@@ -80,6 +81,10 @@ class Inspection(Document, frozen=True):
     """Patients' images, as far as can be told."""
     agreement: tuple[AgreementRow, ...]
     """Annotators of the same picture, class by class."""
+    label_ceilings: tuple[LabelCeiling, ...]
+    """What the labels allow, by class; empty where nothing was labelled twice."""
+    ceiling_warnings: tuple[str, ...]
+    """A sentence for each floor of the policy that lies above it."""
     flags: Mapping[str, int]
     """Images with implausible teeth, by kind of flag."""
     partial_annotation: Mapping[str, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from dentsight_pipeline.documents.codec import Document
-from dentsight_pipeline.documents.evaluation import Measurement
+from dentsight_pipeline.documents.evaluation import Bounds, Measurement
 from dentsight_pipeline.documents.policy import Severity
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -82,6 +82,8 @@ class GateRow(Document, frozen=True, kw_only=True):
     """Ground-truth boxes, or what the metric counts."""
     unit_count: int | None
     """Independent source groups."""
+    ceiling: Bounds | None = None
+    """What the labels allow of this figure; None where nothing was labelled twice, or labels set no bound."""
     because: str
     """Why this outcome, in one sentence without the numbers' names."""
     marks: tuple[str, ...] = ()

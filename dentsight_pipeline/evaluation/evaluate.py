@@ -31,6 +31,7 @@ from dentsight_pipeline.documents.evaluation import (
     Curve,
     Engines,
     EvaluationDocument,
+    LabelCeiling,
     PopulationName,
 )
 from dentsight_pipeline.errors import EvaluationError
@@ -63,6 +64,7 @@ class Inputs:
         resamples: Bootstrap resamples; 0 = no intervals.
         seed: Bootstrap seed. The same inputs and seed give the same evaluation, byte for byte.
         notes: What was left out before, in words.
+        label_ceilings: What the labels allow, from `ceiling.label_ceilings`.
     """
 
     truth: GroundTruth
@@ -72,6 +74,7 @@ class Inputs:
     resamples: int = 1000
     seed: int = 0
     notes: tuple[str, ...] = ()
+    label_ceilings: tuple[LabelCeiling, ...] = ()
 
     @property
     def populations(self) -> dict[PopulationName, np.ndarray]:
@@ -304,6 +307,7 @@ def _assembled(
         confusion=shown.confusion_matrix(gated.images),
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part.images),
+        label_ceilings=given.label_ceilings,
         notes=(*given.truth.notes, *given.notes),
     )
     curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}

@@ -11,6 +11,7 @@ from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import EvaluationFacts, PredictionsFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.evaluation.ceiling import stored_ceilings
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, detections_of, ground_truth_of
 from dentsight_pipeline.evaluation.compare import Comparison, compare
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
@@ -61,6 +62,7 @@ def evaluate_predictions(
         valid=_validation(store, subset, predictions),
         resamples=resamples,
         seed=seed,
+        label_ceilings=stored_ceilings(store, subset, resamples=resamples, seed=seed),
     )
     facts = EvaluationFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,

@@ -6,7 +6,7 @@ decided here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_docu
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
 from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling
 from dentsight_pipeline.documents.facts import Cell, SplitsFacts, SplitTotals
 from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
@@ -37,6 +38,7 @@ def inspect_export(
     accept: Collection[str] = (),
     workers: int = 4,
     progress: Progress | None = None,
+    ceilings: Callable[[NormalisedDocument], tuple[LabelCeiling, ...]] = lambda document: (),
 ) -> Inspection:
     """Reads an export as ingestion and normalisation would, and says what they would do; writes nothing.
 
@@ -48,6 +50,7 @@ def inspect_export(
         accept: Kinds of repairs that may be beyond their limits (`--accept-repairs`).
         workers: Threads.
         progress: Called as images are done.
+        ceilings: Gives what the labels allow; figures are the evaluation's, which stands above this room.
 
     Returns:
         The report; when its `refusals` are not empty, ingestion would stop.
@@ -62,7 +65,7 @@ def inspect_export(
     chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress)
-    return _report(raw, result, refusals, chosen, unknown)
+    return msgspec.structs.replace(_report(raw, result, refusals, chosen, unknown), label_ceilings=ceilings(result))
 
 
 def _report(
@@ -89,6 +92,8 @@ def _report(
         leakage=facts.leakage,
         distinct_sources=facts.sources,
         agreement=tuple(result.agreement),
+        label_ceilings=(),
+        ceiling_warnings=(),
         flags=facts.flags,
         partial_annotation=facts.partial_annotation,
         privacy=facts.privacy,
@@ -136,6 +141,10 @@ def summary_lines(report: Inspection) -> list[str]:
         lines.append(f"{title}: {_counted(table) or 'none'}")
     if report.accepted_repairs:
         lines.append(f"Accepted beyond their limits: {', '.join(report.accepted_repairs)}")
+    if report.label_ceilings:
+        ceilings = ", ".join(f"{row.class_name} {_bounds(row.ap)}" for row in report.label_ceilings)
+        lines.append(f"Labels allow an AP of: {ceilings}")
+    lines += [f"  Warning: {sentence}" for sentence in report.ceiling_warnings]
     lines.append(
         f"Privacy: {privacy.names_replaced} names replaced ({_counted(privacy.stem_kinds)}); "
         f"metadata removed from {privacy.images_with_metadata} images"
@@ -146,6 +155,11 @@ def summary_lines(report: Inspection) -> list[str]:
     if len(refused) > 50:
         lines.append(f"  … and {len(refused) - 50} more (--json lists all)")
     return lines
+
+
+def _bounds(of: Bounds) -> str:
+    interval = "no interval" if of.low is None or of.high is None else f"{of.low:.2f} to {of.high:.2f}"
+    return f"{of.value:.2f} ({interval})"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

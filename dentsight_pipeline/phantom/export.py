@@ -1,7 +1,7 @@
 """The phantom corpus: synthetic panoramic X-rays written as a Roboflow export with the traits of "OPG REPORTING" v8.
 
-Here belong the plan of the corpus (splits, sources that occur twice, file names), the annotators' habits and the
-files of the export. What a patient has is sampled in mouth.py, pictures are drawn in drawing.py.
+Here belong the plan of the corpus (splits, sources that occur twice, file names) and the files of the export. What a
+patient has is sampled in mouth.py, pictures are drawn in drawing.py, the annotators' habits are in annotator.py.
 
 The corpus is never presented as clinical data: its README.dataset.txt carries `PHANTOM_MARKER`, by which ingestion
 recognises it, and `phantom_truth.json` beside it holds the true answers.
@@ -25,6 +25,7 @@ import numpy as np
 
 from dentsight_pipeline.documents.names import PHANTOM_MARKER
 from dentsight_pipeline.errors import ConfigurationError, StorageError
+from dentsight_pipeline.phantom.annotator import FIRST_ANNOTATOR, SECOND_ANNOTATOR, shifted
 from dentsight_pipeline.phantom.canvas import Points, Shape
 from dentsight_pipeline.phantom.drawing import Drawing, draw
 from dentsight_pipeline.phantom.mouth import FDI_TEETH, V8_CONDITION_COUNTS, Mouth, neighbours, sample_mouth
@@ -196,50 +197,25 @@ class _Label:
     """The name in truth; None for a finding that is not there."""
 
 
-# A second dentist's habits: how often a true finding is left out, and what it may be called instead.
-_OVERLOOKED = {
-    "caries": 0.35, "calculus": 0.40, "periapical radiolucency": 0.30, "missing": 0.15, "restoration": 0.12,
-    "RC-treated": 0.06, "root-stump": 0.08, "condensing osteitis": 0.5,
-}  # fmt: skip
-_RENAMED = {
-    "crown": ("restoration", 0.06),
-    "restoration": ("crown", 0.06),
-    "root-stump": ("grossly-decayed", 0.04),
-    "RC-treated-and-root-stump": ("root-stump", 0.3),
-    "periapical radiolucency": ("radiolucency", 0.01),
-    "bridge": ("crown", 0.08),
-}
-_INVENTED = (("caries", 0.6), ("calculus", 0.4))  # mean number of findings that only the second dentist sees
-
-
-def _shifted(outline: Points, spread: float, rng: np.random.Generator) -> Points:
-    """An outline as another hand draws it: moved and scaled by a share of its size."""
-    low, high = outline.min(axis=0), outline.max(axis=0)
-    size = high - low
-    z = rng.standard_normal(4)
-    center = (low + high) / 2
-    return center + (outline - center) * (1 + spread * z[:2]) + spread * size * 0.5 * z[2:]
-
-
 def _annotate(shapes: list[Shape], second: bool, rng: np.random.Generator) -> list[_Label]:
     """The labels of one upload. The second one was made by another dentist, who sees and names things differently."""
-    spread = 0.05 if second else 0.02
+    noise = SECOND_ANNOTATOR if second else FIRST_ANNOTATOR
     labels: list[_Label] = []
     by_fdi = {shape.fdi: shape for shape in shapes if shape.raw_name.isdigit()}
     for shape in shapes:
         name = shape.raw_name
         if second:
             if name.isdigit():
-                if rng.random() < 0.012:
+                if rng.random() < noise.misnumbered:
                     name = str(neighbours(shape.fdi)[0])  # one tooth further: the most frequent slip in counting
-            elif rng.random() < _OVERLOOKED.get(name, 0.03):
+            elif rng.random() < noise.share_missed(name):
                 continue
-            elif name in _RENAMED and rng.random() < _RENAMED[name][1]:
-                name = _RENAMED[name][0]
-        labels.append(_Label(name, _shifted(shape.outline_xy_px, spread, rng), shape.fdi, shape.raw_name))
+            elif name in noise.renamed and rng.random() < noise.renamed[name][1]:
+                name = noise.renamed[name][0]
+        labels.append(_Label(name, shifted(shape.outline_xy_px, noise.spread, rng), shape.fdi, shape.raw_name))
     if second and by_fdi:
         teeth = list(by_fdi.values())
-        for name, mean in _INVENTED:
+        for name, mean in noise.added.items():
             for _ in range(int(rng.poisson(mean))):
                 tooth = teeth[int(rng.integers(len(teeth)))]
                 low, high = tooth.outline_xy_px.min(axis=0), tooth.outline_xy_px.max(axis=0)

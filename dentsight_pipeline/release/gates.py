@@ -76,7 +76,7 @@ def judge(
     """
     by_gate = overrides_by_gate(overrides, policy)
     case = _Case(evaluation, policy, health, champion)
-    rows = tuple(_row(gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
+    rows = tuple(_row(case, gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
     outcome, triggers = _overall(rows), tuple(_triggers(policy, rows))
     needed = {row.id for row in rows if row.severity == "hard" and row.outcome in BLOCKING_OUTCOMES}
     return Verdict(
@@ -192,7 +192,7 @@ def _marked(case: _Case, gate: Gate, ruling: _Ruling) -> _Ruling:
     return ruling._replace(outcome="NOT EVALUABLE", because=because, point="not measured", marks=marks)
 
 
-def _row(gate: Gate, ruling: _Ruling, override: Override | None) -> GateRow:
+def _row(case: _Case, gate: Gate, ruling: _Ruling, override: Override | None) -> GateRow:
     reading = ruling.reading
     row = GateRow(
         **{name: getattr(gate, name) for name in _FROM_THE_GATE},
@@ -204,6 +204,7 @@ def _row(gate: Gate, ruling: _Ruling, override: Override | None) -> GateRow:
         high=reading.high,
         n=reading.n,
         unit_count=reading.unit_count,
+        ceiling=case.evaluation.ceiling(gate.metric, gate.condition),
         because=ruling.because,
         marks=ruling.marks,
         override=override,

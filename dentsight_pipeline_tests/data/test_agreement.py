@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dentsight_pipeline.data import leakage
-from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes
+from dentsight_pipeline.data.agreement import agreement_table, cohens_kappa, map_boxes, second_readings
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
 from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.documents.dataset import AgreementRow
@@ -60,7 +60,9 @@ class Corpus:
     def table(self, classes: Sequence[str] = CONDITIONS) -> dict[str, AgreementRow]:
         """The table's rows by class."""
         coco = {"images": self.images, "annotations": self.annotations, "categories": coco_categories(classes)}
-        return {row.name: row for row in agreement_table([from_coco("train", coco)], classes, self.fingerprints)}
+        splits = [from_coco("train", coco)]
+        found = second_readings(splits, self.fingerprints)
+        return {row.name: row for row in agreement_table(splits, classes, found)}
 
 
 def test_counts_f1_and_kappa_are_those_computed_by_hand() -> None:

@@ -127,3 +127,18 @@ def test_the_text_for_people_names_corpus_leakage_and_refusals(tmp_path: Path) -
     assert lines[0] == "Corpus: unnamed export (roboflow, licence CC BY 4.0)"
     assert "test: 1 images, 2 annotations, 0 share a source with train" in lines
     assert lines[-1] == "Refusals: none; it can be ingested"
+
+
+def test_what_the_labels_allow_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    """Phantoms have a second annotator: the ceilings of a small corpus."""
+    from dentsight_pipeline.commands import data
+    from dentsight_pipeline.phantom.export import write_phantom_export
+
+    write_phantom_export(tmp_path / "phantom", 60, 3, 320)
+
+    report = inspect_export(tmp_path / "phantom", ceilings=data._ceilings)
+
+    rows = {row.class_name: row for row in report.label_ceilings}
+    assert rows["caries"].pairs >= 5
+    assert 0 < rows["caries"].f1_75.value < rows["caries"].f1.value < 1  # pyright: ignore[reportOptionalOperand]
+    assert any(line.startswith("Labels allow an AP of: ") and "caries" in line for line in summary_lines(report))

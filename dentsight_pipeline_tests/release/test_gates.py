@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.documents.codec import plain, pretty, read
-from dentsight_pipeline.documents.evaluation import parse_evaluation
+from dentsight_pipeline.documents.codec import convert, plain, pretty, read
+from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling, parse_evaluation
+from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.verdict import Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, DocumentError, EvaluationError
 from dentsight_pipeline.release import policy as policies
+from dentsight_pipeline.release.ceiling import floors_above
 from dentsight_pipeline.release.wording import number_text
 from dentsight_pipeline_tests.release import card_v1
 from dentsight_pipeline_tests.release.conftest import judged
@@ -761,3 +763,39 @@ def test_every_gate_is_documented(project_root):
         assert rows[0].endswith(f"| {gate.severity} |")
         if gate.metric not in policies.TIER_0:
             assert f"{abs(gate.floor):.2f}".removeprefix("0") in rows[0]
+
+
+def ceiling(condition: str, low: float, high: float) -> dict[str, Any]:
+    """What labels allow of a class, as `evaluation.json` has it."""
+    bounds = {"value": (low + high) / 2, "low": low, "high": high}
+    figures = dict.fromkeys(("f1", "f1_75", "kappa_by_tooth", "ap50", "ap"), bounds)
+    return {"class": condition, "pairs": 60, "sources": 60, "boxes": 300, **figures}
+
+
+def test_a_gate_shows_what_the_labels_allow(evaluation: dict[str, Any], policy: Policy) -> None:
+    """Floor, measured and ceiling stand side by side; the ceiling decides nothing."""
+    before = judged(evaluation, policy)
+    evaluation["label_ceilings"] = [ceiling("caries", 0.12, 0.20)]
+
+    verdict = judged(evaluation, policy)
+
+    rows = {row.id: row for row in verdict.rows}
+    assert rows["tier1_caries_ap"].ceiling == Bounds(value=0.16, low=0.12, high=0.20)
+    assert rows["tier1_calculus_ap"].ceiling is None
+    assert rows["tier2_caries_recall_at_p95"].ceiling is None
+    assert [row.outcome for row in verdict.rows] == [row.outcome for row in before.rows]
+
+
+@pytest.mark.parametrize(("high", "warned"), [(0.29, True), (0.31, False)])
+def test_a_floor_above_the_label_ceiling_is_told(policy: Policy, high: float, warned: bool) -> None:
+    """Nobody should train for weeks towards .30 where two dentists reach .29 against each other at the most."""
+    told = floors_above(policy, [convert(ceiling("caries", 0.1, high), LabelCeiling, "a ceiling")])
+
+    assert [sentence.split(":")[0] for sentence in told] == ["AP of caries"] * warned
+
+
+def test_a_ceiling_without_an_interval_warns_of_nothing(policy: Policy) -> None:
+    """Four sources are no evidence that a floor is out of reach."""
+    row = ceiling("caries", 0.1, 0.2) | {"ap": {"value": 0.15, "low": None, "high": None}}
+
+    assert floors_above(policy, [convert(row, LabelCeiling, "a ceiling")]) == []

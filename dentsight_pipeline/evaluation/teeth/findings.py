@@ -1,7 +1,7 @@
 """From teeth and conditions found separately to findings by tooth, and how often those are right.
 
 Add here what turns detections of the two stages into one answer for each tooth, or measures that answer. Which tooth
-has a condition is decided in `join.py`; reading and publishing products is `product.py`'s.
+has a condition is decided in `tooth_join.py`; reading and publishing products is `product.py`'s.
 
 Boxes are `[x, y, width, height]` in pixels of the original image; teeth are named in FDI notation.
 """
@@ -33,7 +33,7 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.matching import iou_of_pairs
 from dentsight_pipeline.evaluation.operating_points import ThresholdCounts
 from dentsight_pipeline.evaluation.teeth.gaps import ABSENT, infer_absent
-from dentsight_pipeline.evaluation.teeth.join import ToothFinding, join_teeth
+from dentsight_pipeline.evaluation.tooth_join import ToothFinding, join_teeth
 
 SAME_TOOTH_IOU = 0.5
 """From this IoU on two boxes are of one tooth (neighbouring teeth overlap far less)."""

@@ -2,7 +2,7 @@
 
 A missing tooth and an implant have no tooth box that the join could find, but their neighbours in the arch do: between
 26 and 28 stands 27. A number is inferred only where that leaves no choice, and is never counted as one that was found:
-who shows it says that it was inferred. Findings on teeth that are there are the business of `join.py`.
+who shows it says that it was inferred. Findings on teeth that are there are the business of `tooth_join.py`.
 """
 
 from __future__ import annotations

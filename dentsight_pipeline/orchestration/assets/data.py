@@ -61,7 +61,14 @@ def _register_and_show(
     return metadata.of_raw_export(made, plan.location)
 
 
-@product(datasets, reads=[raw_export], group_name="data", kinds={"coco"}, automation_condition=on_new_content())
+@product(
+    datasets,
+    reads=[raw_export],
+    version="2",
+    group_name="data",
+    kinds={"coco"},
+    automation_condition=on_new_content(),
+)
 def normalized_splits(step: Step[None]) -> dg.MaterializeResult:
     """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
     raw, choice = step.read(raw_export), recall_dataset(step.store, step.dataset)

@@ -31,7 +31,7 @@ class EvaluationConfig(dg.Config):
     cells,
     reads=[condition_subset, test_predictions],
     settings=EvaluationConfig,
-    version="2",
+    version="3",
     tracked=True,
     group_name="evaluation",
     kinds={"python", "parquet"},

@@ -31,6 +31,7 @@ from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.report import Banner, ChainLink, Report, ReportedData, ShownImage
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 from dentsight_pipeline.errors import EvaluationError
+from dentsight_pipeline.release.ceiling import floors_above
 from dentsight_pipeline.release.report import plots
 from dentsight_pipeline.release.report.drawing import Picture
 from dentsight_pipeline.release.report.gallery import Example, worst_cases
@@ -202,6 +203,8 @@ def _banners(inputs: ReportInputs) -> Iterator[Banner]:
     for override in verdict.overrides:
         title = f"Gate {override.gate} overridden by {override.name}."
         yield Banner(kind="warn", title=title, text=f"Reason: {override.reason} The measured verdict below stands.")
+    if told := floors_above(inputs.policy, inputs.evaluation.label_ceilings):
+        yield Banner(kind="warn", title="Floors above what the labels allow.", text=" ".join(told))
     if inputs.loose_classes:
         yield Banner(
             kind="warn",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dentsight_pipeline.errors import EvaluationError
-from dentsight_pipeline.evaluation.teeth.join import join_teeth
+from dentsight_pipeline.evaluation.tooth_join import join_teeth
 
 TEETH = np.array([[100.0, 100, 60, 150], [165, 100, 60, 150], [230, 100, 60, 150], [100, 260, 60, 150]])
 NAMES = ["16", "15", "14", "46"]

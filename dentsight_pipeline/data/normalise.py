@@ -8,7 +8,7 @@ the tables of label names in `ontology.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dentsight_pipeline.data import agreement, leakage
+from dentsight_pipeline.data.coverage import LookedFor, looked_for, refuse_uncovered
 from dentsight_pipeline.data.labels import label_rules, label_table
 from dentsight_pipeline.data.normalised_split import ImageKeys, normalised_split
 from dentsight_pipeline.data.ontology import CLASSES, LabelRule, SourceChoice, mapping_for
@@ -27,6 +28,7 @@ from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.dataset import SECOND_READINGS, AgreementRow, LabelRow, SecondReading
 from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def normalise_export(
 
     Raises:
         UnknownLabelError: A label that the mapping does not know.
-        AnnotationError: A box that lies wholly outside its image.
+        AnnotationError: A box that lies wholly outside its image, or of a class that was not looked for there.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
     from dentsight_pipeline.store.content import build
@@ -100,19 +102,34 @@ def normalise_export(
     return manifest
 
 
+def _raise(error: DataError) -> None:
+    raise error
+
+
 def normalise_document(
-    raw: RawExport, *, source: str | None = None, drop: Collection[str] = (), progress: Progress | None = None
+    raw: RawExport,
+    *,
+    source: str | None = None,
+    drop: Collection[str] = (),
+    progress: Progress | None = None,
+    refuse: Callable[[DataError], None] = _raise,
 ) -> NormalisedDocument:
-    """The normalisation itself, on content instead of stored files; arguments and errors as for `normalise_export`."""
+    """The normalisation itself, on content instead of stored files; arguments and errors as for `normalise_export`.
+
+    `refuse` takes boxes of classes that nobody looked for.
+    """
     report = progress or (lambda stage, done, total: None)
     choice = _choice(raw.facts.label_source, source)
     rules = label_rules(choice.mapping, drop, raw.splits)
     report("sources", 0, 1)
     sources = _Sources(raw)
     report("sources", 1, 1)
-    splits, repairs = _normalised(raw, rules, sources, report)
+    coverage = looked_for(choice.mapping, rules, raw.splits)
+    for split in raw.splits:
+        refuse_uncovered(split, rules, coverage, refuse)
+    splits, repairs = _normalised(raw, rules, coverage, sources, report)
     labels = label_table(rules, raw.splits)
-    facts = _facts(raw, choice.applied(drop), splits, sources, repairs, labels)
+    facts = _facts(raw, choice.applied(drop, coverage.facts()), splits, sources, repairs, labels)
     pairs = agreement.second_readings(list(splits.values()), raw.fingerprints)
     rows = agreement.agreement_table(list(splits.values()), CLASSES, pairs)
     return NormalisedDocument(splits, repairs, labels, rows, pairs.pairs, facts)
@@ -128,7 +145,7 @@ class _Sources:
 
 
 def _normalised(
-    raw: RawExport, rules: Mapping[str, LabelRule], sources: _Sources, report: Progress
+    raw: RawExport, rules: Mapping[str, LabelRule], coverage: LookedFor, sources: _Sources, report: Progress
 ) -> tuple[dict[str, Split], pa.Table]:
     """Every split, and what was mended in ingestion and here."""
     splits: dict[str, Split] = {}
@@ -137,7 +154,7 @@ def _normalised(
     for number, split in enumerate(raw.splits):
         report("normalise", number, len(raw.splits))
         own = slice(images, images + len(split.images))
-        keys = ImageKeys(images + 1, boxes + 1, sources.names[own], sources.clean[own], raw.facts.corpus.name)
+        keys = ImageKeys(images + 1, boxes + 1, sources.names[own], sources.clean[own], raw.facts.corpus.name, coverage)
         splits[split.name], mended = normalised_split(split, rules, keys)
         images, boxes = own.stop, boxes + len(splits[split.name].annotations)
         repairs.append(mended)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from dentsight_pipeline.data import fdi
+from dentsight_pipeline.data.coverage import LookedFor
 from dentsight_pipeline.data.ontology import CLASSES, TEETH, LabelRule
 from dentsight_pipeline.data.repairs import Note, mended_boxes, mended_polygons, repair_table, twins
 from dentsight_pipeline.documents.annotations import (
@@ -46,6 +47,7 @@ class ImageKeys:
         groups: Name of each image's source.
         clean: Whether no other split shares it, shape [images].
         export: Name of the export that they came from.
+        coverage: What was looked for in it.
     """
 
     first_image: int
@@ -53,6 +55,7 @@ class ImageKeys:
     groups: Sequence[str]
     clean: NDArray[np.bool_]
     export: str
+    coverage: LookedFor
 
 
 @dataclass(frozen=True)
@@ -210,16 +213,18 @@ def _images(raw: RawSplit, keys: ImageKeys, annotations: pa.Table) -> pa.Table:
         "clean": keys.clean,
         "partial_annotation": annotated & ~with_teeth,
         "flags": _flags(raw, image[is_tooth], annotations.filter(pa.array(is_tooth))),
-        "covered": covered_column(_covered(annotated & ~with_teeth)),
+        "covered": covered_column(_covered(raw, keys.coverage, annotated & ~with_teeth)),
         "export": [keys.export] * count,
     }
     return pa.table([columns[name] for name in IMAGES.names], schema=IMAGES)
 
 
-def _covered(without_teeth: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What was looked for in each image, shape [images, classes]: everything, but no teeth where none were marked."""
-    covered = np.ones((len(without_teeth), len(CLASSES)), dtype=np.bool_)
-    covered[np.ix_(without_teeth, np.arange(len(TEETH)))] = False
+def _covered(raw: RawSplit, coverage: LookedFor, without_teeth: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What was looked for in each image, shape [images, classes]: no teeth where other things alone were marked, unless
+    the image is declared by itself."""
+    covered = coverage.matrix(raw)
+    silent = without_teeth & ~np.isin(raw.images["sha256"].to_pylist(), list(coverage.images))
+    covered[np.ix_(silent, np.arange(len(TEETH)))] = False
     return covered
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
-from dentsight_pipeline.documents.facts import AppliedMapping
+from dentsight_pipeline.documents.facts import AppliedMapping, Coverage
 from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 
 TEETH: tuple[str, ...] = tuple(f"{quadrant}{position}" for quadrant in (1, 2, 3, 4) for position in range(1, 9))
@@ -129,11 +129,14 @@ class LabelMapping:
         source: The name that `--source` takes.
         rules: Every known name.
         ambiguous: Names that must not be mapped silently, with the reason.
+        covers: Classes that its annotators looked for, in class order; None for those that an export has boxes of. No
+            part of the digest: a dataset's facts have it beside the mapping, with a digest of its own.
     """
 
     source: str
     rules: tuple[LabelRule, ...]
     ambiguous: Mapping[str, str] = field(default_factory=dict)
+    covers: tuple[str, ...] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -193,7 +196,7 @@ MAPPINGS: Mapping[str, LabelMapping] = MappingProxyType(
     {
         mapping.source: mapping
         for mapping in (
-            LabelMapping("opg-reporting", _rules(), _AMBIGUOUS),
+            LabelMapping("opg-reporting", _rules(), _AMBIGUOUS, CLASSES),
             LabelMapping(
                 "dental-radiography",
                 _rules(
@@ -204,6 +207,7 @@ MAPPINGS: Mapping[str, LabelMapping] = MappingProxyType(
                     )
                 ),
                 _AMBIGUOUS,
+                ("caries", "impacted", "restoration", "implant"),
             ),
             LabelMapping("canonical", _rules(), _AMBIGUOUS),
         )
@@ -245,14 +249,15 @@ class SourceChoice:
         """The mapping chosen."""
         return MAPPINGS[self.source]
 
-    def applied(self, drop: Iterable[str]) -> AppliedMapping:
-        """The choice as facts have it, with the raw names that are left out on request."""
+    def applied(self, drop: Iterable[str], coverage: Coverage | None) -> AppliedMapping:
+        """The choice as facts have it, with the raw names that are left out on request, and what was looked for."""
         return AppliedMapping(
             source=self.source,
             chosen_by=self.chosen_by,
             evidence=self.evidence,
             digest=self.mapping.digest,
             drop=tuple(sorted(drop)),
+            coverage=coverage,
         )
 
 

@@ -32,8 +32,8 @@ _CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "dro
 def select_conditions(store: Store, normalized: Manifest) -> Manifest:
     """The splits narrowed to the 13 conditions that stage 2 is to find, category ids 1–13.
 
-    Every image stays, also one that loses all its annotations: it is a true negative for the conditions kept, and
-    dropping it would overstate precision.
+    An image that loses all its annotations stays: it is a true negative for the conditions kept, and dropping it would
+    overstate precision. One in which nobody looked for any condition says nothing about them, and is left out.
 
     Args:
         store: Where the splits are, and the subset goes.
@@ -41,15 +41,25 @@ def select_conditions(store: Store, normalized: Manifest) -> Manifest:
 
     Returns:
         The published manifest of kind `condition-subset`.
+
+    Raises:
+        DataError: No training image was looked at for any condition.
     """
-    splits = {name: narrowed(split, CONDITIONS) for name, split in read_splits(store, normalized).items()}
+    splits = {name: looked_at(split, CONDITIONS) for name, split in read_splits(store, normalized).items()}
+    if "train" in splits and not len(splits["train"].images):
+        raise DataError(
+            "No training image of this export was looked at for any of the 13 conditions, so no detector of conditions "
+            "can learn from it. If its annotators did look, declare them with `covers` in a mapping of your own: "
+            "`dentsight inspect EXPORT --write-mapping FILE` writes one."
+        )
     return _publish(store, normalized, Kind.CONDITION_SUBSET, CONDITIONS, splits)
 
 
 def select_teeth(store: Store, normalized: Manifest) -> Manifest:
     """The splits narrowed to the 32 teeth that stage 1 is to find, category ids 1–32.
 
-    Images with conditions but no tooth boxes are left out: nobody marked their teeth, so they are no negatives.
+    Images in which nobody looked for teeth are left out, as are those with conditions but no tooth boxes: they are no
+    negatives.
 
     Args:
         store: Where the splits are, and the subset goes.
@@ -67,11 +77,14 @@ def select_teeth(store: Store, normalized: Manifest) -> Manifest:
             "No training image of this export has a tooth box (FDI 11 … 48), so no tooth detector can learn from it. "
             "Run without --with-teeth, or use an export whose teeth are annotated."
         )
-    splits = {
-        name: narrowed(split, TEETH, ~split.images["partial_annotation"].to_numpy())
-        for name, split in read_splits(store, normalized).items()
-    }
+    splits = {name: looked_at(split, TEETH) for name, split in read_splits(store, normalized).items()}
     return _publish(store, normalized, Kind.TOOTH_SUBSET, TEETH, splits)
+
+
+def looked_at(split: Split, classes: Sequence[str]) -> Split:
+    """One split with only these classes, and only the images that were looked at for any of them."""
+    of_them = split.covered[:, [split.classes.index(name) for name in classes]]
+    return narrowed(split, classes, of_them.any(axis=1))
 
 
 def narrowed(split: Split, classes: Sequence[str], keep: NDArray[np.bool_] | None = None) -> Split:

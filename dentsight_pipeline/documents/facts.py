@@ -80,13 +80,28 @@ class LabelSource(Document, frozen=True):
     """What was found, in words."""
 
 
-class AppliedMapping(LabelSource, frozen=True):
+class Coverage(Document, frozen=True, omit_defaults=True, kw_only=True):
+    """What the annotators of an export looked for; only there a missing box means that there is none."""
+
+    declared: bool
+    """Whether the mapping says so; else a class counts as looked for where the export has a box of it."""
+    classes: tuple[str, ...]
+    """In class order, of every image without a declaration of its own."""
+    images: int = 0
+    """Images with a declaration of their own."""
+    digest: str
+    """sha256 of all of it, the images' own included."""
+
+
+class AppliedMapping(LabelSource, frozen=True, omit_defaults=True):
     """The label mapping that was applied."""
 
     digest: str
     """sha256 of the mapping's rules."""
     drop: tuple[str, ...]
     """Raw names that were left out on request, in alphabetical order."""
+    coverage: Coverage | None = None
+    """What was looked for; absent when it was everything, everywhere."""
 
 
 class Privacy(Document, frozen=True):

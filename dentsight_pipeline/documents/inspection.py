@@ -67,6 +67,8 @@ class Inspection(Document, frozen=True):
     """What each raw name becomes."""
     loose_classes: tuple[str, ...]
     """Classes that the source marks loosely."""
+    coverage: Mapping[str, tuple[str, ...]]
+    """What was looked for, by export: `teeth` for all 32, each condition by its name."""
     repairs: Mapping[str, int]
     """Things mended, by kind."""
     accepted_repairs: tuple[str, ...]

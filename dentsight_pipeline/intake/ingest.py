@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 from msgspec.structs import replace
 
-from dentsight_pipeline.data.ontology import TEETH, LabelMapping, choose_source
+from dentsight_pipeline.data.coverage import looked_for, refuse_uncovered
+from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule, choose_source
 from dentsight_pipeline.data.privacy import stem_kind
 from dentsight_pipeline.data.raw_export import RawExport, raw_documents
 from dentsight_pipeline.data.stored_images import (
@@ -142,6 +143,7 @@ def read_content(
     for split in splits:
         for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
             limits.judge(split.file, kind, wrong, total)
+    _refuse_uncovered(splits, choice.mapping, request.drop, refusals)
     repairs = maker.repairs()
     raw = RawExport(
         export.layout,
@@ -204,6 +206,20 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
                 mapping.resolve(category.name, where)
             except UnknownLabelError as error:
                 refusals.add(error)
+
+
+def _refuse_uncovered(
+    splits: Sequence[RawSplit], mapping: LabelMapping, drop: Collection[str], refusals: Refusals
+) -> None:
+    """Refuses boxes of classes that the mapping says nobody looked for; unknown names are refused elsewhere."""
+    names = {category.name for split in splits for category in split.categories} - set(drop)
+    rules: dict[str, LabelRule] = {}
+    for name in names:
+        with suppress(UnknownLabelError):
+            rules[name] = mapping.resolve(name)
+    coverage = looked_for(mapping, rules, splits)
+    for split in splits:
+        refuse_uncovered(split, rules, coverage, refusals.add)
 
 
 def _tooth_names(export: Export, mapping: LabelMapping, drop: Collection[str]) -> dict[str, str]:

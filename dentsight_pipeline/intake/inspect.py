@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
@@ -64,7 +65,8 @@ def inspect_export(
         raw = read_content(files, Request(source, drop, require, accept, None, workers, progress), refusals).raw
     chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
-    result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress)
+    # Boxes of classes that were not looked for are among the refusals already.
+    result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None)
     return msgspec.structs.replace(_report(raw, result, refusals, chosen, unknown), label_ceilings=ceilings(result))
 
 
@@ -85,6 +87,7 @@ def _report(
         classes={name: row for name, row in rows.items() if name in CONDITIONS or row["total"]},
         labels=tuple(row for row in result.labels if row.raw_name not in unknown),
         loose_classes=facts.loose_classes,
+        coverage={facts.corpus.name: names_of(covered_classes(facts.mapping))},
         repairs=facts.repairs,
         accepted_repairs=raw.facts.accepted_repairs,
         repair_list=codec.read(b"".join(json_blocks(result.repairs)), tuple[Mapping[str, Cell], ...], "the repairs"),
@@ -136,6 +139,7 @@ def summary_lines(report: Inspection) -> list[str]:
         if name in CONDITIONS
     ]
     lines.append(f"Conditions: {', '.join(conditions)}")
+    lines += _coverage_lines(report)
     lines.append(f"Teeth: {sum(row['total'] for name, row in report.classes.items() if name in TEETH)}")
     for title, table in (("Repairs", report.repairs), ("Dropped labels", report.dropped)):
         lines.append(f"{title}: {_counted(table) or 'none'}")
@@ -160,6 +164,22 @@ def summary_lines(report: Inspection) -> list[str]:
 def _bounds(of: Bounds) -> str:
     interval = "no interval" if of.low is None or of.high is None else f"{of.low:.2f} to {of.high:.2f}"
     return f"{of.value:.2f} ({interval})"
+
+
+def _coverage_lines(report: Inspection) -> list[str]:
+    """What was looked for, and what to do where that is not known."""
+    looked_for = report.source.coverage
+    if looked_for is None:
+        return ["Looked for: teeth and all 13 conditions, in every image"]
+    why = "declared" if looked_for.declared else "nothing is declared: it has boxes of these"
+    lines = [f"Looked for ({why}): {', '.join(names_of(looked_for.classes)) or 'nothing'}"]
+    if looked_for.images:
+        lines.append(f"  {looked_for.images} images have a declaration of their own")
+    if missing := [name for name in CONDITIONS if name not in looked_for.classes]:
+        lines.append(f"Not looked for, so no image is healthy of them: {', '.join(missing)}")
+    if not looked_for.declared:
+        lines.append("  If they were looked for, say so: `covers` in the file that --write-mapping FILE writes")
+    return lines
 
 
 def _counted(counts: Mapping[str, int]) -> str:

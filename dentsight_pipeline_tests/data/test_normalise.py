@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data import normalised_split
+from dentsight_pipeline.data import normalise, normalised_split
+from dentsight_pipeline.data.coverage import LookedFor
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_document, normalise_export
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS
@@ -127,6 +128,7 @@ def test_columns_give_what_was_computed_box_by_box(
 ) -> None:
     """The digests are those of a plain loop over boxes, which came first: ids, order, boxes and words, bit for bit."""
     monkeypatch.setattr(normalised_split, "_IMAGES_AT_ONCE", 7 + 100 * seed)
+    monkeypatch.setattr(normalise, "looked_for", lambda *_: LookedFor(source))  # for everything: the loop knew no less
     made = normalise_document(raw_export_of(*messy_export(seed)), source=source, drop=["12"])
 
     coco = {name: split.to_coco() for name, split in made.splits.items()}

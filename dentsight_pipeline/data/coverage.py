@@ -1,0 +1,144 @@
+"""What the annotators of an export looked for: a class without a box says "none here" only where somebody looked.
+
+A mapping declares it (`covers`), for the export and for single images; where it does not, a class counts as looked for
+when the export has a box of it. What the names mean is in `ontology.py`; the column `covered` of a split is the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, LabelMapping, LabelRule
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.facts import AppliedMapping, Coverage
+from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dentsight_pipeline.documents.annotations import RawSplit
+
+GROUPS: Mapping[str, tuple[str, ...]] = {"teeth": TEETH, "conditions": CONDITIONS}
+"""Words of `covers` that stand for several classes."""
+
+
+def classes_named(names: Iterable[str], where: str = "covers") -> tuple[str, ...]:
+    """The classes that names of `covers` mean, in class order.
+
+    Raises:
+        ConfigurationError: A name is neither a class nor a group.
+    """
+    found: set[str] = set()
+    for name in names:
+        if name not in GROUPS and name not in CLASSES:
+            known = [*GROUPS, *CONDITIONS]
+            near = " or ".join(map(repr, get_close_matches(name, known, n=3, cutoff=0.5))) or ", ".join(known)
+            raise ConfigurationError(f"{where}: {name!r} is no class that can be looked for. Did you mean {near}?")
+        found |= {*GROUPS.get(name, (name,))}
+    return tuple(name for name in CLASSES if name in found)
+
+
+def names_of(classes: Iterable[str]) -> tuple[str, ...]:
+    """Classes in as few words as `covers` has for them: `teeth` for all 32, each condition by its name."""
+    held = set(classes)
+    teeth = ("teeth",) if held.issuperset(TEETH) else tuple(name for name in TEETH if name in held)
+    return (*teeth, *(name for name in CONDITIONS if name in held))
+
+
+def covered_classes(mapping: AppliedMapping) -> tuple[str, ...]:
+    """What was looked for in every image without a declaration of its own, from a dataset's facts."""
+    return CLASSES if mapping.coverage is None else mapping.coverage.classes
+
+
+@dataclass(frozen=True)
+class LookedFor:
+    """What was looked for in one export.
+
+    Attributes:
+        source: The mapping's name.
+        classes: In class order, of every image that `images` does not name.
+        declared: The mapping says so; else it is what the export has boxes of.
+        images: Stored sha256 → classes, of images with a declaration of their own.
+    """
+
+    source: str
+    classes: tuple[str, ...] = CLASSES
+    declared: bool = True
+    images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def matrix(self, raw: RawSplit) -> NDArray[np.bool_]:
+        """Whether a class was looked for in an image, shape [images, classes]."""
+        of = {digest: _mask(classes) for digest, classes in self.images.items()}
+        usual = _mask(self.classes)
+        rows = [of.get(digest, usual) for digest in raw.images["sha256"].to_pylist()]
+        return np.array(rows, dtype=np.bool_).reshape(len(rows), len(CLASSES))
+
+    def facts(self) -> Coverage | None:
+        """As the dataset's facts have it; None when everything was looked for everywhere."""
+        if self.classes == CLASSES and not self.images:
+            return None
+        content = codec.write({"classes": self.classes, "images": dict(self.images)})
+        digest = hashlib.sha256(content).hexdigest()
+        return Coverage(declared=self.declared, classes=self.classes, images=len(self.images), digest=digest)
+
+
+def looked_for(
+    mapping: LabelMapping,
+    rules: Mapping[str, LabelRule],
+    splits: Sequence[RawSplit],
+    images: Mapping[str, tuple[str, ...]] | None = None,
+) -> LookedFor:
+    """What was looked for in an export.
+
+    Args:
+        mapping: Its source's.
+        rules: What each of its raw names becomes.
+        splits: All of it.
+        images: Stored sha256 → classes, of images that are declared by themselves.
+    """
+    if mapping.covers is not None:
+        return LookedFor(mapping.source, mapping.covers, True, images or {})
+    names = {str(name) for split in splits for name in split.annotations["label"].unique().to_pylist()}
+    seen = {cls for name in names if name in rules for cls in rules[name].classes}
+    return LookedFor(mapping.source, tuple(cls for cls in CLASSES if cls in seen), False, images or {})
+
+
+def refuse_uncovered(
+    raw: RawSplit, rules: Mapping[str, LabelRule], coverage: LookedFor, refuse: Callable[[DataError], None]
+) -> None:
+    """Refuses every label of a split that has a box where nobody looked for its class: one of the two is wrong."""
+    if not coverage.declared and not coverage.images:
+        return
+    where = coverage.matrix(raw)
+    rows = {number: row for row, number in enumerate(raw.images["id"].to_pylist())}
+    image = np.array([rows.get(number, -1) for number in raw.annotations["image_id"].to_pylist()], dtype=np.int64)
+    labels = raw.annotations["label"].combine_chunks()
+    codes = labels.indices.to_numpy()
+    for code, name in enumerate(labels.dictionary.to_pylist()):
+        for cls in rules[name].classes if name in rules else ():
+            wrong = np.flatnonzero((codes == code) & (image >= 0))
+            wrong = wrong[~where[image[wrong], CLASSES.index(cls)]]
+            if len(wrong):
+                refuse(_uncovered(raw, int(wrong[0]), len(wrong), name, cls, coverage))
+
+
+def _uncovered(raw: RawSplit, row: int, count: int, name: str, cls: str, coverage: LookedFor) -> AnnotationError:
+    first = raw.annotations.slice(row, 1).to_pylist()[0]
+    word = "teeth" if cls in TEETH else cls
+    return AnnotationError(
+        raw.file,
+        f"annotation {first['id']} of image {first['image_id']} (one of {count} {name!r})",
+        f"it marks {cls}, which mapping {coverage.source!r} says was not looked for in its image",
+        f"Add {word!r} to `covers` in a mapping of your own (`dentsight inspect EXPORT --write-mapping FILE` writes "
+        f"one), or leave the label out with --drop {name!r}.",
+    )
+
+
+def _mask(classes: Iterable[str]) -> NDArray[np.bool_]:
+    return np.isin(CLASSES, list(classes))

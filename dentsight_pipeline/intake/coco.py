@@ -1,4 +1,5 @@
-"""Reads Roboflow's COCO and COCO-segmentation layouts: one `_annotations.coco.json` in each split's folder.
+"""Reads COCO: Roboflow's `_annotations.coco.json` in each split's folder, or any such file wherever CVAT, Label Studio
+or a public set puts it.
 
 A record that cannot be meant is refused with its file, its id and the remedy; one that can be mended without a decision
 is mended and noted. Records whose form is sound are read by msgspec, many at once; `json` reads all others one by one,
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,10 +23,13 @@ import numpy as np
 import pyarrow as pa
 
 from dentsight_pipeline.documents.annotations import RawCategory
+from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import AnnotationError, DataError
+from dentsight_pipeline.intake.dentex import flattened
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.masks import mask_polygons
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
+from dentsight_pipeline.intake.places import Places, split_in, split_of
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -37,6 +43,9 @@ from dentsight_pipeline.intake.records import (
 )
 
 COCO_FILE = "_annotations.coco.json"
+"""Roboflow's name."""
+_MOST_FILES = 32
+"""JSON files that are looked into; CVAT writes one or two for each split."""
 _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
 _ROWS_AT_ONCE = 4096
@@ -77,26 +86,65 @@ class _Part:
     licenses: Sequence[str]
     roots: Set[str]
     root_is_used: bool
+    hierarchical: bool
 
 
-def read_coco(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
-    """Reads the annotation files of the splits, which lie in `folders` (split → folder); READMEs are left out.
+def find_coco(files: ExportFiles, places: Callable[[], Places]) -> list[CocoFile]:
+    """The annotation files of an export, in the order of their splits; none when it has none."""
+    own = [path for path in files.paths() if path.rpartition("/")[2] == COCO_FILE]
+    found = own or [path for path in _json_files(files) if _is_coco(files.read(path))]
+    if not found:
+        return []
+    by_split: dict[str, str] = {}
+    for file in found:
+        split = split_in(file) or "train"
+        if split in by_split:
+            problem = f"{by_split[split]} and {file} both annotate the {split} images"
+            raise DataError(f"{files.name}: {problem}. Give the folder of one of them; --export takes several.")
+        by_split[split] = file
+    if own:  # Roboflow writes one beside the images of each split
+        _refuse_unlabelled(files, places(), by_split)
+    return [CocoFile(split, by_split[split]) for split in SPLITS if split in by_split]
+
+
+@dataclass(frozen=True, slots=True)
+class CocoFile:
+    """One annotation file and the split that it annotates."""
+
+    split: str
+    path: str
+
+
+def _json_files(files: ExportFiles) -> list[str]:
+    """Those that may be annotation files: a tool that writes a file for each image writes no COCO."""
+    found = [path for path in files.paths() if path.lower().endswith(".json")]
+    return found if len(found) <= _MOST_FILES else []
+
+
+def _is_coco(data: bytes) -> bool:
+    return all(f'"{key}'.encode() in data for key in ("images", "annotations", "categories"))
+
+
+def _refuse_unlabelled(files: ExportFiles, places: Places, by_split: Mapping[str, str]) -> None:
+    for split, folder in places.folders.items():
+        if split not in by_split:
+            images = sum(map(is_image, places.paths[split]))
+            what = f": its {images} images are {_UNLABELLED}" if images else ". Restore it or export again."
+            raise DataError(f"{files.name}: {folder}/{COCO_FILE} is missing although {folder}/ is there{what}")
+
+
+def read_coco(files: ExportFiles, found: Sequence[CocoFile], refusals: Refusals) -> Export:
+    """Reads annotation files; READMEs are left out.
 
     Raises:
-        DataError: A split has no annotation file, or one cannot be read at all; other errors go to `refusals`.
+        DataError: One cannot be read at all; other errors go to `refusals`.
     """
-    for folder in folders.values():
-        file = f"{folder}/{COCO_FILE}"
-        if file not in files.paths():
-            images = sum(path.startswith(f"{folder}/") and is_image(path) for path in files.paths())
-            what = f": its {images} images are {_UNLABELLED}" if images else ". Restore it or export again."
-            raise DataError(f"{files.name}: {file} is missing although {folder}/ is there{what}")
-    parts = [_read_part(files, split, folder, refusals) for split, folder in folders.items()]
+    parts = [_read_part(files, file, refusals) for file in found]
     if not any(part.split.images for part in parts):
         refusals.add(DataError(f"{files.name}: no split lists an image. Export the version again with its images."))
     roots = set() if any(part.root_is_used for part in parts) else {name for part in parts for name in part.roots}
     return Export(
-        layout="coco",
+        layout="dentex" if any(part.hierarchical for part in parts) else "coco",
         splits=[_with_placeholder(part.split, roots) for part in parts],
         license_names=tuple(dict.fromkeys(name for part in parts for name in part.licenses)),
         info=parts[0].info,
@@ -112,21 +160,21 @@ def _with_placeholder(split: ExportSplit, roots: Set[str]) -> ExportSplit:
     return replace(split, categories=tuple(marked))
 
 
-def _read_part(files: ExportFiles, split: str, folder: str, refusals: Refusals) -> _Part:
-    file = f"{folder}/{COCO_FILE}"
-    document = _document(files, file)
-    reader = _Reader(file, refusals)
+def _read_part(files: ExportFiles, found: CocoFile, refusals: Refusals) -> _Part:
+    document, hierarchical = _document(files, found.path)
+    reader = _Reader(found, refusals, files.paths())
     categories = reader.categories(document.categories)
-    images = reader.images(document.images, folder, files.paths())
+    images = reader.images(document.images)
     annotations = reader.annotations(document.annotations)
-    there = sum(path.startswith(f"{folder}/") and is_image(path) for path in files.paths())
-    unlisted = there - sum(image.exists and is_image(image.path) for image in images)
     return _Part(
-        ExportSplit(split, file, categories, images, annotations, unlisted_files=unlisted),
+        ExportSplit(
+            found.split, found.path, categories, images, annotations, unlisted_files=reader.places.unlisted(images)
+        ),
         {whole_text(k): whole_text(v) for k, v in document.info.items()} if isinstance(document.info, dict) else {},
         [whole_text(item["name"]) for item in _objects(document.licenses) if item.get("name")],
         {item["name"] for item in _objects(document.categories) if _may_be_root(item)},
         reader.root_is_used,
+        hierarchical,
     )
 
 
@@ -140,19 +188,26 @@ def _objects(value: object) -> Iterator[dict[str, Any]]:
     return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
 
 
-def _document(files: ExportFiles, file: str) -> _File:
+def _document(files: ExportFiles, file: str) -> tuple[_File, bool]:
+    """What a file holds, and whether it was hierarchical."""
     data = files.read(file)
+    if b'"categories_1"' in data:
+        document = _loads(data, file)
+        return _whole(flattened(document) if isinstance(document, dict) else document, file), True
+    return _plain(data, file), False
+
+
+def _plain(data: bytes, file: str) -> _File:
     try:
         if not data.isascii():
             data.decode()  # msgspec passes over bytes that are no text
         return msgspec.json.decode(data, type=_File)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _file_by_json(data, file)
+        return _whole(_loads(data, file), file)
 
 
-def _file_by_json(data: bytes, file: str) -> _File:
-    """A file that msgspec does not read: `json` knows `NaN`, and says where a fault is."""
-    document = _loads(data, file)
+def _whole(document: Any, file: str) -> _File:
+    """What `json` read of a file that msgspec does not read: it knows `NaN`, and says where a fault is."""
     if not isinstance(document, dict):
         raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {_AGAIN}")
     for key in ("images", "annotations", "categories"):
@@ -192,18 +247,17 @@ def _shown(item: object, *keys: str) -> str:
 
 
 class _Reader:
-    """Turns the records of one `_annotations.coco.json` into images and annotations, refusing what cannot be meant.
+    """Turns the records of one annotation file into images and annotations, refusing what cannot be meant.
 
     Attributes:
         root_is_used: Some annotation names category 0; known when the annotations are read.
     """
 
-    def __init__(self, file: str, refusals: Refusals) -> None:
-        self.file, self.refusals = file, refusals
+    def __init__(self, found: CocoFile, refusals: Refusals, known: Set[str]) -> None:
+        self.file, self.refusals, self.places = found.path, refusals, _ImageFiles(found, known)
         self.names: dict[int, str] = {}
         self.paths_by_id: dict[int, str] = {}
         self.sizes_by_id: dict[int, tuple[int, int]] = {}
-        self.folded: Mapping[str, str] | None = None
         self.root_is_used = False
 
     def refuse(self, record: str, problem: str, remedy: str = EXPORT_AGAIN) -> None:
@@ -220,11 +274,11 @@ class _Reader:
                 self.names[item["id"]] = item["name"]
         return tuple(RawCategory(number, name, False) for number, name in self.names.items())
 
-    def images(self, records: Sequence[msgspec.Raw], folder: str, known: Set[str]) -> list[ExportImage]:
+    def images(self, records: Sequence[msgspec.Raw]) -> list[ExportImage]:
         found: list[ExportImage] = []
         listed: dict[str, int] = {}
         for position, record in enumerate(records):
-            image = self.image(position, _loads(bytes(record), self.file), folder, known)
+            image = self.image(position, _loads(bytes(record), self.file))
             if image is None:
                 continue
             if image.id in self.paths_by_id:
@@ -237,7 +291,7 @@ class _Reader:
                 self.sizes_by_id[image.id] = image.width, image.height
         return found
 
-    def image(self, position: int, item: Any, folder: str, known: Set[str]) -> ExportImage | None:
+    def image(self, position: int, item: Any) -> ExportImage | None:
         if not isinstance(item, dict) or not is_id(item.get("id")):
             self.refuse(f"image at position {position}", f"it needs an integer id, {_shown(item, 'id')}")
             return None
@@ -254,17 +308,8 @@ class _Reader:
         if any(value is not None and (not is_id(value) or value < 0) for value in size):
             self.refuse(record, f"width {size[0]!r} and height {size[1]!r} are no sizes in pixels")
             return None
-        listed = f"{folder}/{PurePosixPath(name).as_posix()}"
-        path = listed if listed in known else self.in_any_case(known).get(listed.casefold(), listed)
-        there = path in known
-        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, there, path != listed)
-
-    def in_any_case(self, known: Set[str]) -> Mapping[str, str]:
-        """Each path by its small letters, where only one has those: Windows and macOS do not tell them apart."""
-        if self.folded is None:
-            counts = Counter(path.casefold() for path in known)
-            self.folded = {path.casefold(): path for path in known if counts[path.casefold()] == 1}
-        return self.folded
+        path, there, other_case = self.places.find(name)
+        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, there, other_case)
 
     def annotations(self, records: Sequence[msgspec.Raw]) -> pa.Table:
         rows = AnnotationRows()
@@ -329,6 +374,48 @@ class _Reader:
             self.refuse(record, f"bbox {value!r} has a negative width or height")
             return None
         return numbers
+
+
+class _ImageFiles:
+    """Where the images lie that an annotation file names: beside it, or wherever one file's path ends so."""
+
+    def __init__(self, found: CocoFile, known: Set[str]) -> None:
+        self._folder, self._split, self._known = found.path.rpartition("/")[0], found.split, known
+
+    def find(self, name: str) -> tuple[str, bool, bool]:
+        """The path, whether it is there, and whether it differs from the listed one in capital letters."""
+        listed = posixpath.join(self._folder, PurePosixPath(name).as_posix())
+        path = listed if listed in self._known else self._folded.get(listed.casefold(), listed)
+        if path in self._known:
+            return path, True, path != listed
+        elsewhere = [path for path in self._by_name.get(posixpath.basename(name), ()) if self._fits(path, name)]
+        own = [path for path in elsewhere if split_in(posixpath.dirname(path)) == self._split] or elsewhere
+        return (own[0], True, False) if len(own) == 1 else (listed, False, False)
+
+    def _fits(self, path: str, name: str) -> bool:
+        """Whether a file can be meant: it ends like the name, and lies in no other split's folder."""
+        folder = {split_of(part) for part in posixpath.dirname(path).split("/")} - {None}
+        return f"/{path}".endswith(f"/{PurePosixPath(name).as_posix()}") and folder <= {self._split}
+
+    @cached_property
+    def _folded(self) -> Mapping[str, str]:
+        """Each path by its small letters, where only one has those: Windows and macOS do not tell them apart."""
+        counts = Counter(path.casefold() for path in self._known)
+        return {path.casefold(): path for path in self._known if counts[path.casefold()] == 1}
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[str]]:
+        found = defaultdict[str, list[str]](list)
+        for path in filter(is_image, self._known):
+            found[posixpath.basename(path)].append(path)
+        return found
+
+    def unlisted(self, images: Sequence[ExportImage]) -> int:
+        """Images that lie where the listed ones do, or beside the file, and are not listed."""
+        listed = {image.path for image in images if image.exists}
+        folders = {self._folder, *map(posixpath.dirname, listed)}
+        starts = tuple(f"{folder}/" if folder else "" for folder in folders)
+        return sum(is_image(path) and path.startswith(starts) for path in self._known) - sum(map(is_image, listed))
 
 
 def _sound_rows(records: Sequence[msgspec.Raw]) -> Sequence[_Sound | None]:

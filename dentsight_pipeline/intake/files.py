@@ -231,7 +231,7 @@ class _Below(ExportFiles):
 
 
 def without_top_folder(files: ExportFiles, is_mark: Callable[[str], bool]) -> ExportFiles:
-    """Steps into the one top folder of an export, as zips often have.
+    """Steps into the one top folder of an export, as zips often have, and into the one folder in that.
 
     Args:
         files: The files.
@@ -240,7 +240,7 @@ def without_top_folder(files: ExportFiles, is_mark: Callable[[str], bool]) -> Ex
     tops = {path.partition("/")[0] for path in files.paths()}
     folders = {path.partition("/")[0] for path in files.paths() if "/" in path}
     if not any(map(is_mark, tops)) and len(folders) == 1:
-        return _Below(files, folders.pop())
+        return without_top_folder(_Below(files, folders.pop()), is_mark)
     return files
 
 

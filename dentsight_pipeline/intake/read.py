@@ -1,38 +1,36 @@
 """Reads what an export says into records, in whichever layout it has; no image is opened.
 
-Add a layout beside `coco.py` and `yolo.py`. What labels mean (`ontology.py`), which boxes are repaired
-(`normalise.py`) and what images hold (`image_bytes.py`) is decided elsewhere.
+Add a layout beside `coco.py`, `yolo.py`, `voc.py` and `csv_table.py`; where splits lie is found in `places.py`, what is
+not read is named in `foreign.py`. What labels mean (`ontology.py`), which boxes are repaired (`normalise.py`) and what
+images hold (`image_bytes.py`) is decided elsewhere.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
-from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.intake.coco import COCO_FILE, read_coco
+from dentsight_pipeline.intake.coco import find_coco, read_coco
+from dentsight_pipeline.intake.csv_table import find_csv, read_csv
 from dentsight_pipeline.intake.files import ExportFiles, linked_folder, without_top_folder
-from dentsight_pipeline.intake.records import Export, Refusals, text_of
-from dentsight_pipeline.intake.yolo import YOLO_FILE, read_yolo
+from dentsight_pipeline.intake.foreign import unknown_export
+from dentsight_pipeline.intake.places import LABEL_FOLDER, find_places, refuse_unnamed, split_of
+from dentsight_pipeline.intake.records import Export, Refusals, is_image, text_of
+from dentsight_pipeline.intake.voc import has_voc, read_voc
+from dentsight_pipeline.intake.yolo import YOLO_FILE, find_settings, read_yolo
 
 README_FILES = ("README.roboflow.txt", "README.dataset.txt")
-SPLIT_FOLDERS: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""Folder name, in small letters → split."""
-_SPLIT_PART = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})(/images|/labels)?", re.IGNORECASE)
-"""A folder without which a split is not whole."""
+_MARKS = frozenset({YOLO_FILE, *map(str.lower, README_FILES), *LABEL_FOLDER, "labels", "annotations"})
+"""What the root of an export holds, in small letters."""
 
 
 def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
     """Reads an export's annotations, READMEs and file list; no image is opened.
 
     Args:
-        files: The export, with or without one top folder.
+        files: The export, at whatever depth below its top folders.
         refusals: Where records that cannot be used go; by default the first is raised.
 
     Returns:
@@ -42,30 +40,31 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
         DataError: It is no export, or an annotation file cannot be read at all.
     """
     refusals = refusals or Refusals()
-    files = without_top_folder(files, lambda top: top.lower() in SPLIT_FOLDERS or top in (YOLO_FILE, *README_FILES))
+    files = without_top_folder(files, lambda top: split_of(top) is not None or top.lower() in _MARKS)
     paths = files.paths()
-    readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
     for link in sorted(files.linked):
-        if _SPLIT_PART.fullmatch(link):
+        if split_of(link.split("/", 1)[0]) or link.rpartition("/")[2].lower() in _MARKS:
             raise linked_folder(files.name, link)
-    folders = _split_folders(files.name, paths)
-    if any(f"{folder}/{COCO_FILE}" in paths for folder in folders.values()):
-        return replace(read_coco(files, folders, refusals), readmes=readmes), files
-    if YOLO_FILE in paths and any(path.startswith(f"{f}/images/") for f in folders.values() for path in paths):
-        return replace(read_yolo(files, folders, refusals), readmes=readmes), files
-    if folders:
-        split, folder = next(iter(folders.items()))
-        raise DataError(
-            f"{files.name}: {folder}/{COCO_FILE} is missing, so the {split} images have no annotations. "
-            "Export again from Roboflow as COCO, COCO segmentation or YOLO."
-        )
-    if zips := [path for path in paths if path.lower().endswith(".zip")]:
-        raise DataError(f"{files.name}: holds another zip, {zips[0]}. Unpack it once, and give that zip.")
-    some = sorted({path.split("/", 1)[0] for path in paths})
-    raise DataError(
-        f"{files.name}: no Roboflow export. Looked for train, valid or test with {COCO_FILE}, or for {YOLO_FILE}; "
-        f"found {', '.join(some[:6])}{', …' if len(some) > 6 else ''}. Give the folder that holds the splits."
-    )
+    readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
+    return replace(_in_its_layout(files, refusals), readmes=readmes), files
+
+
+def _in_its_layout(files: ExportFiles, refusals: Refusals) -> Export:
+    places = cache(lambda: find_places(files.name, files.paths()))
+    if found := find_coco(files, places):
+        return read_coco(files, found, refusals)
+    if has_voc(files):
+        refuse_unnamed(files.name, places())
+        return read_voc(files, places(), refusals)
+    if tables := find_csv(files):
+        return read_csv(files, tables, refusals)
+    settings = find_settings(files)
+    if settings and any(map(is_image, files.paths())):
+        by_name = places()
+        lying = by_name if by_name.folders else find_places(files.name, files.paths(), settings.folders(files.paths()))
+        refuse_unnamed(files.name, lying)
+        return read_yolo(files, settings, lying, refusals)
+    raise unknown_export(files, places())
 
 
 def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
@@ -74,15 +73,3 @@ def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
         f"{name}: the split {split!r} is missing; found {', '.join(present)}. "
         "Export the version again with train, valid and test images."
     )
-
-
-def _split_folders(name: str, paths: Iterable[str]) -> dict[str, str]:
-    """Split → its folder, in published order."""
-    found: dict[str, str] = {}
-    for top in sorted({path.partition("/")[0] for path in paths if "/" in path}):
-        split = SPLIT_FOLDERS.get(top.lower())
-        if split in found:
-            raise DataError(f"{name}: has both {found[split]!r} and {top!r}. Keep one of the two folders.")
-        if split is not None:
-            found[split] = top
-    return {split: found[split] for split in SPLITS if split in found}

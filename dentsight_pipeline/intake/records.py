@@ -6,8 +6,9 @@ belongs in its own reader (`coco.py`, `yolo.py`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,10 +16,26 @@ from typing import Any
 import pyarrow as pa
 
 from dentsight_pipeline.documents.annotations import RawCategory
+from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".dcm",
+    ".jp2",
+    ".jpx",
+    ".j2k",
+    ".jls",
+)
 EXPORT_AGAIN = "Correct it in the annotation tool and export again."
 _ROWS_AT_ONCE = 4096
 
@@ -82,11 +99,12 @@ class ExportSplit:
 
     Attributes:
         name: `train`, `valid` or `test`.
-        file: The annotation file (COCO) or label folder (YOLO), relative to the export, for messages.
+        file: The annotation file, or the folder of label files, relative to the export, for messages.
         images: In the order of the export.
         annotations: A table of schema `EXPORT_ANNOTATIONS`.
         relative: Coordinates are fractions of the image's width and height (YOLO) instead of pixels.
         unlisted_files: Images that lie there but are not listed.
+        unlabelled: Images without a label file of their own: nobody may have looked at them.
     """
 
     name: str
@@ -96,6 +114,7 @@ class ExportSplit:
     annotations: pa.Table
     relative: bool = False
     unlisted_files: int = 0
+    unlabelled: Sequence[ExportImage] = ()
 
     @property
     def label_counts(self) -> Counter[str]:
@@ -164,9 +183,41 @@ class AnnotationRows:
         return pa.concat_tables(self._tables).unify_dictionaries().combine_chunks()
 
 
+def in_order(splits: Iterable[ExportSplit]) -> list[ExportSplit]:
+    """The splits in published order."""
+    return sorted(splits, key=lambda split: SPLITS.index(split.name))
+
+
 def is_id(value: object) -> bool:
     """An integer that an id can be: JSON's have no largest one, but records do."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def corners_box(corners: Sequence[str | None]) -> list[float]:
+    """The box `[x, y, width, height]` of xmin, ymin, xmax, ymax as texts.
+
+    Raises:
+        ValueError: They are not four finite numbers in that order; the message says what was given.
+    """
+    given = ", ".join(str(corner)[:20] for corner in corners)
+    try:
+        x, y, right, bottom = (float(corner or "") for corner in corners)
+    except ValueError:
+        raise ValueError(f"its corners ({given}) are not four numbers xmin, ymin, xmax, ymax") from None
+    if not all(map(math.isfinite, (x, y, right, bottom))):
+        raise ValueError(f"its corners ({given}) are not four finite numbers")
+    if right < x or bottom < y:
+        raise ValueError(f"its corners ({given}) are not in the order xmin, ymin, xmax, ymax")
+    return [x, y, right - x, bottom - y]
+
+
+def whole_size(width: str | None, height: str | None) -> tuple[int, int]:
+    """Width and height from texts; 0 and 0 when either says nothing that a size can be."""
+    sizes = [
+        int(text) if (text or "").strip().isascii() and (text or "").strip().isdecimal() else 0
+        for text in (width, height)
+    ]
+    return (sizes[0], sizes[1]) if min(sizes) > 0 and max(sizes) < 2**31 else (0, 0)
 
 
 def is_image(path: str) -> bool:

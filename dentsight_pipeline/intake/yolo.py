@@ -1,4 +1,4 @@
-"""Reads Roboflow's YOLO layout: `data.yaml`, and in each split's folder `images/` and `labels/`.
+"""Reads YOLO: a YAML with the class names, usually `data.yaml`, and `images/` and `labels/` in each split or around all.
 
 Boxes and polygons may stand in one file. A line that cannot be meant is refused with its file, its number and the
 remedy.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
-from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
+from dentsight_pipeline.intake.paths import is_text, whole_text
+from dentsight_pipeline.intake.places import Places, with_label_files
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -22,6 +24,7 @@ from dentsight_pipeline.intake.records import (
     ExportImage,
     ExportSplit,
     Refusals,
+    in_order,
     is_id,
     is_image,
     stem_of,
@@ -29,46 +32,99 @@ from dentsight_pipeline.intake.records import (
 )
 
 YOLO_FILE = "data.yaml"
+_YAML = (".yaml", ".yml")
+_SPLIT_KEYS = {"train": "train", "val": "valid", "valid": "valid", "test": "test"}
 
 
-def read_yolo(files: ExportFiles, folders: Mapping[str, str], refusals: Refusals) -> Export:
-    """Reads `data.yaml` and the label files of the splits, which lie in `folders` (split → folder); no README.
+@dataclass(frozen=True)
+class YoloSettings:
+    """The YAML that names the classes.
+
+    Attributes:
+        file: Its path.
+        values: What stands in it.
+    """
+
+    file: str
+    values: Mapping[object, object]
+
+    def folders(self, paths: Iterable[str]) -> dict[str, str]:
+        """Folder of images → the split that the settings say it is: its name need not tell."""
+        holding = sorted({path.rpartition("/")[0] for path in paths if is_image(path)})
+        found: dict[str, str] = {}
+        for key, split in _SPLIT_KEYS.items():
+            wanted = [part for part in str(self.values.get(key) or "").split("/") if part not in ("", ".", "..")]
+            for folder in holding:
+                if wanted and folder.split("/")[-len(wanted) :] == wanted:
+                    found.setdefault(folder, split)
+        return found
+
+
+def find_settings(files: ExportFiles) -> YoloSettings | None:
+    """The YAML with the class names, `data.yaml` or another, at whatever depth; None when there is none.
 
     Raises:
-        DataError: `data.yaml` cannot be read; other errors go to `refusals`.
+        DataError: `data.yaml` cannot be read, or several others name classes.
     """
-    settings = _yolo_settings(files)
-    if settings.get("kpt_shape") is not None:
+    paths = [path for path in files.paths() if path.lower().endswith(_YAML)]
+    own = sorted((path for path in paths if path.rpartition("/")[2].lower() == YOLO_FILE), key=lambda p: p.count("/"))
+    if own:
+        return YoloSettings(own[0], _yolo_settings(files, own[0]))
+    found = [(path, settings) for path in paths[:_MOST_YAML] if "names" in (settings := _some_settings(files, path))]
+    if len(found) > 1:
+        several = ", ".join(path for path, _ in found)
+        raise DataError(f"{files.name}: several files name classes: {several}. Keep the one that is meant.")
+    return YoloSettings(*found[0]) if found else None
+
+
+def _some_settings(files: ExportFiles, path: str) -> Mapping[object, object]:
+    try:
+        return _yolo_settings(files, path)
+    except DataError:  # it is somebody's other file
+        return {}
+
+
+_MOST_YAML = 20
+"""Files that are looked into; an export has one."""
+
+
+def read_yolo(files: ExportFiles, settings: YoloSettings, places: Places, refusals: Refusals) -> Export:
+    """Reads the label files of the splits; no README.
+
+    Raises:
+        DataError: The settings name no classes; other errors go to `refusals`.
+    """
+    if settings.values.get("kpt_shape") is not None:
         problem = "kpt_shape says that its labels are keypoints (YOLO pose), which are no boxes of findings"
-        raise DataError(f"{YOLO_FILE}: {problem}. Export again as YOLO detection or segmentation.")
+        raise DataError(f"{settings.file}: {problem}. Export again as YOLO detection or segmentation.")
     names = _yolo_names(settings)
     categories = tuple(RawCategory(number, name, False) for number, name in names.items())
-    splits = [_yolo_split(files, split, folder, categories, refusals) for split, folder in folders.items()]
-    roboflow = settings.get("roboflow")
+    splits = [_yolo_split(files, places, split, categories, refusals) for split in places.paths]
+    roboflow = settings.values.get("roboflow")
     info = (
         {whole_text(k): whole_text(v) for k, v in roboflow.items() if _is_scalar(v)}
         if isinstance(roboflow, dict)
         else {}
     )
     license_names = (info["license"],) if info.get("license") else ()
-    return Export("yolo", splits, license_names=license_names, info=info)
+    return Export("yolo", in_order(splits), license_names=license_names, info=info)
 
 
-def _yolo_settings(files: ExportFiles) -> Mapping[object, object]:
+def _yolo_settings(files: ExportFiles, file: str) -> Mapping[object, object]:
     import yaml
 
     try:
-        settings = yaml.safe_load(text_of(files, YOLO_FILE))
+        settings = yaml.safe_load(text_of(files, file))
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())
-        raise DataError(f"{YOLO_FILE}: not whole YAML ({problem}). Download the export again.") from error
+        raise DataError(f"{file}: not whole YAML ({problem}). Download the export again.") from error
     if not isinstance(settings, dict):
-        raise DataError(f"{YOLO_FILE}: holds no settings. Download the export again.")
+        raise DataError(f"{file}: holds no settings. Download the export again.")
     return settings
 
 
-def _yolo_names(settings: Mapping[object, object]) -> dict[int, str]:
-    names = settings.get("names")
+def _yolo_names(settings: YoloSettings) -> dict[int, str]:
+    names = settings.values.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
     if isinstance(names, dict):
@@ -80,11 +136,11 @@ def _yolo_names(settings: Mapping[object, object]) -> dict[int, str]:
         or not all(_is_scalar(name) and is_text(str(name)) for name in names.values())
     ):
         given = f" ({names!r})" if _is_scalar(names) else ""
-        raise DataError(f"{YOLO_FILE}: 'names'{given} is no list of class names. Export again as YOLO.")
-    nc = _number(settings.get("nc"))
+        raise DataError(f"{settings.file}: 'names'{given} is no list of class names. Export again as YOLO.")
+    nc = _number(settings.values.get("nc"))
     if not _is_scalar(nc) or nc not in (None, len(names)):
         given = repr(nc) if _is_scalar(nc) else f"a {type(nc).__name__}"
-        raise DataError(f"{YOLO_FILE}: nc is {given} but 'names' has {len(names)} names. Export again.")
+        raise DataError(f"{settings.file}: nc is {given} but 'names' has {len(names)} names. Export again.")
     return {number: str(name) for number, name in names.items()}
 
 
@@ -99,50 +155,21 @@ def _is_scalar(value: object) -> bool:
 
 
 def _yolo_split(
-    files: ExportFiles, split: str, folder: str, categories: tuple[RawCategory, ...], refusals: Refusals
+    files: ExportFiles, places: Places, split: str, categories: tuple[RawCategory, ...], refusals: Refusals
 ) -> ExportSplit:
     names = {category.id: category.name for category in categories}
     images: list[ExportImage] = []
+    unlabelled: list[ExportImage] = []
     rows = AnnotationRows()
-    for path, label_file in _images_and_labels(files, folder, refusals):
-        if label_file in files.paths():
+    pairs = with_label_files(places, split, ".txt", refusals)
+    for number, (path, label_file) in enumerate(pairs):
+        image = ExportImage(number, path or label_file, stem_of(path or label_file), 0, 0, exists=path is not None)
+        (images if label_file else unlabelled).append(image)
+        if label_file is not None:
             for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
-                rows.add(len(rows), len(images), label, box, polygons)
-        images.append(ExportImage(len(images), path, stem_of(path), 0, 0, exists=path != label_file))
-    return ExportSplit(split, f"{folder}/labels", categories, images, rows.table(), relative=True)
-
-
-def _images_and_labels(files: ExportFiles, folder: str, refusals: Refusals) -> Iterator[tuple[str, str]]:
-    """Each image's path and that of its label file, which may not be there; of a label file without an image twice."""
-    images_folder, labels_folder = f"{folder}/images/", f"{folder}/labels/"
-    labelled: set[str] = set()
-    for path in filter(is_image, _plain(files, images_folder, refusals)):
-        label_file = f"{labels_folder}{_without_suffix(path).removeprefix(images_folder)}.txt"
-        if label_file in labelled:
-            problem = "two images share one label file. Rename one of them."
-            refusals.add(DataError(f"{_without_suffix(path)}.*: {problem}"))
-            continue
-        yield path, label_file
-        labelled.add(label_file)
-    plain = _plain(files, labels_folder, refusals)
-    for path in sorted((p for p in plain if p.endswith(".txt") and p not in labelled), key=_without_suffix):
-        yield path, path
-
-
-def _plain(files: ExportFiles, start: str, refusals: Refusals) -> Iterator[str]:
-    """The files below a folder whose names are plain paths."""
-    for path in files.paths():
-        if path.startswith(start):
-            try:
-                refuse_unsafe_path(path, files.name)
-            except DataError as error:
-                refusals.add(error)
-            else:
-                yield path
-
-
-def _without_suffix(path: str) -> str:
-    return path.rpartition(".")[0]
+                rows.add(len(rows), number, label, box, polygons)
+    folder = places.label_folder(split)
+    return ExportSplit(split, folder, categories, images, rows.table(), relative=True, unlabelled=unlabelled)
 
 
 _YoloLine = tuple[tuple[float, float, float, float] | None, tuple[tuple[float, ...], ...], str]

@@ -33,7 +33,15 @@ Accept = Annotated[
     list[str] | None,
     typer.Option(help="Kind of repairs that may be beyond its limit; repeatable, remembered with the dataset key."),
 ]
+Unlabelled = Annotated[
+    bool, typer.Option("--unlabelled-are-negative", help="Take images without a label file as looked at and empty.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+
+
+def _accepted(kinds: list[str] | None, unlabelled_are_negative: bool) -> list[str]:
+    """The kinds of `--accept-repairs`, and what the option beside it stands for."""
+    return [*(kinds or ()), *["unlabelled_image"] * unlabelled_are_negative]
 
 
 def main() -> None:
@@ -75,12 +83,13 @@ def inspect(
     source: Annotated[str | None, typer.Option(help="Label mapping; default: by fingerprint.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     accept_repairs: Accept = None,
+    unlabelled_are_negative: Unlabelled = False,
     as_json: Json = False,
 ) -> None:
     """Tell what ingestion would do with an export, without doing it."""
     from dentsight_pipeline.commands import data
 
-    data.inspect(export, source, drop or [], accept_repairs or [], as_json)
+    data.inspect(export, source, drop or [], _accepted(accept_repairs, unlabelled_are_negative), as_json)
 
 
 @app.command()
@@ -93,6 +102,7 @@ def run(
     policy: Annotated[str, typer.Option(help="Gate policy: card, phantom, or a file.")] = "card",
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     accept_repairs: Accept = None,
+    unlabelled_are_negative: Unlabelled = False,
     replace: Annotated[str, typer.Option(help="Why this export may take over a key in use.")] = "",
     allow_head_collapse: Annotated[str, typer.Option(help="Why training may go on with a collapsed head.")] = "",
     override: Annotated[
@@ -113,7 +123,7 @@ def run(
         overrides=fields(overrides, "--set"),
         policy=policy,
         drop=tuple(drop or ()),
-        accept_repairs=tuple(accept_repairs or ()),
+        accept_repairs=tuple(_accepted(accept_repairs, unlabelled_are_negative)),
         replace=replace,
         allow_head_collapse=allow_head_collapse,
         gate_overrides=fields(override, "--override"),

@@ -252,6 +252,6 @@ def _annotations(
         "area": boxes.xywh_px[:, 2] * boxes.xywh_px[:, 3],
         "segmentation": polygons,
         "raw_name": pa.DictionaryArray.from_arrays(pa.array(boxes.label).cast(pa.int16()), codes.names),
-        "loose": codes.loose[boxes.label],
+        "loose": codes.loose[boxes.label] & (category > len(TEETH)),  # of a composite name only the condition can be
     }
     return pa.table([columns[name] for name in ANNOTATIONS.names], schema=ANNOTATIONS)

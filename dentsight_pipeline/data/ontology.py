@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -70,6 +70,19 @@ _CONDITION_NAMES: dict[str, tuple[str, ...]] = {
         *("Permanent Retainer", "Plating", "Tad"),
     ),
 }
+
+_POSITIONS = (
+    "Central Incisor", "Lateral Incisor", "Canine", "First Premolar", "Second Premolar", "First Molar", "Second Molar",
+    "Third Molar",
+)  # fmt: skip
+"""What the positions 1 to 8 of a quadrant are called."""
+
+
+def _named_teeth() -> dict[str, str]:
+    """Names with an FDI number, as UFBA-425 and OralVis write them → the tooth; the number decides, never an order."""
+    named = {f"{_POSITIONS[int(tooth[1]) - 1]} ({tooth})": tooth for tooth in TEETH}
+    return named | {f"tooth {tooth}": tooth for tooth in TEETH}
+
 
 _COMPOSITES: dict[str, tuple[str, ...]] = {"RC-treated-and-root-stump": ("RC-treated", "root-stump")}
 
@@ -184,11 +197,30 @@ class LabelMapping:
 def _rules(changes: Iterable[LabelRule] = ()) -> tuple[LabelRule, ...]:
     """The strict table, with `changes` in place of the rules of the same name."""
     table = [LabelRule(tooth, (tooth,)) for tooth in TEETH]
+    table += [LabelRule(name, (tooth,)) for name, tooth in _named_teeth().items()]
     table += [LabelRule(name, (cls,)) for cls, names in _CONDITION_NAMES.items() for name in names]
     table += [LabelRule(name, classes) for name, classes in _COMPOSITES.items()]
     table += [LabelRule(name, (), reason=reason) for name, reason in _DROPPED.items()]
     by_name = {fold(rule.raw_name): rule for rule in table} | {fold(rule.raw_name): rule for rule in changes}
     return tuple(by_name.values())
+
+
+_WHOLE_TOOTH = "its box is the whole tooth, not the lesion"
+_DENTEX_DISEASES = {
+    "Impacted": ("impacted", ""),
+    "Caries": ("caries", _WHOLE_TOOTH),
+    "Deep Caries": ("caries", _WHOLE_TOOTH),
+    "Periapical Lesion": ("periapical-radiolucency", _WHOLE_TOOTH),
+}
+
+
+def _dentex_rules() -> Iterator[LabelRule]:
+    """`18 Caries` and its like, as `intake/dentex.py` joins quadrant, place and disease, and quadrants alone."""
+    for disease, (condition, loose) in _DENTEX_DISEASES.items():
+        for tooth in TEETH:
+            yield LabelRule(f"{tooth} {disease}", (tooth, condition), loose=bool(loose), reason=loose)
+    for quadrant in range(1, 5):
+        yield LabelRule(f"Quadrant {quadrant}", (), reason="a region, not a finding")
 
 
 _LOOSE = "marks root-filled and crowned teeth too"
@@ -209,6 +241,8 @@ MAPPINGS: Mapping[str, LabelMapping] = MappingProxyType(
                 _AMBIGUOUS,
                 ("caries", "impacted", "restoration", "implant"),
             ),
+            LabelMapping("dentex", _rules(_dentex_rules()), _AMBIGUOUS),
+            LabelMapping("dentex-teeth", _rules(), _AMBIGUOUS),
             LabelMapping("canonical", _rules(), _AMBIGUOUS),
         )
     }
@@ -228,6 +262,10 @@ OPG_REPORTING_NAMES = frozenset(
         ),
     )
 )
+
+
+DENTEX_NAMES = frozenset(fold(rule.raw_name) for rule in _dentex_rules())
+DENTEX_TEETH = frozenset(fold(f"tooth {tooth}") for tooth in TEETH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,4 +339,8 @@ def choose_source(readmes: Iterable[str], category_names: Collection[str], sourc
         return SourceChoice("opg-reporting", "category names", f"{len(found)} names that only OPG REPORTING uses")
     if folded >= DENTAL_RADIOGRAPHY_NAMES and len(folded) <= len(DENTAL_RADIOGRAPHY_NAMES) + 1:
         return SourceChoice("dental-radiography", "category names", "exactly its four class names")
+    if folded and folded <= DENTEX_NAMES:
+        return SourceChoice("dentex", "category names", "quadrant, tooth and disease in one name, as DENTEX has them")
+    if folded and folded <= DENTEX_TEETH:
+        return SourceChoice("dentex-teeth", "category names", "teeth by quadrant and place, as DENTEX has them")
     return SourceChoice("canonical", "default", "neither READMEs nor category names are of a known source")

@@ -136,7 +136,7 @@ class RawExportFacts(Facts, frozen=True, omit_defaults=True):
     source: Source
     """Where it comes from."""
     layout: str
-    """`coco` or `yolo`."""
+    """`coco`, `dentex` (hierarchical COCO), `yolo`, `voc` or `csv`."""
     label_source: LabelSource
     """The mapping that READMEs and names call for, whatever was asked for."""
     splits: Mapping[str, RawSplitCounts]

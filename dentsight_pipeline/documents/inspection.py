@@ -52,7 +52,7 @@ class Inspection(Document, frozen=True):
     identity: Source
     """What the export says of itself."""
     layout: str
-    """`coco` or `yolo`."""
+    """As a raw export has it: `coco`, `yolo`, `voc`, …"""
     source: AppliedMapping
     """The label mapping, and the names left out on request."""
     sources_known: tuple[str, ...]
@@ -91,7 +91,11 @@ class Inspection(Document, frozen=True):
     """Images with implausible teeth, by kind of flag."""
     partial_annotation: Mapping[str, int]
     """Images with conditions but no tooth boxes, by split."""
+    unlabelled: Mapping[str, int]
+    """Images without a label file of their own, by split: kept out unless they are accepted as negatives."""
     privacy: Privacy
     """What would be replaced and removed."""
     refusals: tuple[Refusal, ...]
     """Why ingestion would stop; empty when it would not."""
+    unlabelled_files: tuple[str, ...] = ()
+    """The unlabelled images by their paths."""

@@ -1,7 +1,7 @@
 """DENTEX's hierarchical COCO: a quadrant, a place in it and a disease for each box, as one label name.
 
-`category_id_1` is the quadrant, `category_id_2` the tooth's place in it, `category_id_3` the disease, each with a list of
-its own (Hamamci et al., "DENTEX", arXiv 2305.19112). What the names become is in `data/ontology.py`.
+`category_id_1` is the quadrant, `category_id_2` the tooth's place in it, `category_id_3` the disease, each with a list
+of its own (Hamamci et al., "DENTEX", arXiv 2305.19112). What the names become is in `data/ontology.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _LEVELS = ("1", "2", "3")
 
 
 def flattened(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with one list of categories: `Quadrant 1`, `18`, or `18 Caries`.
+    """The document with one list of categories: `Quadrant 1`, `tooth 18`, or `18 Caries`.
 
     A box whose numbers no list has gets a category that is not there, in the words by which its owner finds it.
     """
@@ -47,5 +47,6 @@ def _flat(item: Any, lists: list[dict[Any, str] | None], ids: dict[str, int]) ->
 
 
 def _name(quadrant: str, place: str, disease: str) -> str:
-    tooth = f"{quadrant}{place}" if place else f"Quadrant {quadrant}"
-    return f"{tooth} {disease}" if disease else tooth
+    if not place:
+        return f"Quadrant {quadrant} {disease}".strip()
+    return f"{quadrant}{place} {disease}" if disease else f"tooth {quadrant}{place}"

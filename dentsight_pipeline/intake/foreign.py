@@ -60,9 +60,9 @@ def unknown_export(files: ExportFiles, places: Places) -> DataError:
         if (path := _first(files, paths, known)) is not None:
             return DataError(f"{files.name}: this is {known.what} ({path}), which is not read. {_AS_COCO}")
     images = sum(map(is_image, paths))
-    if places.folders and images:
-        of = ", ".join(places.folders.values())
-        problem = f"its {images} images (in {of}) are unlabelled: no file says what is in them"
+    if images:
+        of = f" (in {', '.join(places.folders.values())})" if places.folders else ""
+        problem = f"its {images} images{of} are unlabelled: no file says what is in them"
         return DataError(f"{files.name}: {problem}. Export again from Roboflow as COCO, COCO segmentation or YOLO.")
     some = sorted({path.split("/", 1)[0] for path in paths})
     return DataError(

@@ -7,6 +7,7 @@ repaired is decided in `normalise.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -37,7 +38,7 @@ from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.identity import corpus, source_identity
 from dentsight_pipeline.intake.images import HashedFiles, ImageKeeper, StoredImages
-from dentsight_pipeline.intake.limits import Limits
+from dentsight_pipeline.intake.limits import UNLABELLED, Limits
 from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.raw_split import RawSplits, rows_of_images, stem_groups
 from dentsight_pipeline.intake.read import missing_split, read_export
@@ -75,6 +76,8 @@ class ExportContent:
 
     raw: RawExport
     originals: Originals
+    unlabelled: Sequence[str]
+    """Paths of the images without a label file, for the person who asks; never stored."""
 
 
 def ingest_export(source: str | Path, store: Store, request: Request | None = None) -> Manifest:
@@ -129,6 +132,8 @@ def read_content(
     limits = Limits(request.accept, refusals)
     hashed = HashedFiles(files)
     export, below = read_export(hashed, refusals)
+    if limits.accepts(UNLABELLED, any(split.unlabelled for split in export.splits)):
+        export = dataclasses.replace(export, splits=[split.with_negatives() for split in export.splits])
     _refuse_missing_splits(files.name, export, request.require, refusals)
     choice = choose_source(export.readmes.values(), export.category_names(), request.label_source)
     refuse_unknown_labels(export, choice.mapping, request.drop, refusals)
@@ -152,7 +157,8 @@ def read_content(
         images.fingerprints,
         replace(_facts(export, request, splits, repairs, images), accepted_repairs=tuple(sorted(limits.exceeded))),
     )
-    return ExportContent(raw, Originals(files=other_files, images=images.originals()))
+    unlabelled = [image.path for split in export.splits for image in split.unlabelled]
+    return ExportContent(raw, Originals(files=other_files, images=images.originals()), unlabelled)
 
 
 def _facts(

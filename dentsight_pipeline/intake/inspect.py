@@ -6,10 +6,12 @@ decided here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
 
 from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.data.json_blocks import json_blocks
@@ -22,6 +24,7 @@ from dentsight_pipeline.documents.facts import Cell, SplitsFacts, SplitTotals
 from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, read_content
+from dentsight_pipeline.intake.limits import UNLABELLED
 from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.records import Refusals
 from dentsight_pipeline.progress import Progress
@@ -62,12 +65,16 @@ def inspect_export(
     """
     refusals = Refusals(collect=True)
     with open_export(export) as files:
-        raw = read_content(files, Request(source, drop, require, accept, None, workers, progress), refusals).raw
+        content = read_content(files, Request(source, drop, require, accept, None, workers, progress), refusals)
+    raw = content.raw
     chosen = source or raw.facts.label_source.source
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     # Boxes of classes that were not looked for are among the refusals already.
     result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None)
-    return msgspec.structs.replace(_report(raw, result, refusals, chosen, unknown), label_ceilings=ceilings(result))
+    report = _report(raw, result, refusals, chosen, unknown)
+    return msgspec.structs.replace(
+        report, label_ceilings=ceilings(result), unlabelled_files=tuple(content.unlabelled)
+    )
 
 
 def _report(
@@ -99,6 +106,7 @@ def _report(
         ceiling_warnings=(),
         flags=facts.flags,
         partial_annotation=facts.partial_annotation,
+        unlabelled=_of_kind(result.repairs, UNLABELLED),
         privacy=facts.privacy,
         refusals=tuple(map(_refusal, refusals.errors)),
     )
@@ -107,6 +115,12 @@ def _report(
 def _split(name: str, facts: SplitsFacts, unlisted: int) -> InspectedSplit:
     totals = {field: getattr(facts.splits[name], field) for field in SplitTotals.__struct_fields__}
     return InspectedSplit(**totals, partial_annotation=facts.partial_annotation[name], unlisted_files=unlisted)
+
+
+def _of_kind(repairs: pa.Table, kind: str) -> dict[str, int]:
+    """Repairs of one kind by split."""
+    rows = repairs.select(["kind", "split"]).to_pylist()
+    return dict(Counter(row["split"] for row in rows if row["kind"] == kind))
 
 
 def _class_row(name: str, facts: SplitsFacts) -> dict[str, int | bool]:

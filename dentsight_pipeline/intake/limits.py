@@ -27,6 +27,7 @@ class Limit:
         share: The largest share of them that is let through, from 0 to 1.
         least: So few never stop an export, whatever their share.
         cause: What they do, and the likely cause.
+        option: What accepts the kind, where it has an option of its own.
     """
 
     kind: str
@@ -34,7 +35,11 @@ class Limit:
     share: float
     least: int
     cause: str
+    option: str = ""
 
+
+UNLABELLED = "unlabelled_image"
+"""Such images are kept out below their limit too; whoever accepts them takes them as negatives."""
 
 LIMITS = {
     limit.kind: limit
@@ -88,11 +93,17 @@ LIMITS = {
             "they hold nothing brighter than what lies at their sides, as no teeth do; they belong to other images, or "
             "to pictures of another size",
         ),
+        Limit(
+            UNLABELLED, "images", 0.99, 1,
+            "they are unlabelled: without a label file of their own (an empty one would say that nothing is there) "
+            "nobody may have looked at them. Label them, or leave the split out",
+            "--unlabelled-are-negative",
+        ),
     )
 }  # fmt: skip
 """By kind. The unit is one split: a test split that is read wrongly must not hide behind a large training split."""
 
-REMEDY = "Export the version again, in a format whose name is right; if it is right as it is, --accept-repairs {kind}."
+REMEDY = "Export the version again, in a format whose name is right; if it is right as it is, {option}."
 
 
 def known_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
@@ -122,6 +133,12 @@ class Limits:
         self._accepted, self._refusals = known_kinds(accepted), refusals
         self.exceeded: set[str] = set()
 
+    def accepts(self, kind: str, occurs: bool) -> bool:
+        """Whether a kind is accepted by name; where it occurs, that is recorded."""
+        accepted = kind in self._accepted
+        self.exceeded |= {kind} if accepted and occurs else set()
+        return accepted
+
     def judge(self, file: str, kind: str, wrong: int, total: int, cause: str = "") -> None:
         """Refuses one split, whose annotations lie in `file`, when too many are of a kind.
 
@@ -138,5 +155,6 @@ class Limits:
         if kind in self._accepted:
             self.exceeded.add(kind)
         else:
+            option = limit.option or f"--accept-repairs {kind}"
             counted = f"{wrong} of {total} {limit.of}"
-            self._refusals.add(AnnotationError(file, counted, cause or limit.cause, REMEDY.format(kind=kind)))
+            self._refusals.add(AnnotationError(file, counted, cause or limit.cause, REMEDY.format(option=option)))

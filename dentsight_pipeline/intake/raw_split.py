@@ -26,7 +26,7 @@ from dentsight_pipeline.documents.annotations import (
 )
 from dentsight_pipeline.documents.facts import Cell
 from dentsight_pipeline.errors import AnnotationError
-from dentsight_pipeline.intake.limits import LIMITS, Limits
+from dentsight_pipeline.intake.limits import LIMITS, UNLABELLED, Limits
 from dentsight_pipeline.intake.records import EXPORT_AGAIN, ExportImage, ExportSplit, Refusals
 
 _NOTES = {
@@ -100,6 +100,7 @@ class RawSplits:
             elif not image.exists:  # else it was refused while it was read
                 problem = f"listed, but its file is missing; {lost[row]} annotations dropped"
                 self._repair("image_without_file", split, image.id, problem)
+        self._note_unlabelled(split)
         missing = sum(not image.exists for image in split.images)
         self._limits.judge(split.file, "image_without_file", missing, len(found))
         there = np.array([kept is not None for kept in found], bool)[images_of]
@@ -119,6 +120,15 @@ class RawSplits:
         return RawSplit(
             split.name, split.file, split.categories, table_of(rows, RAW_IMAGES), table.select(RAW_ANNOTATIONS.names)
         )
+
+    def _note_unlabelled(self, split: ExportSplit) -> None:
+        """Lists the images without a label file."""
+        taken = self._limits.accepts(UNLABELLED, bool(split.unlabelled))
+        detail = f"no label file; {'taken as a negative, as was asked for' if taken else 'kept out'}"
+        for image in split.unlabelled:
+            self._repair(UNLABELLED, split, image.id, detail)
+        images = len(split.images) + len(split.unlabelled) * (not taken)
+        self._limits.judge(split.file, UNLABELLED, len(split.unlabelled), images)
 
     def _compare(self, split: ExportSplit, image: ExportImage, found: StoredImage) -> _Frame | None:
         """Notes or refuses an image whose file does not have the size that is listed, or was turned.

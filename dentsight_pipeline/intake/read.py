@@ -24,6 +24,7 @@ from dentsight_pipeline.intake.yolo import YOLO_FILE, find_settings, read_yolo
 README_FILES = ("README.roboflow.txt", "README.dataset.txt")
 _MARKS = frozenset({YOLO_FILE, *map(str.lower, README_FILES), *LABEL_FOLDER, "labels", "annotations"})
 """What the root of an export holds, in small letters."""
+_ANNOTATIONS = (".json", ".yaml", ".yml", ".xml", ".csv")
 
 
 def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[Export, ExportFiles]:
@@ -40,13 +41,17 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
         DataError: It is no export, or an annotation file cannot be read at all.
     """
     refusals = refusals or Refusals()
-    files = without_top_folder(files, lambda top: split_of(top) is not None or top.lower() in _MARKS)
+    files = without_top_folder(files, _is_mark)
     paths = files.paths()
     for link in sorted(files.linked):
         if split_of(link.split("/", 1)[0]) or link.rpartition("/")[2].lower() in _MARKS:
             raise linked_folder(files.name, link)
     readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
     return replace(_in_its_layout(files, refusals), readmes=readmes), files
+
+
+def _is_mark(top: str) -> bool:
+    return split_of(top) is not None or top.lower() in _MARKS or top.lower().endswith(_ANNOTATIONS)
 
 
 def _in_its_layout(files: ExportFiles, refusals: Refusals) -> Export:

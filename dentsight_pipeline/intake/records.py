@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,21 +21,8 @@ from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
 
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".avif",
-    ".dcm",
-    ".jp2",
-    ".jpx",
-    ".j2k",
-    ".jls",
-)
+    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm", ".jp2", ".j2k", ".jpx", ".jls",
+)  # fmt: skip
 EXPORT_AGAIN = "Correct it in the annotation tool and export again."
 _ROWS_AT_ONCE = 4096
 
@@ -115,6 +102,10 @@ class ExportSplit:
     relative: bool = False
     unlisted_files: int = 0
     unlabelled: Sequence[ExportImage] = ()
+
+    def with_negatives(self) -> ExportSplit:
+        """The same with the unlabelled among the images, for whoever knows that they were looked at."""
+        return replace(self, images=[*self.images, *self.unlabelled])
 
     @property
     def label_counts(self) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Reads YOLO: a YAML with the class names, usually `data.yaml`, and `images/` and `labels/` in each split or around all.
+"""Reads YOLO: a YAML with the class names, usually `data.yaml`, `images/` and `labels/` in each split or around all.
 
 Boxes and polygons may stand in one file. A line that cannot be meant is refused with its file, its number and the
 remedy.

@@ -11,7 +11,7 @@ import pytest
 
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.records import Refusals
-from dentsight_pipeline_tests.data.export_builder import jpeg, picture, read, whole_export
+from dentsight_pipeline_tests.data.export_builder import read, whole_export
 from dentsight_pipeline_tests.intake.test_yolo import yolo_export
 
 
@@ -47,10 +47,10 @@ def test_all_refusals_are_collected_when_asked_for(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_export_is_refused_with_what_was_found(tmp_path: Path) -> None:
     """The usual mistake is to give the folder above or below."""
     (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg(picture(1)))
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.doc").write_bytes(b"x")
 
-    with pytest.raises(DataError, match=r"no Roboflow export\. Looked for train, valid or test with .*; found"):
+    with pytest.raises(DataError, match=r"no export that is known\. Looked for COCO .*; found a\.doc"):
         read(tmp_path)
 
 

@@ -78,10 +78,18 @@ _POSITIONS = (
 """What the positions 1 to 8 of a quadrant are called."""
 
 
-def _named_teeth() -> dict[str, str]:
-    """Names with an FDI number, as UFBA-425 and OralVis write them → the tooth; the number decides, never an order."""
-    named = {f"{_POSITIONS[int(tooth[1]) - 1]} ({tooth})": tooth for tooth in TEETH}
-    return named | {f"tooth {tooth}": tooth for tooth in TEETH}
+_TOOTH_WORD = re.compile(r"^\s*\d+\s*$|^(?=.*\d).*\b(incisor|canine|(pre)?molar|tooth)s?\b", re.IGNORECASE)
+"""In a name that means one tooth, by number or in words."""
+
+
+def _named_teeth() -> Iterator[LabelRule]:
+    """`Canine (13)`, as UFBA-425 and OralVis write them: the number decides, never an order."""
+    return (LabelRule(f"{_POSITIONS[int(tooth[1]) - 1]} ({tooth})", (tooth,)) for tooth in TEETH)
+
+
+def _dentex_teeth() -> Iterator[LabelRule]:
+    """`tooth 13`, as `intake/dentex.py` joins quadrant and place."""
+    return (LabelRule(f"tooth {tooth}", (tooth,)) for tooth in TEETH)
 
 
 _COMPOSITES: dict[str, tuple[str, ...]] = {"RC-treated-and-root-stump": ("RC-treated", "root-stump")}
@@ -184,8 +192,8 @@ class LabelMapping:
         if rule is not None:
             return rule
         reasons = {fold(known): why for known, why in self.ambiguous.items()}
-        # A number is no near miss of an FDI number: to suggest a tooth would invite a wrong tooth.
-        known = [] if name.strip().isdigit() else [known for known in self.names if known not in TEETH]
+        # A number is no near miss of another: to suggest a tooth would invite a wrong one.
+        known = [] if _TOOTH_WORD.search(name) else [r.raw_name for r in self.rules if not set(r.classes) & set(TEETH)]
         raise UnknownLabelError(name, self.source, known, reasons.get(fold(name), ""), where)
 
     def loose_classes(self) -> list[str]:
@@ -197,7 +205,6 @@ class LabelMapping:
 def _rules(changes: Iterable[LabelRule] = ()) -> tuple[LabelRule, ...]:
     """The strict table, with `changes` in place of the rules of the same name."""
     table = [LabelRule(tooth, (tooth,)) for tooth in TEETH]
-    table += [LabelRule(name, (tooth,)) for name, tooth in _named_teeth().items()]
     table += [LabelRule(name, (cls,)) for cls, names in _CONDITION_NAMES.items() for name in names]
     table += [LabelRule(name, classes) for name, classes in _COMPOSITES.items()]
     table += [LabelRule(name, (), reason=reason) for name, reason in _DROPPED.items()]
@@ -242,7 +249,8 @@ MAPPINGS: Mapping[str, LabelMapping] = MappingProxyType(
                 ("caries", "impacted", "restoration", "implant"),
             ),
             LabelMapping("dentex", _rules(_dentex_rules()), _AMBIGUOUS),
-            LabelMapping("dentex-teeth", _rules(), _AMBIGUOUS),
+            LabelMapping("dentex-teeth", _rules(_dentex_teeth()), _AMBIGUOUS),
+            LabelMapping("oralvis", _rules(_named_teeth()), _AMBIGUOUS),
             LabelMapping("canonical", _rules(), _AMBIGUOUS),
         )
     }
@@ -265,7 +273,8 @@ OPG_REPORTING_NAMES = frozenset(
 
 
 DENTEX_NAMES = frozenset(fold(rule.raw_name) for rule in _dentex_rules())
-DENTEX_TEETH = frozenset(fold(f"tooth {tooth}") for tooth in TEETH)
+DENTEX_TEETH = frozenset(fold(rule.raw_name) for rule in _dentex_teeth())
+NAMED_TEETH = frozenset(fold(rule.raw_name) for rule in _named_teeth())
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,4 +352,6 @@ def choose_source(readmes: Iterable[str], category_names: Collection[str], sourc
         return SourceChoice("dentex", "category names", "quadrant, tooth and disease in one name, as DENTEX has them")
     if folded and folded <= DENTEX_TEETH:
         return SourceChoice("dentex-teeth", "category names", "teeth by quadrant and place, as DENTEX has them")
+    if found := folded & NAMED_TEETH:
+        return SourceChoice("oralvis", "category names", f"{len(found)} teeth by name and FDI number")
     return SourceChoice("canonical", "default", "neither READMEs nor category names are of a known source")

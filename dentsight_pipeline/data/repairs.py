@@ -21,6 +21,8 @@ NEAR_DUPLICATE_IOU = 0.9
 """Two boxes of one class on one image that overlap at least this much mark one finding twice."""
 ZERO_PX = 1e-6
 """Width or height (px), or area of a polygon (px²), up to which there is nothing to see."""
+ROUNDING_PX = 1e-6
+"""Pixels past the edge that are rounding of fractions (5.7e-14 was seen): put right, and nothing to tell of."""
 OUTSIDE_PX = 1.0
 """Pixels outside the image beyond which a box cannot be meant for it."""
 
@@ -72,7 +74,8 @@ def mended_boxes(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mend
     clipped = boxes.copy()
     clipped[beyond] = _clipped(boxes[beyond, :2], ends[beyond], sizes[beyond])
     left = clipped[:, 2:].min(axis=1) > ZERO_PX
-    cut, gone, flat = beyond[left[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
+    told = over > ROUNDING_PX
+    cut, gone, flat = beyond[left[beyond] & told[beyond]], beyond[~left[beyond]], np.flatnonzero(~with_area)
     notes = [
         Note("zero_area_box", flat, [f"{w:g}×{h:g} px, left out" for w, h in boxes[flat, 2:].tolist()], flat),
         Note("clipped_box", cut, [f"reached {reach:.3g} px past the edge" for reach in over[cut].tolist()], cut),
@@ -121,7 +124,7 @@ def mended_polygons(polygons: pa.ListArray, sizes: NDArray[np.float64]) -> tuple
     annotation = np.repeat(np.arange(len(polygons)), per_annotation)  # [polygons]
     ring = np.repeat(np.arange(len(rings)), lengths)  # [values]
     inside = _inside(values, sizes[annotation[ring], np.arange(len(values)) % 2])
-    moved = np.bincount(ring, inside != values, minlength=len(rings)) > 0
+    moved = np.bincount(ring, np.abs(inside - values) > ROUNDING_PX, minlength=len(rings)) > 0
     kept = _areas(inside, lengths) > ZERO_PX
     notes = [
         Note(kind, annotation[chosen], [told] * len(chosen), chosen)

@@ -11,10 +11,13 @@ import stat
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
+from dentsight_pipeline.data.privacy import redact
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.paths import is_junk, refuse_unsafe_path
 from dentsight_pipeline.progress import Progress
@@ -57,6 +60,29 @@ class ExportFiles(ABC):
             DataError: The file is missing or cannot be read.
         """
         return b"".join(self.blocks(path))
+
+    def findable(self, path: str) -> str:
+        """A path for a message that may lose the names in it: with its place in the folder, where they would be masked."""
+        if redact(path) == path or ".rf." in path:
+            return path
+        folder = path.rpartition("/")[0]
+        place, count = self._places[path], self._counts[folder]
+        return f"{path} (file {place} of {count} in {folder or 'the export'}, by name)"
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(path.rpartition("/")[0] for path in self.paths())
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Path → which file of its folder it is, counted from 1."""
+        seen = Counter[str]()
+        places: dict[str, int] = {}
+        for path in self.paths():
+            folder = path.rpartition("/")[0]
+            seen[folder] += 1
+            places[path] = seen[folder]
+        return places
 
 
 class FolderFiles(ExportFiles):

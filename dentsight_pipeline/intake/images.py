@@ -108,7 +108,7 @@ class ImageKeeper:
             shown = path in self.shown
             return path, image, code, decode_gray(data, (image.width, image.height), GRAY_PX) if shown else None
         except ImageBytesError as error:
-            return DataError(f"{path}: {error}.")
+            return DataError(f"{self.files.findable(path)}: {error}.")
         except DataError as error:
             return error
 

@@ -83,7 +83,7 @@ def _voc_split(files: ExportFiles, places: Places, split: str, refusals: Refusal
         if root is None:
             continue
         images.append(replace(image, **dict(zip(("width", "height"), whole_size(*_size(root)), strict=True))))
-        for label, box in _objects(root, file, refusals):
+        for label, box in _objects(root, files, file, refusals):
             rows.add(len(rows), number, label, box)
     return ExportSplit(split, places.label_folder(split), (), images, rows.table(), unlabelled=unlabelled)
 
@@ -92,12 +92,14 @@ def _tree(files: ExportFiles, file: str, refusals: Refusals) -> ElementTree.Elem
     data = files.read(file)
     try:
         if _FORBIDDEN.search(data):
-            raise DataError(f"{file}: declares a document type or entities, which no annotation needs. It is not read.")
+            raise DataError(
+                f"{files.findable(file)}: declares a document type or entities, which no annotation needs. It is not read."
+            )
         return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
-        refusals.add(DataError(f"{file}: not whole XML ({error}). Download the export again."))
+        refusals.add(DataError(f"{files.findable(file)}: not whole XML ({error}). Download the export again."))
     except (LookupError, ValueError, RecursionError) as error:
-        refusals.add(DataError(f"{file}: cannot be read as XML ({error}). Download the export again."))
+        refusals.add(DataError(f"{files.findable(file)}: cannot be read as XML ({error}). Download the export again."))
     except DataError as error:
         refusals.add(error)
     return None
@@ -107,7 +109,9 @@ def _size(root: ElementTree.Element) -> tuple[str | None, str | None]:
     return root.findtext("size/width"), root.findtext("size/height")
 
 
-def _objects(root: ElementTree.Element, file: str, refusals: Refusals) -> Iterator[tuple[str, Sequence[float]]]:
+def _objects(
+    root: ElementTree.Element, files: ExportFiles, file: str, refusals: Refusals
+) -> Iterator[tuple[str, Sequence[float]]]:
     """Label and box of each object."""
     for number, item in enumerate(root.iter("object"), start=1):
         name = (item.findtext("name") or "").strip()
@@ -117,4 +121,4 @@ def _objects(root: ElementTree.Element, file: str, refusals: Refusals) -> Iterat
                 raise ValueError("it has no name")
             yield name, corners_box(corners)
         except ValueError as error:
-            refusals.add(AnnotationError(file, f"object {number}", str(error), EXPORT_AGAIN))
+            refusals.add(AnnotationError(files.findable(file), f"object {number}", str(error), EXPORT_AGAIN))

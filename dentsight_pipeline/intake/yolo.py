@@ -166,7 +166,7 @@ def _yolo_split(
         image = ExportImage(number, path or label_file, stem_of(path or label_file), 0, 0, exists=path is not None)
         (images if label_file else unlabelled).append(image)
         if label_file is not None:
-            for box, polygons, label in _yolo_annotations(label_file, text_of(files, label_file), names, refusals):
+            for box, polygons, label in _yolo_annotations(files, label_file, names, refusals):
                 rows.add(len(rows), number, label, box, polygons)
     folder = places.label_folder(split)
     return ExportSplit(split, folder, categories, images, rows.table(), relative=True, unlabelled=unlabelled)
@@ -176,18 +176,20 @@ _YoloLine = tuple[tuple[float, float, float, float] | None, tuple[tuple[float, .
 """Box, polygons and label."""
 
 
-def _yolo_annotations(file: str, text: str, names: Mapping[int, str], refusals: Refusals) -> Iterator[_YoloLine]:
+def _yolo_annotations(
+    files: ExportFiles, file: str, names: Mapping[int, str], refusals: Refusals
+) -> Iterator[_YoloLine]:
     """The boxes (class, centre x, centre y, width, height) and polygons (class, x, y, x, y …) of one label file.
 
     All coordinates are fractions of the image's width and height.
     """
-    for position, line in enumerate(text.splitlines(), start=1):
+    for position, line in enumerate(text_of(files, file).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             yield _yolo_line(line, names)
         except ValueError as error:
-            refusals.add(AnnotationError(file, f"line {position}", str(error), EXPORT_AGAIN))
+            refusals.add(AnnotationError(files.findable(file), f"line {position}", str(error), EXPORT_AGAIN))
 
 
 def _yolo_line(line: str, names: Mapping[int, str]) -> _YoloLine:

@@ -133,5 +133,5 @@ def test_the_users_choice_wins_over_every_fingerprint() -> None:
 
 def test_an_unknown_source_is_refused_with_the_known_ones() -> None:
     """A mistyped `--source` must not fall back to a default."""
-    with pytest.raises(ConfigurationError, match="Known sources: opg-reporting, dental-radiography, canonical"):
+    with pytest.raises(ConfigurationError, match="Known sources: opg-reporting, dental-radiography, dentex, "):
         choose_source([], [], "opg")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.data.ontology import choose_source, mapping_for
+from dentsight_pipeline.errors import DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.intake.records import Export, Refusals
@@ -126,23 +127,22 @@ def test_two_levels_of_dentex_at_once_are_refused_with_the_way_to_both(tmp_path:
 # Names ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "tooth"), [("Canine (13)", "13"), ("First Molar (16)", "16"), ("tooth 48", "48")])
+@pytest.mark.parametrize(
+    ("name", "tooth"), [("Canine (13)", "13"), ("First Molar (16)", "16"), ("third molar (48)", "48")]
+)
 def test_teeth_are_numbered_by_what_stands_in_brackets(name: str, tooth: str) -> None:
     """OralVis lists 41 before 31 and 11: an order would exchange sides and jaws."""
-    from dentsight_pipeline.data.ontology import mapping_for
+    choice = choose_source([], ["Central Incisor (41)", name])
 
-    assert mapping_for("canonical").resolve(name).classes == (tooth,)
+    assert (choice.source, choice.mapping.resolve(name).classes) == ("oralvis", (tooth,))
 
 
-@pytest.mark.parametrize("name", ["First Molar (13)", "Canine (53)", "First Molar", "Canine (99)"])
+@pytest.mark.parametrize("name", ["First Molar (13)", "Canine (53)", "3rd Molar", "Canine (99)"])
 def test_a_tooth_whose_name_and_number_disagree_is_unknown(name: str) -> None:
     """Which of the two is right would be a guess, and `distomolar` is no suggestion."""
-    from dentsight_pipeline.data.ontology import mapping_for
-    from dentsight_pipeline.errors import UnknownLabelError
-
     with pytest.raises(UnknownLabelError) as caught:
-        mapping_for("canonical").resolve(name)
-    assert "distomolar" not in str(caught.value)
+        mapping_for("oralvis").resolve(name)
+    assert caught.value.suggestions == []
 
 
 # Unlabelled ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.documents import codec
@@ -65,25 +66,34 @@ class LookedFor:
         classes: In class order, of every image that `images` does not name.
         declared: The mapping says so; else it is what the export has boxes of.
         images: Stored sha256 → classes, of images with a declaration of their own.
+        at_findings: Raw name → classes that were looked for where it has a box, and nowhere else.
     """
 
     source: str
     classes: tuple[str, ...] = CLASSES
     declared: bool = True
     images: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    at_findings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def matrix(self, raw: RawSplit) -> NDArray[np.bool_]:
         """Whether a class was looked for in an image, shape [images, classes]."""
         of = {digest: _mask(classes) for digest, classes in self.images.items()}
         usual = _mask(self.classes)
         rows = [of.get(digest, usual) for digest in raw.images["sha256"].to_pylist()]
-        return np.array(rows, dtype=np.bool_).reshape(len(rows), len(CLASSES))
+        covered = np.array(rows, dtype=np.bool_).reshape(len(rows), len(CLASSES))
+        row_of = {number: row for row, number in enumerate(raw.images["id"].to_pylist())}
+        for name, classes in self.at_findings.items():
+            marked = raw.annotations.filter(pc.equal(raw.annotations["label"].cast("string"), name))["image_id"]
+            found = [row_of[number] for number in marked.to_pylist() if number in row_of]
+            covered[np.ix_(found, np.flatnonzero(_mask(classes)))] = True
+        return covered
 
     def facts(self) -> Coverage | None:
         """As the dataset's facts have it; None when everything was looked for everywhere."""
         if self.classes == CLASSES and not self.images:
             return None
-        content = codec.write({"classes": self.classes, "images": dict(self.images)})
+        at_findings = {"at_findings": dict(self.at_findings)} if self.at_findings else {}
+        content = codec.write({"classes": self.classes, "images": dict(self.images)} | at_findings)
         digest = hashlib.sha256(content).hexdigest()
         return Coverage(declared=self.declared, classes=self.classes, images=len(self.images), digest=digest)
 
@@ -103,7 +113,9 @@ def looked_for(
         images: Stored sha256 → classes, of images that are declared by themselves.
     """
     if mapping.covers is not None:
-        return LookedFor(mapping.source, mapping.covers, True, images or {})
+        here = {name: tuple(cls for cls in rule.classes if cls in mapping.at_findings) for name, rule in rules.items()}
+        here = {name: classes for name, classes in sorted(here.items()) if classes}
+        return LookedFor(mapping.source, mapping.covers, True, images or {}, here)
     names = {str(name) for split in splits for name in split.annotations["label"].unique().to_pylist()}
     seen = {cls for name in names if name in rules for cls in rules[name].classes}
     return LookedFor(mapping.source, tuple(cls for cls in CLASSES if cls in seen), False, images or {})

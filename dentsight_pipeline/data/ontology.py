@@ -152,12 +152,14 @@ class LabelMapping:
         ambiguous: Names that must not be mapped silently, with the reason.
         covers: Classes that its annotators looked for, in class order; None for those that an export has boxes of. No
             part of the digest: a dataset's facts have it beside the mapping, with a digest of its own.
+        at_findings: Classes that they marked only beside something else: one was looked for where it has such a box.
     """
 
     source: str
     rules: tuple[LabelRule, ...]
     ambiguous: Mapping[str, str] = field(default_factory=dict)
     covers: tuple[str, ...] | None = None
+    at_findings: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -248,8 +250,14 @@ MAPPINGS: Mapping[str, LabelMapping] = MappingProxyType(
                 _AMBIGUOUS,
                 ("caries", "impacted", "restoration", "implant"),
             ),
-            LabelMapping("dentex", _rules(_dentex_rules()), _AMBIGUOUS),
-            LabelMapping("dentex-teeth", _rules(_dentex_teeth()), _AMBIGUOUS),
+            LabelMapping(
+                "dentex",
+                _rules(_dentex_rules()),
+                _AMBIGUOUS,
+                ("caries", "impacted", "periapical-radiolucency"),
+                at_findings=TEETH,  # only abnormal teeth have a box
+            ),
+            LabelMapping("dentex-teeth", _rules(_dentex_teeth()), _AMBIGUOUS, TEETH),
             LabelMapping("oralvis", _rules(_named_teeth()), _AMBIGUOUS),
             LabelMapping("canonical", _rules(), _AMBIGUOUS),
         )

@@ -25,7 +25,7 @@ import pyarrow as pa
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import AnnotationError, DataError
-from dentsight_pipeline.intake.dentex import flattened
+from dentsight_pipeline.intake.dentex import LICENCE, flattened
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.masks import mask_polygons
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
@@ -143,10 +143,12 @@ def read_coco(files: ExportFiles, found: Sequence[CocoFile], refusals: Refusals)
     if not any(part.split.images for part in parts):
         refusals.add(DataError(f"{files.name}: no split lists an image. Export the version again with its images."))
     roots = set() if any(part.root_is_used for part in parts) else {name for part in parts for name in part.roots}
+    hierarchical = any(part.hierarchical for part in parts)
+    named = tuple(dict.fromkeys(name for part in parts for name in part.licenses))
     return Export(
-        layout="dentex" if any(part.hierarchical for part in parts) else "coco",
+        layout="dentex" if hierarchical else "coco",
         splits=[_with_placeholder(part.split, roots) for part in parts],
-        license_names=tuple(dict.fromkeys(name for part in parts for name in part.licenses)),
+        license_names=named or (LICENCE,) * hierarchical,
         info=parts[0].info,
     )
 

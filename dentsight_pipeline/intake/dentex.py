@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+LICENCE = "CC BY-NC-SA 4.0"
+"""As its page says; its files say nothing."""
 _LEVELS = ("1", "2", "3")
 
 

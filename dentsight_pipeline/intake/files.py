@@ -62,7 +62,7 @@ class ExportFiles(ABC):
         return b"".join(self.blocks(path))
 
     def findable(self, path: str) -> str:
-        """A path for a message that may lose the names in it: with its place in the folder, where they would be masked."""
+        """A path for a message whose names may be masked: with its place in its folder, where that would hide it."""
         if redact(path) == path or ".rf." in path:
             return path
         folder = path.rpartition("/")[0]

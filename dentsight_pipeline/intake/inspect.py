@@ -72,9 +72,7 @@ def inspect_export(
     # Boxes of classes that were not looked for are among the refusals already.
     result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None)
     report = _report(raw, result, refusals, chosen, unknown)
-    return msgspec.structs.replace(
-        report, label_ceilings=ceilings(result), unlabelled_files=tuple(content.unlabelled)
-    )
+    return msgspec.structs.replace(report, label_ceilings=ceilings(result), unlabelled_files=tuple(content.unlabelled))
 
 
 def _report(

@@ -92,9 +92,7 @@ def _tree(files: ExportFiles, file: str, refusals: Refusals) -> ElementTree.Elem
     data = files.read(file)
     try:
         if _FORBIDDEN.search(data):
-            raise DataError(
-                f"{files.findable(file)}: declares a document type or entities, which no annotation needs. It is not read."
-            )
+            raise DataError(f"{files.findable(file)}: declares entities, which no annotation needs. It is not read.")
         return ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
         refusals.add(DataError(f"{files.findable(file)}: not whole XML ({error}). Download the export again."))

@@ -9,6 +9,7 @@ import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.ontology import choose_source, mapping_for
+from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.errors import DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export
@@ -91,6 +92,22 @@ def test_dentex_becomes_teeth_by_quadrant_and_number_and_conditions(tmp_path: Pa
         "caries": 2, "impacted": 1, "periapical-radiolucency": 1, "18": 1, "21": 1, "36": 1, "48": 1,
     }  # fmt: skip
     assert report.loose_classes == ("caries", "periapical-radiolucency")  # whose boxes are the whole teeth
+
+
+def test_only_the_abnormal_teeth_of_dentex_were_looked_for(tmp_path: Path) -> None:
+    """The other teeth of the same X-ray have no box and are there all the same: they must not become gaps."""
+    dentex(tmp_path / "export")
+    store = open_store(tmp_path / "store")
+
+    splits = normalise_export(store, ingest_export(tmp_path / "export", store))
+    train = read_splits(store, splits)["train"]
+
+    covered = [
+        [name for name, there in zip(train.classes, row, strict=True) if there] for row in train.covered.tolist()
+    ]
+    conditions = ["caries", "impacted", "periapical-radiolucency"]
+    assert covered == [["18", "36", *conditions], ["21", "48", *conditions], conditions]
+    assert splits.facts["corpus"]["licence"] == "CC BY-NC-SA 4.0"
 
 
 def test_the_teeth_of_dentex_are_read_without_diseases(tmp_path: Path) -> None:

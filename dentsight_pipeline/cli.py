@@ -258,6 +258,27 @@ def export_(
 
 
 @app.command()
+def read(
+    study: Annotated[Path, typer.Argument(help="Folder of a reader study.")],
+    plan: Annotated[str, typer.Option(help="Make the study from a subset, dataset key or findings by tooth.")] = "",
+    reader: Annotated[list[str] | None, typer.Option(help="With --plan: a reader's name; repeatable.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="With --plan: how many clean test images.")] = 30,
+    title: Annotated[str, typer.Option(help="With --plan: what readers see.")] = "Reader study",
+    crossover: Annotated[bool, typer.Option(help="With --plan: everybody reads twice, with and without it.")] = False,
+    washout_days: Annotated[float, typer.Option(min=0, help="With --crossover: days between sessions.")] = 14.0,
+    seed: Annotated[int, typer.Option(help="With --plan: of images and orders.")] = 0,
+    export: Annotated[bool, typer.Option(help="Write the readings as CSV and Parquet into the folder.")] = False,
+    port: Annotated[int, typer.Option(min=0, help="Port of the page; 0 = a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Let dentists read X-rays on a page on localhost, each by a link of his own, until Ctrl-C."""
+    from dentsight_pipeline.commands import pages
+
+    asked = pages.ReadRequest(study, plan, reader or [], images, title, crossover, washout_days, seed, export, port)
+    pages.read(asked, as_json)
+
+
+@app.command()
 def reproduce(
     ref: Annotated[str, typer.Argument(help="A checkpoint, or anything made with it; as for `audit`.")],
     into: Annotated[Path | None, typer.Option(help="New folder to keep what is made; default: temporary.")] = None,

@@ -23,6 +23,7 @@ ROOMS = (
     ".",
     "commands",
     "orchestration",
+    "pages",
     "lineage",
     "release",
     "training",

@@ -10,6 +10,7 @@ here, only pairs of readers.
 
 from __future__ import annotations
 
+import csv as stdcsv
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from dentsight_pipeline.data.agreement import kappas
@@ -77,11 +79,26 @@ def agreement_of_readings(
     Raises:
         EvaluationError: No such file, rows that contradict each other, no such reader, or fewer than two dentists.
     """
-    table = _read(readings)
-    readers, ratings, items = _ratings(table, readings)
+    return agreement_of_table(
+        _read(readings), str(readings), model=model, margin=margin, resamples=resamples, seed=seed
+    )
+
+
+def agreement_of_table(
+    table: pa.Table, where: str, *, model: str = "model", margin: float = 0.05, resamples: int = 1000, seed: int = 0
+) -> list[Agreement]:
+    """The same of a table with the columns `COLUMNS`; with a column `arm`, rows of the arm `aided` do not count: a
+    dentist who saw the model's findings agrees with the model for that reason alone.
+
+    Raises:
+        EvaluationError: As `agreement_of_readings`; `where` is named.
+    """
+    if "arm" in table.column_names:
+        table = table.filter(pc.not_equal(table["arm"], "aided"))  # pyright: ignore[reportAttributeAccessIssue]
+    readers, ratings, items = _ratings(table, where)
     if model not in readers:
         raise EvaluationError(
-            f"{readings} has no reader {model!r}; it has {', '.join(readers)}. Name the model's rows so, or give its "
+            f"{where} has no reader {model!r}; it has {', '.join(readers)}. Name the model's rows so, or give its "
             "name (--model)."
         )
     conditions, images = items["condition"], items["image"]
@@ -185,18 +202,21 @@ def krippendorffs_alpha(ratings: np.ndarray) -> float:
 
 def _read(path: Path) -> pa.Table:
     options = csv.ConvertOptions(
-        include_columns=COLUMNS, column_types=dict.fromkeys(COLUMNS[:-1], pa.string()) | {"present": pa.int8()}
+        column_types=dict.fromkeys((*COLUMNS[:-1], "arm"), pa.string()) | {"present": pa.int8()}
     )
     try:
+        with path.open(encoding="utf-8") as file:
+            has_arms = "arm" in next(stdcsv.reader(file), ())
+        options.include_columns = [*COLUMNS, "arm"] if has_arms else COLUMNS
         return csv.read_csv(path, convert_options=options)
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
+    except (pa.ArrowInvalid, KeyError, OSError, UnicodeDecodeError) as error:
         raise EvaluationError(
             f"{path} is no file of readings: {error}. Give a CSV with the columns {', '.join(COLUMNS)}; present is 1, "
             "0 or empty."
         ) from error
 
 
-def _ratings(table: pa.Table, path: Path) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+def _ratings(table: pa.Table, where: str) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
     """Readers, [R, N] ratings of the items, and the items' image, tooth and condition [N]."""
     keys = np.array([table[name].to_pylist() for name in ("image", "tooth", "condition")]).T.reshape(-1, 3)
     items, item = np.unique(keys, axis=0, return_inverse=True)
@@ -205,7 +225,7 @@ def _ratings(table: pa.Table, path: Path) -> tuple[list[str], np.ndarray, dict[s
     for at in np.flatnonzero(counts > 1)[:1]:
         image, tooth, condition = items[cells[1, at]]
         raise EvaluationError(
-            f"{path}: {readers[cells[0, at]]} rates {condition} of tooth {tooth} on {image} {counts[at]} times. Keep "
+            f"{where}: {readers[cells[0, at]]} rates {condition} of tooth {tooth} on {image} {counts[at]} times. Keep "
             "one row for each reader and item."
         )
     ratings = np.full((len(readers), len(items)), np.nan)

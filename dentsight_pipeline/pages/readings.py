@@ -1,0 +1,77 @@
+"""The readings of a study as one table, and as the files that others read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from dentsight_pipeline.documents.readers import MODEL_READER, READINGS
+from dentsight_pipeline.documents.study import READINGS_FILE, Finished, ModelFindings, Study, StudyEntry
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.pages.journal import read_journal
+from dentsight_pipeline.pages.reading import FDI, marks_of, read_model, read_study, require_registered
+
+CSV_FILE, PARQUET_FILE = "readings.csv", "readings.parquet"
+
+
+def read_readings(folder: Path) -> pa.Table:
+    """All finished readings of a study, the model's among them, a table of schema `READINGS`.
+
+    Raises:
+        ConfigurationError: No study, not the registered one, or nobody has finished an image.
+        DataError: A line of the journal was changed.
+    """
+    study, path = read_study(folder), folder / READINGS_FILE
+    entries = read_journal(path, StudyEntry) if path.is_file() else []
+    finished = [entry for entry in entries if isinstance(entry, Finished)]
+    if not finished:
+        raise ConfigurationError(
+            f"Nobody has finished an image of {folder} yet. Read it with `dentsight read {folder}`."
+        )
+    require_registered(entries, study, folder)
+    rows = [*_dentists(study, entries, finished), *_model(study, read_model(folder))]
+    return pa.Table.from_pylist(rows, schema=READINGS)
+
+
+def write_readings(folder: Path) -> list[Path]:
+    """The readings as CSV and Parquet in the study's folder; raises as `read_readings`."""
+    table = read_readings(folder)
+    csv.write_csv(table, folder / CSV_FILE)
+    parquet.write_table(table, folder / PARQUET_FILE)
+    return [folder / CSV_FILE, folder / PARQUET_FILE]
+
+
+def unfinished(folder: Path) -> int:
+    """Readings of images that the study asks for and nobody has done yet."""
+    study = read_study(folder)
+    done = [entry for entry in read_journal(folder / READINGS_FILE, StudyEntry) if isinstance(entry, Finished)]
+    return len(study.readers) * len(study.images) * study.sessions - len(done)
+
+
+def _dentists(study: Study, entries: list[StudyEntry], finished: Iterable[Finished]) -> Iterable[dict[str, Any]]:
+    marks = marks_of(entries)
+    for reading in finished:
+        key = {"reader": reading.reader, "arm": reading.arm, "session": reading.session}
+        said = marks.get((reading.reader, reading.session, reading.image), set())
+        yield from _items(study, reading.image, key, said if reading.readable else None)
+
+
+def _model(study: Study, model: ModelFindings) -> Iterable[dict[str, Any]]:
+    key = {"reader": MODEL_READER, "arm": "unaided", "session": 0}
+    for image, findings in model.items():
+        yield from _items(study, image, key, {(tooth, own.condition) for own in findings for tooth in own.teeth})
+
+
+def _items(
+    study: Study, image: str, key: Mapping[str, Any], present: set[tuple[str, str]] | None
+) -> Iterable[dict[str, Any]]:
+    """A row for each tooth × condition of one image; None = it could not be read."""
+    source = next(own.source for own in study.images if own.sha256 == image)
+    for tooth in FDI:
+        for condition in study.conditions:
+            said = None if present is None else int((tooth, condition) in present)
+            yield {**key, "image": image, "tooth": tooth, "condition": condition, "present": said, "source": source}

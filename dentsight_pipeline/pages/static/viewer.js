@@ -1,0 +1,90 @@
+"use strict";
+/* The X-ray with zoom, window and level, and boxes on it; shared by reading and review. */
+const Xray = (() => {
+  const byId = (id) => document.getElementById(id);
+  let viewer = null, shown = null, boxes = [];
+
+  function open(url, then) {
+    if (shown === url) { if (then) then(); return; }
+    shown = url;
+    if (!viewer) {
+      viewer = OpenSeadragon({
+        element: byId("viewer"), showNavigationControl: false, maxZoomPixelRatio: 8, animationTime: 0.3,
+        gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, drawer: "canvas",
+      });
+      viewer.innerTracker.keyHandler = null; /* the page has keys of its own */
+      viewer.innerTracker.keyDownHandler = null;
+    }
+    boxes = [];
+    viewer.clearOverlays();
+    viewer.addOnceHandler("open", () => { contrast(255, 128); if (then) then(); });
+    viewer.open({ type: "image", url, buildPyramid: false });
+  }
+
+  function close() { shown = null; boxes = []; if (viewer) { viewer.clearOverlays(); viewer.close(); } }
+
+  /* Boxes as {bbox: [x, y, w, h], kind, label}. */
+  function draw(list) {
+    viewer.clearOverlays();
+    boxes = list.map((box) => {
+      const element = document.createElement("div");
+      element.className = `box ${box.kind}`;
+      const label = document.createElement("span");
+      label.textContent = box.label;
+      element.append(label);
+      viewer.addOverlay({ element, location: rectangle(box.bbox) });
+      return element;
+    });
+  }
+
+  const rectangle = ([x, y, w, h]) => viewer.world.getItemAt(0).imageToViewportRectangle(x, y, w, h);
+  function look([x, y, w, h], around = 4) {
+    const side = Math.max(w, h) * around;
+    viewer.viewport.fitBounds(rectangle([x + w / 2 - side, y + h / 2 - side / 2, 2 * side, side]));
+  }
+  function point(x, y) {
+    const at = viewer.viewport.pointFromPixel(new OpenSeadragon.Point(x, y));
+    return viewer.world.getItemAt(0).viewportToImageCoordinates(at);
+  }
+
+  function contrast(width, level) {
+    byId("window").value = width; byId("level").value = level;
+    const slope = 255 / byId("window").value, intercept = 0.5 - (byId("level").value / 255) * slope;
+    for (const channel of document.querySelectorAll("#window-level feComponentTransfer > *")) {
+      channel.setAttribute("slope", slope); channel.setAttribute("intercept", intercept);
+    }
+  }
+  const change = (width, level) => contrast(+byId("window").value + width, +byId("level").value + level);
+  const zoom = (by) => { if (viewer) viewer.viewport.zoomBy(by).applyConstraints(); };
+  const home = () => { if (viewer) viewer.viewport.goHome(); };
+
+  const KEYS = {
+    "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), "−": () => zoom(1 / 1.5), "0": home,
+    ",": () => change(0, 10), ".": () => change(0, -10), "<": () => change(-20, 0), ">": () => change(20, 0),
+    "=": () => contrast(255, 128),
+  };
+  function key(event) { if (!KEYS[event.key]) return false; KEYS[event.key](); return true; }
+
+  addEventListener("DOMContentLoaded", () => {
+    byId("zoom-in").onclick = KEYS["+"]; byId("zoom-out").onclick = KEYS["-"]; byId("zoom-home").onclick = home;
+    byId("contrast-home").onclick = KEYS["="];
+    for (const id of ["window", "level"]) byId(id).oninput = () => change(0, 0);
+  });
+
+  /* Post to the server and give what it answers; a refusal or a silent server is an Error with a sentence. */
+  async function send(path, body) {
+    let response;
+    try {
+      response = await fetch(path, body === undefined ? {} : {
+        method: "POST", body: JSON.stringify(body),
+        headers: { "Content-Type": "application/json", "X-Dentsight": document.body.dataset.token },
+      });
+    } catch {
+      throw new Error("Not saved: the server does not answer. Start it again and open the new link; what was marked before is kept.");
+    }
+    const told = await response.json();
+    if (!response.ok) throw Object.assign(new Error(told.error), { status: response.status });
+    return told;
+  }
+  return { open, close, draw, look, point, key, send, get viewer() { return viewer; } };
+})();

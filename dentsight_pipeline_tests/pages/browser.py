@@ -1,0 +1,100 @@
+"""A headless Chromium, and the pages' servers as people start them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webdriver import WebDriver
+from selenium.webdriver.support.ui import WebDriverWait
+
+SECONDS = 30
+
+
+@contextmanager
+def browser(width: int = 1400, height: int = 900) -> Iterator[WebDriver]:
+    """A browser with a profile of its own; without Chromium and its driver the test is left out."""
+    paths = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if not all(paths.values()):
+        pytest.skip("no chromium and chromedriver")
+    options = Options()
+    options.binary_location = paths["chromium"] or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},{height}"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(paths["chromedriver"]))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+class Server:
+    """`dentsight read` or `review` in a process of its own."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        """Starts it, and waits for its links."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dentsight_pipeline.cli", *command, "--json"],
+            stdout=subprocess.PIPE, text=True, cwd=folder,
+        )  # fmt: skip
+        told = ""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            told += line
+            if line.startswith("}"):
+                break
+        self.links: dict[str, str] = json.loads(told)["links"]
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """As Ctrl-C does."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(SECONDS)
+
+
+@contextmanager
+def served(command: Sequence[str], folder: Path) -> Iterator[Server]:
+    """A server that is stopped at the end."""
+    server = Server(command, folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def press(driver: WebDriver, *keys: str) -> None:
+    """Keys, one after the other, wherever the focus is."""
+    for key in keys:
+        driver.switch_to.active_element.send_keys(key)
+
+
+def text(driver: WebDriver, selector: str) -> str:
+    """What an element says."""
+    return driver.find_element(By.CSS_SELECTOR, selector).text
+
+
+def wait(driver: WebDriver, selector: str, said: str) -> None:
+    """Until an element says something."""
+    WebDriverWait(driver, SECONDS).until(
+        lambda d: said in text(d, selector), f"{selector} never said {said!r}: {text(driver, selector)!r}"
+    )
+
+
+ENTER = Keys.ENTER

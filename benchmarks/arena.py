@@ -3,8 +3,9 @@
 *Phantom*: 1,000 drawn images (seed 22), scored on the clean test images. *Real*: a Roboflow export split by source,
 20 % test, 10 % valid, the rest train; all versions of a source in train, one in valid and test. Every variant starts
 from the same weights and gets the CPU seconds of `--steps` steps of `smoke` on the arena's canvas: its own steps follow
-from what a step of either costs, measured turn by turn, so that other work on the machine slows both alike. Weights are chosen on valid; a variant's test figures are read once, and its difference to the
-first variant is the paired bootstrap's over the same resamples of sources.
+from what a step of either costs, measured turn by turn, so that other work on the machine slows both alike. Weights are
+chosen on valid; a variant's test figures are read once, and its difference to the first variant is the paired
+bootstrap's over the same resamples of sources.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Frames as in `letterbox.py`: `_px` are pixels of the original image, relative bo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,8 +252,8 @@ def best_detections(
     return Detections(geometry.denormalise(boxes_cxcywh[queries]), scores, labels.astype(np.int64))
 
 
-def load_detector(checkpoint: Path, device: str | None = None) -> Detector:
-    """A detector from a model folder, or from a checkpoint folder that holds one as `model/`.
+def load_detector(checkpoint: Path, device: str | None = None, kinds: Collection[str] = ("d_fine",)) -> Detector:
+    """A detector from a model folder, or from a checkpoint folder that holds one as `model/`; of `kinds` of model.
 
     Raises:
         ConfigurationError: There is no D-FINE, or no image processor's configuration.
@@ -262,7 +262,7 @@ def load_detector(checkpoint: Path, device: str | None = None) -> Detector:
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     preprocessing = Preprocessing.of_folder(folder)
     with no_progress_bars():
-        model: Any = models.load(folder)
+        model: Any = models.load(folder, kinds)
     return Detector(model.to(chosen), preprocessing, class_names(model.config), chosen)
 
 

@@ -1,10 +1,10 @@
-"""Auditing the class heads of a finished D-FINE checkpoint, whoever trained it, and rescuing a collapsed one.
+"""Auditing the class heads of a finished checkpoint, whoever trained it, and rescuing a collapsed one.
 
 A checkpoint tells nothing about its training, so the audit has one signal: does the head that scores at inference score
 like the first layer's head (R, see `layers.py`)? Watching a training run, with all four signals, is `health.py`'s.
 
-Works on any folder that transformers can load as D-FINE: any number of classes, written by any version (4.x wrote the
-heads under other names, which transformers maps).
+Works on any folder that transformers can load as D-FINE, RT-DETR, RT-DETRv2 or DEIMv2: any number of classes, written
+by any version (4.x wrote the heads under other names, which transformers maps). RT-DETR's loss had the same fault.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def rescue(
     """
     folder = model_folder(checkpoint)
     with no_progress_bars():
-        model: Any = models.load(folder)
+        model: Any = models.load(folder, models.KIN)
     _check_rescue(model.config, head, out)
     if (ground_truth is None) != (images is None):
         raise ConfigurationError("AP before and after needs both a ground truth and the folder of its images.")
@@ -215,7 +215,9 @@ def _why_not(config: Any, head: int) -> str:
 def _first_layers(model: Any, layers: int) -> Any:
     """The same model with its first `layers` decoder layers only."""
     config = copy.deepcopy(model.config)
-    config.decoder_layers, config.eval_idx = layers, -1
+    config.decoder_layers = layers
+    if hasattr(config, "eval_idx"):
+        config.eval_idx = -1
     shorter = type(model)(config)
     missing, _ = shorter.load_state_dict(model.state_dict(), strict=False)
     if missing:
@@ -229,7 +231,7 @@ def _first_layers(model: Any, layers: int) -> Any:
 def _head_copied(model: Any, head: int, last: int) -> Any:
     """The model with one layer's class head and quality estimate in place of another's; changes it."""
     decoder = model.model.decoder
-    for modules in (decoder.class_embed, decoder.lqe_layers):
+    for modules in filter(None, (decoder.class_embed, getattr(decoder, "lqe_layers", None))):
         modules[last].load_state_dict(modules[head].state_dict())
     return model
 
@@ -290,11 +292,11 @@ def phantom_xrays(count: int, seed: int, width: int = 1280) -> list[Image]:
 def _load(checkpoint: Path) -> tuple[Detector, list[str]]:
     """The detector, and what had to be assumed about its preprocessing."""
     try:
-        return load_detector(checkpoint), []
+        return load_detector(checkpoint, kinds=models.KIN), []
     except ConfigurationError as error:
         folder = model_folder(checkpoint)
         with no_progress_bars():
-            model = models.load(folder)  # its own error when it is the model that is wrong
+            model = models.load(folder, models.KIN)  # its own error when it is the model that is wrong
         processor = Preprocessing(_canvas_of(folder), keeps_aspect=False)
         note = f"{error} The audit stretched the images to {processor.canvas[0]}×{processor.canvas[1]} pixels."
         return Detector(model, processor, class_names(model.config), torch.device("cpu")), [note]

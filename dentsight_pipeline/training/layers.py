@@ -41,7 +41,8 @@ def unwrap(model: nn.Module) -> Any:
 
 def scoring_layer(config: DFineConfig) -> int:
     """Index of the decoder layer whose class head scores at inference (`eval_idx`, negative from the end)."""
-    return config.eval_idx if config.eval_idx >= 0 else config.decoder_layers + config.eval_idx
+    index = getattr(config, "eval_idx", -1)
+    return index if index >= 0 else config.decoder_layers + index
 
 
 def scoring_head(model: nn.Module) -> nn.Linear:
@@ -51,17 +52,17 @@ def scoring_head(model: nn.Module) -> nn.Linear:
 
 
 def supervised_layers(config: DFineConfig) -> tuple[int, ...]:
-    """The decoder layers whose class heads normal queries supervise in transformers' D-FINE loss.
+    """The decoder layers whose class heads normal queries supervise in transformers' loss.
 
-    The loss zips L+1 class outputs (layer 0 counts twice) with L−1 corner distributions, so that the head of layer
-    L−2 gets no target from a normal query; denoising queries alone teach it. The last head has the main loss, or,
-    under the bug of transformers before 5.18, only its negatives.
+    RT-DETR's teaches all. That of D-FINE and DEIMv2 zips L+1 class outputs (layer 0 counts twice) with L−1 corner
+    distributions, so that the head of layer L−2 gets no target from a normal query; denoising queries alone teach it.
+    The last head has the main loss, or, under the bug of transformers before 5.18, only its negatives.
 
     Returns:
         Ascending indices; the last is the last layer's.
     """
     last = config.decoder_layers - 1
-    if getattr(config, "criterion", None) == "published":  # of ours, which teaches every head
+    if getattr(config, "criterion", None) == "published" or config.model_type.startswith("rt_detr"):
         return tuple(range(last + 1))
     return tuple(sorted({0, *range(max(0, last - 1)), last}))
 
@@ -90,6 +91,8 @@ def read_layers(model: nn.Module, pixel_values: Tensor) -> LayerReadings:
     finally:
         detector.train(was_training)
     hidden_states = outputs.intermediate_hidden_states  # [decoder_layers, batch_size, num_queries, d_model]
+    if detector.config.model_type.startswith("rt_detr"):
+        hidden_states = hidden_states.transpose(0, 1)  # its batch stands first
     heads = detector.model.decoder.class_embed
     return LayerReadings(
         layer_logits=[

@@ -130,6 +130,8 @@ class Learner:
     def forward(self, batch: Batch) -> Any:
         """transformers' outputs for a batch, its loss among them."""
         pixels = self._preprocessing.pixels(batch.images)
+        if self.recipe.memory_format == "channels-last":
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
         with self.processes.accelerator.autocast():
             return self.model(pixel_values=pixels, labels=batch.targets())
 

@@ -7,7 +7,7 @@ Optimisation belongs in `optim.py`, judging the class heads in `health.py`, writ
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -23,6 +23,8 @@ from dentsight_pipeline.training.recipe import Recipe
 if TYPE_CHECKING:
     from transformers import DFineConfig, DFineForObjectDetection
 
+KIN = ("d_fine", "rt_detr", "rt_detr_v2", "deimv2")
+"""Model types with a class head in every decoder layer, which an audit can read; only the first is trained here."""
 CLASS_OUTPUTS = 5
 """Place of all layers' logits among the criterion's arguments: after logits, labels, device, boxes, configuration."""
 OLDEST_TRANSFORMERS = (5, 18)
@@ -118,17 +120,21 @@ def check_weights(recipe: Recipe, weights: str | Path | None = None) -> None:
         _config_of(source, recipe)
 
 
-def load(folder: str | Path) -> DFineForObjectDetection:
-    """A D-FINE from a model folder (`config.json`, `model.safetensors`), in eval mode, fp32, on the CPU.
+def load(folder: str | Path, kinds: Collection[str] = ("d_fine",)) -> DFineForObjectDetection:
+    """A detector from a model folder (`config.json`, `model.safetensors`), in eval mode, fp32, on the CPU.
+
+    Args:
+        folder: Of a D-FINE, or of another of `kinds`.
+        kinds: Model types that are taken, of `KIN`.
 
     Raises:
-        ConfigurationError: The folder holds no D-FINE.
+        ConfigurationError: The folder holds none of them.
     """
     check_transformers()
-    from transformers import DFineForObjectDetection
+    from transformers import AutoModelForObjectDetection
 
-    _config_of(str(folder), None)
-    return DFineForObjectDetection.from_pretrained(str(folder), dtype=torch.float32).eval()
+    _config_of(str(folder), None, kinds)
+    return AutoModelForObjectDetection.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def use_fp32_criterion(model: DFineForObjectDetection) -> DFineForObjectDetection:
@@ -192,9 +198,9 @@ def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _config_of(source: str, recipe: Recipe | None) -> DFineConfig:
+def _config_of(source: str, recipe: Recipe | None, kinds: Collection[str] = ("d_fine",)) -> DFineConfig:
     """The configuration of weights that are to be loaded, checked to be a D-FINE of the recipe's size."""
-    from transformers import AutoConfig, DFineConfig
+    from transformers import AutoConfig
 
     try:
         loaded = AutoConfig.from_pretrained(source)
@@ -204,9 +210,10 @@ def _config_of(source: str, recipe: Recipe | None) -> DFineConfig:
             "and model.safetensors, a hub name such as ustc-community/dfine-large-coco (needs the internet), or "
             "weights=none with freeze_batch_norm=none for random initialisation."
         ) from error
-    if not isinstance(loaded, DFineConfig):
+    if loaded.model_type not in kinds:
+        needed = "this trainer needs" if recipe is not None else "needed is"
         raise ConfigurationError(
-            f"Weights {source!r} are of type {loaded.model_type!r}, this trainer needs 'd_fine'. "
+            f"Weights {source!r} are of type {loaded.model_type!r}, {needed} {' or '.join(map(repr, kinds))}. "
             "The published ones are ustc-community/dfine-{nano,small,medium,large,xlarge}-coco."
         )
     if recipe is not None and (given := _size_of(loaded)) != recipe.architecture:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_loss2
+from transformers.loss.loss_deimv2 import Deimv2Loss
+from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from dentsight_pipeline.documents.health import Reading
 from dentsight_pipeline.training.detector import Preprocessing
@@ -24,6 +27,13 @@ from dentsight_pipeline.training.health import HeadHealthMonitor, LabelledBatch
 
 TOY_SHAPES, TOY_TEXTURES = ("square", "bar", "post", "frame"), ("bright", "dark", "striped")
 TOY_CLASSES = tuple(f"{texture} {shape}" for shape in TOY_SHAPES for texture in TOY_TEXTURES)
+TOY_FIELDS = (
+    "backbone_config", "encoder_in_channels", "feat_strides", "encode_proj_layers", "num_feature_levels",
+    "encoder_hidden_dim", "decoder_in_channels", "d_model", "encoder_ffn_dim", "decoder_ffn_dim",
+    "encoder_attention_heads", "decoder_attention_heads", "decoder_layers", "decoder_n_points", "depth_mult",
+    "hidden_expansion", "num_queries", "num_denoising", "label_noise_ratio", "box_noise_scale",
+    "freeze_backbone_batch_norms",
+)  # fmt: skip
 TOY_PROCESSOR = Preprocessing((96, 64), (0.5, 0.5, 0.5), (0.157, 0.157, 0.157))
 
 
@@ -83,6 +93,44 @@ def pre_5_18_loss(
 def plant(model: torch.nn.Module) -> None:
     """Make this one model train on the pre-5.18 loss."""
     model.loss_function = pre_5_18_loss  # pyright: ignore[reportArgumentType] # a property with a setter
+
+
+def plant_main(model: torch.nn.Module, criterion: Callable[[Any], Any]) -> None:
+    """The same fault in RT-DETR's kin: the main terms are computed over the denoising queries too."""
+    inner: Any = model.loss_function
+
+    def planted(logits: Tensor, labels: Any, device: Any, pred_boxes: Tensor, config: Any, *a: Any, **k: Any) -> Any:
+        _, terms, auxiliary = inner(logits, labels, device, pred_boxes, config, *a, **k)
+        outputs = {"logits": logits, "pred_boxes": pred_boxes.clamp(min=0, max=1)}
+        terms = {**terms, **criterion(config).to(device)(outputs, labels)}
+        return sum(terms.values()), terms, auxiliary
+
+    model.loss_function = planted
+
+
+KIN_LOSSES = {"rt_detr": RTDetrLoss, "rt_detr_v2": RTDetrLoss, "deimv2": Deimv2Loss}
+"""The loss of each of D-FINE's kin."""
+
+
+def tiny_kin(kind: str) -> Any:
+    """`tiny_detector`'s like of another model type of `models.KIN`."""
+    toy: Any = tiny_detector().config
+    config_class, model_class = {
+        "rt_detr": (transformers.RTDetrConfig, transformers.RTDetrForObjectDetection),
+        "rt_detr_v2": (transformers.RTDetrV2Config, transformers.RTDetrV2ForObjectDetection),
+        "deimv2": (transformers.Deimv2Config, transformers.Deimv2ForObjectDetection),
+    }[kind]
+    own = {name for name in config_class.__dataclass_fields__ if name in TOY_FIELDS}
+    values: dict[str, Any] = {name: getattr(toy, name) for name in own} | {"num_labels": len(TOY_CLASSES)}
+    if kind != "deimv2":
+        values |= {"decoder_n_points": 4, "backbone_config": transformers.RTDetrResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[2] * 4, layer_type="basic",
+            out_features=["stage2", "stage3"],
+        )}  # fmt: skip
+    if kind == "rt_detr_v2":
+        values["decoder_n_levels"] = 2
+    torch.manual_seed(0)
+    return model_class(config_class(**values))
 
 
 def tiny_detector(

@@ -26,12 +26,16 @@ from dentsight_pipeline.training.heads import (
     rescue_heads,
 )
 from dentsight_pipeline_tests.training.planted_collapse import (
+    KIN_LOSSES,
     TOY_CLASSES,
     TOY_PROCESSOR,
     collapsed_run,
     healthy_run,
+    plant_main,
     tiny_detector,
+    tiny_kin,
     toy_images,
+    train_toy,
 )
 
 
@@ -96,6 +100,42 @@ def test_a_healthy_checkpoint_passes(healthy: Path, held_out: list[NDArray[np.ui
     assert 0.7 < report.ratio_last_to_first < 1.5
     assert [row.layer for row in report.layers] == [0, 1, 2, 3]
     assert report.images == AuditedImages(count=32, kind="given")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "deimv2"])
+def test_other_detectors_with_a_head_in_every_layer_are_audited_too(
+    kind: str, held_out: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    """The same fault hit RT-DETR's loss before transformers 5.18; whoever fine-tuned one then wants to know."""
+    found = {}
+    for name in ("healthy", "collapsed"):
+        model = tiny_kin(kind)
+        if name == "collapsed":
+            plant_main(model, KIN_LOSSES[kind])
+        run = train_toy(model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does")
+        found[name] = audit_heads(save(run.model, tmp_path / name), held_out)
+
+    assert (found["healthy"].healthy, found["collapsed"].healthy) == (True, False), found
+    assert len(found["healthy"].layers) == 4
+    rescue(tmp_path / "collapsed", max(found["collapsed"].rescue_heads), tmp_path / "rescued")
+    assert audit_heads(tmp_path / "rescued", held_out).healthy is True
+
+
+@pytest.mark.parametrize("kind", ["rt_detr", "rt_detr_v2", "deimv2"])
+def test_other_detectors_layers_are_read_by_their_own_heads(kind: str, tmp_path: Path) -> None:
+    """RT-DETR's hidden states have the batch first, D-FINE's the layers: mixed up, heads would read other queries."""
+    model = tiny_kin(kind).eval()
+    with torch.no_grad():
+        for number, head in enumerate(model.model.decoder.class_embed):
+            head.weight.zero_()
+            head.bias.copy_(torch.logit(torch.linspace(0.1, 0.2, len(TOY_CLASSES)) * (4 - number)))
+
+    report = audit_heads(save(model, tmp_path / "model"), [np.full((64, 96), 127, dtype=np.uint8)] * 3)
+
+    assert [layer.mean_max_score for layer in report.layers] == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=1e-4)
+    assert report.ratio_last_to_first == pytest.approx(0.25, abs=1e-4)
+    assert [layer.supervised_by_normal_queries for layer in report.layers][:2] == [True, True]
 
 
 def test_without_images_phantom_xrays_are_used_and_said_so(healthy: Path) -> None:

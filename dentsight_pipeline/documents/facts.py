@@ -304,6 +304,8 @@ class CheckpointFacts(Facts, frozen=True):
     """Processes that trained together."""
     versions: Mapping[str, str]
     """Packages that decide the numbers, and Python."""
+    packaged_weights: str | None = None
+    """Weights of this package that it started from; None = other weights or none, as the recipe says."""
 
 
 class PredictedCounts(Document, frozen=True):

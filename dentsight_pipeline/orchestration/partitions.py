@@ -6,7 +6,7 @@ import dagster as dg
 
 from dentsight_pipeline.errors import ConfigurationError
 
-RECIPES = ("smoke", "v1", "v2", "v3")
+RECIPES = ("smoke", "v1", "v2", "v3", "v4")
 """The named recipes of `training/recipe.py`, repeated here so that the code location need not load pydantic models of
 the training room; a test keeps the two lists equal."""
 

@@ -6,6 +6,7 @@ Optimisation belongs in `optim.py`, judging the class heads in `health.py`, writ
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.training.criterion import Criterion, Targets, only_covered
 from dentsight_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import DFineConfig, DFineForObjectDetection
 
+PACKAGED = {"phantom-tiny": "0"}
+"""Weights that come with the package, with the sha256 of their file: another file would be another name."""
 KIN = ("d_fine", "rt_detr", "rt_detr_v2", "deimv2")
 """Model types with a class head in every decoder layer, which an audit can read; only the first is trained here."""
 CLASS_OUTPUTS = 5
@@ -87,7 +90,7 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     from transformers import DFineForObjectDetection
     from transformers.utils import logging
 
-    source = str(weights) if weights is not None else recipe.weights
+    source = packaged(str(weights) if weights is not None else recipe.weights)
     if source is None:
         model = DFineForObjectDetection(config(recipe, classes))
     else:
@@ -115,9 +118,24 @@ def check_weights(recipe: Recipe, weights: str | Path | None = None) -> None:
     Raises:
         ConfigurationError: The weights are missing, no D-FINE, or of another size than the recipe says.
     """
-    source = str(weights) if weights is not None else recipe.weights
+    source = packaged(str(weights) if weights is not None else recipe.weights)
     if source is not None:
         _config_of(source, recipe)
+
+
+def packaged(source: str | None) -> str | None:
+    """The folder of weights that come with the package (`PACKAGED`); any other source as it is.
+
+    Raises:
+        IntegrityError: The installed file is not the one that this version names.
+    """
+    if source not in PACKAGED:
+        return source
+    folder = Path(str(resources.files("dentsight_pipeline.training") / "weights" / source))
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != PACKAGED[source]:
+        raise IntegrityError(f"weights {source!r}", PACKAGED[source], found, "Install dentsight_pipeline again.")
+    return str(folder)
 
 
 def load(folder: str | Path, kinds: Collection[str] = ("d_fine",)) -> DFineForObjectDetection:

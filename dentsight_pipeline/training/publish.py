@@ -114,4 +114,5 @@ def _facts(finished: Finished) -> CheckpointFacts:
         initial_weights_sha256=learner.initial_weights_sha256,
         processes=learner.processes.count,
         versions=package_versions(),
+        packaged_weights=recipe.weights if recipe.weights in models.PACKAGED else None,
     )

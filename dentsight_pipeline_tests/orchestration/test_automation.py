@@ -329,7 +329,7 @@ def test_a_recipe_that_does_not_exist_is_refused_by_name(monkeypatch: pytest.Mon
     """A misspelt setting must not silently train nothing every Sunday."""
     monkeypatch.setenv(automation.RECIPES_VARIABLE, "v3,v33")
 
-    with pytest.raises(errors.ConfigurationError, match="v33; there are smoke, v1, v2, v3"):
+    with pytest.raises(errors.ConfigurationError, match="v33; there are smoke, v1, v2, v3, v4"):
         automation.configured_recipes()
 
 

@@ -173,7 +173,9 @@ def model_rows(checkpoint: CheckpointFacts | None) -> list[Row]:
     if checkpoint is None:
         return [("Recipe", "unknown")]
     width, height = checkpoint.image_size
+    start = checkpoint.packaged_weights
     return [
+        *([("Start", f"{start}: weights of this package, trained on drawn X-rays")] if start else []),
         ("Recipe", checkpoint.recipe),
         ("Recipe digest", checkpoint.recipe_digest),
         ("Variant", _variant(checkpoint)),

@@ -58,7 +58,7 @@ class Recipe(BaseModel):
     learns on two CPU cores."""
     weights: str | None = None
     """Where to start from: None = random; a local folder or a hub name such as ustc-community/dfine-large-coco;
-    checkpoint:DIGEST, a checkpoint manifest of this store; or phantom-tiny, which comes with the package. Heads of
+    checkpoint:DIGEST, a checkpoint manifest of this store; or weights that come with the package. Heads of
     another class count are initialised anew."""
     image_width: Side
     """Width of the letterboxed canvas in pixels, a multiple of 32."""

@@ -36,6 +36,10 @@ Accept = Annotated[
 Unlabelled = Annotated[
     bool, typer.Option("--unlabelled-are-negative", help="Take images without a label file as looked at and empty.")
 ]
+Mappings = Annotated[
+    list[str] | None,
+    typer.Option("--mapping", help="File that says what labels mean, or auto; the k-th belongs to the k-th export."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
@@ -80,7 +84,11 @@ def phantom(
 @app.command()
 def inspect(
     export: Annotated[str, typer.Argument(help="Folder, zip, s3://… or roboflow:workspace/project/version.")],
-    source: Annotated[str | None, typer.Option(help="Label mapping; default: by fingerprint.")] = None,
+    source: Annotated[str | None, typer.Option(help="Packaged label mapping; default: by fingerprint.")] = None,
+    mapping: Mappings = None,
+    write_mapping: Annotated[
+        Path | None, typer.Option(help="Write a mapping to fill in, with every label and its counts, and do no more.")
+    ] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     accept_repairs: Accept = None,
     unlabelled_are_negative: Unlabelled = False,
@@ -89,13 +97,18 @@ def inspect(
     """Tell what ingestion would do with an export, without doing it."""
     from dentsight_pipeline.commands import data
 
-    data.inspect(export, source, drop or [], _accepted(accept_repairs, unlabelled_are_negative), as_json)
+    accepted = _accepted(accept_repairs, unlabelled_are_negative)
+    if write_mapping:
+        data.write_mapping(export, source, write_mapping, as_json)
+    else:
+        data.inspect(export, source, mapping or [], drop or [], accepted, as_json)
 
 
 @app.command()
 def run(
     export: Annotated[str, typer.Option(help="Folder, zip, s3://… or roboflow:workspace/project/version.")] = "",
-    source: Annotated[str, typer.Option(help="Label mapping; default: by fingerprint.")] = "",
+    source: Annotated[str, typer.Option(help="Packaged label mapping; default: by fingerprint.")] = "",
+    mapping: Mappings = None,
     dataset: Annotated[str, typer.Option(help="Dataset key; default: the demo's.")] = "",
     recipe: Annotated[str, typer.Option(help="Named recipe.")] = "smoke",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="field=value of the recipe; repeatable.")] = None,
@@ -118,6 +131,7 @@ def run(
     request = cell.CellRequest(
         export=absolute(export),
         source=source,
+        mapping=tuple(given if given == "auto" else absolute(given) for given in mapping or ()),
         dataset=dataset,
         recipe=recipe,
         overrides=fields(overrides, "--set"),

@@ -71,7 +71,8 @@ class UnknownLabelError(DataError):
         state = f"is ambiguous for source {source!r}: {reason}" if reason else f"is not known for source {source!r}"
         super().__init__(
             f"{where + ': ' if where else ''}Label {label!r} {state}.{hint} "
-            f"Map it in data/ontology.py, choose another mapping with --source, or drop it with --drop {label!r}."
+            f"Say what it means in a mapping of your own (`dentsight inspect EXPORT --write-mapping FILE` writes one), "
+            f"or drop it with --drop {label!r}."
         )
 
 

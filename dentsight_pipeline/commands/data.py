@@ -23,16 +23,31 @@ def phantom(out: Path, images: int, seed: int, width: int, as_json: bool) -> Non
     show(facts, as_json, lambda: f"{made.images} phantom images with {made.annotations} annotations in {out}")
 
 
-def inspect(export: str, source: str | None, drop: list[str], accept: list[str], as_json: bool) -> None:
+def write_mapping(export: str, source: str | None, file: Path, as_json: bool) -> None:
+    """Write a label mapping to fill in; nothing is overwritten."""
+    from dentsight_pipeline.intake.acquire import fetch
+    from dentsight_pipeline.intake.mapping_file import write_template
+
+    with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
+        path, _ = fetch(absolute(export), Path(scratch), staged())
+        write_template(path, source, file)
+    told = f"{file} has every label of the export. Fill it in, then: dentsight inspect {export} --mapping {file}"
+    show({"mapping": str(file)}, as_json, lambda: told)
+
+
+def inspect(
+    export: str, source: str | None, mapping: list[str], drop: list[str], accept: list[str], as_json: bool
+) -> None:
     """Tell what ingestion would do with an export; a remote one is not kept."""
     from dentsight_pipeline.intake.acquire import fetch
     from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
+    from dentsight_pipeline.intake.mapping_file import load_mapping, one_mapping
 
-    told = staged()
+    told, own = staged(), load_mapping(one_mapping(mapping))
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
         path, _ = fetch(absolute(export), Path(scratch), told)
         facts = inspect_export(
-            path, source=source, drop=tuple(drop), accept=tuple(accept), progress=told, ceilings=_ceilings
+            path, source=source, mapping=own, drop=tuple(drop), accept=tuple(accept), progress=told, ceilings=_ceilings
         )
     facts = replace(facts, ceiling_warnings=tuple(_floors_above(facts)))
     show(facts, as_json, lambda: "\n".join(summary_lines(facts)))

@@ -20,6 +20,7 @@ from dentsight_pipeline.documents.commands import CellMade
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY
 from dentsight_pipeline.intake.limits import known_kinds
+from dentsight_pipeline.intake.mapping_file import one_mapping
 from dentsight_pipeline.orchestration import recovery
 from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.failure import cause_of, is_deliberate, is_interruption, words_of
@@ -38,6 +39,7 @@ class CellRequest:
 
     export: str = ""
     source: str = ""
+    mapping: tuple[str, ...] = ()
     dataset: str = ""
     recipe: str = "smoke"
     overrides: dict[str, str] = field(default_factory=dict)
@@ -190,6 +192,7 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
         "raw_export": {
             "export": export,
             "source": request.source,
+            "mapping": one_mapping(request.mapping),
             "drop": list(request.drop),
             "accept_repairs": list(known_kinds(request.accept_repairs)),
             "replace": request.replace,

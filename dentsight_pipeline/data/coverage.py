@@ -13,7 +13,6 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.documents import codec
@@ -21,6 +20,7 @@ from dentsight_pipeline.documents.facts import AppliedMapping, Coverage
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from dentsight_pipeline.documents.annotations import RawSplit
@@ -77,15 +77,11 @@ class LookedFor:
 
     def matrix(self, raw: RawSplit) -> NDArray[np.bool_]:
         """Whether a class was looked for in an image, shape [images, classes]."""
-        of = {digest: _mask(classes) for digest, classes in self.images.items()}
-        usual = _mask(self.classes)
+        usual, of = _mask(self.classes), {digest: _mask(classes) for digest, classes in self.images.items()}
         rows = [of.get(digest, usual) for digest in raw.images["sha256"].to_pylist()]
         covered = np.array(rows, dtype=np.bool_).reshape(len(rows), len(CLASSES))
-        row_of = {number: row for row, number in enumerate(raw.images["id"].to_pylist())}
         for name, classes in self.at_findings.items():
-            marked = raw.annotations.filter(pc.equal(raw.annotations["label"].cast("string"), name))["image_id"]
-            found = [row_of[number] for number in marked.to_pylist() if number in row_of]
-            covered[np.ix_(found, np.flatnonzero(_mask(classes)))] = True
+            covered[np.ix_(_images_with(raw, name), np.flatnonzero(_mask(classes)))] = True
         return covered
 
     def facts(self) -> Coverage | None:
@@ -112,13 +108,22 @@ def looked_for(
         splits: All of it.
         images: Stored sha256 → classes, of images that are declared by themselves.
     """
-    if mapping.covers is not None:
-        here = {name: tuple(cls for cls in rule.classes if cls in mapping.at_findings) for name, rule in rules.items()}
-        here = {name: classes for name, classes in sorted(here.items()) if classes}
-        return LookedFor(mapping.source, mapping.covers, True, images or {}, here)
+    if mapping.covers is None:
+        return LookedFor(mapping.source, _seen(rules, splits), False, images or {})
+    return LookedFor(mapping.source, mapping.covers, True, images or {}, _at_findings(mapping, rules))
+
+
+def _seen(rules: Mapping[str, LabelRule], splits: Sequence[RawSplit]) -> tuple[str, ...]:
+    """Classes that there is any box of."""
     names = {str(name) for split in splits for name in split.annotations["label"].unique().to_pylist()}
     seen = {cls for name in names if name in rules for cls in rules[name].classes}
-    return LookedFor(mapping.source, tuple(cls for cls in CLASSES if cls in seen), False, images or {})
+    return tuple(cls for cls in CLASSES if cls in seen)
+
+
+def _at_findings(mapping: LabelMapping, rules: Mapping[str, LabelRule]) -> dict[str, tuple[str, ...]]:
+    """Raw name → those of its classes that its source marks only beside something else."""
+    here = {name: tuple(cls for cls in rule.classes if cls in mapping.at_findings) for name, rule in rules.items()}
+    return {name: classes for name, classes in sorted(here.items()) if classes}
 
 
 def refuse_uncovered(
@@ -127,17 +132,34 @@ def refuse_uncovered(
     """Refuses every label of a split that has a box where nobody looked for its class: one of the two is wrong."""
     if not coverage.declared and not coverage.images:
         return
-    where = coverage.matrix(raw)
+    there, image, where = _labels(raw).dictionary.to_pylist(), _image_rows(raw), coverage.matrix(raw)
+    for label, cls in [(name, cls) for name in there if name in rules for cls in rules[name].classes]:
+        boxes = _boxes_of(raw, label)
+        wrong = boxes[(image[boxes] >= 0) & ~where[image[boxes], CLASSES.index(cls)]]
+        if len(wrong):
+            refuse(_uncovered(raw, int(wrong[0]), len(wrong), label, cls, coverage))
+
+
+def _labels(raw: RawSplit) -> pa.DictionaryArray:
+    return raw.annotations["label"].combine_chunks()
+
+
+def _boxes_of(raw: RawSplit, name: str) -> NDArray[np.int64]:
+    """Rows of a label's annotations."""
+    labels = _labels(raw)
+    return np.flatnonzero(labels.indices.to_numpy() == labels.dictionary.to_pylist().index(name))
+
+
+def _image_rows(raw: RawSplit) -> NDArray[np.int64]:
+    """Row of each annotation's image, shape [annotations]; -1 for an image that is not there."""
     rows = {number: row for row, number in enumerate(raw.images["id"].to_pylist())}
-    image = np.array([rows.get(number, -1) for number in raw.annotations["image_id"].to_pylist()], dtype=np.int64)
-    labels = raw.annotations["label"].combine_chunks()
-    codes = labels.indices.to_numpy()
-    for code, name in enumerate(labels.dictionary.to_pylist()):
-        for cls in rules[name].classes if name in rules else ():
-            wrong = np.flatnonzero((codes == code) & (image >= 0))
-            wrong = wrong[~where[image[wrong], CLASSES.index(cls)]]
-            if len(wrong):
-                refuse(_uncovered(raw, int(wrong[0]), len(wrong), name, cls, coverage))
+    return np.array([rows.get(number, -1) for number in raw.annotations["image_id"].to_pylist()], dtype=np.int64)
+
+
+def _images_with(raw: RawSplit, name: str) -> NDArray[np.int64]:
+    """Rows of the images that have a label."""
+    found = _image_rows(raw)[_boxes_of(raw, name)] if name in _labels(raw).dictionary.to_pylist() else np.array([], int)
+    return np.unique(found[found >= 0])
 
 
 def _uncovered(raw: RawSplit, row: int, count: int, name: str, cls: str, coverage: LookedFor) -> AnnotationError:

@@ -21,12 +21,13 @@ from dentsight_pipeline.data.coverage import LookedFor, looked_for, refuse_uncov
 from dentsight_pipeline.data.labels import label_rules, label_table
 from dentsight_pipeline.data.normalised_split import ImageKeys, normalised_split
 from dentsight_pipeline.data.ontology import CLASSES, LabelRule, SourceChoice, mapping_for
+from dentsight_pipeline.data.own_mapping import image_classes, label_mapping
 from dentsight_pipeline.data.raw_export import RawExport, read_raw
 from dentsight_pipeline.data.splits import split_tables, store_tables
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.dataset import SECOND_READINGS, AgreementRow, LabelRow, SecondReading
-from dentsight_pipeline.documents.facts import AppliedMapping, LabelSource, Leakage, SplitCounts, SplitsFacts
+from dentsight_pipeline.documents.facts import AppliedMapping, Leakage, SplitCounts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.progress import Progress
@@ -119,12 +120,12 @@ def normalise_document(
     `refuse` takes boxes of classes that nobody looked for.
     """
     report = progress or (lambda stage, done, total: None)
-    choice = _choice(raw.facts.label_source, source)
+    choice = _choice(raw, source)
     rules = label_rules(choice.mapping, drop, raw.splits)
     report("sources", 0, 1)
     sources = _Sources(raw)
     report("sources", 1, 1)
-    coverage = looked_for(choice.mapping, rules, raw.splits)
+    coverage = looked_for(choice.mapping, rules, raw.splits, image_classes(raw.mapping if choice.own else None))
     for split in raw.splits:
         refuse_uncovered(split, rules, coverage, refuse)
     splits, repairs = _normalised(raw, rules, coverage, sources, report)
@@ -162,10 +163,13 @@ def _normalised(
     return splits, pa.concat_tables(repairs).unify_dictionaries()
 
 
-def _choice(suggested: LabelSource, source: str | None) -> SourceChoice:
+def _choice(raw: RawExport, source: str | None) -> SourceChoice:
     if source is not None:
         return SourceChoice(mapping_for(source).source, "option", f"--source {source}")
-    return SourceChoice(suggested.source, suggested.chosen_by, suggested.evidence)
+    own, suggested = raw.mapping, raw.facts.label_source
+    return SourceChoice(
+        suggested.source, suggested.chosen_by, suggested.evidence, None if own is None else label_mapping(own)
+    )
 
 
 def _facts(

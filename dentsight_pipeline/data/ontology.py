@@ -105,7 +105,7 @@ _DROPPED: dict[str, str] = {
     "Quadrant": "a region, not a finding",
 }
 
-_DECIDUOUS = tuple(f"{quadrant}{position}" for quadrant in (5, 6, 7, 8) for position in range(1, 6))
+DECIDUOUS = tuple(f"{quadrant}{position}" for quadrant in (5, 6, 7, 8) for position in range(1, 6))
 
 _AMBIGUOUS: dict[str, str] = {
     "Filling - Crown": "it names a filling or a crown",
@@ -114,7 +114,7 @@ _AMBIGUOUS: dict[str, str] = {
     "cekim": "it names a treatment (extraction), not a finding",
     "çekim": "it names a treatment (extraction), not a finding",
     "spaced": "it may be a gap or a missing tooth",
-} | dict.fromkeys(_DECIDUOUS, "it is a deciduous tooth, which has no class and is never folded into a permanent one")
+} | dict.fromkeys(DECIDUOUS, "it is a deciduous tooth, which has no class and is never folded into a permanent one")
 
 
 def fold(name: str) -> str:
@@ -290,19 +290,21 @@ class SourceChoice:
     """Which mapping an export is read with, and why.
 
     Attributes:
-        source: A key of `MAPPINGS`.
-        chosen_by: `"option"`, `"readme"`, `"category names"` or `"default"`.
+        source: A key of `MAPPINGS`, or the name of `own`.
+        chosen_by: `"option"`, `"readme"`, `"category names"`, `"default"` or `"mapping"`.
         evidence: What was found, in words.
+        own: A mapping that the export brings, instead of a packaged one.
     """
 
     source: str
     chosen_by: str
     evidence: str
+    own: LabelMapping | None = None
 
     @property
     def mapping(self) -> LabelMapping:
         """The mapping chosen."""
-        return MAPPINGS[self.source]
+        return self.own or MAPPINGS[self.source]
 
     def applied(self, drop: Iterable[str], coverage: Coverage | None) -> AppliedMapping:
         """The choice as facts have it, with the raw names that are left out on request, and what was looked for."""

@@ -18,6 +18,7 @@ from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
 from dentsight_pipeline.documents.facts import RawExportFacts
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dentsight-raw-export/1"
+MAPPING = "mapping.json"
+"""The file of a raw export that says how it is to be read, where it brings a mapping of its own."""
 _ROWS_AT_ONCE = 4096
 """Records that are Python objects at a time."""
 
@@ -42,6 +45,7 @@ class RawExport:
         repairs: What ingestion mended, a table of schema `REPAIRS`.
         fingerprints: Stored sha256 → fingerprint, as text.
         facts: The facts of its manifest.
+        mapping: The mapping that it brings, its images named by their digests; None where it is read by a packaged one.
     """
 
     layout: str
@@ -49,6 +53,7 @@ class RawExport:
     repairs: pa.Table
     fingerprints: Mapping[str, str]
     facts: RawExportFacts
+    mapping: OwnMapping | None = None
 
     def sources(self) -> Iterator[leakage.SourceItem]:
         """The images as the grouping by source sees them, in the order of splits and images."""
@@ -136,7 +141,18 @@ def read_raw(store: Store, raw: Manifest, progress: Progress | None = None) -> R
         _table(repairs, _Repair, REPAIRS, "repairs.json"),
         fingerprints_of(store, raw, progress),
         raw.facts_as(RawExportFacts),
+        mapping_of_raw(store, raw.digest),
     )
+
+
+def mapping_of_raw(store: Store, digest: str) -> OwnMapping | None:
+    """The mapping that a raw export brings; None where it brings none, or is not in the store."""
+    from dentsight_pipeline.store.content import read_bytes
+
+    raw = store.get_manifest(digest) if store.has_manifest(digest) else None
+    if raw is None or MAPPING not in raw.entries:
+        return None
+    return codec.read(read_bytes(store, raw, MAPPING), OwnMapping, MAPPING)
 
 
 def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schema, where: str) -> pa.Table:
@@ -165,4 +181,5 @@ def raw_documents(raw: RawExport, originals: Originals) -> dict[str, Content]:
         "annotations.json": {"schema": SCHEMA, "layout": raw.layout, "splits": splits},
         "repairs.json": raw.repairs,
         "originals.json": originals,
+        **({} if raw.mapping is None else {MAPPING: raw.mapping}),
     }

@@ -5,16 +5,28 @@ Reading and storing an export is the business of `ingest.py`; what a key means i
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dentsight_pipeline.data.raw_export import mapping_of_raw
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import ConfigurationError, DataError
-from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, PHANTOM, phantom_of, recall_dataset
+from dentsight_pipeline.intake.datasets import (
+    DEMO_KEY,
+    DEMO_LOCATION,
+    PHANTOM,
+    RegisteredDataset,
+    phantom_of,
+    recall_dataset,
+)
 from dentsight_pipeline.intake.limits import known_kinds
+from dentsight_pipeline.intake.mapping_file import load_mapping
 from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.progress import Progress
 
@@ -41,23 +53,37 @@ class Acquisition:
     """Whether the location was given now, rather than remembered."""
     accept: tuple[str, ...] = ()
     """Kinds of repairs that may be beyond their limits."""
+    mapping: OwnMapping | None = None
+    """A mapping of one's own, given now."""
+    remembered: OwnMapping | None = None
+    """The mapping that the key's export was read with, where nothing is said now."""
+    told: str = ""
+    """What is remembered of how the export is read, and how to undo it; empty where it is nothing."""
 
     @property
     def memo(self) -> Mapping[str, str] | None:
         """What decides the bytes without reading them: a drawn corpus is its numbers, a Roboflow version is immutable.
 
-        None for what has to be read to be known: folders, zips and buckets. What was made by accepting something says
-        so, and is not what is made without.
+        None for what has to be read to be known: folders, zips and buckets. What was made by accepting something, or
+        with a mapping of one's own, says so, and is not what is made without.
         """
+        own = self.mapping or self.remembered
+        read = {} if own is None else {"mapping": hashlib.sha256(codec.write(own)).hexdigest()}
         if self.location.startswith(f"{PHANTOM}:"):
-            return {"location": self.location, "drawing": CODE_VERSION}
+            return {"location": self.location, "drawing": CODE_VERSION} | read
         if self.location.startswith(ROBOFLOW):
-            return {"location": self.location} | ({"accept": ",".join(self.accept)} if self.accept else {})
+            return {"location": self.location} | ({"accept": ",".join(self.accept)} if self.accept else {}) | read
         return None
 
 
 def plan(
-    store: Store, key: str, export: str, source: str, drop: tuple[str, ...], accept: tuple[str, ...] = ()
+    store: Store,
+    key: str,
+    export: str,
+    source: str,
+    drop: tuple[str, ...],
+    accept: tuple[str, ...] = (),
+    mapping: str = "",
 ) -> Acquisition:
     """Resolve what a key and a launch mean together.
 
@@ -65,12 +91,14 @@ def plan(
         store: Where keys are kept.
         key: The dataset key.
         export: The location given now; empty means what the key already means, or the demo's corpus for its key.
-        source: Label mapping given now; empty means the remembered one, or the export's fingerprint.
-        drop: Labels to drop given now; empty means the remembered ones.
+        source: Label mapping given now.
+        drop: Labels to drop given now. Without this, `source` and `mapping`, all three are as remembered.
         accept: Kinds of repairs to accept, given now; empty means the remembered ones.
+        mapping: File of a mapping of one's own, given now, or `auto`.
 
     Raises:
-        ConfigurationError: Nothing is known about the key and no location was given, or a kind is not known.
+        ConfigurationError: Nothing is known about the key and no location was given, a kind is not known, or the
+            mapping cannot be read.
     """
     known = recall_dataset(store, key)
     location = export or (known.location if known else "") or (DEMO_LOCATION if key == DEMO_KEY else "")
@@ -79,14 +107,34 @@ def plan(
             f"Nothing is known about dataset {key!r}. Say where its export is: --export DIR on the command line, or "
             "the field `export` of raw_export in Dagster's launch form."
         )
+    if source and mapping:
+        raise ConfigurationError("--source and --mapping both say what labels mean. Give one of them.")
     same = known is not None and location == known.location
+    before = known if same and not (source or drop or mapping) else None
+    own = mapping_of_raw(store, before.raw_export) if before else None
     return Acquisition(
         location=location,
-        source=source or (known.source if known and same else None),
-        drop=drop or (known.drop if known and same else ()),
+        source=source or (before.source if before else None),
+        drop=drop or (before.drop if before else ()),
         registered=known.raw_export if known else None,
         asked=bool(export),
         accept=known_kinds(accept or (known.accept if known and same else ())),
+        mapping=load_mapping(mapping),
+        remembered=own,
+        told=_told(key, before, own) if before else "",
+    )
+
+
+def _told(key: str, known: RegisteredDataset, own: OwnMapping | None) -> str:
+    """What a key remembers of how its export is read, and how to undo it."""
+    read = [f"mapping {own.source!r} (a file)"] if own else []
+    read += [f"--source {known.source}"] if known.source else []
+    read += [f"--drop {name!r}" for name in known.drop]
+    if not read:
+        return ""
+    return (
+        f"{key} remembers: {', '.join(read)}. To read the export without, give --mapping auto and a new --dataset, "
+        "or --replace 'why'."
     )
 
 
@@ -111,7 +159,9 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
 
     location = acquisition.location
     request = Request(label_source=acquisition.source, drop=acquisition.drop, require=SPLITS, progress=progress)
-    request = replace(request, accept=acquisition.accept)
+    request = replace(
+        request, accept=acquisition.accept, mapping=acquisition.mapping, remembered=acquisition.remembered
+    )
     if location.startswith(f"{PHANTOM}:"):
         from dentsight_pipeline.phantom.export import write_phantom_export
 

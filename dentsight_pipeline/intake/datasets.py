@@ -80,17 +80,19 @@ def register_dataset(
         accept: Kinds of repairs asked to be accepted beyond their limits.
 
     Raises:
-        DataError: The key means other bytes and no reason to replace them was given.
+        DataError: The key means other bytes, or the same bytes read otherwise, and no reason to replace them was given.
     """
     before = store.read_ref(_ref(key))
     known = recall_dataset(store, key)
     history = known.history if known else ()
+    if known and known.raw_export == raw_export and (known.source, known.drop) != (source, drop):
+        history += _read_otherwise(key, known, source, drop, replace)
     if known and known.raw_export != raw_export:
         if not replace:
             raise DataError(
                 f"Dataset key {key!r} already means the export {known.raw_export[:12]} (read from {known.location}); "
-                f"{location} holds other bytes ({raw_export[:12]}). Give the new version a key of its own with "
-                "--dataset, or take this one over with --replace 'why'; the replacement is recorded."
+                f"{location} holds other bytes, or is read with another mapping ({raw_export[:12]}). Give it a key of "
+                "its own with --dataset, or take this one over with --replace 'why'; the replacement is recorded."
             )
         history += (Replaced(raw_export=known.raw_export, location=known.location, replaced_because=replace),)
     entry = RegisteredDataset(
@@ -99,6 +101,25 @@ def register_dataset(
     if known != entry:
         store.write_ref(_ref(key), plain(entry), expected=before)
     return entry
+
+
+def _read_otherwise(
+    key: str, known: RegisteredDataset, source: str | None, drop: tuple[str, ...], replace: str
+) -> tuple[Replaced]:
+    """What the key meant, when it may now be read otherwise."""
+    if not replace:
+        raise DataError(
+            f"Dataset key {key!r} is read with {_reading(known.source, known.drop)}; now {_reading(source, drop)} "
+            "was asked for. Give that a key of its own with --dataset, or take this one over with --replace "
+            "'why'; the replacement is recorded."
+        )
+    before = f"{known.location}, read with {_reading(known.source, known.drop)}"
+    return (Replaced(raw_export=known.raw_export, location=before, replaced_because=replace),)
+
+
+def _reading(source: str | None, drop: tuple[str, ...]) -> str:
+    """How an export is read, as the command line says it."""
+    return " ".join(["--source " + source if source else "--mapping auto", *(f"--drop {name!r}" for name in drop)])
 
 
 def phantom_of(location: str) -> tuple[int, int]:

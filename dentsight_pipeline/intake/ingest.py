@@ -20,7 +20,8 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from dentsight_pipeline.data.coverage import looked_for, refuse_uncovered
-from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule, choose_source
+from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule
+from dentsight_pipeline.data.own_mapping import image_classes
 from dentsight_pipeline.data.privacy import stem_kind
 from dentsight_pipeline.data.raw_export import RawExport, raw_documents
 from dentsight_pipeline.data.stored_images import (
@@ -33,12 +34,14 @@ from dentsight_pipeline.data.stored_images import (
 from dentsight_pipeline.data.tooth_signs import images_to_look_at, tooth_signs
 from dentsight_pipeline.documents.annotations import RawSplit
 from dentsight_pipeline.documents.facts import LabelSource, Privacy, RawExportFacts, RawSplitCounts
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.identity import corpus, source_identity
 from dentsight_pipeline.intake.images import HashedFiles, ImageKeeper, StoredImages
 from dentsight_pipeline.intake.limits import UNLABELLED, Limits
+from dentsight_pipeline.intake.mapping_file import MAPPING_FILE, by_digest, chosen, mapping_in
 from dentsight_pipeline.intake.open import open_export
 from dentsight_pipeline.intake.raw_split import RawSplits, rows_of_images, stem_groups
 from dentsight_pipeline.intake.read import missing_split, read_export
@@ -68,6 +71,10 @@ class Request:
     """Threads."""
     progress: Progress | None = None
     """Called as images are done."""
+    mapping: OwnMapping | None = None
+    """A mapping of one's own; without it and `label_source`, the one at the export's root."""
+    remembered: OwnMapping | None = None
+    """The mapping that a dataset key remembers, for an export that brings none now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +141,13 @@ def read_content(
     export, below = read_export(hashed, refusals)
     if limits.accepts(UNLABELLED, any(split.unlabelled for split in export.splits)):
         export = dataclasses.replace(export, splits=[split.with_negatives() for split in export.splits])
+    own = mapping_of(below, request)
     _refuse_missing_splits(files.name, export, request.require, refusals)
-    choice = choose_source(export.readmes.values(), export.category_names(), request.label_source)
+    choice = chosen(export, request.label_source, own)
     refuse_unknown_labels(export, choice.mapping, request.drop, refusals)
 
-    other_files = hashed.seen()
+    # What a mapping says is `mapping.json`, wherever it came from.
+    other_files = tuple(file for file in hashed.seen() if not (file.name or "").endswith(MAPPING_FILE))
     teeth = _tooth_names(export, choice.mapping, request.drop)
     shown = frozenset(path for split in export.splits for path in _to_look_at(split, teeth))
     keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress, shown)
@@ -148,21 +157,35 @@ def read_content(
     for split in splits:
         for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
             limits.judge(split.file, kind, wrong, total)
-    _refuse_uncovered(splits, choice.mapping, request.drop, refusals)
+    own = own and by_digest(own, {path: image.sha256 for path, image in images.by_path.items()})
+    _refuse_uncovered(splits, choice.mapping, own, request.drop, refusals)
     repairs = maker.repairs()
     raw = RawExport(
         export.layout,
         splits,
         repairs,
         images.fingerprints,
-        replace(_facts(export, request, splits, repairs, images), accepted_repairs=tuple(sorted(limits.exceeded))),
+        replace(_facts(export, request, own, splits, repairs, images), accepted_repairs=tuple(sorted(limits.exceeded))),
+        own,
     )
     unlabelled = [image.path for split in export.splits for image in split.unlabelled]
     return ExportContent(raw, Originals(files=other_files, images=images.originals()), unlabelled)
 
 
+def mapping_of(files: ExportFiles, request: Request) -> OwnMapping | None:
+    """The mapping that an export brings, or that somebody brings for it; none where a packaged one is asked for."""
+    if request.label_source is not None or request.mapping is not None:
+        return request.mapping
+    return mapping_in(files) or request.remembered
+
+
 def _facts(
-    export: Export, request: Request, splits: Sequence[RawSplit], repairs: pa.Table, images: StoredImages
+    export: Export,
+    request: Request,
+    own: OwnMapping | None,
+    splits: Sequence[RawSplit],
+    repairs: pa.Table,
+    images: StoredImages,
 ) -> RawExportFacts:
     identity = source_identity(export, request.identity)
     counts = {
@@ -175,7 +198,7 @@ def _facts(
         corpus=corpus(export, identity),
         source=identity,
         layout=export.layout,
-        label_source=_fingerprinted_source(export),
+        label_source=_label_source(export, own),
         splits=counts,
         repairs=dict(sorted(Counter(repairs["kind"].to_pylist()).items())),
         privacy=_privacy(export, images.by_path),
@@ -215,7 +238,11 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
 
 
 def _refuse_uncovered(
-    splits: Sequence[RawSplit], mapping: LabelMapping, drop: Collection[str], refusals: Refusals
+    splits: Sequence[RawSplit],
+    mapping: LabelMapping,
+    own: OwnMapping | None,
+    drop: Collection[str],
+    refusals: Refusals,
 ) -> None:
     """Refuses boxes of classes that the mapping says nobody looked for; unknown names are refused elsewhere."""
     names = {category.name for split in splits for category in split.categories} - set(drop)
@@ -223,7 +250,7 @@ def _refuse_uncovered(
     for name in names:
         with suppress(UnknownLabelError):
             rules[name] = mapping.resolve(name)
-    coverage = looked_for(mapping, rules, splits)
+    coverage = looked_for(mapping, rules, splits, image_classes(own))
     for split in splits:
         refuse_uncovered(split, rules, coverage, refusals.add)
 
@@ -244,9 +271,9 @@ def _to_look_at(split: ExportSplit, teeth: Mapping[str, str]) -> list[str]:
     return [split.images[row].path for row in rows]
 
 
-def _fingerprinted_source(export: Export) -> LabelSource:
-    """The mapping that READMEs and names call for, whatever `--source` says: a raw export does not depend on it."""
-    choice = choose_source(export.readmes.values(), export.category_names())
+def _label_source(export: Export, own: OwnMapping | None) -> LabelSource:
+    """The mapping that it brings, else the one that READMEs and names call for, whatever `--source` says."""
+    choice = chosen(export, None, own)
     return LabelSource(source=choice.source, chosen_by=choice.chosen_by, evidence=choice.evidence)
 
 

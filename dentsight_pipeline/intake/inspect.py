@@ -16,12 +16,13 @@ import pyarrow as pa
 from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
-from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, mapping_for
+from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH
 from dentsight_pipeline.data.raw_export import RawExport
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling
 from dentsight_pipeline.documents.facts import Cell, SplitsFacts, SplitTotals
 from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
 from dentsight_pipeline.intake.ingest import Request, read_content
 from dentsight_pipeline.intake.limits import UNLABELLED
@@ -37,6 +38,7 @@ def inspect_export(
     export: str | Path,
     *,
     source: str | None = None,
+    mapping: OwnMapping | None = None,
     drop: Collection[str] = (),
     require: Sequence[str] = REQUIRED_SPLITS,
     accept: Collection[str] = (),
@@ -49,6 +51,7 @@ def inspect_export(
     Args:
         export: A folder, a zip or an `s3://` address.
         source: The label mapping (`--source`); None chooses by READMEs and category names.
+        mapping: A mapping of one's own (`--mapping`); None takes the one at the export's root, if there is one.
         drop: Label names to leave out.
         require: Splits whose absence counts as a refusal.
         accept: Kinds of repairs that may be beyond their limits (`--accept-repairs`).
@@ -64,20 +67,19 @@ def inspect_export(
         ConfigurationError: No such label mapping, or a name to drop that does not occur, or no such kind of repairs.
     """
     refusals = Refusals(collect=True)
+    request = Request(source, drop, require, accept, None, workers, progress, mapping)
     with open_export(export) as files:
-        content = read_content(files, Request(source, drop, require, accept, None, workers, progress), refusals)
-    raw = content.raw
-    chosen = source or raw.facts.label_source.source
+        content = read_content(files, request, refusals)
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     # Boxes of classes that were not looked for are among the refusals already.
-    result = normalise_document(raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None)
-    report = _report(raw, result, refusals, chosen, unknown)
+    result = normalise_document(
+        content.raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None
+    )
+    report = _report(content.raw, result, refusals, unknown)
     return msgspec.structs.replace(report, label_ceilings=ceilings(result), unlabelled_files=tuple(content.unlabelled))
 
 
-def _report(
-    raw: RawExport, result: NormalisedDocument, refusals: Refusals, chosen: str, unknown: Sequence[str]
-) -> Inspection:
+def _report(raw: RawExport, result: NormalisedDocument, refusals: Refusals, unknown: Sequence[str]) -> Inspection:
     facts = result.facts
     rows = {name: _class_row(name, facts) for name in (*CONDITIONS, *TEETH)}
     kept = tuple(name for name in facts.mapping.drop if name not in unknown)
@@ -87,7 +89,7 @@ def _report(
         layout=raw.facts.layout,
         source=msgspec.structs.replace(facts.mapping, drop=kept),
         sources_known=tuple(MAPPINGS),
-        mapping_digest=mapping_for(chosen).digest,
+        mapping_digest=facts.mapping.digest,
         splits={name: _split(name, facts, raw.facts.splits[name].unlisted_files) for name in sorted(facts.splits)},
         classes={name: row for name, row in rows.items() if name in CONDITIONS or row["total"]},
         labels=tuple(row for row in result.labels if row.raw_name not in unknown),

@@ -26,12 +26,17 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_key_alone_means_what_it_meant_before(store: Store) -> None:
     """Place, mapping and dropped labels are remembered together: each of them changes the figures."""
-    assert plan(store, "v8", "", "", ()) == Acquisition("/exports/v8", "canonical", ("x",), RAW, asked=False)
+    told = (
+        "v8 remembers: --source canonical, --drop 'x'. To read the export without, give --mapping auto and a new "
+        "--dataset, or --replace 'why'."
+    )
+    assert plan(store, "v8", "", "", ()) == Acquisition("/exports/v8", "canonical", ("x",), RAW, asked=False, told=told)
 
 
 def test_naming_the_place_again_keeps_mapping_and_drops(store: Store) -> None:
-    """Whoever repeats the first command without its options means the same dataset."""
-    assert plan(store, "v8", "/exports/v8", "", ()) == Acquisition("/exports/v8", "canonical", ("x",), RAW, asked=True)
+    """Whoever repeats the first command without its options means the same dataset, and is told so."""
+    again = plan(store, "v8", "/exports/v8", "", ())
+    assert (again.source, again.drop, again.asked, again.told[:12]) == ("canonical", ("x",), True, "v8 remembers")
 
 
 def test_another_place_under_the_same_key_inherits_neither_mapping_nor_drops(store: Store) -> None:
@@ -39,12 +44,13 @@ def test_another_place_under_the_same_key_inherits_neither_mapping_nor_drops(sto
     assert plan(store, "v8", "/exports/v9", "", ()) == Acquisition("/exports/v9", None, (), RAW, asked=True)
 
 
-def test_what_is_asked_for_now_wins(store: Store) -> None:
-    """Over what is remembered, each by itself."""
+def test_what_is_asked_for_now_is_all_that_counts(store: Store) -> None:
+    """Half remembered and half asked for would be a reading that nobody ever named."""
     assert plan(store, "v8", "", "opg-reporting", ()).source == "opg-reporting"
-    assert plan(store, "v8", "", "opg-reporting", ()).drop == ("x",)
+    assert plan(store, "v8", "", "opg-reporting", ()).drop == ()
     assert plan(store, "v8", "", "", ("y",)).drop == ("y",)
-    assert plan(store, "v8", "", "", ("y",)).source == "canonical"
+    assert plan(store, "v8", "", "", ("y",)).source is None
+    assert plan(store, "v8", "", "", (), (), "auto") == Acquisition("/exports/v8", None, (), RAW, asked=False)
 
 
 def test_the_demo_key_is_drawn_unless_a_place_is_given(store: Store) -> None:

@@ -25,7 +25,10 @@ class ExportConfig(dg.Config):
     """A folder, a zip, `s3://…`, `roboflow:workspace/project/version` or `phantom:IMAGES:SEED`. Empty: what the key
     already means; for `phantom-v1` the demo's corpus."""
     source: str = ""
-    """Label mapping; empty: chosen by the export's fingerprint."""
+    """Packaged label mapping; empty: chosen by the export's fingerprint."""
+    mapping: str = ""
+    """A file that says what labels mean and what was looked for, or `auto`. Empty, without source and drop: the
+    export's `dentsight.yaml`, else as the key remembers."""
     drop: list[str] = []
     """Label names to drop on purpose; counted as dropped."""
     accept_repairs: list[str] = []
@@ -40,8 +43,10 @@ def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
     from dentsight_pipeline.intake import acquire
 
     given, key = step.config, checked_dataset_key(step.dataset)
-    plan = acquire.plan(step.store, key, given.export, given.source, tuple(given.drop), tuple(given.accept_repairs))
-
+    asked = (tuple(given.drop), tuple(given.accept_repairs), given.mapping)
+    plan = acquire.plan(step.store, key, given.export, given.source, *asked)
+    if plan.told:
+        step.context.log.warning(plan.told)
     show = partial(_register_and_show, key, plan, given.replace)
     return step.once(partial(_ingest, step, key, plan), show, plan.memo)
 

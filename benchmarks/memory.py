@@ -185,6 +185,7 @@ def evaluate(store: Store, folder: Path) -> None:
         image_sizes_px=np.tile([1662.0, 1077.0], (count, 1)),
         groups=np.arange(count),
         clean=rng.random(count) < 0.8,
+        covered=np.ones((count, classes), bool),
         partial=np.zeros(count, bool),
         category_ids=np.arange(1, classes + 1),
         class_names=tuple(f"condition {k}" for k in range(1, classes + 1)),

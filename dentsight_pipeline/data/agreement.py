@@ -79,17 +79,24 @@ class _Reading:
     split: Split
     row: int
 
-    def boxes(self) -> _Boxes:
-        """Its boxes by category id."""
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """`[n_classes]`: what was looked for."""
+        return self.split.covered[self.row]
+
+    def boxes(self, covered: NDArray[np.bool_]) -> _Boxes:
+        """Its boxes by category id, of the classes that `covered` `[n_classes]` marks."""
         own = slice(*self.split.offsets[self.row : self.row + 2])
         categories, boxes = self.split.category_ids[own], self.split.boxes_xywh_px[own]
-        return {int(category): boxes[categories == category] for category in np.unique(categories)}
+        kept = np.unique(categories[covered[categories - 1]])
+        return {int(category): boxes[categories == category] for category in kept}
 
-    def boxes_in_frame_of(self, other: _Reading, transform: Transform) -> _Boxes:
-        """Its boxes by category id, where they lie in the other image."""
-        return {
-            category: map_boxes(boxes, self.size, other.size, transform) for category, boxes in self.boxes().items()
-        }
+    def paired_with(self, other: _Reading, transform: Transform) -> PairedBoxes:
+        """The boxes of both, of the classes that both looked for, as the first of the two; `transform` aligns them."""
+        covered = self.covered & other.covered
+        in_b = other.boxes(covered).items()
+        mapped = {category: map_boxes(boxes, other.size, self.size, transform) for category, boxes in in_b}
+        return PairedBoxes(self.source, self.boxes(covered), mapped, covered)
 
 
 @dataclass(slots=True)
@@ -109,12 +116,17 @@ class SecondReadings:
 
 @dataclass(frozen=True, slots=True)
 class PairedBoxes:
-    """One pair: the boxes of both readings by category id, in the frame of the first, and what both looked for."""
+    """One pair: what both looked for, and the boxes of that by category id, in the frame of the first."""
 
     source: str
     in_a: _Boxes
     in_b: _Boxes
     covered: NDArray[np.bool_]
+
+    @property
+    def says_something(self) -> bool:
+        """Whether one of the two found anything that both looked for; else it may be a copy as well as a reading."""
+        return bool(self.in_a or self.in_b)
 
 
 def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) -> SecondReadings:
@@ -122,8 +134,9 @@ def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) ->
 
     A pair counts when both images carry labels. The boxes of the second image can be brought into the frame of the
     first through the flip that the pixels show; a pair that the pixels do not align (same name, other picture, or a
-    crop) is left out. So is a pair whose labels are the same box for box, within 3 px: Roboflow's own flips carry their
-    labels along, and no two people draw that exactly. Byte copies within one export are no second reading either, even
+    crop) is left out. So is a pair whose labels of what both looked for are the same box for box, within 3 px:
+    Roboflow's own flips carry their labels along, and no two people draw that exactly; and one without any such label.
+    Byte copies within one export are no second reading either, even
     with other labels (`label_review` lists those); the same bytes in two exports are: two teams labelled them. A is
     the image with the smaller digest; nothing else distinguishes the two.
 
@@ -136,9 +149,11 @@ def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) ->
         transform = _alignment(first, second, fingerprints)
         if transform is None:
             made.unaligned += 1
-        elif _is_byte_copy(first, second) or _is_copy(first.boxes(), second.boxes_in_frame_of(first, transform)):
+            continue
+        boxes = first.paired_with(second, transform)
+        if _is_byte_copy(first, second) or (boxes.says_something and _is_copy(boxes.in_a, boxes.in_b)):
             made.copies += 1
-        else:
+        elif boxes.says_something:
             made.pairs.append(SecondReading(source=first.source, first=first.id, second=second.id, transform=transform))
     return made
 
@@ -148,9 +163,7 @@ def paired_boxes(splits: Sequence[Split], pairs: Sequence[SecondReading]) -> Ite
     members = {reading.id: reading for reading in _readings(splits)}
     for pair in pairs:
         if pair.first in members and pair.second in members:
-            first, second = members[pair.first], members[pair.second]
-            covered = first.split.covered[first.row] & second.split.covered[second.row]
-            yield PairedBoxes(pair.source, first.boxes(), second.boxes_in_frame_of(first, pair.transform), covered)
+            yield members[pair.first].paired_with(members[pair.second], pair.transform)
 
 
 def agreement_table(splits: Sequence[Split], classes: Sequence[str], found: SecondReadings) -> list[AgreementRow]:

@@ -153,17 +153,28 @@ class MacroRow(RankedFigures, frozen=True, kw_only=True):
     """Classes evaluated."""
 
 
-class Population(Document, frozen=True, kw_only=True):
+class Population(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One set of images: `all`, or the `clean` ones that share no source with another split."""
 
     images: int = 0
     """How many."""
     groups: int = 0
     """Their source groups, the unit of resampling."""
+    looked_at: Mapping[str, int] = {}
+    """Images whose annotators looked for a class, of each class that was not looked for in all of them."""
     per_class: tuple[ClassRow, ...] = ()
     """In the order of the classes."""
     macro: MacroRow
     """Means over the classes present."""
+
+    def images_looked_at(self, class_name: str) -> int:
+        """How many images tell anything of a class."""
+        return self.looked_at.get(class_name, self.images)
+
+    @property
+    def not_looked_for(self) -> tuple[str, ...]:
+        """Classes that nobody looked for in any of the images."""
+        return tuple(name for name, images in self.looked_at.items() if not images)
 
 
 class Measurement(Document, frozen=True, kw_only=True):
@@ -361,13 +372,15 @@ class Consistency(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Why sides were not measured; absent where they were."""
 
 
-class EmptyMouth(Document, frozen=True, kw_only=True):
+class EmptyMouth(Document, frozen=True, kw_only=True, omit_defaults=True):
     """False positives on images without any annotation, at the operating thresholds."""
 
     population: str
     """The images."""
     images: int
-    """Those without any annotation."""
+    """Those in which every class was looked for and none was found."""
+    images_not_fully_covered: int = 0
+    """Those in which some class was not looked for: nothing says whether they are empty."""
     images_with_false_positive: int
     """Of them."""
     false_positives: int

@@ -10,7 +10,7 @@ All intervals are two-sided 90 %: their ends are the one-sided 95 % bounds that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
@@ -46,6 +46,10 @@ class Weights:
     resamples: int
     groups: np.ndarray
     n_groups: int
+
+    def subset(self, images: np.ndarray) -> Weights:
+        """Those of the images where the mask `images` [I] is true."""
+        return self if images.all() else replace(self, columns=self.columns[images], groups=self.groups[images])
 
     @property
     def resampled(self) -> np.ndarray:

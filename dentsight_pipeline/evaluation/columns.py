@@ -42,6 +42,8 @@ class GroundTruth:
         groups: [I] index of the source group (patient or source) that an image belongs to: the resampling unit.
         clean: [I] true where the image shares no source with another split; None where the file does not say.
         partial: [I] true where the file says that the teeth are not annotated (`partial_annotation`).
+        covered: [I, K] true where the image's annotators looked for the class. Elsewhere nothing is known: there is no
+            ground truth, and a detection is neither right nor wrong.
         category_ids: [K] ascending.
         class_names: [K] in the order of `category_ids`.
         annotation_ids: [N] in file order.
@@ -59,6 +61,7 @@ class GroundTruth:
     groups: np.ndarray
     clean: np.ndarray | None
     partial: np.ndarray
+    covered: np.ndarray
     category_ids: np.ndarray
     class_names: tuple[str, ...]
     annotation_ids: np.ndarray
@@ -75,7 +78,7 @@ class GroundTruth:
         kept = images[self.image_index]
         return replace(
             self,
-            **{name: getattr(self, name)[images] for name in ("image_ids", "image_sizes_px", "groups", "partial")},
+            **{name: getattr(self, name)[images] for name in _OF_IMAGES},
             **{name: getattr(self, name)[kept] for name in _OF_ANNOTATIONS},
             clean=None if self.clean is None else self.clean[images],
             image_index=_new_rows(self.image_index, images),
@@ -86,7 +89,15 @@ class GroundTruth:
         kept = _in_slice(self.class_index, wanted)
         own = {name: getattr(self, name)[kept] for name in (*_OF_ANNOTATIONS, "image_index")}
         own["class_index"] = own["class_index"] - wanted.start
-        return replace(self, **own, category_ids=self.category_ids[wanted], class_names=self.class_names[wanted])
+        names = self.class_names[wanted]
+        return replace(
+            self, **own, covered=self.covered[:, wanted], category_ids=self.category_ids[wanted], class_names=names
+        )
+
+    @property
+    def fully_covered(self) -> np.ndarray:
+        """[I] true where every class was looked for."""
+        return self.covered.all(axis=1)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,12 @@ class Detections:
         rows = _new_rows(self.image_index, images)
         return replace(self._taken(kept), image_index=rows)
 
+    def looked_for(self, truth: GroundTruth) -> Detections:
+        """Those of classes that the annotators of their image looked for."""
+        if truth.covered.all():
+            return self
+        return self._taken(truth.covered[self.image_index, self.class_index])
+
     def of_classes(self, wanted: slice) -> Detections:
         """The detections of some neighbouring classes, which are numbered from 0 again."""
         kept = self._taken(_in_slice(self.class_index, wanted))
@@ -127,6 +144,7 @@ class Detections:
         )
 
 
+_OF_IMAGES = ("image_ids", "image_sizes_px", "groups", "partial", "covered")
 _OF_ANNOTATIONS = ("annotation_ids", "class_index", "boxes_xywh_px", "areas_px", "crowd")
 
 
@@ -166,6 +184,7 @@ def ground_truth_of(split: Split, source: str = "ground truth") -> GroundTruth:
         groups=group_index(split.images["source_group"].to_pylist()),
         clean=split.images["clean"].to_numpy(),
         partial=split.images["partial_annotation"].to_numpy(),
+        covered=split.covered,
         category_ids=np.arange(1, len(split.classes) + 1),
         class_names=split.classes,
         annotation_ids=checked_ids(split.annotations["id"].to_numpy(), place),
@@ -179,6 +198,7 @@ def ground_truth_of(split: Split, source: str = "ground truth") -> GroundTruth:
         ),
         crowd=np.zeros(len(split.annotations), bool),
     )
+    require_covered(truth, place)
     return replace(truth, notes=absent_classes(truth), sha256=digest_of_columns(truth))
 
 
@@ -199,11 +219,15 @@ def detections_of(table: pa.Table, truth: GroundTruth, source: str = "detections
 
 
 def digest_of_columns(columns: GroundTruth | Detections) -> str:
-    """The sha256 of what is scored: names and little-endian values of every column, in the order of the fields."""
+    """The sha256 of what is scored: names and little-endian values of every column, in the order of the fields.
+
+    `covered` counts where it is not true throughout.
+    """
     hasher = hashlib.sha256()
     for column in fields(columns):
         value = getattr(columns, column.name)
-        if column.name not in ("notes", "sha256") and value is not None:
+        told = column.name not in ("notes", "sha256") and value is not None
+        if told and not (column.name == "covered" and value.all()):
             hasher.update(f"{column.name}\0".encode())
             plain = isinstance(value, tuple)
             hasher.update("\0".join(value).encode() if plain else np.ascontiguousarray(value).view(np.uint8).data)
@@ -259,13 +283,27 @@ def checked_boxes(boxes: np.ndarray, place: Place) -> np.ndarray:
     return boxes
 
 
+def require_covered(truth: GroundTruth, place: Place) -> None:
+    """Refuse a box of a class that its image's annotators did not look for: one of the two is wrong."""
+    for row in np.flatnonzero(~truth.covered[truth.image_index, truth.class_index])[:1]:
+        name, image = truth.class_names[truth.class_index[row]], truth.image_ids[truth.image_index[row]]
+        place.refuse(
+            row,
+            f"is {name}, which image {image} says nobody looked for (`covered`)",
+            "Add the category to the image's `covered`, or leave the box out.",
+        )
+
+
 def absent_classes(truth: GroundTruth) -> tuple[str, ...]:
-    """A note when some class has no ground truth."""
-    present = set(truth.class_index[~truth.crowd].tolist())
-    absent = [name for k, name in enumerate(truth.class_names) if k not in present]
-    if not absent:
-        return ()
-    return (f"No ground truth for {', '.join(absent)}: not scored, and false positives there cost nothing in AP.",)
+    """A note on classes without ground truth, and one on those that nobody looked for."""
+    present, looked_for = set(truth.class_index[~truth.crowd].tolist()), truth.covered.any(axis=0)
+    absent = [name for k, name in enumerate(truth.class_names) if k not in present and looked_for[k]]
+    unknown = [name for k, name in enumerate(truth.class_names) if not looked_for[k]]
+    notes = (
+        (absent, "No ground truth for {}: not scored, and false positives there cost nothing in AP."),
+        (unknown, "In no image did anybody look for {}: not measured."),
+    )
+    return tuple(note.format(", ".join(names)) for names, note in notes if names)
 
 
 def group_index(names: Iterable[str]) -> np.ndarray:

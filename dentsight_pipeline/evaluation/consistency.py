@@ -115,8 +115,7 @@ def mirror_counts(
         iou: Least IoU of a pair. Pairs are taken greedily by IoU, each box once.
     """
     n_images = len(truth.image_ids)
-    a = _rows(detections, k, threshold)
-    b = _rows(mirrored, k, threshold)
+    a, b = (_rows(truth, found, k, threshold) for found in (detections, mirrored))
     image_a, image_b = detections.image_index[a], mirrored.image_index[b]
     left, right = pairs_in_same_cell(image_a, image_b, n_images)
     overlap = iou_of_pairs(detections.boxes_xywh_px[a[left]], mirrored.boxes_xywh_px[b[right]])
@@ -154,7 +153,8 @@ def side_counts(truth: GroundTruth, k: int, found: np.ndarray) -> SideCounts:
     return SideCounts(**counts)
 
 
-def _rows(detections: Detections, k: int, threshold: float) -> np.ndarray:
-    """Rows of one class at or above the threshold, sorted by image."""
+def _rows(truth: GroundTruth, detections: Detections, k: int, threshold: float) -> np.ndarray:
+    """Rows of one class at or above the threshold, where it was looked for, sorted by image."""
     rows = np.flatnonzero((detections.class_index == k) & (detections.scores >= threshold))
+    rows = rows[truth.covered[detections.image_index[rows], k]]
     return rows[np.argsort(detections.image_index[rows], kind="stable")]

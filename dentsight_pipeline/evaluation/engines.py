@@ -146,8 +146,11 @@ def score_populations(
     """One result for each image mask [I] in `populations`; one without images is −1 throughout.
 
     pycocotools matches each image once and accumulates once for each population, since a match never depends on other
-    images; hotcoco scores each population from scratch, in all of `AREA_RANGES_PX`.
+    images; hotcoco scores each population from scratch, in all of `AREA_RANGES_PX`. Each class is scored on the images
+    in which it was looked for: AP does not depend on how many images there are, so it is enough that its detections on
+    the others take no part.
     """
+    detections = detections.looked_for(truth)
     if engine == "hotcoco":
         return {name: _run_hotcoco(truth, detections, mask) for name, mask in populations.items()}
     if engine == "pycocotools":

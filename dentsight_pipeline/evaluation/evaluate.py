@@ -154,7 +154,7 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
     """
     say = progress or (lambda stage, done, total: None)
     say("validate", 0, 1)
-    given = _without_partial_teeth(given)
+    given = _on_images_looked_at(given)
     say("engines", 0, 1)
     scored, engine_facts = _scored_by_both(given)
     say("match", 0, 1)
@@ -213,18 +213,36 @@ def evaluate_files(
     return summary(evaluation.document)
 
 
-def _without_partial_teeth(given: Inputs) -> Inputs:
-    """Images whose teeth are not annotated are no tooth negatives: leave them out when the classes are teeth."""
-    partial = given.truth.partial
-    if not partial.any() or not consistency.are_teeth(given.truth.class_names):
-        return given
-    note = f"{int(partial.sum())} partially annotated images left out: their teeth are not marked."
+def _on_images_looked_at(given: Inputs) -> Inputs:
+    """Images in which nobody looked for any of the classes are no negatives: leave them out.
+
+    Raises:
+        EvaluationError: None is left.
+    """
+    truth = given.truth
+    partial = truth.partial & consistency.are_teeth(truth.class_names)
+    unseen = ~truth.covered.any(axis=1) & ~partial
+    left_out = (
+        (partial, "{} partially annotated images left out: their teeth are not marked."),
+        (unseen, "{} images left out: nobody looked for any of the classes there."),
+    )
+    notes = tuple(note.format(int(mask.sum())) for mask, note in left_out if mask.any())
+    kept = ~(partial | unseen)
+    if not kept.any():
+        raise EvaluationError(
+            f"In none of the {len(kept)} images did anybody look for {', '.join(truth.class_names)}, so nothing can be "
+            "measured. Evaluate on images that were annotated for these classes, or declare that they were."
+        )
+    return given if kept.all() else _on(given, kept, notes)
+
+
+def _on(given: Inputs, images: np.ndarray, notes: tuple[str, ...]) -> Inputs:
     return replace(
         given,
-        truth=given.truth.subset(~partial),
-        found=given.found.subset(~partial),
-        mirrored=None if given.mirrored is None else given.mirrored.subset(~partial),
-        notes=(*given.notes, note),
+        truth=given.truth.subset(images),
+        found=given.found.subset(images),
+        mirrored=None if given.mirrored is None else given.mirrored.subset(images),
+        notes=(*given.notes, *notes),
     )
 
 
@@ -267,6 +285,7 @@ def _populations(given: Inputs, scored: Mapping[PopulationName, EngineResult]) -
         Counted(
             name=name,
             images=mask,
+            covered=given.truth.covered[mask],
             matches=matches,
             engine=scored[name],
             operating=operating,
@@ -306,7 +325,7 @@ def _assembled(
         errors=shown.count_by_type(gated.images),
         confusion=shown.confusion_matrix(gated.images),
         score_floor=typed.floor,
-        sample_sizes=sample_sizes(rows, measured[gated.name].part.images),
+        sample_sizes=sample_sizes(rows, measured[gated.name].part),
         label_ceilings=given.label_ceilings,
         notes=(*given.truth.notes, *given.notes),
     )

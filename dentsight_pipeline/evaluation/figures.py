@@ -40,6 +40,7 @@ class Counted:
     Attributes:
         name: `all` or `clean`.
         images: [I] the mask of its images.
+        covered: [its images, K] whether a class was looked for.
         matches: [K] by area range, on all images.
         engine: What the engines say of this population.
         operating: Thresholds.
@@ -48,6 +49,7 @@ class Counted:
 
     name: PopulationName
     images: np.ndarray
+    covered: np.ndarray
     matches: Sequence[Mapping[str, ClassMatches]]
     engine: EngineResult
     operating: Operating
@@ -60,6 +62,12 @@ class Counted:
     def without_sizes(self) -> Counted:
         """With the matches for all areas alone: Tier 2 and the files need no others, which are three times as large."""
         return replace(self, matches=[{"all": by_area["all"]} for by_area in self.matches])
+
+    @property
+    def looked_at(self) -> dict[str, int]:
+        """`Population.looked_at`."""
+        counts = zip(self.engine.classes, self.covered.sum(axis=0).tolist(), strict=True)
+        return {name: count for name, count in counts if count < len(self.covered)}
 
     @property
     def gt_counts(self) -> np.ndarray:
@@ -147,7 +155,13 @@ def measure_population(of: Counted, say: Callable[[int, int], None]) -> Measured
         rows.append(row)
         measurements += own
     macro, own = macro_row(of, rows, drawn)
-    document = Population(images=int(of.images.sum()), groups=of.weights.n_groups, per_class=tuple(rows), macro=macro)
+    document = Population(
+        images=int(of.images.sum()),
+        groups=of.weights.n_groups,
+        looked_at=of.looked_at,
+        per_class=tuple(rows),
+        macro=macro,
+    )
     return MeasuredPopulation(document, [*measurements, *own], distance)
 
 
@@ -161,6 +175,7 @@ def class_row(
         metric: bootstrap.interval(drawn, units.get(metric.removeprefix("ap_"), units["all"]), at=(i,))
         for i, metric in enumerate(FIGURES)
     }
+    measured = _nested(measured)
     row = ClassRow(
         class_name=name,
         n_gt=everything.n_gt,
@@ -170,7 +185,8 @@ def class_row(
         threshold_p95=finite(of.operating.p95[k]),
         threshold_best_f1=finite(of.operating.best_f1[k]),
     )
-    note = "" if row.n_gt else f"no ground truth; {row.n_detections} detections"
+    absent = f"no ground truth; {row.n_detections} detections" if of.covered[:, k].any() else "nobody looked for it"
+    note = "" if row.n_gt else absent
     return row, [measurement(metric, name, of.name, measured[metric], row.n_gt, units["all"], note) for metric in GATED]
 
 
@@ -179,6 +195,7 @@ def macro_row(of: Counted, rows: Sequence[ClassRow], drawn: Sequence[Draws]) -> 
     mean = macro_of(drawn)
     units = bootstrap.units_with(of.gt_counts, of.weights)
     measured = {metric: bootstrap.interval(mean, units, at=(i,)) for i, metric in enumerate(RANKED)}
+    measured = _nested(measured)
     exact = {metric: of.engine.macro(metric) for metric in RANKED if metric in of.engine.per_class[rows[0].class_name]}
     present = sum(row.ap is not None for row in rows)
     macro = MacroRow(**_flat(measured, exact), present=present, of=len(rows))
@@ -193,6 +210,23 @@ def macro_of(drawn: Sequence[Draws]) -> Draws:
     """The mean of several classes' draws over those that are defined."""
     parts = ([getattr(own, name) for own in drawn] for name in ("point", "resampled", "jackknife"))
     return Draws(*(metrics.macro(np.stack(own)) for own in parts))
+
+
+def _nested(measured: Mapping[str, Interval]) -> dict[str, Interval]:
+    """AP50 is never below AP and AP75, so neither are the ends of its interval; the wider end holds.
+
+    Where nothing is hit at IoU .75 its interval is the exact binomial bound, 0 to .35 of 7 sources; where one box is
+    hit at .50 by the way, resampling alone would give AP50 a certain-looking 0 to .00.
+    """
+    ap50, wider = measured["ap50"], dict(measured)
+    if ap50.low is None or ap50.high is None:
+        return wider
+    high = ap50.high
+    for name in ("ap", "ap75"):
+        own = measured[name]
+        if own.low is not None and own.high is not None:
+            high, wider[name] = max(high, own.high), replace(own, low=min(own.low, ap50.low))
+    return {**wider, "ap50": replace(ap50, high=high)}
 
 
 def measurement(

@@ -3,7 +3,8 @@
 The rule is COCOeval's greedy one: detections of an image and class in order of score, each taking the free ground
 truth with the largest IoU at or above the threshold, a counted one before an ignored one. It is applied to all ten
 thresholds at once: a ground truth that is taken at some thresholds is still free at the others. `evaluate` verifies
-the figures that come of it against both engines on every run.
+the figures that come of it against both engines on every run. A detection of a class that nobody looked for in its
+image takes no part.
 """
 
 from __future__ import annotations
@@ -165,6 +166,7 @@ def _candidates(truth: GroundTruth, detections: Detections, k: int) -> _Candidat
     gt = np.flatnonzero(truth.class_index == k)
     gt = gt[np.argsort(truth.image_index[gt], kind="stable")]
     dt = np.flatnonzero(detections.class_index == k)
+    dt = dt[truth.covered[detections.image_index[dt], k]]
     dt = dt[np.lexsort((-detections.scores[dt], detections.image_index[dt]))]  # by image, then falling score
     images = detections.image_index[dt]
     rank = np.arange(len(dt)) - np.searchsorted(images, images)

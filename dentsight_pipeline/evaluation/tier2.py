@@ -26,6 +26,7 @@ from dentsight_pipeline.documents.evaluation import (
     FrocPoints,
     Measurement,
     PlattFit,
+    Population,
     PopulationName,
     SampleSizes,
     SideRecall,
@@ -152,9 +153,9 @@ def measure_consistency(of: Gated) -> tuple[Consistency, Rows]:
 
 
 def measure_empty_mouth(of: Gated) -> tuple[EmptyMouth, Rows]:
-    """False positives on images without any annotation of the classes evaluated."""
+    """False positives on images in which every class evaluated was looked for and none was found."""
     annotated = np.bincount(of.truth.image_index, minlength=len(of.images)) > 0
-    empty = ~annotated[of.images]
+    empty = (of.truth.fully_covered & ~annotated)[of.images]
     shown = np.zeros(len(empty))
     for matches, threshold in zip(of.parts, of.operating.best_f1, strict=True):
         shown += operating_points.counts_at(matches, threshold).seen
@@ -164,6 +165,7 @@ def measure_empty_mouth(of: Gated) -> tuple[EmptyMouth, Rows]:
     document = EmptyMouth(
         population=of.name,
         images=n,
+        images_not_fully_covered=int((~of.truth.fully_covered)[of.images].sum()),
         images_with_false_positive=images_hit,
         false_positives=positives,
         rate=_bounds(rate),
@@ -175,23 +177,33 @@ def measure_empty_mouth(of: Gated) -> tuple[EmptyMouth, Rows]:
     )
     units = len(np.unique(of.weights.groups[empty]))
     note = f"{needed} empty images without a false positive are needed to show < 5 %"
+    if unknown := document.images_not_fully_covered:
+        note = f"{note}; in {unknown} images some class was not looked for: nothing says whether they are empty"
     named = {"empty_mouth_fp_rate": rate, "empty_mouth_fp_per_image": per_image}
     return document, [of.row(metric, ALL_CLASSES, own, n, units, note) for metric, own in named.items()]
 
 
 def measure_froc(of: Gated) -> Froc:
-    """Sensitivity at ⅛ to 8 false positives an image, for each class and for all pooled by score."""
-    classes = {name: _froc_points(of, part) for name, part in zip(of.classes, of.parts, strict=True)}
-    classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts))
+    """Sensitivity at ⅛ to 8 false positives an image, for each class and for all pooled by score.
+
+    An image counts for a class that was looked for in it, and for all together where all were.
+    """
+    covered = of.truth.covered[of.images]
+    classes = {
+        name: _froc_points(of, part, covered[:, k])
+        for k, (name, part) in enumerate(zip(of.classes, of.parts, strict=True))
+    }
+    classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts), covered.all(axis=1))
     return Froc(false_positives_per_image=empty_mouth.FROC_FALSE_POSITIVES, classes=classes)
 
 
-def sample_sizes(measurements: Sequence[Measurement], n_images: int) -> SampleSizes:
+def sample_sizes(measurements: Sequence[Measurement], population: Population) -> SampleSizes:
     """About how many images each Tier 2 figure would take for a half-width of .05 (widths fall with √n)."""
     images: dict[str, dict[str, int | None]] = {}
     for row in measurements:
         if row.metric in _SIZED:
             measured = Interval(row.value, row.low, row.high)
+            n_images = population.images_looked_at(row.class_name)
             needed = bootstrap.needed_images(measured, n_images, HALF_WIDTH)
             images.setdefault(row.metric, {})[row.class_name] = needed
     return SampleSizes(half_width=HALF_WIDTH, images=images)
@@ -263,10 +275,11 @@ def _side_recall(of: Gated, name: str, counts: SideCounts) -> tuple[SideRecall, 
     )
 
 
-def _froc_points(of: Gated, part: ClassMatches) -> FrocPoints:
+def _froc_points(of: Gated, part: ClassMatches, images: np.ndarray) -> FrocPoints:
+    part, weights = part.subset(images), of.weights.subset(images)
     points, table = empty_mouth.FROC_FALSE_POSITIVES, PointTable.from_matches(part)
-    drawn = bootstrap.draws(lambda weights: table.sensitivity_at(weights, points), of.weights)
-    units = bootstrap.units_with(part.gt_counts, of.weights)
+    drawn = bootstrap.draws(lambda block: table.sensitivity_at(block, points), weights)
+    units = bootstrap.units_with(part.gt_counts, weights)
     measured = [bootstrap.interval(drawn, units, at=(i,)) for i in range(len(points))]
     return FrocPoints(
         sensitivity=tuple(m.value for m in measured),

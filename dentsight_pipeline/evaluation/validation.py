@@ -32,6 +32,7 @@ from dentsight_pipeline.evaluation.columns import (
     checked_ids,
     checked_numbers,
     group_index,
+    require_covered,
     rows_of,
 )
 
@@ -50,6 +51,7 @@ class _Image(msgspec.Struct):
     source_group: Any = None
     clean: bool | None = None
     partial_annotation: Any = None
+    covered: list[int] | None = None
 
 
 class _Category(msgspec.Struct):
@@ -79,6 +81,7 @@ _WRONG: dict[str, tuple[str, str]] = {
     "area": (", not a number", _FILL_REMEDY),
     "score": (", not a number", SCORE_REMEDY),
     **dict.fromkeys(("width", "height"), ("", "Give it in pixels, above 0.")),
+    "covered": (", not a list of category ids", "List the categories looked for there, or leave it out for all."),
     "clean": (", though other images have it", "Give every image `clean` as true or false, or none."),
 }
 """What to say of a value of another type, and the remedy."""
@@ -93,7 +96,8 @@ def read_ground_truth(ground_truth: object, *, source: str = "ground truth", fil
 
     Args:
         ground_truth: Parsed COCO JSON with `images`, `annotations` and `categories`. `clean` and `source_group` of
-            an image are optional: without a source group every image is its own.
+            an image are optional: without a source group every image is its own. So is its `covered`, the category
+            ids that its annotators looked for: without it, all.
         source: How error messages call it, e.g. a file name.
         fill_missing: Compute a missing `area` as w·h and take a missing `iscrowd` as 0, and note it.
 
@@ -123,6 +127,7 @@ def read_ground_truth(ground_truth: object, *, source: str = "ground truth", fil
         groups=groups,
         clean=_clean(images, image_place),
         partial=np.array([image.partial_annotation is True for image in images], bool),
+        covered=_covered(images, category_ids, image_place),
         category_ids=category_ids,
         class_names=_names(categories, category_place),
         annotation_ids=checked_ids(_whole([a.id for a in annotations], "id", place), place),
@@ -132,6 +137,7 @@ def read_ground_truth(ground_truth: object, *, source: str = "ground truth", fil
         areas_px=areas,
         crowd=crowd,
     )
+    require_covered(truth, place)
     return replace(truth, notes=(*fill_notes, *group_notes, *absent_classes(truth)))
 
 
@@ -329,6 +335,18 @@ def _groups(images: list[_Image], place: Place) -> tuple[np.ndarray, tuple[str, 
         problem = f"source_group is missing, though {len(images) - without} have one"
         place.refuse(named.index(None), problem, "Give every image its source_group, or none.")
     return group_index(map(str, named)), ()
+
+
+def _covered(images: list[_Image], category_ids: np.ndarray, place: Place) -> np.ndarray:
+    """[I, K] whether an image's annotators looked for a class."""
+    covered = np.ones((len(images), len(category_ids)), bool)
+    for row, image in enumerate(images):
+        if image.covered is not None:
+            covered[row] = np.isin(category_ids, image.covered)
+            if unknown := set(image.covered).difference(category_ids.tolist()):
+                words, remedy = f"covered names category {min(unknown)}, which is not there", _WRONG["covered"][1]
+                place.refuse(row, words, remedy)
+    return covered
 
 
 def _clean(images: list[_Image], place: Place) -> np.ndarray | None:

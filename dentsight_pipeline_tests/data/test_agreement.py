@@ -37,6 +37,7 @@ class Corpus:
         flip: int | None = None,
         size: tuple[int, int] = (200, 100),
         classes: Sequence[str] = CONDITIONS,
+        covered: Sequence[str] | None = None,
     ) -> None:
         """Add an image of a source; `flip` is OpenCV's code (1 = hflip, 0 = vflip, -1 = both)."""
         number = len(self.images) + 1
@@ -46,6 +47,8 @@ class Corpus:
         digest = hashlib.sha256(f"{number:03}".encode()).hexdigest()
         self.fingerprints[digest] = leakage.fingerprint(gray.astype(np.uint8)).to_json()
         image = {"id": number, "file_name": f"images/{digest}.jpg", "sha256": digest, "source_group": group}
+        looked_for = classes if covered is None else covered
+        image["covered"] = sorted(list(classes).index(name) + 1 for name in looked_for)
         self.images.append({**image, "width": size[0], "height": size[1]})
         self.annotations += [
             {
@@ -195,3 +198,36 @@ def test_kappa_agrees_with_its_textbook_example() -> None:
     assert cohens_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
     assert cohens_kappa(np.zeros((2, 2), dtype=np.int64)) is None
     assert cohens_kappa(np.array([[7, 0], [0, 0]])) is None
+
+
+def test_a_pair_counts_for_the_classes_that_both_annotators_looked_for() -> None:
+    """A set without crowns beside one with: the missing crown is no disagreement, the missing caries is one."""
+    corpus = Corpus()
+    corpus.add("s1", [("caries", [10, 10, 20, 20]), ("crown", [50, 50, 10, 10])])
+    corpus.add("s1", [("caries", [16, 10, 20, 20])], covered=("caries", "impacted"))
+
+    table = corpus.table()
+
+    assert (table["crown"].n_pairs, table["caries"].n_pairs, table["impacted"].absent_in_both) == (0, 1, 1)
+
+
+def test_the_same_boxes_of_what_both_looked_for_are_a_copy() -> None:
+    """One set took the other's caries over and added crowns: two people did not draw these caries."""
+    corpus = Corpus()
+    corpus.add("s1", [("caries", [10, 10, 20, 20]), ("crown", [50, 50, 10, 10])])
+    corpus.add("s1", [("caries", [11, 10, 20, 20])], covered=("caries",))
+
+    caries = corpus.table()["caries"]
+
+    assert (caries.n_pairs, caries.pairs_left_out_as_copies) == (0, 1)
+
+
+def test_two_that_looked_for_nothing_in_common_are_no_pair() -> None:
+    """A set of caries and a set of crowns share 300 X-rays: they agree on nothing and disagree on nothing."""
+    corpus = Corpus()
+    corpus.add("s1", [("caries", [10, 10, 20, 20])], covered=("caries",))
+    corpus.add("s1", [("crown", [50, 50, 10, 10])], covered=("crown",))
+
+    row = corpus.table()["caries"]
+
+    assert (row.n_pairs, row.pairs_left_out_as_copies, row.pairs_left_out_as_unaligned) == (0, 0, 0)

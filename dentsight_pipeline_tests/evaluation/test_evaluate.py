@@ -416,3 +416,16 @@ def test_froc_rises_with_the_false_positives_allowed(evaluation) -> None:
     for entry in froc["classes"].values():
         assert np.all(np.diff(entry["sensitivity"]) >= 0)
     assert set(froc["classes"]) == {*plain(evaluation.document)["classes"], "all"}
+
+
+def test_ap50_is_never_surer_of_a_bad_model_than_ap75_is() -> None:
+    """One weak hit at .50 and none at .75: AP75 may be up to .35 of 7 sources, so AP50 cannot be 0 to .00."""
+    truth = coco([(image, 1, [10, 10, 100, 100]) for image in range(1, 8)], images=7)
+    strays = [(image, 1, [500 + 3 * n, 10, 50, 50], 0.9) for image in range(1, 8) for n in range(90)]
+    results = found(*strays, (1, 1, [40, 10, 100, 100], 0.5))
+
+    row = evaluated(truth, results, resamples=200).document.populations["all"].per_class[0]
+
+    assert row.ap50 is not None and 0 < row.ap50 < 0.01
+    assert (row.ap75, row.ap75_low) == (0.0, 0.0)
+    assert row.ap50_high == row.ap75_high == pytest.approx(0.348, abs=1e-3)

@@ -195,12 +195,19 @@ def _image(image_id: int, columns: Mapping[str, Any], found: _Found) -> ImageFin
 
 
 def _mouths(split: Split, found: _Found) -> list[Mouth]:
-    """The images whose teeth are annotated."""
-    tables = (found.teeth.by_image, found.conditions.by_image, found.true_teeth, found.true_conditions)
+    """The images whose teeth are annotated; a finding that nobody looked for is neither right nor wrong."""
+    tables = (found.true_teeth, found.true_conditions)
     columns = (split.images[name].to_pylist() for name in ("id", "source_group", "clean"))
+    looked_for = [{name for name, own in zip(split.classes, row, strict=True) if own} for row in split.covered]
     return [
-        Mouth(group, clean, *(boxes.get(image, []) for boxes in tables))
-        for image, group, clean in zip(*columns, strict=True)
+        Mouth(
+            group,
+            clean,
+            found.teeth.by_image.get(image, []),
+            [own for own in found.conditions.by_image.get(image, []) if own.name in names],
+            *(boxes.get(image, []) for boxes in tables),
+        )
+        for image, group, clean, names in zip(*columns, looked_for, strict=True)
         if image in found.true_teeth
     ]
 
@@ -229,7 +236,8 @@ def _mouths_of(store: Store, conditions: Manifest, predictions: Manifest, split:
     """Teeth found on the images of a split of the condition subset, each number once a mouth."""
     truth = ground_truth_of(read_split(store, conditions, split))
     names = predictions.facts_as(PredictionsFacts).classes
-    teeth = replace(truth, class_names=names, category_ids=np.arange(1, len(names) + 1))
+    every = np.ones((len(truth.image_ids), len(names)), bool)
+    teeth = replace(truth, covered=every, class_names=names, category_ids=np.arange(1, len(names) + 1))
     found = by_image(stored_detections(store, predictions, split, teeth), teeth)
     return {image: one_mouth(detections) for image, detections in found.items()}
 
@@ -263,7 +271,11 @@ def _annotated_teeth(store: Store, subset: Manifest) -> Boxes:
 
 
 def _tooth_truth(store: Store, subset: Manifest, split: str) -> GroundTruth | None:
-    return stored_truth(store, subset, split) if split in split_names(subset) else None
+    """The images in which every tooth was looked for; None without such a split."""
+    if split not in split_names(subset):
+        return None
+    truth = stored_truth(store, subset, split)
+    return truth.subset(truth.fully_covered)
 
 
 def _heads_healthy(store: Store, chain: Mapping[str, Manifest]) -> dict[str, bool | None]:

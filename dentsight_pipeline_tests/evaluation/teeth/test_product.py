@@ -65,10 +65,14 @@ def results(truth: Any, boxes: dict[str, tuple[list[float], float]], classes: tu
 class Products:
     """A store with the products of both stages: caries on 16, found with .8; a crown elsewhere is found with .4."""
 
-    def __init__(self, folder: Path, tooth_splits: str = SPLITS) -> None:
+    def __init__(self, folder: Path, tooth_splits: str = SPLITS, nobody_looked: bool = False) -> None:
         self.store: Store = open_store(folder)
         truth = {name: split(first, 2, {"caries": CARIES}, CONDITIONS) for name, first in (("valid", 1), ("test", 3))}
         teeth = {name: split(first, 2, TOOTH_BOXES, TEETH, PARTIAL) for name, first in (("valid", 1), ("test", 3))}
+        if nobody_looked:  # for the teeth of one test image, nor for caries in the other
+            teeth["test"]["images"].append({**truth["test"]["images"][1], "covered": []})
+            truth["test"]["images"][0]["covered"] = [*range(2, len(CONDITIONS) + 1)]
+            truth["test"]["annotations"] = truth["test"]["annotations"][1:]
         self.subset = self.put("condition-subset", truth, {"normalized_splits": SPLITS}, subset_facts(CONDITIONS))
         tooth_subset = self.put("tooth-subset", teeth, {"normalized_splits": tooth_splits}, subset_facts(TEETH))
         checkpoint = self.put(
@@ -144,6 +148,19 @@ def test_images_without_marked_teeth_have_findings_but_no_figures(products: Prod
     assert [image["teeth_annotated"] for image in document["images"]] == [True, False]
     assert metrics["populations"]["all"]["images"] == 1
     assert metrics["populations"]["all"]["per_class"][0]["f1"] == 1.0
+
+
+def test_what_nobody_looked_for_is_no_toothless_mouth_and_no_false_finding(tmp_path: Path) -> None:
+    """The findings stay, since a dentist reads them; no figure counts them."""
+    products = Products(tmp_path, nobody_looked=True)
+
+    made = products.published()
+
+    document = read_json(products.store, made, "findings.json")
+    everyone = read_json(products.store, made, "metrics.json")["populations"]["all"]
+    assert [[f["class"] for f in image["findings"]] for image in document["images"]] == [["caries"], ["caries"]]
+    assert [image["teeth_annotated"] for image in document["images"]] == [True, False]
+    assert (everyone["images"], everyone["teeth"]["n_gt"], everyone["per_class"][0]["n_found"]) == (1, 2, 0)
 
 
 def test_the_product_names_everything_it_was_made_from(products: Products) -> None:

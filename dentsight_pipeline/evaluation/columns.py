@@ -97,7 +97,7 @@ class GroundTruth:
     @property
     def fully_covered(self) -> np.ndarray:
         """[I] true where every class was looked for."""
-        return self.covered.all(axis=1)
+        return np.asarray(self.covered.all(axis=1))
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def digest_of_columns(columns: GroundTruth | Detections) -> str:
     for column in fields(columns):
         value = getattr(columns, column.name)
         told = column.name not in ("notes", "sha256") and value is not None
-        if told and not (column.name == "covered" and value.all()):
+        if told and not (column.name == "covered" and np.all(value)):
             hasher.update(f"{column.name}\0".encode())
             plain = isinstance(value, tuple)
             hasher.update("\0".join(value).encode() if plain else np.ascontiguousarray(value).view(np.uint8).data)
@@ -296,7 +296,7 @@ def require_covered(truth: GroundTruth, place: Place) -> None:
 
 def absent_classes(truth: GroundTruth) -> tuple[str, ...]:
     """A note on classes without ground truth, and one on those that nobody looked for."""
-    present, looked_for = set(truth.class_index[~truth.crowd].tolist()), truth.covered.any(axis=0)
+    present, looked_for = set(truth.class_index[~truth.crowd].tolist()), truth.covered.sum(axis=0)
     absent = [name for k, name in enumerate(truth.class_names) if k not in present and looked_for[k]]
     unknown = [name for k, name in enumerate(truth.class_names) if not looked_for[k]]
     notes = (

@@ -193,7 +193,7 @@ def measure_froc(of: Gated) -> Froc:
         name: _froc_points(of, part, covered[:, k])
         for k, (name, part) in enumerate(zip(of.classes, of.parts, strict=True))
     }
-    classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts), covered.all(axis=1))
+    classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts), of.truth.fully_covered[of.images])
     return Froc(false_positives_per_image=empty_mouth.FROC_FALSE_POSITIVES, classes=classes)
 
 

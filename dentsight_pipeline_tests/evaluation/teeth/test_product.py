@@ -23,7 +23,6 @@ from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts,
 TOOTH_BOXES = {"16": [100.0, 100.0, 60.0, 150.0], "15": [165.0, 100.0, 60.0, 150.0]}
 CARIES = [120.0, 200.0, 20.0, 20.0]
 ELSEWHERE = [700.0, 300.0, 20.0, 20.0]
-SPLITS = "1" * 64
 PARTIAL = 4
 """A test image whose teeth nobody marked."""
 
@@ -65,7 +64,7 @@ def results(truth: Any, boxes: dict[str, tuple[list[float], float]], classes: tu
 class Products:
     """A store with the products of both stages: caries on 16, found with .8; a crown elsewhere is found with .4."""
 
-    def __init__(self, folder: Path, tooth_splits: str = SPLITS, nobody_looked: bool = False) -> None:
+    def __init__(self, folder: Path, tooth_splits: str | None = None, nobody_looked: bool = False) -> None:
         self.store: Store = open_store(folder)
         truth = {name: split(first, 2, {"caries": CARIES}, CONDITIONS) for name, first in (("valid", 1), ("test", 3))}
         teeth = {name: split(first, 2, TOOTH_BOXES, TEETH, PARTIAL) for name, first in (("valid", 1), ("test", 3))}
@@ -73,8 +72,10 @@ class Products:
             teeth["test"]["images"].append({**truth["test"]["images"][1], "covered": []})
             truth["test"]["images"][0]["covered"] = [*range(2, len(CONDITIONS) + 1)]
             truth["test"]["annotations"] = truth["test"]["annotations"][1:]
-        self.subset = self.put("condition-subset", truth, {"normalized_splits": SPLITS}, subset_facts(CONDITIONS))
-        tooth_subset = self.put("tooth-subset", teeth, {"normalized_splits": tooth_splits}, subset_facts(TEETH))
+        splits = self.put("tooth-subset", {}, {}, subset_facts(TEETH)).digest  # nothing was read twice
+        self.subset = self.put("condition-subset", truth, {"normalized_splits": splits}, subset_facts(CONDITIONS))
+        of_teeth = {"normalized_splits": tooth_splits or splits}
+        tooth_subset = self.put("tooth-subset", teeth, of_teeth, subset_facts(TEETH))
         checkpoint = self.put(
             "checkpoint", {}, {"condition_subset": self.subset.digest}, checkpoint_facts(CONDITIONS, healthy=True)
         )

@@ -138,8 +138,10 @@ class TestTerms:
         assert found["loss_fgl"].item() == pytest.approx(4 * (0.5 + 1.0) * math.log(5))
 
     def test_distillation_averages_matched_and_unmatched_queries_apart(self) -> None:
-        """One query each: the mean of both, each T² × KL × its weight (overlap 1/2; the teacher's score 1/2)."""
-        logits, boxes, corners = same_outputs(2)
+        """One matched query, weight: its overlap 1/2; two unmatched, weight: the last layer's score, here .8; each
+        T² × KL, the two means weighted by the roots 1 and √2 of their numbers."""
+        logits, boxes, corners = (torch.cat([part, part[:, 1:]], dim=1) for part in same_outputs(2))
+        logits[2] = math.log(4)  # of the last layer: outputs are before, layer 0, layer 1, encoder
         corners[1, 0, :, 0], corners[1, 1, :, 0] = 5.0, 10.0
         even = torch.full((BINS + 1,), 1 / (BINS + 1))
 
@@ -149,7 +151,9 @@ class TestTerms:
 
         found = terms(logits, boxes, corners)
 
-        assert found["loss_ddf"].item() == pytest.approx((0.5 * diverged(5) + 0.5 * diverged(10)) / 2, rel=1e-5)
+        matched, unmatched = 0.5 * diverged(5), 0.8 * diverged(10) / 2
+        expected = (matched + 2**0.5 * unmatched) / (1 + 2**0.5)
+        assert found["loss_ddf"].item() == pytest.approx(expected, rel=1e-5)
 
     def test_nothing_is_taught_without_boxes_but_that_nothing_is_there(self) -> None:
         """True negatives stay in the corpus, so that a whole batch can be without ground truth."""
@@ -248,6 +252,17 @@ class TestWhatIsTaught:
         taught = torch.stack([g.flatten(1, -2).abs().sum(1) for g in gradients if g is not None]).sum(0)  # [2, 3]
         assert (taught == 0).tolist() == [[False, True, False], [False, False, False]]
         assert torch.isfinite(outputs.loss)
+
+    def test_a_hidden_logit_has_no_score_and_no_loss(self) -> None:
+        """The distillation weighs a query with its highest score: a class that nobody looked for must not give it."""
+        labels = [{"covered": torch.tensor([True, False])}]
+
+        hidden = criteria.only_covered(labels, torch.full((1, 3, 2), 2.0))
+
+        assert hidden is not None
+        assert hidden.sigmoid()[..., 1].max() == 0
+        assert torch.nn.functional.softplus(hidden)[..., 1].max() == 0
+        assert (hidden[..., 0] == 2).all()
 
     @pytest.mark.parametrize("criterion", ["transformers", "published"])
     def test_coverage_of_everything_changes_no_bit(self, criterion: str, tiny_recipe: Recipe) -> None:

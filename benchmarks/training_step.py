@@ -1,7 +1,7 @@
 """What a training step costs here, as a ratio to transformers' Trainer on the same model and the same images.
 
-Claim: a step of our loop costs no more than one of `Trainer` with the stock image processor and a plain collator, and
-waits for data less than 5 % of its time.
+Claim: a step of our loop costs at most .65 of one of `Trainer` with the stock image processor, its own loss and a plain
+collator, and waits for data less than 5 % of its time.
 
 Both sides train the same architecture from the same seed, on the same JPEG files, with the same batch, optimiser,
 clipping and canvas, on one thread. Times are CPU seconds of the process, so that other work on the machine does not
@@ -121,42 +121,48 @@ def stock_collator(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class StepClock(TrainerCallback):
-    """CPU time at the end of each step."""
+    """CPU time at the end of each step; on a GPU the time on the wall, when it has done its work."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_gpu: bool) -> None:
         self.ends: list[float] = []
+        self._on_gpu = on_gpu
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.process_time())
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter() if self._on_gpu else time.process_time())
 
 
 def trainer_steps(
-    store: Store, subset: Manifest, recipe: Recipe, steps: int, folder: Path
+    store: Store, subset: Manifest, recipe: Recipe, steps: int, folder: Path, *, on_gpu: bool = False, workers: int = 0
 ) -> tuple[list[float], float]:
-    """(CPU seconds by step, share of them in the dataset) of transformers' Trainer."""
+    """(Seconds by step, share of them in the dataset) of transformers' Trainer and its own loss."""
     torch.manual_seed(recipe.seed)
-    model = models.build(recipe, CLASSES)
+    stock = recipe.override({"criterion": "transformers", "class_loss": "varifocal"})
+    model = models.build(stock, read_labelled(store, subset, "train").classes)
     model.loss_function = model.loss_function.inner  # as transformers has it
-    data, clock = StockDataset(store, subset, recipe), StepClock()
+    data, clock = StockDataset(store, subset, recipe), StepClock(on_gpu=on_gpu)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.micro_batch_size or recipe.batch_size,
+        gradient_accumulation_steps=recipe.batch_size // (recipe.micro_batch_size or recipe.batch_size),
+        bf16=on_gpu and recipe.precision == "bf16",
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm or 0.0,
         lr_scheduler_type="cosine",
-        use_cpu=True,
+        use_cpu=not on_gpu,
         report_to=[],
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_num_workers=0,
+        dataloader_num_workers=workers,
     )
     Trainer(model, arguments, data_collator=stock_collator, train_dataset=data, callbacks=[clock]).train()
     spent = [later - earlier for earlier, later in zip(clock.ends, clock.ends[1:], strict=False)]
-    return spent[WARM_UP_STEPS - 1 :], data.cpu_s / sum(spent)
+    return spent[WARM_UP_STEPS - 1 :], data.cpu_s / sum(spent)  # on a GPU workers read: the share says nothing
 
 
 def our_steps(
@@ -200,7 +206,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     size = {"image_width": given.width, "image_height": given.height, "architecture": given.architecture}
-    recipe = recipes.named("smoke").override({**size, "max_steps": given.steps, "augment_flip": 0.5})
+    fast = {"criterion": "published", "memory_format": "channels-last", "weights": None}
+    recipe = recipes.named("smoke").override({**size, **fast, "max_steps": given.steps, "augment_flip": 0.5})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = objects.open_store(folder / "store")
@@ -213,7 +220,7 @@ def main() -> None:
     )
     print(f"transformers' Trainer: {stock:.3f} CPU s a step, {their_share:.1%} of it loading data")
     print(f"ours (health watched, moving average kept): {own:.3f} CPU s a step, {our_share:.2%} waiting for data")
-    print(f"ratio ours / Trainer: {own / stock:.2f} (claim: at most 1.00)")
+    print(f"ratio ours / Trainer: {own / stock:.2f} (claim: at most 0.65)")
     print(f"paid once: model and cache of {given.images} images, {preparing:.2f} CPU s")
 
 

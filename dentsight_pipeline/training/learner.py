@@ -111,7 +111,7 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(self.raw_model, step + 1)
+            self.average.update(step + 1)
         return figures
 
     def _backward(self, batches: Sequence[Batch], figures: StepFigures, with_terms: bool) -> None:

@@ -124,29 +124,30 @@ class MovingAverage:
     """Exponential moving average of a model's weights and floating-point buffers; its model is evaluated and exported.
 
     Args:
-        model: Copied as it is now; must not be wrapped yet.
+        model: Copied as it is now, and followed; must not be wrapped yet, and its tensors stay where they are.
         recipe: Decay and warm-up.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._recipe = recipe
+        # found once: to walk over all modules costs as much as to average their weights
+        self._own, self._others = _tensors(self.model), _tensors(model)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
-        """Moves the average towards `model`.
+    def update(self, updates: int) -> None:
+        """Moves the average towards the model.
 
         Args:
-            model: The model that trains, not wrapped.
             updates: Optimiser steps that have been taken, this one included.
         """
         weight = 1.0 - ema_decay(self._recipe, updates)
-        averaged: list[Any] = list(self.model.parameters())
-        current: list[Any] = list(model.parameters())
-        for (_, own), (_, other) in zip(self.model.named_buffers(), model.named_buffers(), strict=True):
-            if own.is_floating_point():
-                averaged.append(own)
-                current.append(other)
-            else:
-                own.copy_(other)
-        torch._foreach_lerp_(averaged, current, weight)  # pyright: ignore[reportPrivateImportUsage] # as torch's own swa_utils
+        torch._foreach_lerp_(self._own[0], self._others[0], weight)  # pyright: ignore[reportPrivateImportUsage] # as torch's own swa_utils
+        torch._foreach_copy_(self._own[1], self._others[1])  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _tensors(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """A model's parameters and floating-point buffers, and its other buffers."""
+    buffers = list(model.buffers())
+    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
+    return [*model.parameters(), *floating], [buffer for buffer in buffers if not buffer.is_floating_point()]

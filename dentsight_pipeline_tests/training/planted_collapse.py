@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 from transformers.loss.loss_d_fine import DFineLoss, _set_aux_loss, _set_aux_loss2
-from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.loss.loss_rt_detr import RTDetrLoss
 
 from dentsight_pipeline.documents.health import Reading
@@ -108,8 +107,8 @@ def plant_main(model: torch.nn.Module, criterion: Callable[[Any], Any]) -> None:
     model.loss_function = planted
 
 
-KIN_LOSSES = {"rt_detr": RTDetrLoss, "rt_detr_v2": RTDetrLoss, "deimv2": Deimv2Loss}
-"""The loss of each of D-FINE's kin."""
+KIN_LOSSES = {"rt_detr": RTDetrLoss, "rt_detr_v2": RTDetrLoss}
+"""The loss of D-FINE's kin that had the fault."""
 
 
 def tiny_kin(kind: str) -> Any:

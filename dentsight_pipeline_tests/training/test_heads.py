@@ -107,14 +107,19 @@ def test_a_healthy_checkpoint_passes(healthy: Path, held_out: list[NDArray[np.ui
 def test_other_detectors_with_a_head_in_every_layer_are_audited_too(
     kind: str, held_out: list[NDArray[np.uint8]], tmp_path: Path
 ) -> None:
-    """The same fault hit RT-DETR's loss before transformers 5.18; whoever fine-tuned one then wants to know."""
+    """The same fault hit RT-DETR's loss before transformers 5.18; whoever fine-tuned one then wants to know.
+
+    DEIMv2 came later and pulls its last head up again by its union of matchings: there a bias stands for the collapse.
+    """
     found = {}
     for name in ("healthy", "collapsed"):
         model = tiny_kin(kind)
-        if name == "collapsed":
+        if name == "collapsed" and kind in KIN_LOSSES:
             plant_main(model, KIN_LOSSES[kind])
-        run = train_toy(model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does")
-        found[name] = audit_heads(save(run.model, tmp_path / name), held_out)
+        trained = train_toy(model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does").model
+        if name == "collapsed" and kind not in KIN_LOSSES:
+            trained.get_submodule("model.decoder.class_embed.3").bias.data -= 4.0
+        found[name] = audit_heads(save(trained, tmp_path / name), held_out)
 
     assert (found["healthy"].healthy, found["collapsed"].healthy) == (True, False), found
     assert len(found["healthy"].layers) == 4

@@ -117,7 +117,7 @@ def test_the_average_is_the_weighted_mean_computed_by_hand():
         model[1].num_batches_tracked.add_(7)
     start = {name: value.clone() for name, value in average.model.state_dict().items()}
 
-    average.update(model, 3)
+    average.update(3)
 
     weight = 1 - optim.ema_decay(recipe, 3)
     after = average.model.state_dict()
@@ -136,7 +136,7 @@ def test_tied_heads_are_averaged_once():
     with torch.no_grad():
         model.class_embed[0].bias.add_(1.0)
 
-    average.update(model, 5)
+    average.update(5)
 
     moved = average.model.class_embed[0].bias - before
     torch.testing.assert_close(moved, torch.full_like(moved, 1 - optim.ema_decay(recipe, 5)))

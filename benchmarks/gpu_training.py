@@ -118,7 +118,7 @@ def trainer_throughput(given: argparse.Namespace, store: Store, subset: Manifest
     with tempfile.TemporaryDirectory() as name:
         steps = given.steps + WARM_UP_STEPS
         spent, _ = trainer_steps(store, subset, recipe, steps, Path(name), on_gpu=on_gpu, workers=workers)
-    return {"trainer": recipe.name, "images_per_s": recipe.batch_size / statistics.median(spent[WARM_UP_STEPS:])}
+    return {"trainer": recipe.name, "images_per_s": recipe.batch_size / statistics.median(spent[-given.steps :])}
 
 
 def long_run(job: FitJob, store: Store, recipe: Recipe) -> dict[str, Any]:

@@ -108,6 +108,16 @@ def test_a_flip_exchanges_fdi_quadrants_and_keeps_positions():
     np.testing.assert_array_equal(mirrored[mirrored], np.arange(32))
 
 
+def test_a_flip_exchanges_what_was_looked_for_as_well():
+    """Who looked at the right side only looked, in the mirror, at the left one only."""
+    right = np.array([name[0] in "14" for name in TEETH])
+    view = View(np.zeros((96, 192), np.uint8), np.empty((0, 4)), np.empty(0, np.int64), (160, 96), right)
+
+    flipped = augment.flip(view, augment.mirrored_labels(TEETH))
+
+    np.testing.assert_array_equal(flipped.covered, ~right)
+
+
 def test_conditions_are_their_own_mirror_image():
     """Caries has no side."""
     np.testing.assert_array_equal(augment.mirrored_labels(("caries", "crown", "missing")), [0, 1, 2])

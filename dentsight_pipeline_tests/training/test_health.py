@@ -276,9 +276,10 @@ class TestWatching:
         assert (result.log_only.head_gradient_norm or 0) > 0
         assert unwrap(wrapped) is wrapped.module
 
-    def test_the_products_own_model_is_watched_through_its_criterion(self, tiny_recipe: Recipe) -> None:
-        """The trainer wraps transformers' loss; a wrapper that hid the matching would switch the first rule off."""
-        model = models.build(tiny_recipe, CLASSES)
+    @pytest.mark.parametrize("criterion", ["transformers", "published"])
+    def test_the_products_own_model_is_watched_through_its_criterion(self, criterion: str, tiny_recipe: Recipe) -> None:
+        """The trainer wraps the loss; a wrapper that hid the matching would switch the first rule off."""
+        model = models.build(tiny_recipe.override({"criterion": criterion}), CLASSES)
         target = {"class_labels": torch.tensor([0, 2]), "boxes": torch.tensor([[0.3, 0.3, 0.2, 0.2]] * 2)}
         monitor = monitor_of(model, num_labels=len(CLASSES))
 

@@ -201,12 +201,15 @@ def gate(
     policy: Annotated[str, typer.Option(help="card, phantom, or a policy file.")] = "card",
     health: Annotated[Path | None, typer.Option(help="health.json of the checkpoint.")] = None,
     override: Annotated[list[str] | None, typer.Option(help='gate_id="Name: reason"; repeatable.')] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Of the data, and of the starting weights; repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge an evaluation by a gate policy; exit 0 pass, 3 fail, 4 inconclusive."""
     from dentsight_pipeline.commands import model
 
-    raise typer.Exit(model.gate(evaluation, policy, health, override or [], as_json))
+    raise typer.Exit(model.gate(evaluation, policy, health, override or [], licence or [], as_json))
 
 
 @app.command()

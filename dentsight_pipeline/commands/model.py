@@ -46,7 +46,9 @@ def agreement(readings: Path, model: str, margin: float, resamples: int, seed: i
     show(facts, as_json, lambda: text.agreement(facts, margin))
 
 
-def gate(evaluation: Path, policy: str, health: Path | None, override: list[str], as_json: bool) -> int:
+def gate(
+    evaluation: Path, policy: str, health: Path | None, override: list[str], licence: list[str], as_json: bool
+) -> int:
     """Judge a written evaluation; gives the exit status."""
     from dentsight_pipeline.documents.codec import convert
     from dentsight_pipeline.documents.evaluation import read_evaluation
@@ -60,6 +62,7 @@ def gate(evaluation: Path, policy: str, health: Path | None, override: list[str]
         load_policy(policy),
         convert(json_file(health), HeadHealth, health) if health else None,
         overrides=overrides_of(fields(override, "--override")),
+        licences={f"source {number}": name for number, name in enumerate(licence, start=1)},
     )
     told = plain(verdict)
     facts = {"verdict": verdict.outcome, "gates": [{**row, "verdict": row["outcome"]} for row in told["rows"]], **told}

@@ -265,7 +265,7 @@ class PreviewFacts(Facts, frozen=True):
 # Models --------------------------------------------------------------------------------------------------------------
 
 
-class CheckpointFacts(Facts, frozen=True):
+class CheckpointFacts(Facts, frozen=True, omit_defaults=True):
     """Facts of a `checkpoint`."""
 
     recipe: str
@@ -306,6 +306,8 @@ class CheckpointFacts(Facts, frozen=True):
     """Packages that decide the numbers, and Python."""
     packaged_weights: str | None = None
     """Weights of this package that it started from; None = other weights or none, as the recipe says."""
+    weights_licence: str = ""
+    """Of starting weights from outside the store, as their card or publisher says; `unknown` where nobody does."""
 
 
 class PredictedCounts(Document, frozen=True):

@@ -74,6 +74,9 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
 }
 """What the product of an asset, or an input of that name, is."""
 
+CHECKPOINT = "checkpoint:"
+"""Prefix of a recipe's `weights` that names a checkpoint manifest of the store."""
+
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """The published splits, in the order in which ids are given."""
 

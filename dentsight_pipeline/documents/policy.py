@@ -9,9 +9,10 @@ import hashlib
 from typing import Annotated, Literal
 
 import rfc8785
-from msgspec import Meta, field
+from msgspec import UNSET, Meta, UnsetType, field
 
 from dentsight_pipeline.documents.codec import Document, plain
+from dentsight_pipeline.documents.licences import Use
 
 Severity = Literal["hard", "soft"]
 Tier = Literal["0", "1", "2", "champion"]
@@ -94,6 +95,8 @@ class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """Trigger id → the sentence to print when it fires."""
     gates: tuple[Gate, ...]
     """In the order of the report."""
+    uses: tuple[Use, ...] | UnsetType = UNSET
+    """What a release is for, and so what the licence of everything that it was made from must allow."""
 
     @property
     def digest(self) -> str:

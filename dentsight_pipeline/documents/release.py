@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.facts import Cell, Corpus
@@ -111,6 +111,8 @@ class Predicate(Document, frozen=True, kw_only=True, rename="camel"):
     """Manifest digest of the release before."""
     log: LogPlace | None
     """None where nothing was logged."""
+    licences: Mapping[str, str] | UnsetType = UNSET
+    """Of everything that the model was made from; absent from releases that nobody asked about it."""
 
 
 class Statement(Document, frozen=True, kw_only=True):

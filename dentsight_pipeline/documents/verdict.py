@@ -5,6 +5,7 @@ How a row is decided is the business of `release/gates.py`, its words that of `r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from dentsight_pipeline.documents.codec import Document
@@ -201,6 +202,8 @@ class Verdict(Document, frozen=True, kw_only=True, rename={"schema_": "schema"})
     """The policy's."""
     sentences: tuple[str, ...]
     """The verdict in plain language: the summary first, then what to do about every row that did not pass."""
+    licences: Mapping[str, str] = {}
+    """Of everything that the model was made from, by what it is; empty when nobody says."""
 
     @property
     def blocking(self) -> tuple[GateRow, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dentsight_pipeline.data.privacy import redact
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import Corpus, Source
+from dentsight_pipeline.documents.licences import together
 from dentsight_pipeline.documents.names import PHANTOM_MARKER, CorpusKind
 from dentsight_pipeline.intake.records import Export
 
@@ -45,10 +46,10 @@ def source_identity(export: Export, known: Mapping[str, str | int] | None = None
     return codec.convert({key: redact(value) for key, value in found.items() if value}, Source, "the export's identity")
 
 
-def corpus(export: Export, identity: Source) -> Corpus:
-    """The corpus as every report names it."""
+def corpus(export: Export, identity: Source, declared: str = "") -> Corpus:
+    """The corpus as every report names it; a licence that its owner declares stands beside the export's own."""
     lines = [line.strip().lstrip("# ").strip() for line in export.readmes.get("README.dataset.txt", "").splitlines()]
-    licence = identity.licence or "unknown"
+    licence = together(identity.licence, declared) if declared else identity.licence or "unknown"
     if PHANTOM_MARKER in lines:
         return Corpus(kind=CorpusKind.PHANTOM, name=PHANTOM_MARKER, licence=licence)
     version = f" v{identity.version}" if identity.version else ""

@@ -195,7 +195,7 @@ def _facts(
         for split, unread in zip(splits, export.splits, strict=True)
     }
     return RawExportFacts(
-        corpus=corpus(export, identity),
+        corpus=corpus(export, identity, own.licence if own else ""),
         source=identity,
         layout=export.layout,
         label_source=_label_source(export, own),

@@ -67,7 +67,9 @@ def of_raw_export(manifest: "Manifest", location: str) -> Metadata:
 
 
 def of_splits(store: "Store", manifest: "Manifest") -> Metadata:
-    """Class counts by split, leakage, repairs and sample images with their boxes."""
+    """How labels were read, class counts by split, and sample images with their boxes."""
+    from dentsight_pipeline.release.report.tables import reading_rows
+
     facts = manifest.facts_as(DatasetFacts)
     splits = facts.splits
     counts = [
@@ -82,6 +84,7 @@ def of_splits(store: "Store", manifest: "Manifest") -> Metadata:
         "images": sum(told.images for told in splits.values()),
         "annotations": sum(told.annotations for told in splits.values()),
         "splits": table(overview),
+        "reading": _pairs("labels", dict(reading_rows(facts)), "as read"),
         "class_counts": table(counts),
         "samples": _samples(store, manifest),
         "manifest": _json_of(manifest),

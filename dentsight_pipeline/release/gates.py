@@ -13,7 +13,7 @@ rows) asks the lower bound to stay above minus the margin.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, TypeGuard
@@ -28,6 +28,7 @@ from dentsight_pipeline.documents.evaluation import (
     Measurement,
 )
 from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.licences import named_in, strictest
 from dentsight_pipeline.documents.policy import Bands, Gate, Policy
 from dentsight_pipeline.documents.verdict import (
     BLOCKING_OUTCOMES,
@@ -43,7 +44,7 @@ from dentsight_pipeline.documents.verdict import (
     Verdict,
 )
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.release.policy import ENGINES_AGREE, HEAD_HEALTH, METRICS, PAIRED, TIER_0, nearest
+from dentsight_pipeline.release.policy import ENGINES_AGREE, HEAD_HEALTH, LICENCE, METRICS, PAIRED, TIER_0, nearest
 from dentsight_pipeline.release.wording import bound_text, number_text, row_sentence, summary_sentences
 
 RANKING_ONLY = "ranking-only"
@@ -57,6 +58,7 @@ def judge(
     health: HeadHealth | None = None,
     champion: ChampionComparison | None = None,
     overrides: Iterable[Override] = (),
+    licences: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Judges one evaluation by one policy.
 
@@ -67,6 +69,7 @@ def judge(
         health: Of the checkpoint, or None when it was not measured: then Tier 0 is INCONCLUSIVE and blocks.
         champion: The comparison with the model now in use, or None when there is no champion.
         overrides: Named decisions to release in spite of a hard gate. They never change an outcome.
+        licences: Of everything that the model was made from, by what it is; None when nobody says.
 
     Returns:
         The verdict; never an exception for a missed, missing or broken measurement.
@@ -75,7 +78,7 @@ def judge(
         ConfigurationError: When an override names no gate of the policy, or two name the same one.
     """
     by_gate = overrides_by_gate(overrides, policy)
-    case = _Case(evaluation, policy, health, champion)
+    case = _Case(evaluation, policy, health, champion, licences or {})
     rows = tuple(_row(case, gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
     outcome, triggers = _overall(rows), tuple(_triggers(policy, rows))
     needed = {row.id for row in rows if row.severity == "hard" and row.outcome in BLOCKING_OUTCOMES}
@@ -99,6 +102,7 @@ def judge(
         unused_overrides=tuple(override for gate, override in by_gate.items() if gate not in needed),
         notes=policy.notes,
         sentences=summary_sentences(outcome, rows, triggers, policy.never_for_xrays),
+        licences=case.licences,
     )
 
 
@@ -151,6 +155,7 @@ class _Case:
     policy: Policy
     health: HeadHealth | None
     champion: ChampionComparison | None
+    licences: Mapping[str, str]
 
     @property
     def population(self) -> str | None:
@@ -177,6 +182,8 @@ def _ruling(case: _Case, gate: Gate) -> _Ruling:
         return case.head[1]
     if gate.metric == ENGINES_AGREE:
         return _judge_engines(case.evaluation.engines)
+    if gate.metric == LICENCE:
+        return _judge_licences(case.policy.uses or (), case.licences)
     return _marked(case, gate, _judge_paired(case, gate) if gate.metric in PAIRED else _judge_measured(case, gate))
 
 
@@ -381,6 +388,25 @@ def _judge_engines(engines: Engines | None) -> _Ruling:
         return _Ruling("INCONCLUSIVE", "The evaluation does not show that two engines agree.")
     names = f"hotcoco {engines.hotcoco}, pycocotools {engines.pycocotools}"
     return _Ruling("PASS", f"{names} agree: largest difference {difference:.1g}.", "pass")
+
+
+def _judge_licences(uses: Sequence[str], licences: Mapping[str, str]) -> _Ruling:
+    """Everything that a model was made from must allow what the release is for; what nobody knows allows nothing."""
+    if not licences:
+        return _Ruling("INCONCLUSIVE", "Nothing says under which licences data and weights may be used.")
+    each = [(what, terms) for what, text in licences.items() for terms in named_in(text)]
+    denied = [
+        f"{what}: {terms.name} does not allow {', '.join(missing)}"
+        for what, terms in each
+        if terms.allows is not None and (missing := [use for use in uses if use not in terms.allows])
+    ]
+    if denied:
+        return _Ruling("FAIL", f"{'; '.join(denied)}.", "FAIL")
+    if unknown := [f"{what} ({terms.name!r})" for what, terms in each if terms.allows is None]:
+        because = f"Of unknown licence: {', '.join(unknown)}. Say it with `licence` in a mapping of the export."
+        return _Ruling("INCONCLUSIVE", because)
+    told = f"{len(licences)} licences allow {', '.join(uses)}; the strictest is {strictest(licences.values()).name}."
+    return _Ruling("PASS", told, "pass")
 
 
 def _overall(rows: Sequence[GateRow]) -> Outcome:

@@ -49,9 +49,15 @@ METRICS: dict[str, Metric] = {
 }
 PAIRED = ("paired_delta_ap", "paired_delta_ap50")
 """Differences to the champion."""
-HEAD_HEALTH, ENGINES_AGREE = "head_health", "engines_agree"
-TIER_0 = {HEAD_HEALTH: "classification head", ENGINES_AGREE: "agreement of the two engines"}
-"""What is looked at before any figure, in words: the head that made the scores, and the engines that counted them."""
+HEAD_HEALTH, ENGINES_AGREE, LICENCE = "head_health", "engines_agree", "licence_allows_release"
+TIER_0 = {
+    HEAD_HEALTH: "classification head",
+    ENGINES_AGREE: "agreement of the two engines",
+    LICENCE: "licences of data and weights",
+}
+"""What is looked at before any figure, in words: the head that made the scores, the engines that counted them, and what
+the licences of everything that it was made from allow."""
+_NEEDED = (HEAD_HEALTH, ENGINES_AGREE)
 
 _CHOICES = {"severity": get_args(Severity), "operator": get_args(Operator), "tier": get_args(Tier)}
 _FOLDER = resources.files("dentsight_pipeline.release") / "policies"
@@ -134,10 +140,12 @@ def _problems(policy: Policy) -> Iterator[str]:
         gate.severity == "hard" and gate.metric in METRICS and gate.metric not in PAIRED for gate in policy.gates
     ):
         yield "no hard gate on any measurement: it could never block a release"
-    for metric in TIER_0:
+    for metric in _NEEDED:
         found = [gate for gate in policy.gates if gate.metric == metric]
         if [gate.severity for gate in found] != ["hard"]:
             yield f"exactly one hard gate on {metric!r} is needed (tier 0), found {len(found)}"
+    if any(gate.metric == LICENCE for gate in policy.gates) and not policy.uses:
+        yield f"a gate on {LICENCE!r} needs `uses`: what a release is for"
     if duplicates := sorted({name for name in policy.gate_ids if policy.gate_ids.count(name) > 1}):
         yield f"gate ids occur twice: {', '.join(duplicates)}"
     if policy.bands.acceptable > policy.bands.strong:

@@ -25,6 +25,7 @@ from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, C
 from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release.gates import judge
+from dentsight_pipeline.release.licences import licences_of
 from dentsight_pipeline.store.content import build, materialise, read_bytes
 from dentsight_pipeline.store.records import first_record
 
@@ -79,8 +80,9 @@ def verdict_on(
         champion: From `champion.comparison_with`.
         overrides: From `overrides_of`.
     """
-    health = health_of(store, chain[Asset.TRAINED_CHECKPOINT])
-    return judge(evaluation_of(store, chain[Asset.CLASS_METRICS]), policy, health, champion, overrides)
+    checkpoint = chain[Asset.TRAINED_CHECKPOINT]
+    evaluation, health = evaluation_of(store, chain[Asset.CLASS_METRICS]), health_of(store, checkpoint)
+    return judge(evaluation, policy, health, champion, overrides, licences_of(store, checkpoint))
 
 
 def evaluation_of(store: Store, evaluation: Manifest) -> EvaluationDocument:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, ReleaseFacts, ReportFacts
 from dentsight_pipeline.documents.names import CorpusKind
@@ -99,6 +101,7 @@ def build_statement(
         sequence=follows.sequence + 1 if follows else 1,
         previous=follows.digest if follows else None,
         log=LogPlace(sequence=logged.sequence, digest=logged.digest) if logged else None,
+        licences=verdict.licences or UNSET,
     )
     return Statement(subject=_named(file_digests(folder)), predicate=predicate)
 

@@ -115,4 +115,5 @@ def _facts(finished: Finished) -> CheckpointFacts:
         processes=learner.processes.count,
         versions=package_versions(),
         packaged_weights=recipe.weights if recipe.weights in models.PACKAGED else None,
+        weights_licence=setup.weights_licence,
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dentsight_pipeline.documents.job import FitJob
-from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.documents.licences import licence_on_card, published_licence
+from dentsight_pipeline.documents.names import CHECKPOINT, Kind
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.manifest import Manifest
@@ -16,8 +17,8 @@ from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.state import Identity
 
-CHECKPOINT = "checkpoint:"
-"""Prefix of `Recipe.weights` that names a checkpoint manifest of the store."""
+_PACKAGED_LICENCE = "Apache-2.0"
+"""Of weights that come with the package, which are trained on its own drawn X-rays."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,17 @@ class Setup:
         """Digest of the checkpoint of the store that the training starts from."""
         weights = self.recipe.weights or ""
         return weights.removeprefix(CHECKPOINT) if weights.startswith(CHECKPOINT) else None
+
+    @property
+    def weights_licence(self) -> str:
+        """The licence of starting weights from outside, as their card or their publisher says; empty without any."""
+        weights = self.recipe.weights
+        if weights is None or self.initial_checkpoint is not None:
+            return ""
+        if weights in models.PACKAGED or not Path(weights).is_dir():
+            return _PACKAGED_LICENCE if weights in models.PACKAGED else published_licence(weights)
+        card = Path(weights, "README.md")
+        return licence_on_card(card.read_text("utf-8", "replace")) if card.is_file() else "unknown"
 
     def _fetched(self) -> Path | None:
         """The folder of the checkpoint; None when the recipe's `weights` can be used as they are."""

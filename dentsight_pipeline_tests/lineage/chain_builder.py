@@ -159,7 +159,7 @@ def checkpoint_of(store: Store, subset: Manifest, seed: int = 0, **changes: str)
         "model/model.safetensors": np.random.default_rng(seed).bytes(4096),
         "model/config.json": b'{"architectures": ["DFineForObjectDetection"]}',
         "model/preprocessor_config.json": b"{}",
-        "recipe.json": json.dumps(recipe.model_dump()).encode(),
+        "recipe.json": json.dumps(recipe.document).encode(),
         "history.json": b"{}",
         "health.json": json.dumps(HEALTH).encode(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -15,6 +15,8 @@ from dentsight_pipeline.documents.verdict import ChampionComparison, Override, V
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.policy import load_policy
 
+LICENCES = {"data OPGs v8": "CC BY 4.0", "weights dfine-large-coco": "Apache-2.0"}
+"""That allow whatever the packaged policies are for."""
 CRITICAL = ("caries", "calculus", "periapical-radiolucency")
 
 
@@ -32,6 +34,7 @@ def judged(
     health: dict[str, Any] | None = None,
     champion: ChampionComparison | dict[str, Any] | None = None,
     overrides: Iterable[Override] = (),
+    licences: Mapping[str, str] | None = LICENCES,
 ) -> Verdict:
     """The verdict on what JSON files say, each read as the product reads it."""
     return judge(
@@ -40,6 +43,7 @@ def judged(
         None if health is None else convert(health, HeadHealth, "health.json"),
         None if champion is None else convert(champion, ChampionComparison, "the comparison"),
         overrides,
+        licences,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dentsight_pipeline.documents.codec import convert, plain, pretty, read
 from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling, parse_evaluation
@@ -232,7 +233,8 @@ def test_every_single_missing_measurement_leaves_its_gate_unpassed(policy, evalu
 
     verdict = judged(evaluation, policy, healthy)
 
-    assert {row.id for row in verdict.rows if row.outcome == "PASS"} == {"tier0_head_health", "tier0_engines_agree"}
+    not_measured = {"tier0_head_health", "tier0_engines_agree", "licence_allows_release"}
+    assert {row.id for row in verdict.rows if row.outcome == "PASS"} == not_measured
     assert verdict.outcome == "INCONCLUSIVE"
 
 
@@ -545,12 +547,12 @@ def test_two_overrides_of_one_gate_are_refused(policy, evaluation, healthy):
         ),
         (_policy_with_gate(operator="within", floor=0.0), "half-width 0 must lie in (0, 1)"),
         (_policy_with_gate(floor=math.nan), "malformed"),
-        (_policy_with_gate(severity="optional"), "'optional' - at `$.gates[3].severity` (known are hard, soft)"),
+        (_policy_with_gate(severity="optional"), "'optional' - at `$.gates[4].severity` (known are hard, soft)"),
         (_policy_with_gate(operator=">"), "belongs to the paired champion metrics"),
         (_policy_with_gate(id="tier1_calculus_ap"), "occur twice"),
         (_policy_with_gate(trigger="panic"), "unknown trigger 'panic'"),
-        (_policy_with_gate(source=""), "`str` of length >= 10 - at `$.gates[3].source`"),
-        (_policy_with_gate(comment="x"), "unknown field `comment` - at `$.gates[3]`"),
+        (_policy_with_gate(source=""), "`str` of length >= 10 - at `$.gates[4].source`"),
+        (_policy_with_gate(comment="x"), "unknown field `comment` - at `$.gates[4]`"),
         ("{", "Input data was truncated"),
         ("[]", "Expected `object`, got `array`"),
     ],
@@ -699,7 +701,7 @@ def test_a_summary_says_what_follows_and_lists_what_missed_hard_gates_first(poli
 
     (trigger,) = verdict.triggers
     assert verdict.sentences == (
-        "FAIL: this model did not pass its release gates (9 hard gates: 8 PASS, 1 FAIL).",
+        "FAIL: this model did not pass its release gates (10 hard gates: 9 PASS, 1 FAIL).",
         "It must not be released.",
         _row(verdict, "tier2_caries_recall_at_p95").sentence,
         _row(verdict, "tier1_other_finding_ap").sentence,
@@ -799,3 +801,67 @@ def test_a_ceiling_without_an_interval_warns_of_nothing(policy: Policy) -> None:
     row = ceiling("caries", 0.1, 0.2) | {"ap": {"value": 0.15, "low": None, "high": None}}
 
     assert floors_above(policy, [convert(row, LabelCeiling, "a ceiling")]) == []
+
+
+@pytest.mark.parametrize(
+    ("licences", "outcome", "because"),
+    [
+        (
+            {"data A": "CC BY 4.0", "weights B": "Apache-2.0"},
+            "PASS",
+            "2 licences allow share, commercial, own",
+        ),
+        (
+            {"data A": "CC BY-NC-SA 4.0", "weights B": "MIT"},
+            "FAIL",
+            "data A: CC BY-NC-SA 4.0 does not allow commer",
+        ),
+        ({"data A": "CC BY 4.0", "weights B": "AGPL-3.0"}, "FAIL", "weights B: AGPL-3.0 does not allow own-terms."),
+        ({"data A": "CC BY 4.0 + BY-NC 4.0"}, "FAIL", "data A: BY-NC 4.0 does not allow commercial, own-terms."),
+        (
+            {"data A": "CC BY 4.0, Private"},
+            "INCONCLUSIVE",
+            "Of unknown licence: data A ('Private'). Say it",
+        ),
+        ({"data A": "Private", "weights B": "AGPL-3.0"}, "FAIL", "weights B: AGPL-3.0 does not allow own-terms."),
+        ({"data A": "Agreement 12 [share, commercial, own-terms]"}, "PASS", "1 licences allow share, commercial"),
+        ({}, "INCONCLUSIVE", "Nothing says under which licences data and weights may be used."),
+        (None, "INCONCLUSIVE", "Nothing says under which licences data and weights may be used."),
+    ],
+)
+def test_a_release_needs_licences_that_allow_it(
+    policy: Policy,
+    evaluation: dict[str, Any],
+    healthy: dict[str, Any],
+    licences: dict[str, str] | None,
+    outcome: str,
+    because: str,
+) -> None:
+    """One ancestor that forbids it binds the release; what nobody knows is not read as allowed."""
+    verdict = judged(evaluation, policy, healthy, licences=licences)
+
+    row = next(row for row in verdict.rows if row.id == "licence_allows_release")
+    assert (row.outcome, row.because[: len(because)], row.blocks) == (outcome, because, outcome != "PASS")
+    assert verdict.outcome == outcome
+    assert verdict.licences == (licences or {})
+
+
+def test_a_policy_may_ask_for_less(policy: Policy, evaluation: dict[str, Any], healthy: dict[str, Any]) -> None:
+    """A release for research alone may rest on non-commercial data; a gate without `uses` would allow anything."""
+    research = replace(policy, name="research", uses=("share",))
+
+    assert judged(evaluation, research, healthy, licences={"data": "CC BY-NC-SA 4.0"}).outcome == "PASS"
+    assert judged(evaluation, research, healthy, licences={"data": "CC BY-ND 4.0"}).outcome == "FAIL"
+    with pytest.raises(ConfigurationError, match=r"a gate on 'licence_allows_release' needs `uses`"):
+        policies.checked(replace(policy, uses=()))
+
+
+def test_a_policy_without_licences_keeps_its_digest(policy: Policy) -> None:
+    """Reports name policies by digest; those written before must stay the policies that they were."""
+    before = {name: value for name, value in plain(policy).items() if name != "uses"} | {"version": 1}
+    before["gates"] = [gate for gate in before["gates"] if gate["metric"] != policies.LICENCE]
+
+    assert (
+        policies.parse_policy(json.dumps(before)).digest
+        == "928cd54633e075de9f25502e74097b92813e31b713db0ac5687dea2b9abb3962"
+    )

@@ -92,7 +92,7 @@ def test_a_statement_has_the_words_of_in_toto(signed):
     assert set(said) == {"_type", "predicateType", "subject", "predicate"}
     assert set(said["predicate"]) == {
         "title", "inputs", "policy", "verdict", "overrides", "groundTruth", "detections", "champion", "corpus", "model",
-        "neverForXrays", "notAMedicalDevice", "sequence", "previous", "log",
+        "neverForXrays", "notAMedicalDevice", "sequence", "previous", "log", "licences",
     }  # fmt: skip
     assert said["predicate"]["inputs"][0] == {"name": "release_report", "digest": {"sha256": "a" * 64}}
 

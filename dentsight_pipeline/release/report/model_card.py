@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from huggingface_hub import EvalResult, ModelCardData
 
 from dentsight_pipeline.documents.evaluation import ClassRow, Population
+from dentsight_pipeline.documents.licences import strictest
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import Report
 from dentsight_pipeline.documents.verdict import ClassReading, GateRow
@@ -19,6 +20,8 @@ from dentsight_pipeline.release.report import tables
 from dentsight_pipeline.release.report.page import render_text
 from dentsight_pipeline.release.wording import interval_text, number_text
 
+OUR_LICENCE = "Apache-2.0"
+"""Of what this package adds to data and weights; theirs bind a release where they are stricter."""
 _METRICS = {"ap": "mAP@0.5:0.95", "ap50": "mAP@0.5"}
 
 
@@ -77,7 +80,7 @@ def _metadata(report: Report) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", report.title).strip("-") or "dentsight-model"
     data = ModelCardData(
         language="en",
-        license="apache-2.0",
+        license=_licence(report),
         library_name="transformers",
         pipeline_tag="object-detection",
         tags=[*tags, "phantom-corpus", "never-for-x-rays"] if never else tags,
@@ -85,6 +88,12 @@ def _metadata(report: Report) -> str:
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _licence(report: Report) -> str:
+    """The strictest of all that the model was made from, and of this package, as Hugging Face names it."""
+    named = report.verdict.licences.values()
+    return strictest([*named, OUR_LICENCE]).id if named else "unknown"
 
 
 def _results(report: Report) -> Iterator[EvalResult]:

@@ -5,9 +5,11 @@ Belongs here: what a row says. How a row looks is the business of `templates/`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,
@@ -20,10 +22,11 @@ from dentsight_pipeline.documents.evaluation import (
     EvaluationDocument,
     SampleSizes,
 )
-from dentsight_pipeline.documents.facts import Cell, CheckpointFacts
+from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, DatasetFacts
 from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.licences import strictest
 from dentsight_pipeline.documents.names import CorpusKind
-from dentsight_pipeline.documents.report import ReportedData
+from dentsight_pipeline.documents.report import Report, ReportedData
 from dentsight_pipeline.release.wording import interval_text
 
 Row = tuple[str, str]
@@ -43,6 +46,7 @@ _SIZED = {
     "left_minus_right_recall": "Recall left minus right",
 }
 _RULE_STATES = {False: ("✓ good", "PASS"), True: ("✗ tripped", "FAIL"), None: ("? not judged", "INCONCLUSIVE")}
+_COPIES = ("exact_duplicate", "near_duplicate")
 _KINDS = {CorpusKind.PHANTOM: "phantom (drawn images, not clinical data)"}
 
 
@@ -163,9 +167,38 @@ def data_rows(data: ReportedData | None) -> list[Row]:
         "Roboflow workspace": data.source.workspace,
         "Roboflow project": data.source.project,
         "Version": data.source.version,
-        "Loose labels": ", ".join(sorted(data.loose_classes)),
+        **dict(reading_rows(data)),
     }
     return [(name, value) for name, value in told.items() if value]
+
+
+def reading_rows(data: DatasetFacts) -> list[Row]:
+    """How the export was read: what its labels became, what was left out, mended and not looked for."""
+    mapping, mended = data.mapping, Counter(data.repairs)
+    copies = {name: mended.pop(name) for name in _COPIES if name in mended}
+    uncovered = [name for name in data.classes if name not in covered_classes(mapping)]
+    told = {
+        "Label mapping": f"{mapping.source} ({mapping.chosen_by}: {mapping.evidence})",
+        "Dropped labels": counted({name: count for name, count in data.dropped.items() if count}),
+        "Dropped on request": ", ".join(mapping.drop),
+        "Loose labels": ", ".join(sorted(data.loose_classes)),
+        "Repairs": counted(mended),
+        "Duplicate boxes left out": counted(copies),
+        "Not looked for": ", ".join(names_of(uncovered)),
+    }
+    return [(name, value) for name, value in told.items() if value]
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts in words, in alphabetical order."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
+def licence_rows(report: Report) -> list[Row]:
+    """Of everything that the model was made from, and which one binds it."""
+    licences = report.verdict.licences
+    bound = [("The strictest", strictest(licences.values()).name)] if licences else []
+    return [*licences.items(), *bound]
 
 
 def model_rows(checkpoint: CheckpointFacts | None) -> list[Row]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any, cast
 
 import huggingface_hub
@@ -23,7 +24,7 @@ from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
 from dentsight_pipeline.documents.evaluation import read_evaluation
-from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
@@ -38,6 +39,7 @@ from dentsight_pipeline.release.report import gallery
 from dentsight_pipeline.release.report import tables as tables_module
 from dentsight_pipeline.release.report.pictures import SIDES, Truth
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, split_counts, subset_facts
+from dentsight_pipeline_tests.release.conftest import LICENCES
 
 EVIL = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>$x^2$|`\\q"
 HEALTH = HeadHealth(
@@ -140,7 +142,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
         base = report.ReportInputs(
             title="phantom-v1 × smoke",
             evaluation_folder=folder,
-            verdict=judge(read_evaluation(folder), policy, HEALTH),
+            verdict=judge(read_evaluation(folder), policy, HEALTH, licences=LICENCES),
             policy=policy,
             health=HEALTH,
             data=_data(classes),
@@ -176,9 +178,11 @@ def hostile(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> report.
     hostile = replace(
         given,
         title=EVIL,
-        verdict=judge(read_evaluation(given.evaluation_folder), policy, health, overrides=[override]),
+        verdict=judge(
+            read_evaluation(given.evaluation_folder), policy, health, licences=LICENCES, overrides=[override]
+        ),
         health=health,
-        data=structs.replace(_data(given_classes), corpus=corpus, loose_classes=(EVIL,)),
+        data=structs.replace(_data(given_classes), corpus=corpus, loose_classes=(EVIL,), dropped={EVIL: 3}),
         checkpoint=structs.replace(
             convert(checkpoint_facts(given_classes), CheckpointFacts, "checkpoint"),
             recipe=EVIL,
@@ -455,6 +459,32 @@ def test_no_file_name_reaches_the_report(plain, hostile):
         assert not re.search(r"\d\.jpg", paths.html.read_text("utf-8"))
 
 
+def test_page_and_card_say_how_the_labels_were_read(inputs: Any, tmp_path: Path) -> None:
+    """Whoever reads a figure must see what was left out, mended, and not looked for; and what binds the model."""
+    given = inputs(["caries", "crown"])
+    coverage = Coverage(declared=True, classes=("caries",), digest="0" * 64)
+    mapping = structs.replace(given.data.mapping, drop=("Infection",), coverage=coverage)
+    mended = {"clipped_box": 7, "near_duplicate": 2}
+    data = structs.replace(given.data, mapping=mapping, dropped={"Infection": 181, "OPG-data": 0}, repairs=mended)
+
+    paths = report.build_report(replace(given, data=data), tmp_path)
+
+    told = {
+        "Label mapping": "opg-reporting (option: --source opg-reporting)",
+        "Dropped labels": "Infection 181",
+        "Dropped on request": "Infection",
+        "Repairs": "clipped_box 7",
+        "Duplicate boxes left out": "near_duplicate 2",
+        "Not looked for": "crown",
+        "data OPGs v8": "CC BY 4.0",
+        "The strictest": "CC BY 4.0",
+    }
+    html, card = paths.html.read_text("utf-8"), paths.model_card.read_text("utf-8").replace("\\", "")
+    for what, value in told.items():
+        assert f'>{what}</th><td class="anywhere">{value}</td>' in html.replace(' scope="row"', ""), what
+        assert f"| {what} | {value} |" in card, what
+
+
 def test_huggingface_parses_the_model_card(plain):
     """The card's figures must appear on the hub as results, not only as text."""
     given, paths = plain
@@ -465,7 +495,7 @@ def test_huggingface_parses_the_model_card(plain):
     macro = read_evaluation(given.evaluation_folder).populations["clean"].macro
     assert results["macro mAP@0.5"] == macro.ap50
     assert "mAP@0.5:0.95 (caries)" in results
-    assert card.data.license == "apache-2.0"
+    assert card.data.license == "cc-by-4.0"
     assert "never-for-x-rays" in (card.data.tags or [])
     assert (huggingface_hub.metadata_load(paths.model_card) or {})["model-index"]
 
@@ -548,7 +578,7 @@ def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
     """A collapsed head can look well calibrated; the number must not stand in the gates."""
     given = inputs(["caries", "crown"])
     health = structs.replace(HEALTH, healthy=False)
-    verdict = judge(read_evaluation(given.evaluation_folder), given.policy, health)
+    verdict = judge(read_evaluation(given.evaluation_folder), given.policy, health, licences=LICENCES)
 
     html = report.build_report(replace(given, verdict=verdict, health=health), tmp_path).html.read_text("utf-8")
 

@@ -168,15 +168,15 @@ def evaluate(
     from dentsight_pipeline.commands import model
 
     model.evaluate(
-        ground_truth,
-        detections,
         out,
+        as_json,
+        ground_truth=ground_truth,
+        detections=detections,
         thresholds_from=thresholds_from,
         mirrored=mirrored,
         fill_missing=fill_missing,
         resamples=resamples,
         seed=seed,
-        as_json=as_json,
     )
 
 

@@ -1,6 +1,6 @@
 """`dentsight audit`, `diff`, `promote` and `rollback`: references looked up, with all that Dagster and MLflow say."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from dentsight_pipeline.progress import Progress
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.lineage import AuditResult
     from dentsight_pipeline.documents.release import ChampionChange
-    from dentsight_pipeline.store.manifest import Manifest
 
 INTACT, NOT_INTACT = 0, 5
 """Exit statuses of an audit, and of what was made again."""
@@ -84,8 +83,7 @@ def audit_reference(
     """
     from dentsight_pipeline.lineage.environment import code_state
 
-    store = workspace.store
-    found = reference.resolve(store, ref, registry_of(workspace))
+    found = reference.resolve(workspace.store, ref, registry_of(workspace))
     evidence = verify.Evidence(
         export=export,
         public_key=key or public_key(workspace),
@@ -94,7 +92,7 @@ def audit_reference(
         claims=found.findings,
         code=code_state(),
     )
-    return found, verify.audit(store, found.digest, evidence, progress=progress)
+    return found, verify.audit(workspace.store, found.digest, evidence, progress=progress)
 
 
 def promote_reference(workspace: Workspace, ref: str, by: str, reason: str, *, key: Path | None = None) -> ChampionTold:
@@ -115,17 +113,18 @@ def promote_reference(workspace: Workspace, ref: str, by: str, reason: str, *, k
     """
     from dentsight_pipeline.release import champion
 
-    store = workspace.store
-    found = reference.resolve(store, ref, registry_of(workspace))
-    release = store.get_manifest(found.digest)
+    found = reference.resolve(workspace.store, ref, registry_of(workspace))
+    release = workspace.store.get_manifest(found.digest)
     if release.kind == Kind.RELEASE:
-        evidence = verify.Evidence(public_key=key or public_key(workspace), claims=found.findings)
-        result = verify.audit(store, found.digest, evidence, bytes_of="top")
-        if not result.intact:
-            raise ReleaseError(f"Release {found.digest[:12]} cannot be promoted: {result.findings[0]}")
-    before = champion.current(store)
-    change = champion.promote(store, release, by, reason)
-    return _changed(workspace, change, before)
+        _require_intact(workspace, found, key)
+    return _changed(workspace, lambda: champion.promote(workspace.store, release, by, reason))
+
+
+def _require_intact(workspace: Workspace, release: reference.Reference, key: Path | None) -> None:
+    evidence = verify.Evidence(public_key=key or public_key(workspace), claims=release.findings)
+    result = verify.audit(workspace.store, release.digest, evidence, bytes_of="top")
+    if not result.intact:
+        raise ReleaseError(f"Release {release.digest[:12]} cannot be promoted: {result.findings[0]}")
 
 
 def roll_back(workspace: Workspace, by: str, reason: str) -> ChampionTold:
@@ -136,14 +135,14 @@ def roll_back(workspace: Workspace, by: str, reason: str) -> ChampionTold:
     """
     from dentsight_pipeline.release import champion
 
-    store = workspace.store
-    before = champion.current(store)
-    change = champion.rollback(store, by, reason)
-    return _changed(workspace, change, before)
+    return _changed(workspace, lambda: champion.rollback(workspace.store, by, reason))
 
 
-def _changed(workspace: Workspace, change: "ChampionChange", before: "Manifest | None") -> ChampionTold:
-    """What a person is told of a promotion or rollback, which MLflow is shown here as well."""
+def _changed(workspace: Workspace, make: Callable[[], "ChampionChange"]) -> ChampionTold:
+    """Promote or roll back, show it to MLflow as well, and tell what a person is told."""
+    from dentsight_pipeline.release import champion
+
+    before, change = champion.current(workspace.store), make()
     shown = registry.show(Tracking(workspace=workspace))
     return ChampionTold(
         champion=change.release,

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dentsight_pipeline.commands.console import show, staged
-from dentsight_pipeline.data import checks
+from dentsight_pipeline.data import checks, exchange
+from dentsight_pipeline.data.croissant import write_croissant
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset
 from dentsight_pipeline.errors import ConfigurationError
@@ -61,27 +62,23 @@ def export_subset(
         ConfigurationError: The reference means no subset, nothing is to be written, or a folder is not empty.
         DataError: A blocking check of the subset does not pass; nothing is written then.
     """
-    if hf is None and coco is None:
-        lacking = "--hf, whose Parquet files --croissant describes" if croissant else "--hf DIR, --coco DIR or both"
-        raise ConfigurationError(f"Nothing to write: give {lacking}.")
     if croissant and hf is None:
         raise ConfigurationError("--croissant describes the Parquet files of --hf: give --hf DIR as well.")
+    if hf is None and coco is None:
+        raise ConfigurationError("Nothing to write: give --hf DIR, --coco DIR or both.")
     subset = subset_of(store, ref)
     checks.require(store, subset)
-    from dentsight_pipeline.data import exchange
+    files = _write_huggingface(store, subset, hf, croissant, progress) if hf else []
+    return subset, [*files, *(exchange.write_coco(store, subset, coco, progress) if coco else ())]
 
-    files: list[Path] = []
-    if hf:
-        parquet = exchange.write_huggingface(store, subset, hf, progress)
-        files += [*parquet.values(), hf / exchange.CARD]
-        if croissant:
-            from dentsight_pipeline.data.croissant import write_croissant
 
-            write_croissant(subset, parquet, croissant)
-            files.append(croissant)
-    if coco:
-        files += exchange.write_coco(store, subset, coco, progress)
-    return subset, files
+def _write_huggingface(
+    store: Store, subset: Manifest, folder: Path, croissant: Path | None, progress: Progress | None
+) -> list[Path]:
+    parquet = exchange.write_huggingface(store, subset, folder, progress)
+    if croissant:
+        write_croissant(subset, parquet, croissant)
+    return [*parquet.values(), folder / exchange.CARD, *([croissant] if croissant else [])]
 
 
 def export_model(store: Store, ref: str, folder: Path, registry: Registry | None = None) -> list[Path]:
@@ -101,13 +98,12 @@ def export_model(store: Store, ref: str, folder: Path, registry: Registry | None
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
-    with checkpoint_folder(store, ref, registry) as model:
-        from dentsight_pipeline.training.export import export_onnx
+    from dentsight_pipeline.training.export import export_onnx
 
-        files = [export_onnx(model, folder / "model.onnx")]
-        for name in ("preprocessor_config.json", "config.json"):
-            files.append(Path(shutil.copyfile(model / name, folder / name)))
-    return files
+    with checkpoint_folder(store, ref, registry) as model:
+        onnx = export_onnx(model, folder / "model.onnx")
+        beside = ("preprocessor_config.json", "config.json")
+        return [onnx, *(Path(shutil.copyfile(model / name, folder / name)) for name in beside)]
 
 
 def subset_of(store: Store, ref: str) -> Manifest:
@@ -116,16 +112,19 @@ def subset_of(store: Store, ref: str) -> Manifest:
     Raises:
         ConfigurationError: It means something else, or nothing.
     """
-    registered = recall_dataset(store, ref)
-    if registered is None:
-        found = store.get_manifest(resolve(store, ref).digest)
-        if found.kind in SUBSETS.values():
-            return found
+    if registered := recall_dataset(store, ref):
+        return _newest_of(store, registered, ref)
+    found = store.get_manifest(resolve(store, ref).digest)
+    if found.kind not in SUBSETS.values():
         raise ConfigurationError(f"{ref} is a {found.kind}. Give the digest of a {' or '.join(SUBSETS.values())}.")
+    return found
+
+
+def _newest_of(store: Store, dataset: RegisteredDataset, key: str) -> Manifest:
     for subset in _condition_subsets(store):
-        if _is_made_of(store, subset, registered):
+        if _is_made_of(store, subset, dataset):
             return subset
-    raise ConfigurationError(f"Dataset {ref!r} has no condition subset yet. Run `dentsight run --dataset {ref}` first.")
+    raise ConfigurationError(f"Dataset {key!r} has no condition subset yet. Run `dentsight run --dataset {key}` first.")
 
 
 def _condition_subsets(store: Store) -> Iterator[Manifest]:

@@ -2,38 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import fields, json_file, show, staged
 from dentsight_pipeline.documents.codec import plain
 
 
-def evaluate(
-    ground_truth: Path,
-    detections: Path,
-    out: Path,
-    *,
-    thresholds_from: tuple[Path, Path] | None,
-    mirrored: Path | None,
-    fill_missing: bool,
-    resamples: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Evaluate COCO files."""
+def evaluate(out: Path, as_json: bool, **given: Any) -> None:
+    """Evaluate COCO files into a folder; what is given is what `evaluate_files` takes."""
     from dentsight_pipeline.evaluation.evaluate import evaluate_files
 
-    facts = evaluate_files(
-        ground_truth,
-        detections,
-        out,
-        thresholds_from=thresholds_from,
-        mirrored=mirrored,
-        fill_missing=fill_missing,
-        resamples=resamples,
-        seed=seed,
-        progress=staged(),
-    )
+    facts = evaluate_files(out=out, progress=staged(), **given)
     show(facts, as_json, lambda: text.evaluation(facts, out))
 
 
@@ -57,6 +37,7 @@ def gate(
     from dentsight_pipeline.release.policy import load_policy
     from dentsight_pipeline.release.product import overrides_of
 
+<<<<<<< HEAD
     verdict = judge(
         read_evaluation(evaluation),
         load_policy(policy),
@@ -64,6 +45,11 @@ def gate(
         overrides=overrides_of(fields(override, "--override")),
         licences={f"source {number}": name for number, name in enumerate(licence, start=1)},
     )
+=======
+    heads = convert(json_file(health), HeadHealth, health) if health else None
+    overrides = overrides_of(fields(override, "--override"))
+    verdict = judge(read_evaluation(evaluation), load_policy(policy), heads, overrides=overrides)
+>>>>>>> 36b1eaf (Commands in short functions; Dagster's databases stay open between statements; evaluation tables are written straight to their files)
     told = plain(verdict)
     facts = {"verdict": verdict.outcome, "gates": [{**row, "verdict": row["outcome"]} for row in told["rows"]], **told}
     show(facts, as_json, lambda: "\n".join(verdict.sentences))
@@ -84,8 +70,7 @@ def heads(
     audited = audit_of_heads.audit_heads(checkpoint, audit_of_heads.read_images(images) if images else None)
     facts = plain(audited)
     if rescue is not None:
-        chosen = head if head is not None else max(audited.rescue_heads)
-        truth = json_file(ground_truth) if ground_truth else None
+        chosen, truth = max(audited.rescue_heads) if head is None else head, ground_truth and json_file(ground_truth)
         facts["rescued"] = plain(audit_of_heads.rescue(checkpoint, chosen, rescue, ground_truth=truth, images=images))
     show(facts, as_json, lambda: text.heads(facts))
 

@@ -1,7 +1,9 @@
 """`dentsight reproduce`: an empty workspace, and processes behind the guard that locks the GPU."""
 
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dentsight_pipeline.commands import text
@@ -47,17 +49,17 @@ def reproduce_reference(
     if into is not None and into.exists() and any(into.iterdir()):
         raise ConfigurationError(f"{into} is not empty. Give a new folder, so that nothing old is reused.")
     digest = resolve(workspace.store, ref, registry_of(workspace)).digest
-    with ExitStack() as stack:
-        home = into or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dentsight-reproduce-")))
-        fresh = open_store(initialise(into).store if into else home / "store")
-        scratch = home / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        return make_again(
-            workspace.store,
-            digest,
-            fresh,
-            scratch,
-            lambda verb, job: run_alone(verb, job, workspace.gpu_locks),
-            code=code_state(),
-            progress=progress,
-        )
+    guarded = partial(run_alone, locks=workspace.gpu_locks)
+    with _home(into) as home:
+        fresh, scratch = open_store(initialise(into).store if into else home / "store"), home / "scratch"
+        scratch.mkdir(exist_ok=True)
+        return make_again(workspace.store, digest, fresh, scratch, guarded, code=code_state(), progress=progress)
+
+
+@contextmanager
+def _home(into: Path | None) -> Iterator[Path]:
+    if into is not None:
+        yield into
+        return
+    with tempfile.TemporaryDirectory(prefix="dentsight-reproduce-") as folder:
+        yield Path(folder)

@@ -118,15 +118,12 @@ def _run_jobs(
     from dentsight_pipeline.definitions import defs
 
     chosen = [job for job in _CHAIN if request.with_teeth or not job.of_teeth]
-    assets = [asset for job in chosen for asset in job.makes]
+    terminal = {"terminal": {"config": {"assets": [asset for job in chosen for asset in job.makes]}}}
     made: dict[str, _Facts] = {}
     for job in chosen:
         partition = cell_key(dataset, request.recipe) if job.by_recipe else dataset
-        run_config = {
-            "ops": {asset: {"config": config} for asset, config in configs.items() if asset in job.makes},
-            "loggers": {"terminal": {"config": {"assets": assets}}},
-        }
-        made |= _execute(defs.resolve_job_def(job.name), instance, partition, run_config)
+        ops = {asset: {"config": config} for asset, config in configs.items() if asset in job.makes}
+        made |= _execute(defs.resolve_job_def(job.name), instance, partition, {"ops": ops, "loggers": terminal})
     return made
 
 
@@ -141,10 +138,12 @@ def _execute(
     result = execute_here(job, instance, partition, run_config, run_id, tags)
     if not result.success:
         raise _cause(result)
-    made = [event.step_materialization_data.materialization for event in result.get_asset_materialization_events()]
-    return {
-        item.asset_key.to_user_string(): {name: value.value for name, value in item.metadata.items()} for item in made
-    }
+    return dict(map(_metadata, result.get_asset_materialization_events()))
+
+
+def _metadata(event: dg.DagsterEvent) -> tuple[str, _Facts]:
+    made = event.step_materialization_data.materialization
+    return made.asset_key.to_user_string(), {name: value.value for name, value in made.metadata.items()}
 
 
 def _told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMade:
@@ -180,13 +179,7 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
     Raises:
         ConfigurationError: There is no such recipe, field or kind of repairs.
     """
-    from dentsight_pipeline.training import recipe as recipes
-
-    if request.recipe not in RECIPES:
-        raise ConfigurationError(
-            f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe."
-        )
-    recipes.named(request.recipe).override(request.overrides)
+    _require_recipe(request)
     training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
     return {
         "raw_export": {
@@ -201,6 +194,16 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
         "tooth_checkpoint": training,
         "release_report": {"policy": _policy_of(request), "overrides": request.gate_overrides},
     }
+
+
+def _require_recipe(request: CellRequest) -> None:
+    from dentsight_pipeline.training import recipe as recipes
+
+    if request.recipe not in RECIPES:
+        raise ConfigurationError(
+            f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe."
+        )
+    recipes.named(request.recipe).override(request.overrides)
 
 
 def _policy_of(request: CellRequest) -> str:
@@ -220,9 +223,11 @@ def _policy_of(request: CellRequest) -> str:
 
 def _cause(result: dg.ExecuteInProcessResult) -> BaseException:
     """The deliberate error behind a failed run, or a summary of what broke; an interruption stays one."""
-    causes = [_cause_of(event, result.run_id) for event in result.all_events if event.is_step_failure]
-    if found := next(filter(None, causes), None):
-        return found
+    causes = (_cause_of(event, result.run_id) for event in result.all_events if event.is_step_failure)
+    return next(filter(None, causes), None) or _outside_its_steps(result)
+
+
+def _outside_its_steps(result: dg.ExecuteInProcessResult) -> BaseException:
     errors = [event.job_failure_data.error for event in result.all_events if event.is_job_failure]
     if any(map(is_interruption, errors)):
         return KeyboardInterrupt()

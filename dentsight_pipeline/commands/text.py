@@ -56,13 +56,7 @@ def agreement(facts: Facts, margin: float) -> str:
     """Of a model that reads beside dentists."""
     words = {True: "yes", False: "no", None: "undecided"}
     rows = [
-        {
-            **row,
-            "Δκ": row["delta"]["value"],
-            "low": row["delta"]["low"],
-            "high": row["delta"]["high"],
-            "non-inferior": words[row["non_inferior"]],
-        }
+        {**row, **row["delta"], "Δκ": row["delta"]["value"], "non-inferior": words[row["non_inferior"]]}
         for row in facts["conditions"]
     ]
     columns = ["condition", "Δκ", "low", "high", "non-inferior", "model_kappa", "dentist_kappa", "items", "images"]
@@ -87,15 +81,12 @@ def heads(facts: Facts) -> str:
 def _rescued(rescued: Facts | None) -> list[str]:
     if rescued is None:
         return []
-    return [
-        f"Rescued into {rescued['out']}: {rescued['method']}",
-        *(
-            f"AP50 {when} the rescue: {number(rescued[when]['ap50'])}, mean highest score "
-            f"{number(rescued[when]['max_score'])}"
-            for when in ("before", "after")
-            if rescued[when]
-        ),
-    ]
+    measured = [_at_rescue(when, rescued[when]) for when in ("before", "after") if rescued[when]]
+    return [f"Rescued into {rescued['out']}: {rescued['method']}", *measured]
+
+
+def _at_rescue(when: str, told: Facts) -> str:
+    return f"AP50 {when} the rescue: {number(told['ap50'])}, mean highest score {number(told['max_score'])}"
 
 
 def audit(found_by: str, result: "AuditResult") -> str:
@@ -194,6 +185,12 @@ def _commit(code: "Code") -> str:
     return f"{code.commit}{' (edited)' if code.dirty else ''}" if code.commit else "unknown"
 
 
+def garbage(facts: Facts) -> str:
+    """Of what was or would be removed from a store."""
+    verb = "removed" if facts["removed"] else "would be removed (add --apply)"
+    return f"{facts['objects']} objects, {facts['bytes']:,} bytes and {facts['leftovers']} leftovers {verb}"
+
+
 def champion(told: "ChampionTold") -> str:
     """Of a promotion or rollback."""
     text = f"Champion: release {told.champion or 'none'} (before: {told.before or 'none'})"
@@ -207,10 +204,11 @@ def champion(told: "ChampionTold") -> str:
 
 def doctor(found: "Sequence[Finding]") -> str:
     """Of the state of machine and workspace."""
-    return "\n".join(
-        f"{'ok ' if item.ok else '!! '} {item.check}: {item.found}" + ("" if item.ok else f"\n      → {item.remedy}")
-        for item in found
-    )
+    return "\n".join(map(_examined, found))
+
+
+def _examined(item: "Finding") -> str:
+    return f"ok  {item.check}: {item.found}" if item.ok else f"!!  {item.check}: {item.found}\n      → {item.remedy}"
 
 
 def table(rows: Sequence[object], columns: Sequence[str]) -> str:

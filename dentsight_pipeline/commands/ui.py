@@ -10,7 +10,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.orchestration.resources import Workspace, find_home
@@ -18,10 +20,59 @@ from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 
 LOCALHOST = "127.0.0.1"
 """Neither interface has a login, so neither ever listens on anything but this."""
-
-
 RESTARTS, RESTARTS_WITHIN_SECONDS = 5, 600.0
 """A server that dies is started again; one that dies this often within that time has a reason that stays."""
+
+
+@dataclass
+class Server:
+    """One of the two, in a session of its own: how it is started, where it answers and logs, and when it died."""
+
+    name: str
+    command: list[str]
+    port: int
+    logs: Path
+    deaths: list[float] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{LOCALHOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.logs / f"{self.name.lower()}.log"
+
+    def start(self, home: Path) -> subprocess.Popen[bytes]:
+        """Start it, or start it again."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.command, stdout=log, stderr=log, env=environment(home), start_new_session=True)
+
+    def wait_for(self, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+        """Wait until it answers.
+
+        Raises:
+            DentsightError: It ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not _answers(self.address):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise DentsightError(f"{self.name} did not come up on {self.address}; see {self.log}.")
+            time.sleep(0.3)
+
+    def note_death(self, status: int) -> None:
+        """Say that it is started again.
+
+        Raises:
+            DentsightError: It died too often.
+        """
+        now = time.monotonic()
+        self.deaths[:] = [*(moment for moment in self.deaths if now - moment < RESTARTS_WITHIN_SECONDS), now]
+        ended = f"{self.name} ended with status {status}"
+        if len(self.deaths) > RESTARTS:
+            raise DentsightError(f"{ended} for the {len(self.deaths)}th time; see {self.log}.")
+        _tell(sys.stderr, f"{ended} and is started again; see {self.log}.")
 
 
 def serve(dagster_port: int, mlflow_port: int) -> None:
@@ -35,77 +86,86 @@ def serve(dagster_port: int, mlflow_port: int) -> None:
         ConfigurationError: There is no `dagster.yaml` here or above.
         DentsightError: One of the two did not come up, or dies again and again.
     """
-    home = find_home()
-    for name in ("dagster.yaml", "workspace.yaml"):
-        if not (home / name).is_file():
-            raise ConfigurationError(f"There is no {name} in {home}. Prepare a folder with `dentsight workspace init`.")
+    home = _home()
     os.chdir(home)
-    workspace = Workspace()
-    workspace.folder.mkdir(parents=True, exist_ok=True)
-    dagster_port = free_port(dagster_port)
-    mlflow_port = free_port(mlflow_port)
-    commands = {"Dagster": dagster_command(dagster_port)}
-    addresses = {"Dagster": f"http://{LOCALHOST}:{dagster_port}"}
-    tracking = Tracking(workspace=workspace)
-    if not tracking.is_server:
-        tracking.client.search_experiments()  # creates the database once, before two servers race for it
-        commands["MLflow"] = mlflow_command(mlflow_port, tracking)
-        addresses["MLflow"] = f"http://{LOCALHOST}:{mlflow_port}"
-    else:
-        sys.stderr.write(f"MLflow runs elsewhere: {tracking.address}\n")
-    logs = workspace.folder / "logs"
-    logs.mkdir(exist_ok=True)
-    started: dict[str, subprocess.Popen[bytes]] = {}
+    servers = _servers(dagster_port, mlflow_port)
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Ctrl-C, `kill`, a terminal that is closed
         signal.signal(ending, signal.default_int_handler)
-    deaths: dict[str, list[float]] = {name: [] for name in commands}
+    started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name, command in commands.items():
-            started[name] = _start(name, command, home, logs)
-        for name, address in addresses.items():
-            _wait_for(name, address, started[name], logs)
-            sys.stdout.write(f"{name}: {address}\n")
-        sys.stdout.write("Ctrl-C stops both.\n")
-        sys.stdout.flush()
-        while True:
-            for name, process in started.items():
-                if process.poll() is not None:
-                    _note_death(name, process, deaths[name], logs)
-                    stop({name: process})  # what it started must not keep the port
-                    started[name] = _start(name, commands[name], home, logs)
-            time.sleep(0.5)
+        _keep_up(servers, home, started)
     except KeyboardInterrupt:
-        sys.stderr.write("Stopping …\n")
+        _tell(sys.stderr, "Stopping …")
     finally:
         stop(started)
         _tell_what_goes_on()
 
 
-def _start(name: str, command: list[str], home: Path, logs: Path) -> subprocess.Popen[bytes]:
-    with (logs / f"{name.lower()}.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment(home), start_new_session=True)
+def _home() -> Path:
+    home = find_home()
+    for name in ("dagster.yaml", "workspace.yaml"):
+        if not (home / name).is_file():
+            raise ConfigurationError(f"There is no {name} in {home}. Prepare a folder with `dentsight workspace init`.")
+    return home
 
 
-def _note_death(name: str, process: subprocess.Popen[bytes], deaths: list[float], logs: Path) -> None:
-    """Say that a server is started again, or give up on it."""
-    now = time.monotonic()
-    deaths[:] = [*(moment for moment in deaths if now - moment < RESTARTS_WITHIN_SECONDS), now]
-    log = logs / f"{name.lower()}.log"
-    if len(deaths) > RESTARTS:
-        raise DentsightError(f"{name} ended with status {process.returncode} for the {len(deaths)}th time; see {log}.")
-    sys.stderr.write(f"{name} ended with status {process.returncode} and is started again; see {log}.\n")
-    sys.stderr.flush()
+def _servers(dagster_port: int, mlflow_port: int) -> list[Server]:
+    """Dagster, and MLflow unless it runs elsewhere."""
+    workspace = Workspace()
+    logs, tracking = workspace.folder / "logs", Tracking(workspace=workspace)
+    logs.mkdir(parents=True, exist_ok=True)
+    dagster_port, mlflow_port = free_port(dagster_port), free_port(mlflow_port)
+    dagster = Server("Dagster", dagster_command(dagster_port), dagster_port, logs)
+    if tracking.is_server:
+        _tell(sys.stderr, f"MLflow runs elsewhere: {tracking.address}")
+        return [dagster]
+    tracking.client.search_experiments()  # creates the database once, before two servers race for it
+    return [dagster, Server("MLflow", mlflow_command(mlflow_port, tracking), mlflow_port, logs)]
+
+
+def _keep_up(servers: list[Server], home: Path, started: dict[str, subprocess.Popen[bytes]]) -> NoReturn:
+    """Start the servers, noting each in `started`, and start again what dies, until an exception ends it."""
+    for server in servers:
+        started[server.name] = server.start(home)
+    for server in servers:
+        server.wait_for(started[server.name])
+        _tell(sys.stdout, f"{server.name}: {server.address}")
+    _tell(sys.stdout, "Ctrl-C stops both.")
+    while True:
+        _start_the_dead_again(servers, home, started)
+        time.sleep(0.5)
+
+
+def _start_the_dead_again(servers: list[Server], home: Path, started: dict[str, subprocess.Popen[bytes]]) -> None:
+    for server in servers:
+        status = started[server.name].poll()
+        if status is not None:
+            server.note_death(status)
+            stop({server.name: started[server.name]})  # what it started must not keep the port
+            started[server.name] = server.start(home)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server is there, whatever it answers."""
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except OSError as error:
+        return isinstance(error, urllib.error.HTTPError)
+    return True
+
+
+def _tell(stream: TextIO, line: str) -> None:
+    stream.write(line + "\n")
+    stream.flush()
 
 
 def _tell_what_goes_on() -> None:
     """Runs have processes of their own: say so where somebody believes that all has ended."""
     from dentsight_pipeline.orchestration.workers import workers
 
-    going_on = len(workers())
-    if going_on:
-        sys.stderr.write(
-            f"{going_on} run(s) go on by themselves; the next `dentsight ui` shows them. To end one, cancel it there.\n"
-        )
+    if going_on := len(workers()):
+        next_time = "the next `dentsight ui` shows them. To end one, cancel it there."
+        _tell(sys.stderr, f"{going_on} run(s) go on by themselves; {next_time}")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -138,40 +198,33 @@ def free_port(wanted: int, tries: int = 50) -> int:
         ConfigurationError: None of the next ports is free.
     """
     for port in range(wanted, wanted + tries):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOCALHOST, port))
-            except OSError:
-                continue
+        if _is_free(port):
             return port
     raise ConfigurationError(f"Ports {wanted} to {wanted + tries - 1} are all in use. Choose another one.")
 
 
-def _wait_for(name: str, address: str, process: subprocess.Popen[bytes], logs: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise DentsightError(f"{name} did not come up on {address}; see {logs / (name.lower() + '.log')}.")
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((LOCALHOST, port))
+        return True
+    return False
 
 
 def stop(started: Mapping[str, subprocess.Popen[bytes]], grace_seconds: float = 20) -> None:
     """End the servers and whatever they started, by force when they take too long."""
     for process in started.values():
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()
     deadline = time.monotonic() + grace_seconds
     for process in started.values():
-        try:
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process, deadline)
+
+
+def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+    try:
+        process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

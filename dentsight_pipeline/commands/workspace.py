@@ -3,6 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
+from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import Initialised
 from dentsight_pipeline.errors import ConfigurationError
@@ -31,9 +32,9 @@ def initialise(home: Path) -> Initialised:
         raise ConfigurationError(f"{home} is a file. Give a folder to `dentsight workspace init`.")
     home.mkdir(parents=True, exist_ok=True)
     missing = [name for name in INSTANCE_FILES if not (home / name).exists()]
+    packaged = resources.files("dentsight_pipeline.commands") / "instance_files"
     for name in missing:
-        text = (resources.files("dentsight_pipeline.commands") / "instance_files" / name).read_text("utf-8")
-        (home / name).write_text(text, encoding="utf-8")
+        (home / name).write_bytes((packaged / name).read_bytes())
     workspace = Workspace(root=str(home / "workspace"))
     workspace.folder.mkdir(exist_ok=True)
     tracking = Tracking(workspace=workspace)
@@ -47,11 +48,6 @@ def gc(apply: bool, as_json: bool) -> None:
 
     store = Workspace().store
     found = collection.plan(store)
-    facts = {"objects": len(found.unnamed), "bytes": sum(size for _, size in found.unnamed)}
-    facts["leftovers"] = len(found.leftovers)
-    if apply:
-        removed = collection.apply(store, found)
-        facts = {"objects": removed.objects, "bytes": removed.size, "leftovers": removed.leftovers}
-    verb = "removed" if apply else "would be removed (add --apply)"
-    text = "{objects} objects, {bytes:,} bytes and {leftovers} leftovers ".format(**facts) + verb
-    show({"store": store.uri, **facts, "removed": apply}, as_json, lambda: text)
+    done = collection.apply(store, found) if apply else found.whole
+    facts = {"objects": done.objects, "bytes": done.size, "leftovers": done.leftovers, "removed": apply}
+    show({"store": store.uri, **facts}, as_json, lambda: text.garbage(facts))

@@ -29,7 +29,7 @@ from dentsight_pipeline.documents.facts import Cell
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.errors_by_type import Shown
 from dentsight_pipeline.evaluation.figures import FIGURES
-from dentsight_pipeline.store.files import write_whole
+from dentsight_pipeline.store.files import write_whole, written_whole
 
 _TEXTS, _COUNTS = ("population", "class"), ("n_gt", "n_images", "n_detections")
 _THRESHOLDS = ("threshold_p95", "threshold_best_f1")
@@ -91,9 +91,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     rows = [{name: row[name] for name in _COLUMNS} for row in evaluation.per_class]
     reached = [{**row, **{name: _or_infinity(row[name]) for name in _THRESHOLDS}} for row in rows]
     write_whole(folder / CURVES_FILE, for_people(evaluation.curves, indent=None))
-    write_whole(folder / "matches.parquet", _parquet(evaluation.shown.blocks()))
+    _write_parquet(folder / "matches.parquet", evaluation.shown.blocks())
     write_whole(folder / "per_class.json", for_people(rows))
-    write_whole(folder / "per_class.parquet", _parquet([pa.Table.from_pylist(reached, pa.schema(_COLUMNS))]))
+    _write_parquet(folder / "per_class.parquet", [pa.Table.from_pylist(reached, pa.schema(_COLUMNS))])
     write_whole(folder / "per_class.csv", _csv(reached))
     # The last one: its presence says that the rest is there.
     write_whole(folder / EVALUATION_FILE, for_people(evaluation.document))
@@ -103,14 +103,13 @@ def _or_infinity(threshold: Cell) -> Cell:
     return math.inf if threshold is None else threshold
 
 
-def _parquet(blocks: Iterable[pa.Table]) -> memoryview:
+def _write_parquet(path: Path, blocks: Iterable[pa.Table]) -> None:
     """The tables, of which there is one at least, as one file: a row group each."""
-    tables, sink = iter(blocks), pa.BufferOutputStream()
+    tables = iter(blocks)
     first = next(tables)
-    with parquet.ParquetWriter(sink, first.schema, compression="zstd") as writer:
+    with written_whole(path) as new, parquet.ParquetWriter(new, first.schema, compression="zstd") as writer:
         for table in chain([first], tables):
             writer.write_table(table)
-    return memoryview(sink.getvalue())
 
 
 def _csv(rows: list[dict[str, Cell]]) -> bytes:

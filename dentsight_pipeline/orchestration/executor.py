@@ -2,8 +2,8 @@
 
 Dagster's own in-process executor asks for a busy slot in a loop without sleep (1.13.27: the interval to the next look
 is the least of 0 and something), says nothing of who holds it, and waits for ever where the holder was killed. This
-module and `launcher.py` alone use private parts of Dagster; `pyproject.toml` pins its minor version, and tests run both
-for real.
+module, `launcher.py` and `storage.py` alone use private parts of Dagster; `pyproject.toml` pins its minor version, and
+tests run all three for real.
 """
 
 import time

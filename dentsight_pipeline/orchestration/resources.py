@@ -114,11 +114,20 @@ class Workspace(dg.ConfigurableResource):
 
     def latest_or_none(self, context: StepContext, asset: str, partition: str) -> "Manifest | None":
         """As `latest`, but None when the asset was never materialised for the partition."""
-        events = context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition]), limit=50
-        ).records
-        chosen = next((event for event in events if event.run_id == context.run.run_id), events[0] if events else None)
+        chosen = _newest(context, dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition]))
         if chosen is None or chosen.asset_materialization is None:
             return None
         tags = chosen.asset_materialization.tags or {}
         return self.store.get_manifest(tags["dagster/data_version"])
+
+
+def _newest(context: StepContext, wanted: dg.AssetRecordsFilter) -> dg.EventLogRecord | None:
+    """The newest materialisation of the step's own run, else of any; the history is read only as far as that takes."""
+    newest = None
+    for limit in (1, 50):
+        events = context.instance.fetch_materializations(wanted, limit=limit).records
+        newest = events[0] if events else None
+        own = next((event for event in events if event.run_id == context.run.run_id), None)
+        if own is not None or len(events) < limit:
+            return own or newest
+    return newest

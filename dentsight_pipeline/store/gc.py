@@ -52,6 +52,11 @@ class Plan:
         """Bytes of the objects to remove."""
         return sum(size for _, size in self.unnamed)
 
+    @property
+    def whole(self) -> Removed:
+        """What goes when nothing is spared."""
+        return Removed(len(self.unnamed), self.size, len(self.leftovers), spared=0)
+
 
 @dataclass(frozen=True)
 class Removed:

@@ -67,24 +67,32 @@ def test_a_killed_server_is_started_again_on_the_same_address(tmp_path: Path) ->
 
 def test_a_server_that_dies_again_and_again_is_given_up_with_its_log(tmp_path: Path) -> None:
     """Started again for ever, a broken configuration would only fill the disk with logs."""
-    dead = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    dead.wait()
-    deaths: list[float] = []
+    server = ui.Server("MLflow", [], 5000, tmp_path)
     for _ in range(ui.RESTARTS):
-        ui._note_death("MLflow", dead, deaths, tmp_path)
+        server.note_death(3)
 
     with pytest.raises(DentsightError, match=r"MLflow ended with status 3 for the 6th time; see .*mlflow\.log"):
-        ui._note_death("MLflow", dead, deaths, tmp_path)
+        server.note_death(3)
 
 
 def test_deaths_of_long_ago_do_not_count(tmp_path: Path) -> None:
     """Six power cuts in a month are no broken configuration."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    deaths = [time.monotonic() - 2 * ui.RESTARTS_WITHIN_SECONDS] * 50
-    ui._note_death("MLflow", dead, deaths, tmp_path)
+    long_ago = [time.monotonic() - 2 * ui.RESTARTS_WITHIN_SECONDS] * 50
+    server = ui.Server("MLflow", [], 5000, tmp_path, deaths=long_ago)
+    server.note_death(0)
 
-    assert len(deaths) == 1
+    assert len(server.deaths) == 1
+
+
+def test_a_server_that_ends_before_it_answers_is_told_with_its_log(tmp_path: Path) -> None:
+    """Its reason is in there, and nowhere else."""
+    server = ui.Server("MLflow", [sys.executable, "-c", "raise SystemExit('no such port')"], 1, tmp_path)
+    process = server.start(tmp_path)
+    process.wait()
+
+    with pytest.raises(DentsightError, match=r"MLflow did not come up on http://127\.0\.0\.1:1; see .*mlflow\.log"):
+        server.wait_for(process)
+    assert server.log.read_text() == "no such port\n"
 
 
 def test_a_port_in_use_is_passed_over() -> None:

@@ -37,19 +37,10 @@ def gate(
     from dentsight_pipeline.release.policy import load_policy
     from dentsight_pipeline.release.product import overrides_of
 
-<<<<<<< HEAD
-    verdict = judge(
-        read_evaluation(evaluation),
-        load_policy(policy),
-        convert(json_file(health), HeadHealth, health) if health else None,
-        overrides=overrides_of(fields(override, "--override")),
-        licences={f"source {number}": name for number, name in enumerate(licence, start=1)},
-    )
-=======
     heads = convert(json_file(health), HeadHealth, health) if health else None
     overrides = overrides_of(fields(override, "--override"))
-    verdict = judge(read_evaluation(evaluation), load_policy(policy), heads, overrides=overrides)
->>>>>>> 36b1eaf (Commands in short functions; Dagster's databases stay open between statements; evaluation tables are written straight to their files)
+    licences = {f"source {number}": name for number, name in enumerate(licence, start=1)}
+    verdict = judge(read_evaluation(evaluation), load_policy(policy), heads, overrides=overrides, licences=licences)
     told = plain(verdict)
     facts = {"verdict": verdict.outcome, "gates": [{**row, "verdict": row["outcome"]} for row in told["rows"]], **told}
     show(facts, as_json, lambda: "\n".join(verdict.sentences))

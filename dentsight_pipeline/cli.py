@@ -349,12 +349,15 @@ def rollback(
 @app.command()
 def gc(
     apply: Annotated[bool, typer.Option(help="Remove; without it only tell what would be removed.")] = False,
+    damaged: Annotated[
+        bool, typer.Option(help="Damaged objects instead: reads every byte. Ingest their source again afterwards.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove stored objects that no manifest names."""
+    """Remove stored objects that no manifest names, or damaged ones."""
     from dentsight_pipeline.commands import workspace
 
-    workspace.gc(apply, as_json)
+    (workspace.damaged if damaged else workspace.gc)(apply, as_json)
 
 
 @app.command()

@@ -9,11 +9,15 @@ from typing import Any
 
 import boto3
 import pytest
+from click.testing import Result
 from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store.names import object_key
+from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
 
 
@@ -83,3 +87,29 @@ def test_evaluate_prints_the_figures_that_gates_read_and_on_which_images(tmp_pat
     assert result.exit_code == 0, result.output
     assert "macro AP50 0.0000, macro AP 0.0000 on the 1 clean of 3 images; 1 of 1 classes present" in result.stdout
     assert "thresholds chosen on these images themselves, which flatters" in result.stdout
+
+
+def test_what_a_refusal_of_damaged_bytes_advises_mends_the_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A disk lost a bit of an X-ray: find it, remove it, ingest its source again."""
+    monkeypatch.setenv("DENTSIGHT_HOME", str(tmp_path))
+    monkeypatch.setenv("DENTSIGHT_STORE", str(tmp_path / "store"))
+    store = open_store(tmp_path / "store")
+    export = whole_export(tmp_path / "export").write()
+    raw = ingest_export(export, store)
+    image = max((entry.sha256 for entry in raw.entries.values()), key=store.size)
+    stored = tmp_path / "store" / object_key(image)
+    stored.chmod(0o644)
+    stored.write_bytes(b"x" * stored.stat().st_size)
+
+    told = [json.loads(gc(*options).stdout) for options in ([], ["--apply"], [])]
+
+    assert [item["damaged"] for item in told] == [[image], [image], []]
+    assert ingest_export(export, store).digest == raw.digest
+    assert store.verify(image)
+
+
+def gc(*options: str) -> Result:
+    """`dentsight gc --damaged`."""
+    return CliRunner().invoke(app, ["gc", "--damaged", "--json", *options], catch_exceptions=False)

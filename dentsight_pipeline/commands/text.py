@@ -187,8 +187,17 @@ def _commit(code: "Code") -> str:
 
 def garbage(facts: Facts) -> str:
     """Of what was or would be removed from a store."""
-    verb = "removed" if facts["removed"] else "would be removed (add --apply)"
-    return f"{facts['objects']} objects, {facts['bytes']:,} bytes and {facts['leftovers']} leftovers {verb}"
+    return f"{facts['objects']} objects, {facts['bytes']:,} bytes and {facts['leftovers']} leftovers {_removed(facts)}"
+
+
+def damaged(facts: Facts) -> str:
+    """Of what is damaged in a store."""
+    told = f"{len(facts['damaged'])} damaged objects {_removed(facts)}"
+    return "\n".join([told, *_listed(facts["damaged"])]) if facts["damaged"] else "No object is damaged"
+
+
+def _removed(facts: Facts) -> str:
+    return "removed" if facts["removed"] else "would be removed (add --apply)"
 
 
 def champion(told: "ChampionTold") -> str:

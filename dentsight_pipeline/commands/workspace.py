@@ -51,3 +51,11 @@ def gc(apply: bool, as_json: bool) -> None:
     done = collection.apply(store, found) if apply else found.whole
     facts = {"objects": done.objects, "bytes": done.size, "leftovers": done.leftovers, "removed": apply}
     show({"store": store.uri, **facts}, as_json, lambda: text.garbage(facts))
+
+
+def damaged(apply: bool, as_json: bool) -> None:
+    """Remove damaged objects, or tell what would be removed."""
+    store = Workspace().store
+    found = [digest for digest in store.damaged() if not apply or store.discard_damaged(digest)]
+    facts = {"store": store.uri, "damaged": found, "removed": apply}
+    show(facts, as_json, lambda: text.damaged(facts))

@@ -38,7 +38,7 @@ from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import bootstrap, consistency, engines, errors_by_type, matching, operating_points
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.engines import EngineResult
-from dentsight_pipeline.evaluation.figures import Counted, MeasuredPopulation, measure_population
+from dentsight_pipeline.evaluation.figures import Counted, MeasuredPopulation, measure_populations
 from dentsight_pipeline.evaluation.folder import Evaluation, read_json_file, summary, write_evaluation
 from dentsight_pipeline.evaluation.operating import choose_operating
 from dentsight_pipeline.evaluation.tier2 import Gated, measure_tier2, sample_sizes
@@ -159,12 +159,12 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
     scored, engine_facts = _scored_by_both(given)
     say("match", 0, 1)
     populations = _populations(given, scored)
-    measured: dict[PopulationName, MeasuredPopulation] = {
-        own.name: measure_population(own, lambda done, total, name=own.name: say(f"bootstrap {name}", done, total))
-        for own in populations
-    }
+    measured = measure_populations(
+        populations,
+        lambda k: matching.match_class(given.truth, given.found, k),
+        lambda done, total: say("bootstrap", done, total),
+    )
     engine_facts = _with_own_distance(engine_facts, max(own.distance for own in measured.values()))
-    populations = [own.without_sizes() for own in populations]
     say("tier 2", 0, 1)
     evaluation = _assembled(given, engine_facts, populations, measured)
     say("done", 1, 1)
@@ -278,9 +278,9 @@ def _with_own_distance(facts: Engines, distance: float) -> Engines:
 
 
 def _populations(given: Inputs, scored: Mapping[PopulationName, EngineResult]) -> list[Counted]:
-    """The populations, matched once."""
-    matches = matching.match(given.truth, given.found)
-    operating = choose_operating(given.truth, [by_area["all"] for by_area in matches], given.valid)
+    """The populations, matched for all areas."""
+    matches = [by_area["all"] for by_area in matching.match(given.truth, given.found, areas=("all",))]
+    operating = choose_operating(given.truth, matches, given.valid)
     return [
         Counted(
             name=name,
@@ -352,7 +352,7 @@ def _gated(given: Inputs, own: Counted) -> Gated:
         truth=given.truth,
         found=given.found,
         mirrored=given.mirrored,
-        matches=[by_area["all"] for by_area in own.matches],
+        matches=own.matches,
         operating=own.operating,
     )
 
@@ -363,7 +363,7 @@ def _floor(thresholds: np.ndarray) -> float:
 
 def _curve(own: Counted, k: int) -> Curve:
     """Precision over recall (engine of record, IoU .50), and precision, recall, F1 over the score."""
-    curve = operating_points.score_curve(own.matches[k]["all"].subset(own.images))
+    curve = operating_points.score_curve(own.matches[k].subset(own.images))
     precision = own.engine.precision[0, :, k, 0, -1]
     columns = [np.zeros(0)] * 4
     if curve is not None:

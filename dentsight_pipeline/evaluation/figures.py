@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -41,7 +41,7 @@ class Counted:
         name: `all` or `clean`.
         images: [I] the mask of its images.
         covered: [its images, K] whether a class was looked for.
-        matches: [K] by area range, on all images.
+        matches: [K] for all areas, on all images.
         engine: What the engines say of this population.
         operating: Thresholds.
         weights: Of the population's images.
@@ -50,18 +50,10 @@ class Counted:
     name: PopulationName
     images: np.ndarray
     covered: np.ndarray
-    matches: Sequence[Mapping[str, ClassMatches]]
+    matches: Sequence[ClassMatches]
     engine: EngineResult
     operating: Operating
     weights: Weights
-
-    def part(self, k: int) -> dict[str, ClassMatches]:
-        """One class on the population's images, by area range."""
-        return {area: matches.subset(self.images) for area, matches in self.matches[k].items()}
-
-    def without_sizes(self) -> Counted:
-        """With the matches for all areas alone: Tier 2 and the files need no others, which are three times as large."""
-        return replace(self, matches=[{"all": by_area["all"]} for by_area in self.matches])
 
     @property
     def looked_at(self) -> dict[str, int]:
@@ -72,7 +64,7 @@ class Counted:
     @property
     def gt_counts(self) -> np.ndarray:
         """Ground-truth boxes of all classes on each image of the population."""
-        return np.sum([by_area["all"].gt_counts[self.images] for by_area in self.matches], axis=0)
+        return np.sum([matches.gt_counts[self.images] for matches in self.matches], axis=0)
 
 
 @dataclass(frozen=True)
@@ -126,6 +118,16 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class MeasuredClass:
+    """What one class adds to a population, and how far its figures are from the engines'."""
+
+    row: ClassRow
+    measurements: list[Measurement]
+    drawn: Draws
+    distance: float
+
+
+@dataclass(frozen=True)
 class MeasuredPopulation:
     """What one population adds to an evaluation, and how far its figures are from the engines'."""
 
@@ -134,35 +136,48 @@ class MeasuredPopulation:
     distance: float
 
 
-def measure_population(of: Counted, say: Callable[[int, int], None]) -> MeasuredPopulation:
-    """Every class, one after the other, then the means.
+def measure_populations(
+    populations: Sequence[Counted],
+    matched: Callable[[int], Mapping[str, ClassMatches]],
+    say: Callable[[int, int], None],
+) -> dict[PopulationName, MeasuredPopulation]:
+    """Every class, one after the other, on each population; then the means.
 
     Args:
-        of: The population.
+        populations: One at least.
+        matched: Gives the matches of one class by area range, on all images. Those of all classes at once would be
+            four times what is needed anyway.
         say: Called with classes done and their number.
     """
-    rows: list[ClassRow] = []
-    drawn: list[Draws] = []
-    measurements: list[Measurement] = []
-    distance = 0.0
-    for k in range(len(of.engine.classes)):
-        say(k, len(of.engine.classes))
-        part = of.part(k)
-        figures = ClassFigures.of(part, of.operating.p95[k], of.operating.best_f1[k])
-        distance = max(distance, figures.distance_to(of.engine, k))
-        drawn.append(bootstrap.draws(figures, of.weights))
-        row, own = class_row(of, k, part, drawn[-1])
-        rows.append(row)
-        measurements += own
-    macro, own = macro_row(of, rows, drawn)
+    count = len(populations[0].engine.classes)
+    measured: dict[PopulationName, list[MeasuredClass]] = {own.name: [] for own in populations}
+    for k in range(count):
+        say(k, count)
+        by_area = matched(k)
+        for own in populations:
+            measured[own.name].append(_measure_class(own, k, by_area))
+    return {own.name: _measured_population(own, measured[own.name]) for own in populations}
+
+
+def _measure_class(of: Counted, k: int, by_area: Mapping[str, ClassMatches]) -> MeasuredClass:
+    part = {area: matches.subset(of.images) for area, matches in by_area.items()}
+    figures = ClassFigures.of(part, of.operating.p95[k], of.operating.best_f1[k])
+    drawn = bootstrap.draws(figures, of.weights)
+    return MeasuredClass(*class_row(of, k, part, drawn), drawn, figures.distance_to(of.engine, k))
+
+
+def _measured_population(of: Counted, classes: Sequence[MeasuredClass]) -> MeasuredPopulation:
+    rows = tuple(own.row for own in classes)
+    macro, means = macro_row(of, rows, [own.drawn for own in classes])
     document = Population(
         images=int(of.images.sum()),
         groups=of.weights.n_groups,
         looked_at=of.looked_at,
-        per_class=tuple(rows),
+        per_class=rows,
         macro=macro,
     )
-    return MeasuredPopulation(document, [*measurements, *own], distance)
+    measurements = [row for own in classes for row in own.measurements]
+    return MeasuredPopulation(document, [*measurements, *means], max(own.distance for own in classes))
 
 
 def class_row(

@@ -77,7 +77,7 @@ def match(
 
     Source of the rule: `COCOeval.evaluateImg` in pycocotools 2.0.11.
     """
-    return [_match_class(truth, detections, k, areas) for k in range(len(truth.class_names))]
+    return [match_class(truth, detections, k, areas) for k in range(len(truth.class_names))]
 
 
 def iou_of_pairs(a_xywh: np.ndarray, b_xywh: np.ndarray, b_crowd: np.ndarray | None = None) -> np.ndarray:
@@ -124,7 +124,10 @@ class _Candidates:
     pair_iou: np.ndarray
 
 
-def _match_class(truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str]) -> dict[str, ClassMatches]:
+def match_class(
+    truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str] = tuple(AREA_RANGES_PX)
+) -> dict[str, ClassMatches]:
+    """As `match`, for one class."""
     close = _candidates(truth, detections, k)
     by_score = np.argsort(-detections.scores[close.dt], kind="stable")  # ties stay in the order of images
     rows = close.dt[by_score]

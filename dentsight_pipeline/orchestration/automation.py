@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import dagster as dg
 
@@ -92,16 +92,28 @@ def configured_recipes() -> list[str]:
 
 def newest_dataset(instance: dg.DagsterInstance) -> str | None:
     """The dataset key whose condition subset was materialised first most recently."""
-    newest: tuple[float, str] | None = None
+    subset, first = dg.AssetKey("condition_subset"), {}
     for key in instance.get_dynamic_partitions("dataset"):
-        events = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=dg.AssetKey("condition_subset"), asset_partitions=[key]),
-            limit=1,
-            ascending=True,
-        ).records
-        if events and (newest is None or events[0].timestamp > newest[0]):
-            newest = (events[0].timestamp, key)
-    return newest[1] if newest else None
+        wanted = dg.AssetRecordsFilter(asset_key=subset, asset_partitions=[key])
+        for event in instance.fetch_materializations(wanted, limit=1, ascending=True).records:
+            first[key] = event.timestamp
+    return max(first, key=first.__getitem__, default=None)
+
+
+Requests = Iterator[dg.RunRequest | dg.SkipReason]
+
+
+def _on_the_newest_dataset(
+    context: dg.ScheduleEvaluationContext, partitions: Callable[[str], Iterable[str]]
+) -> Requests:
+    """A run for each of its partitions, once for each time of the schedule."""
+    dataset = newest_dataset(context.instance)
+    if dataset is None:
+        yield dg.SkipReason("No dataset has been materialised yet.")
+        return
+    for partition in partitions(dataset):
+        run_key = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}:{partition}"
+        yield dg.RunRequest(run_key=run_key, partition_key=partition)
 
 
 @dg.schedule(
@@ -109,17 +121,11 @@ def newest_dataset(instance: dg.DagsterInstance) -> str | None:
     cron_schedule=os.environ.get(RETRAIN_CRON_VARIABLE, "0 2 * * 0"),
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
-def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Requests:
     """Trains the configured recipes on the newest dataset; unchanged cells are reused and say so."""
-    dataset = newest_dataset(context.instance)
-    if dataset is None:
-        yield dg.SkipReason("No dataset has been materialised yet.")
-        return
-    for recipe in configured_recipes():
-        yield dg.RunRequest(
-            run_key=f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}:{dataset}:{recipe}",
-            partition_key=cell_key(dataset, recipe),
-        )
+    yield from _on_the_newest_dataset(
+        context, lambda dataset: [cell_key(dataset, recipe) for recipe in configured_recipes()]
+    )
 
 
 @dg.schedule(
@@ -127,13 +133,9 @@ def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequ
     cron_schedule=os.environ.get(CHAMPION_CRON_VARIABLE, "0 4 * * *"),
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
-def nightly_champion_evaluation(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+def nightly_champion_evaluation(context: dg.ScheduleEvaluationContext) -> Requests:
     """Evaluates the champion on the newest dataset."""
-    dataset = newest_dataset(context.instance)
-    if dataset is None:
-        yield dg.SkipReason("No dataset has been materialised yet.")
-        return
-    yield dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}", partition_key=dataset)
+    yield from _on_the_newest_dataset(context, lambda dataset: [dataset])
 
 
 def roboflow_interval() -> int:
@@ -205,7 +207,7 @@ def _seen_versions(cursor: str | None, project: str) -> int:
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
 )
-def experiment_after_data(context: dg.RunStatusSensorContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+def experiment_after_data(context: dg.RunStatusSensorContext) -> Requests:
     """Follows a tagged data run with one experiment run for each recipe that its tag lists."""
     recipes = [name for name in context.dagster_run.tags.get(CHAIN_TAG, "").split(".") if name in RECIPES]
     dataset = context.partition_key

@@ -198,6 +198,13 @@ class Store:
         self.blobs.remove([object_key(digest)])
         return True
 
+    def damaged(self) -> Iterator[str]:
+        """Objects whose bytes are not what their names say; every byte of the store is read."""
+        for digest in self.object_digests():
+            found = self.blobs.sha256(object_key(digest))
+            if found is not None and found[0] != digest:
+                yield digest
+
     def has(self, digest: str) -> bool:
         """Whether there is an object of this name; it is not hashed."""
         return self.stat(digest) is not None

@@ -78,7 +78,7 @@ def test_a_flipped_byte_is_never_returned(place: Place) -> None:
     place.overwrite(object_key(digest), lambda data: b"w" + data[1:])
 
     for read in (place.store.get_bytes, place.store.local_path, place.store.verify):
-        with pytest.raises(IntegrityError, match=f"{digest}.*was changed.*discard_damaged"):
+        with pytest.raises(IntegrityError, match=f"{digest}.*was changed.*gc --damaged"):
             read(digest)
 
 
@@ -106,6 +106,7 @@ def test_a_damaged_object_can_be_discarded_and_stored_again(place: Place) -> Non
     intact = place.store.put_bytes(b"intact")
     place.overwrite(object_key(digest), lambda data: b"wrong")
 
+    assert list(place.store.damaged()) == [digest]
     assert (place.store.discard_damaged(digest), place.store.discard_damaged(intact)) == (True, False)
     assert place.store.put_bytes(b"right") == digest
     assert place.store.get_bytes(digest) == b"right"

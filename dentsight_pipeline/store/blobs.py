@@ -19,7 +19,9 @@ BLOCK_BYTES = 1 << 20
 IN_MEMORY_BYTES = 8 << 20
 """Files up to this size are read once into memory; larger ones are streamed."""
 
-DAMAGED_REMEDY = "Restore it from a backup, or remove the damaged copy (`dentsight gc --damaged`) and ingest its source again."
+DAMAGED_REMEDY = (
+    "Restore it from a backup, or remove the damaged copy (`dentsight gc --damaged`) and ingest its source again."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,10 @@ Mappings = Annotated[
     list[str] | None,
     typer.Option("--mapping", help="File that says what labels mean, or auto; the k-th belongs to the k-th export."),
 ]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option("--export", help="Folder, zip, s3://… or roboflow:workspace/project/version; several: one dataset."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 
@@ -83,7 +87,10 @@ def phantom(
 
 @app.command()
 def inspect(
-    export: Annotated[str, typer.Argument(help="Folder, zip, s3://… or roboflow:workspace/project/version.")],
+    export: Annotated[
+        list[str] | None, typer.Argument(help="Folder, zip, s3://… or roboflow:workspace/project/version.")
+    ] = None,
+    exports: Exports = None,
     source: Annotated[str | None, typer.Option(help="Packaged label mapping; default: by fingerprint.")] = None,
     mapping: Mappings = None,
     write_mapping: Annotated[
@@ -94,19 +101,19 @@ def inspect(
     unlabelled_are_negative: Unlabelled = False,
     as_json: Json = False,
 ) -> None:
-    """Tell what ingestion would do with an export, without doing it."""
+    """Tell what ingestion would do with an export, or several as one dataset, without doing it."""
     from dentsight_pipeline.commands import data
 
-    accepted = _accepted(accept_repairs, unlabelled_are_negative)
+    accepted, given = _accepted(accept_repairs, unlabelled_are_negative), [*(export or ()), *(exports or ())]
     if write_mapping:
-        data.write_mapping(export, source, write_mapping, as_json)
+        data.write_mapping(given, source, write_mapping, as_json)
     else:
-        data.inspect(export, source, mapping or [], drop or [], accepted, as_json)
+        data.inspect(given, source, mapping or [], drop or [], accepted, as_json)
 
 
 @app.command()
 def run(
-    export: Annotated[str, typer.Option(help="Folder, zip, s3://… or roboflow:workspace/project/version.")] = "",
+    export: Exports = None,
     source: Annotated[str, typer.Option(help="Packaged label mapping; default: by fingerprint.")] = "",
     mapping: Mappings = None,
     dataset: Annotated[str, typer.Option(help="Dataset key; default: the demo's.")] = "",
@@ -129,7 +136,7 @@ def run(
     from dentsight_pipeline.commands.console import absolute, fields
 
     request = cell.CellRequest(
-        export=absolute(export),
+        export=tuple(map(absolute, export or ())),
         source=source,
         mapping=tuple(given if given == "auto" else absolute(given) for given in mapping or ()),
         dataset=dataset,
@@ -246,7 +253,9 @@ def predict(
 @app.command()
 def audit(
     ref: Annotated[str, typer.Argument(help="Digest, folder, report, MLflow run, NAME@alias, champion or release.")],
-    export: Annotated[Path | None, typer.Option(help="The original files: folder or zip.")] = None,
+    export: Annotated[
+        list[Path] | None, typer.Option(help="The original files: folder or zip; repeatable, one for each export.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="Public key of releases; default: this workspace's.")] = None,
     head: Annotated[
         list[str] | None, typer.Option(help="A head of the log or of the releases noted earlier; repeatable.")
@@ -256,7 +265,7 @@ def audit(
     """Verify every byte from a product down to the raw export; exit 5 when anything was changed or does not fit."""
     from dentsight_pipeline.commands import audit as auditing
 
-    raise typer.Exit(auditing.audit(ref, export, key, head or [], as_json))
+    raise typer.Exit(auditing.audit(ref, export or [], key, head or [], as_json))
 
 
 @app.command("export")

@@ -1,6 +1,6 @@
 """`dentsight audit`, `diff`, `promote` and `rollback`: references looked up, with all that Dagster and MLflow say."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,10 @@ INTACT, NOT_INTACT = 0, 5
 """Exit statuses of an audit, and of what was made again."""
 
 
-def audit(ref: str, export: Path | None, key: Path | None, head: list[str], as_json: bool) -> int:
+def audit(ref: str, export: list[Path], key: Path | None, head: list[str], as_json: bool) -> int:
     """Audit what a reference means; gives the exit status."""
-    export = export.absolute() if export else None
-    found, result = audit_reference(Workspace(), ref, export=export, key=key, noted_heads=head, progress=staged())
+    exports = [place.absolute() for place in export]
+    found, result = audit_reference(Workspace(), ref, exports=exports, key=key, noted_heads=head, progress=staged())
     facts = {"ref": ref, "found_by": found.how, **plain(result)}
     show(facts, as_json, lambda: text.audit(found.how, result))
     return INTACT if result.intact else NOT_INTACT
@@ -63,7 +63,7 @@ def audit_reference(
     workspace: Workspace,
     ref: str,
     *,
-    export: str | Path | None = None,
+    exports: Sequence[str | Path] = (),
     key: Path | None = None,
     noted_heads: Iterable[str] = (),
     progress: Progress | None = None,
@@ -73,7 +73,7 @@ def audit_reference(
     Args:
         workspace: Has the store, MLflow and the keys.
         ref: See `lineage/reference.py`.
-        export: The original files.
+        exports: The original files, of each export.
         key: Public key of releases; by default the workspace's own.
         noted_heads: Heads of log or releases that were noted earlier.
         progress: Called with stage, done, total.
@@ -85,7 +85,7 @@ def audit_reference(
 
     found = reference.resolve(workspace.store, ref, registry_of(workspace))
     evidence = verify.Evidence(
-        export=export,
+        exports=exports,
         public_key=key or public_key(workspace),
         events=events_of(),
         noted_heads=tuple(noted_heads),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from dentsight_pipeline.commands.console import absolute, progress, show, staged
+from dentsight_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dentsight_pipeline.data.normalise import NormalisedDocument
@@ -23,11 +24,14 @@ def phantom(out: Path, images: int, seed: int, width: int, as_json: bool) -> Non
     show(facts, as_json, lambda: f"{made.images} phantom images with {made.annotations} annotations in {out}")
 
 
-def write_mapping(export: str, source: str | None, file: Path, as_json: bool) -> None:
+def write_mapping(exports: list[str], source: str | None, file: Path, as_json: bool) -> None:
     """Write a label mapping to fill in; nothing is overwritten."""
     from dentsight_pipeline.intake.acquire import fetch
     from dentsight_pipeline.intake.mapping_file import write_template
 
+    if len(exports) != 1:
+        raise ConfigurationError("--write-mapping is of one export: dentsight inspect EXPORT --write-mapping FILE.")
+    export = exports[0]
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
         path, _ = fetch(absolute(export), Path(scratch), staged())
         write_template(path, source, file)
@@ -36,18 +40,27 @@ def write_mapping(export: str, source: str | None, file: Path, as_json: bool) ->
 
 
 def inspect(
-    export: str, source: str | None, mapping: list[str], drop: list[str], accept: list[str], as_json: bool
+    exports: list[str], source: str | None, mapping: list[str], drop: list[str], accept: list[str], as_json: bool
 ) -> None:
-    """Tell what ingestion would do with an export; a remote one is not kept."""
+    """Tell what ingestion would do with an export, or several as one dataset; a remote one is not kept."""
     from dentsight_pipeline.intake.acquire import fetch
     from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
-    from dentsight_pipeline.intake.mapping_file import load_mapping, one_mapping
+    from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
 
-    told, own = staged(), load_mapping(one_mapping(mapping))
+    if not exports:
+        raise ConfigurationError("Say which export: dentsight inspect EXPORT.")
+    told, own = staged(), mappings_of(mapping, len(exports))
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
-        path, _ = fetch(absolute(export), Path(scratch), told)
+        folders = [Path(scratch, str(number)) for number, _ in enumerate(exports)]
+        paths = [fetch(absolute(export), folder, told)[0] for export, folder in zip(exports, folders, strict=True)]
         facts = inspect_export(
-            path, source=source, mapping=own, drop=tuple(drop), accept=tuple(accept), progress=told, ceilings=_ceilings
+            *paths,
+            source=source,
+            mappings=[load_mapping(file) for file in own],
+            drop=tuple(drop),
+            accept=tuple(accept),
+            progress=told,
+            ceilings=_ceilings,
         )
     facts = replace(facts, ceiling_warnings=tuple(_floors_above(facts)))
     show(facts, as_json, lambda: "\n".join(summary_lines(facts)))

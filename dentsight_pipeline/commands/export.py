@@ -8,7 +8,7 @@ from dentsight_pipeline.commands.console import show, staged
 from dentsight_pipeline.data import checks, exchange
 from dentsight_pipeline.data.croissant import write_croissant
 from dentsight_pipeline.documents.facts import SubsetFacts
-from dentsight_pipeline.documents.names import SUBSETS, Asset
+from dentsight_pipeline.documents.names import SUBSETS, Asset, raw_exports
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
 from dentsight_pipeline.lineage.reference import Registry, checkpoint_folder, resolve
@@ -135,11 +135,11 @@ def _condition_subsets(store: Store) -> Iterator[Manifest]:
 
 
 def _is_made_of(store: Store, subset: Manifest, dataset: RegisteredDataset) -> bool:
-    """Whether a subset comes from the export that a key means, read as it was asked for under that key."""
-    splits, mapping = subset.inputs[Asset.NORMALIZED_SPLITS], subset.facts_as(SubsetFacts).mapping
-    return (
-        store.has_manifest(splits)
-        and store.get_manifest(splits).inputs[Asset.RAW_EXPORT] == dataset.raw_export
-        and dataset.source in (None, mapping.source)
-        and sorted(dataset.drop) == list(mapping.drop)
-    )
+    """Whether a subset comes from the exports that a key means, read as they were asked for under that key."""
+    splits, facts = subset.inputs[Asset.NORMALIZED_SPLITS], subset.facts_as(SubsetFacts)
+    if not store.has_manifest(splits):
+        return False
+    raws = raw_exports(store.get_manifest(splits).inputs)
+    mappings = dict(zip(raws, [part.mapping for part in facts.exports] or [facts.mapping], strict=True))
+    same = sorted(dataset.drop) == list(facts.mapping.drop) and {e.raw_export for e in dataset.exports} == {*raws}
+    return same and all(e.source in (None, mappings[e.raw_export].source) for e in dataset.exports)

@@ -18,9 +18,9 @@ from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import CellMade
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
-from dentsight_pipeline.intake.datasets import DEMO_KEY
+from dentsight_pipeline.intake.datasets import DEMO_KEY, words
 from dentsight_pipeline.intake.limits import known_kinds
-from dentsight_pipeline.intake.mapping_file import one_mapping
+from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
 from dentsight_pipeline.orchestration import recovery
 from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.failure import cause_of, is_deliberate, is_interruption, words_of
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class CellRequest:
     """What to run. Empty strings mean "as usual"."""
 
-    export: str = ""
+    export: tuple[str, ...] = ()
     source: str = ""
     mapping: tuple[str, ...] = ()
     dataset: str = ""
@@ -95,8 +95,8 @@ def run_cell(request: CellRequest) -> CellMade:
     Raises:
         DentsightError: The first refusal, in the words of the room that refused.
     """
-    dataset, export = _dataset_of(request)
-    configs = _configs(request, export)
+    dataset = _dataset_of(request)
+    configs = _configs(request)
     workspace, me = Workspace(), identity_of(os.getpid(), "")
     with open_instance() as instance:
         _take_back(instance, workspace)
@@ -162,18 +162,20 @@ def _told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMa
     )
 
 
-def _dataset_of(request: CellRequest) -> tuple[str, str]:
-    """The dataset key and the export's location that a request means."""
+def _dataset_of(request: CellRequest) -> str:
+    """The dataset key that a request means; the demo's without one and without an export."""
     if not request.dataset and not request.export:
-        return DEMO_KEY, ""  # what the key means already, else the demo's corpus
+        return DEMO_KEY
     if not request.dataset:
+        verb = "need" if len(request.export) > 1 else "needs"
         raise ConfigurationError(
-            f"{request.export} needs a dataset key of its own: add --dataset KEY, e.g. --dataset opg-reporting-v8."
+            f"{words(request.export)} {verb} a dataset key of its own: add --dataset KEY, e.g. --dataset "
+            "opg-reporting-v8."
         )
-    return checked_dataset_key(request.dataset), request.export
+    return checked_dataset_key(request.dataset)
 
 
-def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
+def _configs(request: CellRequest) -> dict[str, _Facts]:
     """Configuration by asset; nonsense is refused here, before anything starts.
 
     Raises:
@@ -183,9 +185,9 @@ def _configs(request: CellRequest, export: str) -> dict[str, _Facts]:
     training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
     return {
         "raw_export": {
-            "export": export,
+            "export": list(request.export),
             "source": request.source,
-            "mapping": one_mapping(request.mapping),
+            "mapping": list(_mappings(request)),
             "drop": list(request.drop),
             "accept_repairs": list(known_kinds(request.accept_repairs)),
             "replace": request.replace,
@@ -204,6 +206,15 @@ def _require_recipe(request: CellRequest) -> None:
             f"{request.recipe!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe."
         )
     recipes.named(request.recipe).override(request.overrides)
+
+
+def _mappings(request: CellRequest) -> tuple[str, ...]:
+    """Of each export; what cannot be read is refused before anything starts."""
+    if request.mapping and request.export:
+        mappings_of(request.mapping, len(request.export))
+    for file in request.mapping:
+        load_mapping(file)
+    return request.mapping
 
 
 def _policy_of(request: CellRequest) -> str:

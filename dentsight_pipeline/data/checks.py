@@ -7,6 +7,7 @@ kept, and asked for again by every consumer (`require`). A check that passed for
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import msgspec
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import Cell, CheckOutcomeFacts, DatasetFacts, SplitsFacts
-from dentsight_pipeline.documents.names import SPLITS, Asset, Kind
+from dentsight_pipeline.documents.names import SPLITS, Asset, Kind, raw_exports
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def labels_are_known(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
     from dentsight_pipeline.store.content import read_bytes
 
     labels = codec.read(read_bytes(store, manifest, "labels.json"), list[LabelRow], "labels.json")
-    wrong = wrong_classes(_splits(store, manifest), {row.raw_name: row.classes for row in labels})
+    wrong: Counter[tuple[str, str]] = Counter()
+    for export in sorted({row.export for row in labels}):
+        known = {row.raw_name: row.classes for row in labels if row.export == export}
+        wrong += wrong_classes(_splits(store, manifest, export), known)
     if wrong:
         rows = [{"raw name": raw, "class": name, "annotations": n} for (raw, name), n in wrong.most_common(_SHOWN)]
         summary = f"{sum(wrong.values())} annotations have a class that the mapping does not give."
@@ -110,25 +114,32 @@ def no_identifiers_left(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
     """No DICOM-like UID, date, file name or image metadata is left in any file of the dataset."""
     from dentsight_pipeline.data.identifiers import find_identifiers
 
+    if manifest.kind == Kind.EXPORT_SET:
+        return _together(no_identifiers_left, store, manifest)
     found = find_identifiers(store, manifest, proven=_proven_images(store, manifest))
     rows = map(msgspec.to_builtins, found[:_SHOWN])
     return _outcome(no_identifiers_left, not found, f"{len(found)} places hold an identifier.", rows)
 
 
+def _together(check: Check, store: Store, exports: Manifest) -> CheckOutcomeFacts:
+    """What a check finds in each raw export of a set."""
+    raws = [store.get_manifest(digest) for digest in raw_exports(exports.inputs)]
+    each = {raw.digest[:12]: outcome_of(store, check, raw) for raw in raws}
+    rows = [{"export": digest, **row} for digest, outcome in each.items() for row in outcome.rows]
+    summary = " ".join(f"Export {digest}: {outcome.summary}" for digest, outcome in each.items())
+    return _outcome(check, all(outcome.passed for outcome in each.values()), summary, rows[:_SHOWN])
+
+
 def _proven_images(store: Store, manifest: Manifest) -> frozenset[str]:
-    """Digests of images of the raw export below, where that passed this check: they need no second look."""
-    below = next((manifest.inputs[name] for name in _BELOW if name in manifest.inputs), None)
-    if below is None or not store.has_manifest(below):
-        return frozenset()
-    raw = store.get_manifest(below)
-    if raw.kind != Kind.RAW_EXPORT:
-        return _proven_images(store, raw)
-    if not outcome_of(store, no_identifiers_left, raw).passed:
-        return frozenset()
-    return frozenset(entry.sha256 for path, entry in raw.entries.items() if path.startswith("images/"))
-
-
-_BELOW = (Asset.NORMALIZED_SPLITS, Asset.RAW_EXPORT)
+    """Digests of images of the raw exports below, where those passed this check: they need no second look."""
+    splits = manifest.inputs.get(Asset.NORMALIZED_SPLITS)
+    if splits is not None:
+        return _proven_images(store, store.get_manifest(splits)) if store.has_manifest(splits) else frozenset()
+    raws = [store.get_manifest(digest) for digest in raw_exports(manifest.inputs) if store.has_manifest(digest)]
+    passed = [raw for raw in raws if outcome_of(store, no_identifiers_left, raw).passed]
+    return frozenset(
+        entry.sha256 for raw in passed for path, entry in raw.entries.items() if path.startswith("images/")
+    )
 
 
 def class_counts_as_expected(current: Manifest, previous: Manifest | None, previous_key: str = "") -> CheckOutcomeFacts:
@@ -157,6 +168,7 @@ def class_counts_as_expected(current: Manifest, previous: Manifest | None, previ
 
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     Kind.RAW_EXPORT: (no_identifiers_left,),
+    Kind.EXPORT_SET: (no_identifiers_left,),
     Kind.NORMALIZED_SPLITS: (test_split_is_clean, labels_are_known, boxes_are_valid, teeth_are_plausible),
     Kind.CONDITION_SUBSET: (boxes_are_valid, no_identifiers_left),
     Kind.TOOTH_SUBSET: (boxes_are_valid, no_identifiers_left),
@@ -209,10 +221,12 @@ def _stem_and_number(key: str) -> tuple[str, int] | None:
     return (match.group(1), int(match.group(2))) if match else None
 
 
-def _splits(store: Store, manifest: Manifest) -> Iterator[Split]:
-    from dentsight_pipeline.data.splits import read_split, split_names
+def _splits(store: Store, manifest: Manifest, export: str = "") -> Iterator[Split]:
+    """All splits, or of them what came from one of several exports."""
+    from dentsight_pipeline.data.splits import of_export, read_split, split_names
 
-    return (read_split(store, manifest, name) for name in split_names(manifest))
+    splits = (read_split(store, manifest, name) for name in split_names(manifest))
+    return (of_export(split, export) for split in splits) if export else splits
 
 
 def _totals(manifest: Manifest) -> dict[str, int]:

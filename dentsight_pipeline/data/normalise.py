@@ -86,9 +86,17 @@ def normalise_export(
         AnnotationError: A box that lies wholly outside its image, or of a class that was not looked for there.
         ConfigurationError: No such mapping, or a name to drop that does not occur.
     """
+    made = normalise_document(read_raw(store, raw, progress), source=source, drop=drop, progress=progress)
+    return publish_splits(store, [raw], {Asset.RAW_EXPORT: raw.digest}, made)
+
+
+def publish_splits(
+    store: Store, raws: Sequence[Manifest], inputs: Mapping[str, str], made: NormalisedDocument
+) -> Manifest:
+    """Publish normalised splits with the images of the raw exports that they came from, named as inputs."""
     from dentsight_pipeline.store.content import build
 
-    made = normalise_document(read_raw(store, raw, progress), source=source, drop=drop, progress=progress)
+    entries = {path: entry for raw in raws for path, entry in raw.entries.items()}
     files: dict[str, Entry | bytes] = {
         **store_tables(store, split_tables(made.splits.values()) | {"repairs.arrow": made.repairs}),
         "labels.json": codec.write(made.labels),
@@ -96,8 +104,8 @@ def normalise_export(
         SECOND_READINGS: codec.write(made.second_readings),
     }
     for split in made.splits.values():
-        files |= {name: raw.entries[name] for name in split.images["file_name"].to_pylist()}
-    manifest = build(store, Kind.NORMALIZED_SPLITS, files, {Asset.RAW_EXPORT: raw.digest}, made.facts)
+        files |= {name: entries[name] for name in split.images["file_name"].to_pylist()}
+    manifest = build(store, Kind.NORMALIZED_SPLITS, files, inputs, made.facts)
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     return manifest
@@ -187,7 +195,7 @@ def _facts(
         privacy=raw.facts.privacy,
         classes=CLASSES,
         mapping=mapping,
-        loose_classes=_loose_classes(splits.values()),
+        loose_classes=loose_classes(splits.values()),
         dropped={row.raw_name: row.total for row in labels if not row.classes},
         composites=sum(row.total for row in labels if len(row.classes) > 1),
         repairs=_counts(repairs["kind"].to_pylist()),
@@ -212,7 +220,7 @@ def split_counts(split: Split) -> SplitCounts:
     )
 
 
-def _loose_classes(splits: Iterable[Split]) -> tuple[str, ...]:
+def loose_classes(splits: Iterable[Split]) -> tuple[str, ...]:
     """Classes of which any box has a label that its source uses loosely, in class order."""
     loose = {k for split in splits for k in np.unique(split.category_ids[split.annotations["loose"].to_numpy()])}
     return tuple(CLASSES[number - 1] for number in sorted(loose))

@@ -7,9 +7,12 @@ Every reader of a normalised dataset or subset goes through here; what the colum
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split, read_table, write_table
 from dentsight_pipeline.documents.facts import DatasetFacts
@@ -57,6 +60,13 @@ def read_split(store: Store, manifest: Manifest, name: str) -> Split:
 def read_splits(store: Store, manifest: Manifest) -> dict[str, Split]:
     """All splits by name, in published order; raises as `read_split` does."""
     return {name: read_split(store, manifest, name) for name in split_names(manifest)}
+
+
+def of_export(split: Split, export: str) -> Split:
+    """The part of a split that came from one export."""
+    images = split.images.filter(pc.equal(split.images["export"], export))
+    kept = np.isin(split.annotation_image_ids, images["id"].to_numpy())
+    return replace(split, images=images, annotations=split.annotations.filter(pa.array(kept)))
 
 
 def read_stored(store: Store, manifest: Manifest, path: str, schema: pa.Schema) -> pa.Table:

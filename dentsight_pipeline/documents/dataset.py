@@ -12,7 +12,7 @@ SECOND_READINGS = "second_readings.json"
 """Where normalised splits name the pairs of images that two people labelled."""
 
 
-class LabelRow(Document, frozen=True):
+class LabelRow(Document, frozen=True, kw_only=True, omit_defaults=True):
     """What one raw label name of an export became; a row of `labels.json`."""
 
     raw_name: str
@@ -25,6 +25,8 @@ class LabelRow(Document, frozen=True):
     """Why it is dropped or loose; empty otherwise."""
     annotations: dict[str, int]
     """Split → how many annotations have the name; splits without any are left out."""
+    export: str = ""
+    """The export whose name it is, where the dataset has several; absent where it has one."""
 
     @property
     def total(self) -> int:

@@ -193,7 +193,37 @@ class Leakage(Document, frozen=True, omit_defaults=True):
     """Of the test split."""
 
 
-class DatasetFacts(Facts, frozen=True):
+class ExportPart(Document, frozen=True):
+    """What one of a dataset's several exports brought."""
+
+    name: str
+    """As the images' column `export` has it."""
+    raw_export: str
+    """Digest of its manifest."""
+    corpus: Corpus
+    """As it names itself."""
+    source: Source
+    """Where it comes from."""
+    mapping: AppliedMapping
+    """The label mapping that it was read with."""
+    images: Mapping[str, int]
+    """By split."""
+    annotations: int
+    """Boxes."""
+    same_bytes: int
+    """Its images that another export has too, byte for byte."""
+    same_source: int
+    """Its images that share their source with one of another export; those of the same bytes are among them."""
+
+
+class ExportSetFacts(Facts, frozen=True):
+    """Facts of an `export-set`: what a dataset key with several exports means."""
+
+    exports: int
+    """How many."""
+
+
+class DatasetFacts(Facts, frozen=True, kw_only=True, omit_defaults=True):
     """What normalised splits and subsets of them have in common."""
 
     corpus: Corpus
@@ -216,6 +246,8 @@ class DatasetFacts(Facts, frozen=True):
     """By split."""
     leakage: Leakage
     """What the splits share."""
+    exports: tuple[ExportPart, ...] = ()
+    """What each brought, where there are several; absent where there is one."""
 
 
 class SplitsFacts(DatasetFacts, frozen=True):
@@ -423,6 +455,7 @@ class ReleaseFacts(Facts, frozen=True):
 
 FACTS: Mapping[str, type[Facts]] = {
     Kind.RAW_EXPORT: RawExportFacts,
+    Kind.EXPORT_SET: ExportSetFacts,
     Kind.NORMALIZED_SPLITS: SplitsFacts,
     Kind.CONDITION_SUBSET: SubsetFacts,
     Kind.TOOTH_SUBSET: SubsetFacts,

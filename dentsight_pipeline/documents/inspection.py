@@ -9,7 +9,16 @@ from msgspec import UNSET, UnsetType
 from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.dataset import AgreementRow, LabelRow
 from dentsight_pipeline.documents.evaluation import LabelCeiling
-from dentsight_pipeline.documents.facts import AppliedMapping, Cell, Corpus, Leakage, Privacy, Source, SplitTotals
+from dentsight_pipeline.documents.facts import (
+    AppliedMapping,
+    Cell,
+    Corpus,
+    ExportPart,
+    Leakage,
+    Privacy,
+    Source,
+    SplitTotals,
+)
 
 
 class InspectedSplit(SplitTotals, frozen=True, kw_only=True):
@@ -42,9 +51,11 @@ class Refusal(Document, frozen=True):
     """The mapping."""
     suggestions: list[str] | UnsetType = UNSET
     """Known names that resemble it."""
+    export: str | UnsetType = UNSET
+    """The export that it is about, where several were looked at."""
 
 
-class Inspection(Document, frozen=True):
+class Inspection(Document, frozen=True, kw_only=True):
     """The whole report. With refusals, the other figures are those of the records that can be used."""
 
     corpus: Corpus
@@ -99,3 +110,5 @@ class Inspection(Document, frozen=True):
     """Why ingestion would stop; empty when it would not."""
     unlabelled_files: tuple[str, ...] = ()
     """The unlabelled images by their paths."""
+    exports: tuple[ExportPart, ...] | UnsetType = UNSET
+    """What each export brings, where several were looked at."""

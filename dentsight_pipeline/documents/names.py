@@ -5,6 +5,7 @@ Add a name here as soon as a second module needs it; a name that one module alon
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ class Kind(StrEnum):
     """What a manifest is a product of."""
 
     RAW_EXPORT = "raw-export"
+    EXPORT_SET = "export-set"
     NORMALIZED_SPLITS = "normalized-splits"
     CONDITION_SUBSET = "condition-subset"
     TOOTH_SUBSET = "tooth-subset"
@@ -76,6 +78,26 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
 
 CHECKPOINT = "checkpoint:"
 """Prefix of a recipe's `weights` that names a checkpoint manifest of the store."""
+
+
+def raw_export_name(number: int) -> str:
+    """What the k-th export of a dataset with several is called among its inputs; a single one is `raw_export`."""
+    return f"{Asset.RAW_EXPORT}_{number}"
+
+
+def raw_exports(inputs: Mapping[str, str]) -> tuple[str, ...]:
+    """Digests of the raw exports among a product's inputs, in their order."""
+    numbered = {int(name.rpartition("_")[2]): name for name in inputs if _EXPORT.fullmatch(name)}
+    names = [name for name in (Asset.RAW_EXPORT,) if name in inputs] + [numbered[k] for k in sorted(numbered)]
+    return tuple(inputs[name] for name in names)
+
+
+def kind_of_input(name: str) -> Kind | None:
+    """What an input of this name must be; None for a name that nothing is said about."""
+    return Kind.RAW_EXPORT if _EXPORT.fullmatch(name) else KIND_OF_ASSET.get(name)
+
+
+_EXPORT = re.compile(rf"{Asset.RAW_EXPORT}_[1-9]\d*")
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """The published splits, in the order in which ids are given."""

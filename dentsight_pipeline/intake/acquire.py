@@ -7,30 +7,34 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentsight_pipeline.data.raw_export import mapping_of_raw
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.facts import ExportSetFacts, RawExportFacts
 from dentsight_pipeline.documents.mapping import OwnMapping
-from dentsight_pipeline.documents.names import SPLITS
+from dentsight_pipeline.documents.names import SPLITS, Kind, raw_export_name
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.datasets import (
     DEMO_KEY,
     DEMO_LOCATION,
     PHANTOM,
     RegisteredDataset,
+    RegisteredExport,
     phantom_of,
     recall_dataset,
 )
 from dentsight_pipeline.intake.limits import known_kinds
-from dentsight_pipeline.intake.mapping_file import load_mapping
+from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
 from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store.content import build
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 ROBOFLOW = "roboflow:"
@@ -39,20 +43,22 @@ S3 = "s3://"
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What is to be ingested under a dataset key."""
+    """One export that is to be ingested."""
 
     location: str
     """A path, `s3://…`, `roboflow:workspace/project/version` or `phantom:IMAGES:SEED`."""
-    source: str | None
+    source: str | None = None
     """The label mapping asked for, or None."""
-    drop: tuple[str, ...]
+    drop: tuple[str, ...] = ()
     """Labels asked to be dropped."""
-    registered: str | None
-    """Digest that the key means already, or None."""
-    asked: bool
+    registered: str | None = None
+    """Digest of what was read from there under the key before, or None."""
+    asked: bool = True
     """Whether the location was given now, rather than remembered."""
     accept: tuple[str, ...] = ()
     """Kinds of repairs that may be beyond their limits."""
+    alone: bool = True
+    """Whether it is the dataset's only export, and so must have every split and every label to drop."""
     mapping: OwnMapping | None = None
     """A mapping of one's own, given now."""
     remembered: OwnMapping | None = None
@@ -75,67 +81,130 @@ class Acquisition:
             return {"location": self.location} | ({"accept": ",".join(self.accept)} if self.accept else {}) | read
         return None
 
+    def registered_as(self, raw_export: str) -> RegisteredExport:
+        """What is remembered of it."""
+        return RegisteredExport(raw_export=raw_export, location=self.location, source=self.source)
+
 
 def plan(
     store: Store,
     key: str,
-    export: str,
-    source: str,
-    drop: tuple[str, ...],
+    exports: Sequence[str] = (),
+    source: str = "",
+    drop: tuple[str, ...] = (),
     accept: tuple[str, ...] = (),
-    mapping: str = "",
-) -> Acquisition:
+    mappings: Sequence[str] = (),
+) -> tuple[Acquisition, ...]:
     """Resolve what a key and a launch mean together.
 
     Args:
         store: Where keys are kept.
         key: The dataset key.
-        export: The location given now; empty means what the key already means, or the demo's corpus for its key.
+        exports: Locations given now; none means what the key already means, or the demo's corpus for its key.
         source: Label mapping given now.
-        drop: Labels to drop given now. Without this, `source` and `mapping`, all three are as remembered.
+        drop: Labels to drop given now. Without this, `source` and `mappings`, all three are as remembered.
         accept: Kinds of repairs to accept, given now; empty means the remembered ones.
-        mapping: File of a mapping of one's own, given now, or `auto`.
+        mappings: Of each export the file of a mapping of one's own, given now, or `auto`.
+
+    Returns:
+        One for each export.
 
     Raises:
-        ConfigurationError: Nothing is known about the key and no location was given, a kind is not known, or the
-            mapping cannot be read.
+        ConfigurationError: Nothing is known about the key and no location was given, a location is given twice, a kind
+            is not known, or a mapping cannot be read.
     """
     known = recall_dataset(store, key)
-    location = export or (known.location if known else "") or (DEMO_LOCATION if key == DEMO_KEY else "")
-    if not location:
-        raise ConfigurationError(
-            f"Nothing is known about dataset {key!r}. Say where its export is: --export DIR on the command line, or "
-            "the field `export` of raw_export in Dagster's launch form."
-        )
-    if source and mapping:
+    before = {export.location: export for export in known.exports} if known else {}
+    locations = tuple(exports) or tuple(before) or ((DEMO_LOCATION,) if key == DEMO_KEY else ())
+    _refuse_nothing_and_twice(key, locations)
+    if source and mappings:
         raise ConfigurationError("--source and --mapping both say what labels mean. Give one of them.")
-    same = known is not None and location == known.location
-    before = known if same and not (source or drop or mapping) else None
-    own = mapping_of_raw(store, before.raw_export) if before else None
-    return Acquisition(
-        location=location,
-        source=source or (before.source if before else None),
-        drop=drop or (before.drop if before else ()),
-        registered=known.raw_export if known else None,
-        asked=bool(export),
-        accept=known_kinds(accept or (known.accept if known and same else ())),
-        mapping=load_mapping(mapping),
-        remembered=own,
-        told=_told(key, before, own) if before else "",
+    same = known if known is not None and set(locations) == set(before) else None
+    own = Acquisition(
+        "",
+        source or None,
+        drop,
+        asked=bool(exports),
+        accept=known_kinds(accept or (same.accept if same else ())),
+        alone=len(locations) == 1,
     )
+    read = _Remembered(store, key, before if same else {}, known, not (source or drop or mappings))
+    files = mappings_of(mappings, len(locations))
+    return tuple(read.of(own, place, load_mapping(file)) for place, file in zip(locations, files, strict=True))
 
 
-def _told(key: str, known: RegisteredDataset, own: OwnMapping | None) -> str:
+@dataclass(frozen=True)
+class _Remembered:
+    """What a key remembers of the places that it is to be read from now."""
+
+    store: Store
+    key: str
+    before: Mapping[str, RegisteredExport]
+    """By place; empty where the places are others now."""
+    known: RegisteredDataset | None
+    counts: bool
+    """Whether the way that they were read counts: nothing else is asked for."""
+
+    def of(self, own: Acquisition, location: str, mapping: OwnMapping | None) -> Acquisition:
+        """One export of a plan, with what is remembered of its place."""
+        there, known = self.before.get(location), self.known
+        digest = there.raw_export if there else known.raw_export if known and own.alone else None
+        here = replace(own, location=location, registered=digest, mapping=mapping)
+        if there is None or known is None or not self.counts:
+            return here
+        remembered = mapping_of_raw(self.store, there.raw_export)
+        told = _told(self.key if own.alone else f"{self.key} ({location})", there.source, known.drop, remembered)
+        return replace(here, source=there.source, drop=known.drop, remembered=remembered, told=told)
+
+
+def _told(key: str, source: str | None, drop: Sequence[str], own: OwnMapping | None) -> str:
     """What a key remembers of how its export is read, and how to undo it."""
     read = [f"mapping {own.source!r} (a file)"] if own else []
-    read += [f"--source {known.source}"] if known.source else []
-    read += [f"--drop {name!r}" for name in known.drop]
+    read += [f"--source {source}"] if source else []
+    read += [f"--drop {name!r}" for name in drop]
     if not read:
         return ""
     return (
         f"{key} remembers: {', '.join(read)}. To read the export without, give --mapping auto and a new --dataset, "
         "or --replace 'why'."
     )
+
+
+def _refuse_nothing_and_twice(key: str, locations: Sequence[str]) -> None:
+    if not locations:
+        raise ConfigurationError(
+            f"Nothing is known about dataset {key!r}. Say where its export is: --export DIR on the command line, or "
+            "the field `export` of raw_export in Dagster's launch form."
+        )
+    for location in locations:
+        if locations.count(location) > 1:
+            raise ConfigurationError(f"--export {location} is given {locations.count(location)} times. Name it once.")
+
+
+def together(store: Store, raws: Sequence[str]) -> Manifest:
+    """What a dataset key means: its raw export, or the set of several, whatever their order.
+
+    Args:
+        store: Where the raw exports are, and the set goes.
+        raws: Digests of raw exports.
+
+    Raises:
+        DataError: Two are the same, or none has one of the splits.
+    """
+    manifests = [store.get_manifest(digest) for digest in sorted(raws)]
+    if len(manifests) == 1:
+        return manifests[0]
+    if len({*raws}) < len(raws):
+        raise DataError("Two of the exports hold the same pictures and labels. Name each export once.")
+    present = {split for raw in manifests for split in raw.facts_as(RawExportFacts).splits}
+    for split in SPLITS:
+        if split not in present:
+            raise DataError(f"None of the {len(raws)} exports has the split {split!r}. Add one that has.")
+    inputs = {raw_export_name(number): raw.digest for number, raw in enumerate(manifests, start=1)}
+    made = build(store, Kind.EXPORT_SET, {}, inputs, ExportSetFacts(exports=len(inputs)))
+    if not store.has_manifest(made.digest):
+        store.put_manifest(made)
+    return made
 
 
 def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Progress) -> str:
@@ -158,9 +227,15 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
     from dentsight_pipeline.intake.ingest import Request, ingest_export
 
     location = acquisition.location
-    request = Request(label_source=acquisition.source, drop=acquisition.drop, require=SPLITS, progress=progress)
-    request = replace(
-        request, accept=acquisition.accept, mapping=acquisition.mapping, remembered=acquisition.remembered
+    request = Request(
+        label_source=acquisition.source,
+        drop=acquisition.drop,
+        require=SPLITS if acquisition.alone else (),
+        accept=acquisition.accept,
+        progress=progress,
+        mapping=acquisition.mapping,
+        remembered=acquisition.remembered,
+        alone=acquisition.alone,
     )
     if location.startswith(f"{PHANTOM}:"):
         from dentsight_pipeline.phantom.export import write_phantom_export

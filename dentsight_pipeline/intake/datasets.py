@@ -1,4 +1,4 @@
-"""Dataset keys: which raw export a key means, and where it came from.
+"""Dataset keys: which raw export a key means, or which several, and where they came from.
 
 A key is immutable: once it means some bytes, other bytes under the same key are refused. Replacing is possible, says
 why, and leaves the earlier meaning in the key's history.
@@ -6,8 +6,10 @@ why, and leaves the earlier meaning in the key's history.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.documents.codec import Document, convert, plain
 from dentsight_pipeline.errors import DataError
 
@@ -33,15 +35,24 @@ class Replaced(Document, frozen=True):
     """Why the key was taken over."""
 
 
-class RegisteredDataset(Document, frozen=True):
-    """What a dataset key means."""
+class RegisteredExport(Document, frozen=True, kw_only=True):
+    """One export of a dataset."""
 
     raw_export: str
     """Digest of its raw-export manifest."""
     location: str
-    """Where the export was read from: a path, `s3://…`, `roboflow:workspace/project/version` or `phantom:…`."""
+    """Where it was read from: a path, `s3://…`, `roboflow:workspace/project/version` or `phantom:…`."""
     source: str | None = None
     """The label mapping that was asked for; None lets the export's fingerprint choose."""
+
+
+class RegisteredDataset(Document, frozen=True, kw_only=True):
+    """What a dataset key means."""
+
+    raw_export: str
+    """Digest of its raw-export manifest; with several exports, of their export set."""
+    exports: tuple[RegisteredExport, ...]
+    """Its exports, in the order in which they were named."""
     drop: tuple[str, ...] = ()
     """Labels that were asked to be dropped."""
     accept: tuple[str, ...] = ()
@@ -49,32 +60,54 @@ class RegisteredDataset(Document, frozen=True):
     history: tuple[Replaced, ...] = ()
     """Earlier meanings."""
 
+    @property
+    def location(self) -> str:
+        """Where its exports were read from, in words."""
+        return words(export.location for export in self.exports)
+
+    def reading(self, raw_export: str) -> Reading:
+        """How one of its exports is read."""
+        own = next((export for export in self.exports if export.raw_export == raw_export), None)
+        return Reading(own.source if own else None, self.drop)
+
+
+def words(locations: Iterable[str]) -> str:
+    """Places in words."""
+    return " + ".join(locations)
+
 
 def recall_dataset(store: Store, key: str) -> RegisteredDataset | None:
     """What the key means, or None when it was never registered."""
     value = store.read_ref(_ref(key))
-    return None if value is None else convert(value, RegisteredDataset, f"Dataset key {key!r}")
+    return None if value is None else convert(_up_to_date(value), RegisteredDataset, f"Dataset key {key!r}")
+
+
+def _up_to_date(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A key's meaning as it is written now: once a dataset had one export, and its fields were the dataset's."""
+    if "exports" in value:
+        return value
+    export = {name: value[name] for name in ("raw_export", "location", "source") if name in value}
+    rest = {name: given for name, given in value.items() if name not in ("location", "source")}
+    return {**rest, "exports": [export]}
 
 
 def register_dataset(
     store: Store,
     key: str,
     raw_export: str,
-    location: str,
+    exports: Sequence[RegisteredExport],
     *,
-    source: str | None,
-    drop: tuple[str, ...],
-    replace: str,
+    drop: tuple[str, ...] = (),
+    replace: str = "",
     accept: tuple[str, ...] = (),
 ) -> RegisteredDataset:
-    """Let a key mean an export.
+    """Let a key mean an export, or several.
 
     Args:
         store: Where keys are kept.
         key: The dataset key.
-        raw_export: Digest of the raw-export manifest.
-        location: Where it was read from.
-        source: The label mapping asked for, or None.
+        raw_export: Digest of the raw-export manifest, or of the export set.
+        exports: Each export.
         drop: Labels asked to be dropped.
         replace: Why other bytes may take the key over; empty refuses them.
         accept: Kinds of repairs asked to be accepted beyond their limits.
@@ -84,9 +117,10 @@ def register_dataset(
     """
     before = store.read_ref(_ref(key))
     known = recall_dataset(store, key)
-    history = known.history if known else ()
-    if known and known.raw_export == raw_export and (known.source, known.drop) != (source, drop):
-        history += _read_otherwise(key, known, source, drop, replace)
+    history, location = known.history if known else (), words(export.location for export in exports)
+    asked = _reading(exports, drop)
+    if known and known.raw_export == raw_export and _reading(known.exports, known.drop) != asked:
+        history += _read_otherwise(key, known, asked, replace)
     if known and known.raw_export != raw_export:
         if not replace:
             raise DataError(
@@ -95,31 +129,29 @@ def register_dataset(
                 "its own with --dataset, or take this one over with --replace 'why'; the replacement is recorded."
             )
         history += (Replaced(raw_export=known.raw_export, location=known.location, replaced_because=replace),)
-    entry = RegisteredDataset(
-        raw_export=raw_export, location=location, source=source, drop=drop, accept=accept, history=history
-    )
+    entry = RegisteredDataset(raw_export=raw_export, exports=tuple(exports), drop=drop, accept=accept, history=history)
     if known != entry:
         store.write_ref(_ref(key), plain(entry), expected=before)
     return entry
 
 
-def _read_otherwise(
-    key: str, known: RegisteredDataset, source: str | None, drop: tuple[str, ...], replace: str
-) -> tuple[Replaced]:
+def _read_otherwise(key: str, known: RegisteredDataset, asked: str, replace: str) -> tuple[Replaced]:
     """What the key meant, when it may now be read otherwise."""
+    reading = _reading(known.exports, known.drop)
     if not replace:
         raise DataError(
-            f"Dataset key {key!r} is read with {_reading(known.source, known.drop)}; now {_reading(source, drop)} "
-            "was asked for. Give that a key of its own with --dataset, or take this one over with --replace "
-            "'why'; the replacement is recorded."
+            f"Dataset key {key!r} is read with {reading}; now {asked} was asked for. Give that a key of its own with "
+            "--dataset, or take this one over with --replace 'why'; the replacement is recorded."
         )
-    before = f"{known.location}, read with {_reading(known.source, known.drop)}"
+    before = f"{known.location}, read with {reading}"
     return (Replaced(raw_export=known.raw_export, location=before, replaced_because=replace),)
 
 
-def _reading(source: str | None, drop: tuple[str, ...]) -> str:
-    """How an export is read, as the command line says it."""
-    return " ".join(["--source " + source if source else "--mapping auto", *(f"--drop {name!r}" for name in drop)])
+def _reading(exports: Sequence[RegisteredExport], drop: Sequence[str]) -> str:
+    """How exports are read, as the command line says it; their order is none of it."""
+    sources = sorted({export.source or "" for export in exports})
+    read = ["--source " + source if source else "--mapping auto" for source in sources]
+    return " ".join([*read, *(f"--drop {name!r}" for name in drop)])
 
 
 def phantom_of(location: str) -> tuple[int, int]:

@@ -20,10 +20,12 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from dentsight_pipeline.data.coverage import looked_for, refuse_uncovered
+from dentsight_pipeline.data.leakage import STEM_KINDS_THAT_PROVE
 from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.data.own_mapping import image_classes
 from dentsight_pipeline.data.privacy import stem_kind
 from dentsight_pipeline.data.raw_export import RawExport, raw_documents
+from dentsight_pipeline.data.stems import remember_stems
 from dentsight_pipeline.data.stored_images import (
     KnownOriginals,
     Originals,
@@ -75,6 +77,8 @@ class Request:
     """A mapping of one's own; without it and `label_source`, the one at the export's root."""
     remembered: OwnMapping | None = None
     """The mapping that a dataset key remembers, for an export that brings none now."""
+    alone: bool = True
+    """Whether a label to drop must be one of its own: of several exports it may be another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ class ExportContent:
     originals: Originals
     unlabelled: Sequence[str]
     """Paths of the images without a label file, for the person who asks; never stored."""
+    stems: Mapping[str, str]
+    """Stem → stem group, of stems that prove a source."""
 
 
 def ingest_export(source: str | Path, store: Store, request: Request | None = None) -> Manifest:
@@ -113,6 +119,7 @@ def ingest_export(source: str | Path, store: Store, request: Request | None = No
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     remember_images(store, manifest.digest, content.raw.fingerprints, stripped=True)
+    remember_stems(store, manifest.digest, content.stems)
     known.add(store, manifest.digest)
     return manifest
 
@@ -144,21 +151,23 @@ def read_content(
     own = mapping_of(below, request)
     _refuse_missing_splits(files.name, export, request.require, refusals)
     choice = chosen(export, request.label_source, own)
-    refuse_unknown_labels(export, choice.mapping, request.drop, refusals)
+    drop = request.drop if request.alone else set(request.drop) & set(export.category_names())
+    refuse_unknown_labels(export, choice.mapping, drop, refusals)
 
     # What a mapping says is `mapping.json`, wherever it came from.
     other_files = tuple(file for file in hashed.seen() if not (file.name or "").endswith(MAPPING_FILE))
-    teeth = _tooth_names(export, choice.mapping, request.drop)
+    teeth = _tooth_names(export, choice.mapping, drop)
     shown = frozenset(path for split in export.splits for path in _to_look_at(split, teeth))
     keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress, shown)
     images = keeper.keep(chain.from_iterable(split.images for split in export.splits), refusals)
-    maker = RawSplits(images.by_path, stem_groups(export.splits, images.by_path), refusals, limits)
+    groups = stem_groups(export.splits, images.by_path)
+    maker = RawSplits(images.by_path, groups, refusals, limits)
     splits = tuple(map(maker.make, export.splits))
     for split in splits:
         for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
             limits.judge(split.file, kind, wrong, total)
     own = own and by_digest(own, {path: image.sha256 for path, image in images.by_path.items()})
-    _refuse_uncovered(splits, choice.mapping, own, request.drop, refusals)
+    _refuse_uncovered(splits, choice.mapping, own, drop, refusals)
     repairs = maker.repairs()
     raw = RawExport(
         export.layout,
@@ -168,8 +177,9 @@ def read_content(
         replace(_facts(export, request, own, splits, repairs, images), accepted_repairs=tuple(sorted(limits.exceeded))),
         own,
     )
+    proving = {stem: group for stem, group in groups.items() if stem_kind(stem) in STEM_KINDS_THAT_PROVE}
     unlabelled = [image.path for split in export.splits for image in split.unlabelled]
-    return ExportContent(raw, Originals(files=other_files, images=images.originals()), unlabelled)
+    return ExportContent(raw, Originals(files=other_files, images=images.originals()), unlabelled, proving)
 
 
 def mapping_of(files: ExportFiles, request: Request) -> OwnMapping | None:

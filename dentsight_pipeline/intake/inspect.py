@@ -7,26 +7,29 @@ decided here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pyarrow as pa
 
+from dentsight_pipeline.data.combine import Part, combined, normalised, refuse_unknown_drops
 from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.data.json_blocks import json_blocks
-from dentsight_pipeline.data.normalise import NormalisedDocument, normalise_document
+from dentsight_pipeline.data.normalise import NormalisedDocument
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH
-from dentsight_pipeline.data.raw_export import RawExport
+from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling
-from dentsight_pipeline.documents.facts import Cell, SplitsFacts, SplitTotals
+from dentsight_pipeline.documents.facts import AppliedMapping, Cell, ExportPart, SplitsFacts, SplitTotals
 from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
 from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.errors import AnnotationError, DataError, UnknownLabelError
-from dentsight_pipeline.intake.ingest import Request, read_content
+from dentsight_pipeline.intake.ingest import ExportContent, Request, read_content
 from dentsight_pipeline.intake.limits import UNLABELLED
 from dentsight_pipeline.intake.open import open_export
+from dentsight_pipeline.intake.read import missing_split
 from dentsight_pipeline.intake.records import Refusals
 from dentsight_pipeline.progress import Progress
 
@@ -35,10 +38,9 @@ REQUIRED_SPLITS = ("train", "valid", "test")
 
 
 def inspect_export(
-    export: str | Path,
-    *,
+    *exports: str | Path,
     source: str | None = None,
-    mapping: OwnMapping | None = None,
+    mappings: Sequence[OwnMapping | None] = (),
     drop: Collection[str] = (),
     require: Sequence[str] = REQUIRED_SPLITS,
     accept: Collection[str] = (),
@@ -49,9 +51,10 @@ def inspect_export(
     """Reads an export as ingestion and normalisation would, and says what they would do; writes nothing.
 
     Args:
-        export: A folder, a zip or an `s3://` address.
+        exports: A folder, a zip or an `s3://` address; several are told of as the one dataset that they would be.
         source: The label mapping (`--source`); None chooses by READMEs and category names.
-        mapping: A mapping of one's own (`--mapping`); None takes the one at the export's root, if there is one.
+        mappings: Of each export a mapping of one's own (`--mapping`); None, or nothing for all, takes the one at the
+            export's root, if there is one.
         drop: Label names to leave out.
         require: Splits whose absence counts as a refusal.
         accept: Kinds of repairs that may be beyond their limits (`--accept-repairs`).
@@ -66,37 +69,69 @@ def inspect_export(
         DataError: It cannot be read at all.
         ConfigurationError: No such label mapping, or a name to drop that does not occur, or no such kind of repairs.
     """
+    alone = len(exports) == 1
+    how = Request(source, drop, require if alone else (), accept, None, workers, progress, alone=alone)
+    own = mappings or [None] * len(exports)
+    looked = [_looked_at(place, replace(how, mapping=given)) for place, given in zip(exports, own, strict=True)]
+    made = looked[0].made if alone else _combined(looked, drop)
+    places = " + ".join(map(str, exports))
+    lacking = [] if alone else [missing_split(places, n, [*made.splits]) for n in require if n not in made.splits]
+    unlabelled = tuple(path for one in looked for path in one.content.unlabelled)
+    report = _report(looked, made, lacking)
+    return msgspec.structs.replace(report, label_ceilings=ceilings(made), unlabelled_files=unlabelled)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """One export as it was read."""
+
+    export: str
+    content: ExportContent
+    made: NormalisedDocument
+    errors: Sequence[DataError]
+    unknown: Sequence[str]
+    """Labels that no mapping knows; the rest is told as if they were dropped."""
+
+
+def _combined(looked: Sequence[_Looked], drop: Collection[str]) -> NormalisedDocument:
+    refuse_unknown_drops([one.content.raw for one in looked], drop)
+    return combined([Part("", one.content.raw, one.made, one.content.stems) for one in looked])
+
+
+def _looked_at(export: str | Path, how: Request) -> _Looked:
     refusals = Refusals(collect=True)
-    request = Request(source, drop, require, accept, None, workers, progress, mapping)
     with open_export(export) as files:
-        content = read_content(files, request, refusals)
+        content = read_content(files, how, refusals)
     unknown = sorted({error.label for error in refusals.errors if isinstance(error, UnknownLabelError)})
     # Boxes of classes that were not looked for are among the refusals already.
-    result = normalise_document(
-        content.raw, source=source, drop=[*drop, *unknown], progress=progress, refuse=lambda _: None
-    )
-    report = _report(content.raw, result, refusals, unknown)
-    return msgspec.structs.replace(report, label_ceilings=ceilings(result), unlabelled_files=tuple(content.unlabelled))
+    reading = Reading(how.label_source, (*how.drop, *unknown))
+    made = normalised(content.raw, reading, how.progress, refuse=lambda _: None)
+    return _Looked(str(export), content, made, refusals.errors, unknown)
 
 
-def _report(raw: RawExport, result: NormalisedDocument, refusals: Refusals, unknown: Sequence[str]) -> Inspection:
-    facts = result.facts
+def _report(looked: Sequence[_Looked], result: NormalisedDocument, lacking: Sequence[DataError]) -> Inspection:
+    facts, raws = result.facts, [one.content.raw.facts for one in looked]
     rows = {name: _class_row(name, facts) for name in (*CONDITIONS, *TEETH)}
+    unknown = {name for one in looked for name in one.unknown}
     kept = tuple(name for name in facts.mapping.drop if name not in unknown)
+    unlisted: Counter[str] = Counter()
+    for raw in raws:
+        unlisted.update({name: split.unlisted_files for name, split in raw.splits.items()})
     return Inspection(
         corpus=facts.corpus,
         identity=facts.source,
-        layout=raw.facts.layout,
+        layout=" + ".join(dict.fromkeys(raw.layout for raw in raws)),
         source=msgspec.structs.replace(facts.mapping, drop=kept),
         sources_known=tuple(MAPPINGS),
         mapping_digest=facts.mapping.digest,
-        splits={name: _split(name, facts, raw.facts.splits[name].unlisted_files) for name in sorted(facts.splits)},
+        exports=facts.exports or msgspec.UNSET,
+        splits={name: _split(name, facts, unlisted[name]) for name in sorted(facts.splits)},
         classes={name: row for name, row in rows.items() if name in CONDITIONS or row["total"]},
         labels=tuple(row for row in result.labels if row.raw_name not in unknown),
         loose_classes=facts.loose_classes,
-        coverage={facts.corpus.name: names_of(covered_classes(facts.mapping))},
+        coverage={name: names_of(covered_classes(mapping)) for name, mapping in _mappings(facts).items()},
         repairs=facts.repairs,
-        accepted_repairs=raw.facts.accepted_repairs,
+        accepted_repairs=tuple(sorted({kind for raw in raws for kind in raw.accepted_repairs})),
         repair_list=codec.read(b"".join(json_blocks(result.repairs)), tuple[Mapping[str, Cell], ...], "the repairs"),
         dropped={name: count for name, count in facts.dropped.items() if name not in unknown},
         leakage=facts.leakage,
@@ -108,8 +143,20 @@ def _report(raw: RawExport, result: NormalisedDocument, refusals: Refusals, unkn
         partial_annotation=facts.partial_annotation,
         unlabelled=_of_kind(result.repairs, UNLABELLED),
         privacy=facts.privacy,
-        refusals=tuple(map(_refusal, refusals.errors)),
+        refusals=(*_refusals(looked), *map(_refusal, lacking)),
     )
+
+
+def _mappings(facts: SplitsFacts) -> dict[str, AppliedMapping]:
+    """The mapping of each export by its name."""
+    return {part.name: part.mapping for part in facts.exports} or {facts.corpus.name: facts.mapping}
+
+
+def _refusals(looked: Sequence[_Looked]) -> Iterator[Refusal]:
+    """Of each export, with its name where there are several."""
+    for one in looked:
+        for refusal in map(_refusal, one.errors):
+            yield refusal if len(looked) == 1 else msgspec.structs.replace(refusal, export=one.export)
 
 
 def _split(name: str, facts: SplitsFacts, unlisted: int) -> InspectedSplit:
@@ -143,6 +190,8 @@ def summary_lines(report: Inspection) -> list[str]:
         f"Corpus: {corpus.name} ({corpus.kind}, licence {corpus.licence})",
         f"Labels: mapping {source.source!r} ({source.chosen_by}: {source.evidence})",
     ]
+    for part in report.exports or ():
+        lines += [_part_line(part), *(f"  {line}" for line in _coverage_lines(part.mapping))]
     for name, split in report.splits.items():
         leak = getattr(report.leakage, name, None)
         shared = f", {leak.shared_with_train} share a source with train" if leak else ""
@@ -153,7 +202,7 @@ def summary_lines(report: Inspection) -> list[str]:
         if name in CONDITIONS
     ]
     lines.append(f"Conditions: {', '.join(conditions)}")
-    lines += _coverage_lines(report)
+    lines += [] if report.exports else _coverage_lines(source)
     lines.append(f"Teeth: {sum(row['total'] for name, row in report.classes.items() if name in TEETH)}")
     for title, table in (("Repairs", report.repairs), ("Dropped labels", report.dropped)):
         lines.append(f"{title}: {_counted(table) or 'none'}")
@@ -180,9 +229,9 @@ def _bounds(of: Bounds) -> str:
     return f"{of.value:.2f} ({interval})"
 
 
-def _coverage_lines(report: Inspection) -> list[str]:
+def _coverage_lines(mapping: AppliedMapping) -> list[str]:
     """What was looked for, and what to do where that is not known."""
-    looked_for = report.source.coverage
+    looked_for = mapping.coverage
     if looked_for is None:
         return ["Looked for: teeth and all 13 conditions, in every image"]
     why = "declared" if looked_for.declared else "nothing is declared: it has boxes of these"
@@ -194,6 +243,13 @@ def _coverage_lines(report: Inspection) -> list[str]:
     if not looked_for.declared:
         lines.append("  If they were looked for, say so: `covers` in the file that --write-mapping FILE writes")
     return lines
+
+
+def _part_line(part: ExportPart) -> str:
+    """One of several exports."""
+    shared = f"{part.same_source} share a source with another export, {part.same_bytes} of them byte for byte"
+    images = ", ".join(f"{split} {count}" for split, count in part.images.items())
+    return f"Export {part.name}: {images}; mapping {part.mapping.source!r}; {shared}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -34,17 +34,18 @@ _LARGEST = 4 << 20
 _REMEDY = "`dentsight inspect EXPORT --write-mapping FILE` writes one to fill in."
 
 
-def one_mapping(given: Sequence[str]) -> str:
-    """The mapping of a single export.
+def mappings_of(given: Sequence[str], exports: int) -> Sequence[str]:
+    """The mapping of each export as it is given, `auto` for each where none is.
 
     Raises:
-        ConfigurationError: Several are given, or it cannot be read.
+        ConfigurationError: Not as many as there are exports.
     """
-    if len(given) > 1:
-        raise ConfigurationError(f"--mapping is given {len(given)} times for one export. Give each export its own.")
-    mapping = given[0] if given else ""
-    load_mapping(mapping)
-    return mapping
+    if given and len(given) != exports:
+        raise ConfigurationError(
+            f"--mapping is given {len(given)} times for {exports} export{'s' * (exports > 1)}. The k-th belongs to the "
+            "k-th --export: give each export its own, or `auto`."
+        )
+    return given or [AUTO] * exports
 
 
 def load_mapping(given: str) -> OwnMapping | None:

@@ -1,4 +1,4 @@
-"""Proves, or disproves, that a raw export was made from the files someone still has: `dentsight audit --export DIR`.
+"""Proves, or disproves, that raw exports were made from the files someone still has: `dentsight audit --export DIR`.
 
 Files are matched by their sha256 alone, because no name of theirs was kept. Walking from a release back to its raw
 export belongs in `lineage/`.
@@ -6,6 +6,7 @@ export belongs in `lineage/`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -52,6 +53,8 @@ class OriginalsReport:
 
     def findings(self) -> list[str]:
         """What is wrong, one line each; empty when intact."""
+        if not self.found:
+            return [f"none of its {self.images + self.files} original files is there; name its place with --export"]
         lines = [f"original image with sha256 {digest} is missing or was changed" for digest in self.missing_images]
         lines += [f"original file {name} is missing or was changed" for name in self.missing_files]
         return lines + [f"stripping the original {digest} gives other bytes" for digest in self.not_reproduced]
@@ -59,50 +62,71 @@ class OriginalsReport:
 
 def verify_originals(
     store: Store,
-    raw: Manifest,
-    export: str | Path,
+    raws: Sequence[Manifest],
+    exports: Sequence[str | Path],
     progress: Progress | None = None,
-) -> OriginalsReport:
-    """Compares a raw export with an export's files, byte by byte.
+) -> list[OriginalsReport]:
+    """Compares raw exports with exports' files, byte by byte.
 
     Args:
-        store: Where the manifest's files are.
-        raw: A manifest of kind `raw-export`.
-        export: A folder, a zip or an `s3://` address.
+        store: Where the manifests' files are.
+        raws: Manifests of kind `raw-export`.
+        exports: Folders, zips or `s3://` addresses; each file in them is read once and may be any raw export's.
         progress: Called as files are hashed.
 
+    Returns:
+        A report for each raw export.
+
     Raises:
-        DataError: The export cannot be opened.
-        IntegrityError: The manifest's own `originals.json` is missing or was changed.
+        DataError: An export cannot be opened.
+        IntegrityError: A manifest's own `originals.json` is missing or was changed.
     """
-    originals = read_originals(store, raw)
-    images = {image.original_sha256: image for image in originals.images}
-    files = {file.sha256: file.name or file.sha256 for file in originals.files}
-    found: set[str] = set()
-    not_reproduced: list[str] = []
-    unused = 0
-    with open_export(export) as opened:
-        paths = opened.paths()
-        for done, path in enumerate(paths, start=1):
-            data = opened.read(path)
-            digest = sha256(data).hexdigest()
-            if digest in images and digest not in found and not _gives(data, images[digest], store):
-                not_reproduced.append(digest)
-            if digest in images or digest in files:
-                found.add(digest)
-            else:
-                unused += 1
-            if progress and (done % 200 == 0 or done == len(paths)):
-                progress("originals", done, len(paths))
-    return OriginalsReport(
-        images=len(images),
-        files=len(files),
-        found=len(found),
-        missing_images=tuple(sorted(images.keys() - found)),
-        missing_files=tuple(sorted(name for digest, name in files.items() if digest not in found)),
-        not_reproduced=tuple(sorted(not_reproduced)),
-        unused=unused,
-    )
+    searches = [_Search(store, raw) for raw in raws]
+    for export in exports:
+        with open_export(export) as opened:
+            paths = opened.paths()
+            for done, path in enumerate(paths, start=1):
+                data = opened.read(path)
+                digest = sha256(data).hexdigest()
+                for search in searches:
+                    search.see(digest, data)
+                if progress and (done % 200 == 0 or done == len(paths)):
+                    progress("originals", done, len(paths))
+    return [search.report() for search in searches]
+
+
+class _Search:
+    """What was seen so far of the originals of one raw export."""
+
+    def __init__(self, store: Store, raw: Manifest) -> None:
+        originals = read_originals(store, raw)
+        self._store = store
+        self._images = {image.original_sha256: image for image in originals.images}
+        self._files = {file.sha256: file.name or file.sha256 for file in originals.files}
+        self._found: set[str] = set()
+        self._not_reproduced: set[str] = set()
+        self._unused = 0
+
+    def see(self, digest: str, data: bytes) -> None:
+        """One file, with its sha256."""
+        if digest in self._images and digest not in self._found and not _gives(data, self._images[digest], self._store):
+            self._not_reproduced.add(digest)
+        if digest in self._images or digest in self._files:
+            self._found.add(digest)
+        else:
+            self._unused += 1
+
+    def report(self) -> OriginalsReport:
+        """All that was seen."""
+        return OriginalsReport(
+            images=len(self._images),
+            files=len(self._files),
+            found=len(self._found),
+            missing_images=tuple(sorted(self._images.keys() - self._found)),
+            missing_files=tuple(sorted(name for digest, name in self._files.items() if digest not in self._found)),
+            not_reproduced=tuple(sorted(self._not_reproduced)),
+            unused=self._unused,
+        )
 
 
 def _gives(original: bytes, stored: StoredImage, store: Store) -> bool:

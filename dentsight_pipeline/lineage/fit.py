@@ -17,8 +17,9 @@ from dentsight_pipeline.documents.facts import (
     Facts,
     ReleaseFacts,
     ReportFacts,
+    SplitsFacts,
 )
-from dentsight_pipeline.documents.names import KIND_OF_ASSET, Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, kind_of_input, raw_export_name, raw_exports
 from dentsight_pipeline.documents.release import chain_behind
 from dentsight_pipeline.documents.report import REPORT_FILES
 from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
@@ -33,8 +34,9 @@ from dentsight_pipeline.store.objects import Store
 _SUBSETS = (Asset.CONDITION_SUBSET, Asset.TOOTH_SUBSET)
 _BELOW_REPORT = (Asset.CLASS_METRICS, Asset.TEST_PREDICTIONS, Asset.TRAINED_CHECKPOINT, Asset.CONDITION_SUBSET)
 _BELOW_FINDINGS = (Asset.CLASS_METRICS, Asset.TOOTH_CHECKPOINT, Asset.TOOTH_PREDICTIONS, Asset.CONDITION_SUBSET)
-NEEDS: Mapping[str, tuple[tuple[Asset, ...], ...]] = {
-    Kind.NORMALIZED_SPLITS: ((Asset.RAW_EXPORT,),),
+NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    Kind.NORMALIZED_SPLITS: ((Asset.RAW_EXPORT, raw_export_name(1)),),
+    Kind.EXPORT_SET: ((raw_export_name(1),),),
     Kind.CONDITION_SUBSET: ((Asset.NORMALIZED_SPLITS,),),
     Kind.TOOTH_SUBSET: ((Asset.NORMALIZED_SPLITS,),),
     Kind.CHECKPOINT: (_SUBSETS,),
@@ -94,7 +96,7 @@ def _inputs(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
         if not any(name in manifest.inputs for name in group):
             yield f"The {name_of(manifest)} does not name the {' or '.join(group)} that it was made from."
     for asset, digest in manifest.inputs.items():
-        below, expected = walked.products.get(digest), KIND_OF_ASSET.get(asset)
+        below, expected = walked.products.get(digest), kind_of_input(asset)
         if below is not None and expected not in (None, below.kind):
             what = f"a {below.kind}, not a {expected}"
             yield f"The {name_of(manifest)} names {digest[:12]} as its {asset}, but that is {what}."
@@ -116,14 +118,24 @@ def _one_chain(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 
 
 def _images(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
-    """Every image keeps its bytes from the export to the subset, under the name that its bytes give it."""
-    above = walked.input_of(manifest, Asset.RAW_EXPORT, Asset.NORMALIZED_SPLITS)
+    """Every image keeps its bytes from its export to the subset, under the name that its bytes give it."""
+    digests = raw_exports(manifest.inputs) or [manifest.inputs.get(Asset.NORMALIZED_SPLITS, "")]
+    above = [walked.products[digest] for digest in digests if digest in walked.products]
+    there = {(path, entry) for product in above for path, entry in product.entries.items()}
     images = {path: entry for path, entry in manifest.entries.items() if path.startswith("images/")}
     for path, entry in images.items():
         if path.removeprefix("images/").split(".")[0] != entry.sha256:
             yield f"Image {path} of the {name_of(manifest)} holds other bytes than its name says: {entry.sha256}."
-        elif above is not None and above.entries.get(path) != entry:
-            yield f"Image {path} of the {name_of(manifest)} is not in the {name_of(above)} that it was made from."
+        elif above and (path, entry) not in there:
+            names = " or the ".join(map(name_of, above))
+            yield f"Image {path} of the {name_of(manifest)} is not in the {names} that it was made from."
+
+
+def _exports(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
+    """A dataset of several exports was made from those that its facts tell of, and from no other."""
+    told, named = manifest.facts_as(SplitsFacts).exports, raw_exports(manifest.inputs)
+    if tuple(part.raw_export for part in told) != (named if len(named) > 1 else ()):
+        yield f"The {name_of(manifest)} tells of other exports than it was made from."
 
 
 def _recipe(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
@@ -215,7 +227,7 @@ def _statement(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
 _Check = Callable[["Store", "Walk", "Manifest"], Iterator[str]]
 _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     Kind.RAW_EXPORT: (_images,),
-    Kind.NORMALIZED_SPLITS: (_images,),
+    Kind.NORMALIZED_SPLITS: (_images, _exports),
     Kind.CONDITION_SUBSET: (_images,),
     Kind.TOOTH_SUBSET: (_images,),
     Kind.CHECKPOINT: (_recipe, _head, _classes),

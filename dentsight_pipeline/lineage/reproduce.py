@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dentsight_pipeline.data.reading import readings_in
+from dentsight_pipeline.data.stems import carry_stems
 from dentsight_pipeline.documents.evaluation import (
     EVALUATION_FILE,
     MACRO,
@@ -28,7 +30,7 @@ from dentsight_pipeline.documents.evaluation import (
 from dentsight_pipeline.documents.facts import EvaluationFacts
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
 from dentsight_pipeline.documents.lineage import Code, MetricCompared, Record, Remade, Reproduction
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.reference import checkpoint_of, readable
 from dentsight_pipeline.lineage.walk import name_of
@@ -138,9 +140,11 @@ def _make_again(work: _Work, checkpoint: Manifest, record: Record) -> Iterator[M
     store = work.store
     subset = _below(store, checkpoint, Asset.CONDITION_SUBSET, Asset.TOOTH_SUBSET)
     splits = _below(store, subset, Asset.NORMALIZED_SPLITS)
-    raw = _below(store, splits, Asset.RAW_EXPORT)
-    work.keep(raw, *_remake_raw(work, raw))
-    work.keep(splits, _remake_splits(work, raw, splits), "made")
+    raws = _exports(store, splits)
+    for raw in raws:
+        work.keep(raw, *_remake_raw(work, raw))
+        carry_stems(store, work.fresh, raw.digest)
+    work.keep(splits, _remake_splits(work, raws, splits), "made")
     work.keep(subset, _remake_subset(work, splits, subset.kind), "made")
     trained = _train(work, checkpoint, subset, record)
     predictions, evaluation = made_with(store, checkpoint)
@@ -167,16 +171,14 @@ def _remake_raw(work: _Work, raw: Manifest) -> tuple[str, str]:
 def _draw(work: _Work, location: str) -> str:
     from dentsight_pipeline.intake.acquire import Acquisition, ingest
 
-    drawn = Acquisition(location=location, source=None, drop=(), registered=None, asked=True)
-    return ingest(work.fresh, drawn, work.folder / "export", work.say)
+    return ingest(work.fresh, Acquisition(location), work.folder / "export", work.say)
 
 
-def _remake_splits(work: _Work, raw: Manifest, splits: Manifest) -> str:
-    from dentsight_pipeline.data.normalise import normalise_export
+def _remake_splits(work: _Work, raws: Sequence[Manifest], splits: Manifest) -> str:
+    from dentsight_pipeline.data.combine import normalise_exports
 
-    config = first_record(work.store, splits.digest).config or {}
-    source, drop = config.get("source"), config.get("drop") or ()
-    return normalise_export(work.fresh, raw, source=source, drop=drop, progress=work.say).digest
+    readings = readings_in(first_record(work.store, splits.digest).config or {}, len(raws))
+    return normalise_exports(work.fresh, raws, readings, work.say).digest
 
 
 def _remake_subset(work: _Work, splits: Manifest, kind: str) -> str:
@@ -328,6 +330,12 @@ def subset_digest(checkpoint: Manifest) -> str:
         if asset in checkpoint.inputs:
             return checkpoint.inputs[asset]
     raise ConfigurationError(f"The {name_of(checkpoint)} does not say which data it was trained on.")
+
+
+def _exports(store: Store, splits: Manifest) -> list[Manifest]:
+    return [store.get_manifest(digest) for digest in raw_exports(splits.inputs)] or [
+        _below(store, splits, Asset.RAW_EXPORT)
+    ]
 
 
 def _below(store: Store, manifest: Manifest, *assets: str) -> Manifest:

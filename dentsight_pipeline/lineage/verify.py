@@ -39,8 +39,8 @@ _SHOWN_PER_PRODUCT = 20
 class Evidence:
     """What is held against a chain from outside of its store."""
 
-    export: str | Path | None = None
-    """The original files, a folder or zip, to hold against the raw export."""
+    exports: Sequence[str | Path] = ()
+    """The original files, folders or zips, to hold against the raw exports; one for each, in any order."""
     public_key: Path | None = None
     """The key that releases are signed with, from a place that is trusted."""
     events: Sequence[Event] = ()
@@ -122,8 +122,8 @@ def _findings(seen: _Seen) -> Iterator[str]:
     yield from unreleased(store, walked, log, seen.evidence.public_key)
     yield from cut_off(store, log, seen.evidence.noted_heads)
     yield from seen.crossed.findings
-    if seen.evidence.export is not None:
-        yield from _originals(store, walked, seen.evidence.export, seen.say)
+    if seen.evidence.exports:
+        yield from _originals(store, walked, seen.evidence.exports, seen.say)
 
 
 def _of_product(seen: _Seen, digest: str) -> Iterator[str]:
@@ -155,19 +155,21 @@ def _limited(faults: Sequence[str], name: str) -> Iterator[str]:
         yield f"{rest} more findings of the same kind concern the {name}."
 
 
-def _originals(store: Store, walked: Walk, export: str | Path, say: Progress) -> Iterator[str]:
+def _originals(store: Store, walked: Walk, exports: Sequence[str | Path], say: Progress) -> Iterator[str]:
     from dentsight_pipeline.intake.originals import verify_originals
 
-    raw = walked.find(Kind.RAW_EXPORT)
-    if raw is None:
-        yield f"The originals in {export} cannot be compared: no raw export was reached."
+    places = " and ".join(map(str, exports))
+    raws = [manifest for manifest in walked.products.values() if manifest.kind == Kind.RAW_EXPORT]
+    if not raws:
+        yield f"The originals in {places} cannot be compared: no raw export was reached."
         return
     try:
-        found = verify_originals(store, raw, export, say).findings()
+        reports = verify_originals(store, raws, exports, say)
     except IntegrityError as error:
-        yield f"The originals in {export} cannot be compared: {said(error)}."
+        yield f"The originals in {places} cannot be compared: {said(error)}."
         return
-    yield from _limited([f"In {export}: {line}." for line in found], name_of(raw))
+    for raw, report in zip(raws, reports, strict=True):
+        yield from _limited([f"In {places}: {line}." for line in report.findings()], name_of(raw))
 
 
 def _notes(walked: Walk, bytes_of: str, kept: Records) -> Iterator[str]:

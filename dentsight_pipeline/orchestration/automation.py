@@ -175,7 +175,7 @@ def new_roboflow_version(context: dg.SensorEvaluationContext) -> dg.SensorResult
             dg.RunRequest(
                 run_key=f"data:{project}:{keys[item.number]}",
                 partition_key=keys[item.number],
-                run_config={"ops": {"raw_export": {"config": {"export": f"roboflow:{project}/{item.number}"}}}},
+                run_config={"ops": {"raw_export": {"config": {"export": [f"roboflow:{project}/{item.number}"]}}}},
                 tags={CHAIN_TAG: ".".join(configured_recipes()), **TRIED_AGAIN},
             )
             for item in versions

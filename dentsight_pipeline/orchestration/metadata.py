@@ -20,7 +20,7 @@ from dentsight_pipeline.documents.facts import (
 )
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.lineage import Record
-from dentsight_pipeline.documents.names import SPLITS, Asset, Kind
+from dentsight_pipeline.documents.names import SPLITS, Asset, Kind, raw_exports
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.store import memo
 from dentsight_pipeline.store.content import build, read_bytes, read_document, read_json
@@ -51,8 +51,15 @@ def table(rows: Sequence[object], columns: Sequence[str] | None = None) -> dg.Ta
     )
 
 
-def of_raw_export(manifest: "Manifest", location: str) -> Metadata:
-    """Where an export came from, and how big it is."""
+def of_raw_exports(store: "Store", manifest: "Manifest", locations: Mapping[str, str]) -> Metadata:
+    """Where an export, or each of several, came from (digest → place), and how big it is."""
+    if manifest.kind == Kind.RAW_EXPORT:
+        return _of_raw_export(manifest, locations[manifest.digest])
+    each = [_of_raw_export(store.get_manifest(digest), locations[digest]) for digest in raw_exports(manifest.inputs)]
+    return {"exports": table(each, ("location", "corpus", "licence", "files", "bytes"))}
+
+
+def _of_raw_export(manifest: "Manifest", location: str) -> Metadata:
     facts = manifest.facts_as(RawExportFacts)
     corpus, accepted = facts.corpus, facts.accepted_repairs
     return {

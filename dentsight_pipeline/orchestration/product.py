@@ -7,7 +7,7 @@ into a pure room. Logic of an asset never lives here; what all assets share neve
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from dentsight_pipeline.documents.names import (
     TAG_DIGITS,
     VARIANT_TAG,
     Kind,
+    raw_export_name,
+    raw_exports,
 )
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.lineage.environment import environment
@@ -57,7 +59,9 @@ class Made:
     record: Mapping[str, "JSON"] = field(default_factory=dict)
     """How it came about: cost, hardware, MLflow run."""
     reused: bool = False
-    """Whether the work found by itself that nothing had changed."""
+    """Whether it was recalled, or the work found by itself that nothing had changed."""
+    head: str = ""
+    """The log's head after it was noted how it came about; empty for what is reused."""
 
 
 @dataclass
@@ -136,6 +140,15 @@ class Step(Generic[Settings]):
         name, partition = upstream.key.to_user_string(), self.dataset if by_dataset else self.partition
         return self.reads({name: self.workspace.latest(self.context, name, partition)})[name]
 
+    def read_exports(self, upstream: dg.AssetsDefinition) -> tuple["Manifest", ...]:
+        """The raw export that the upstream asset made for this dataset, or each of several."""
+        name = upstream.key.to_user_string()
+        made = self.workspace.latest(self.context, name, self.dataset)
+        if made.kind != Kind.EXPORT_SET:
+            return tuple(self.reads({name: made}).values())
+        members = [self.store.get_manifest(digest) for digest in raw_exports(made.inputs)]
+        return tuple(self.reads({raw_export_name(k): raw for k, raw in enumerate(members, start=1)}).values())
+
     def follow(self, product: "Manifest", asset: str) -> "Manifest":
         """What another input was made from, by the digest that it names; newer work would be another experiment."""
         return self.reads({asset: self.store.get_manifest(product.inputs[asset])})[asset]
@@ -151,13 +164,22 @@ class Step(Generic[Settings]):
         show: Callable[["Store", "Manifest"], Metadata],
         config: Mapping[str, "JSON"] | None = NOTHING,
     ) -> dg.MaterializeResult:
-        """Do the work, or recall it when nothing that it depends on has changed.
+        """Do the asset's work, or recall it, and tell Dagster; as `work`, with metadata for the UI from `show`."""
+        return self.told(self.work(make, config), show)
+
+    def work(
+        self,
+        make: Callable[[], "Made | Manifest"],
+        config: Mapping[str, "JSON"] | None = NOTHING,
+        **record: "JSON",
+    ) -> Made:
+        """Do a piece of work and note how it came about, or recall it when nothing that it depends on has changed.
 
         Args:
             make: Does the work and stores its manifest.
-            show: Metadata for the UI, from the manifest.
             config: What the result depends on besides code version and inputs. None when only the work itself can tell
                 what it depends on: it is then always done.
+            record: What the record says otherwise than of the asset's own product.
         """
         from dentsight_pipeline.store import memo as memory
 
@@ -165,14 +187,16 @@ class Step(Generic[Settings]):
         key = None if config is None else memory.key(self.asset, self._version, self._digests, config)
         known = memory.recall(self.store, key) if key else None
         if known is not None:
-            return self._result(Made(known, reused=True), show, {})
+            return Made(known, reused=True)
         started = time.time()
         done = make()
         made = done if isinstance(done, Made) else Made(done.digest)
-        noted = {} if made.reused else self._record(made, config, started)
-        if key and not made.reused:
+        if made.reused:
+            return made
+        head = self._record(replace(made, record={**made.record, **record}), config, started)
+        if key:
             memory.remember(self.store, key, made.digest)
-        return self._result(made, show, noted)
+        return replace(made, head=head)
 
     @property
     def _version(self) -> str:
@@ -182,8 +206,8 @@ class Step(Generic[Settings]):
     def _digests(self) -> dict[str, str]:
         return {name: manifest.digest for name, manifest in self.inputs.items()}
 
-    def _record(self, made: Made, config: Mapping[str, "JSON"] | None, started: float) -> dict[str, str]:
-        """Note in the log how the product came about; gives the metadata entry with the log's head."""
+    def _record(self, made: Made, config: Mapping[str, "JSON"] | None, started: float) -> str:
+        """Note in the log how the product came about; gives the log's head."""
         from dentsight_pipeline.store import log
 
         record = {
@@ -198,17 +222,16 @@ class Step(Generic[Settings]):
             **environment(),
             **made.record,
         }
-        return {LOG_METADATA: str(log.append(self.store, made.digest, record).head)}
+        return str(log.append(self.store, made.digest, record).head)
 
-    def _result(
-        self, made: Made, show: Callable[["Store", "Manifest"], Metadata], noted: Mapping[str, str]
-    ) -> dg.MaterializeResult:
+    def told(self, made: Made, show: Callable[["Store", "Manifest"], Metadata]) -> dg.MaterializeResult:
         """The materialisation: data version = the manifest's digest, what was read in tags and metadata."""
         if made.reused:
             self.context.log.info(f"{self.asset}: unchanged, reused {made.digest[:12]}")
         manifest = self.store.get_manifest(made.digest)
         variant = manifest.kind == Kind.CHECKPOINT and manifest.facts_as(CheckpointFacts).variant
         read = {f"{INPUT_METADATA}{name}": digest for name, digest in self._digests.items()}
+        noted = {LOG_METADATA: made.head} if made.head else {}
         told = {"digest": made.digest, "reused": dg.MetadataValue.bool(made.reused), **read, **noted}
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.digest),

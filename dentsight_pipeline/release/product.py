@@ -18,7 +18,7 @@ from dentsight_pipeline.documents.facts import (
     SubsetFacts,
 )
 from dentsight_pipeline.documents.health import HeadHealth
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.release import chain_behind
 from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, ChainLink, Report, ReportedData
@@ -168,7 +168,8 @@ def _report_inputs(
 
     evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
-    below = [evaluation, predictions, checkpoint, subset, splits, store.get_manifest(splits.inputs[Asset.RAW_EXPORT])]
+    exports = map(store.get_manifest, raw_exports(splits.inputs))
+    below = [evaluation, predictions, checkpoint, subset, splits, *exports]
     data = plain(splits.facts_as(SplitsFacts)) | plain(subset.facts_as(SubsetFacts))
     training = first_record(store, checkpoint.digest)
     test = read_split(store, subset, "test")

@@ -16,7 +16,7 @@ from dentsight_pipeline.data.splits import read_split, split_files
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import ConfigurationError, DataError
-from dentsight_pipeline.intake.datasets import register_dataset
+from dentsight_pipeline.intake.datasets import RegisteredExport, register_dataset
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import build
@@ -41,7 +41,7 @@ def splits(tmp_path: Path, store: Store) -> Manifest:
 
 def registered(store: Store, splits: Manifest, key: str) -> None:
     raw = splits.inputs[Asset.RAW_EXPORT]
-    register_dataset(store, key, raw, "/somewhere", source=None, drop=(), replace="")
+    register_dataset(store, key, raw, [RegisteredExport(raw_export=raw, location="/somewhere")])
 
 
 def test_a_digest_or_its_start_names_either_subset(tmp_path: Path, store: Store, splits: Manifest) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.intake.acquire import Acquisition, fetch, ingest, plan
-from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, register_dataset
+from dentsight_pipeline.intake.datasets import DEMO_KEY, DEMO_LOCATION, RegisteredExport, register_dataset
 from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
@@ -20,7 +20,8 @@ RAW = "a" * 64
 def store(tmp_path: Path) -> Store:
     """A store in which `v8` means an export that was read from /exports/v8 as `canonical`, `x` dropped."""
     made = open_store(tmp_path / "store")
-    register_dataset(made, "v8", RAW, "/exports/v8", source="canonical", drop=("x",), replace="")
+    export = RegisteredExport(raw_export=RAW, location="/exports/v8", source="canonical")
+    register_dataset(made, "v8", RAW, [export], drop=("x",))
     return made
 
 
@@ -30,39 +31,72 @@ def test_a_key_alone_means_what_it_meant_before(store: Store) -> None:
         "v8 remembers: --source canonical, --drop 'x'. To read the export without, give --mapping auto and a new "
         "--dataset, or --replace 'why'."
     )
-    assert plan(store, "v8", "", "", ()) == Acquisition("/exports/v8", "canonical", ("x",), RAW, asked=False, told=told)
+    assert plan(store, "v8") == (Acquisition("/exports/v8", "canonical", ("x",), RAW, asked=False, told=told),)
 
 
 def test_naming_the_place_again_keeps_mapping_and_drops(store: Store) -> None:
     """Whoever repeats the first command without its options means the same dataset, and is told so."""
-    again = plan(store, "v8", "/exports/v8", "", ())
+    (again,) = plan(store, "v8", ["/exports/v8"])
     assert (again.source, again.drop, again.asked, again.told[:12]) == ("canonical", ("x",), True, "v8 remembers")
 
 
 def test_another_place_under_the_same_key_inherits_neither_mapping_nor_drops(store: Store) -> None:
     """They were chosen for other labels; the key's digest stays known, so that other bytes are refused."""
-    assert plan(store, "v8", "/exports/v9", "", ()) == Acquisition("/exports/v9", None, (), RAW, asked=True)
+    assert plan(store, "v8", ["/exports/v9"]) == (Acquisition("/exports/v9", None, (), RAW),)
 
 
 def test_what_is_asked_for_now_is_all_that_counts(store: Store) -> None:
     """Half remembered and half asked for would be a reading that nobody ever named."""
-    assert plan(store, "v8", "", "opg-reporting", ()).source == "opg-reporting"
-    assert plan(store, "v8", "", "opg-reporting", ()).drop == ()
-    assert plan(store, "v8", "", "", ("y",)).drop == ("y",)
-    assert plan(store, "v8", "", "", ("y",)).source is None
-    assert plan(store, "v8", "", "", (), (), "auto") == Acquisition("/exports/v8", None, (), RAW, asked=False)
+    (other_mapping,), (other_drop,) = plan(store, "v8", source="opg-reporting"), plan(store, "v8", drop=("y",))
+
+    assert (other_mapping.source, other_mapping.drop) == ("opg-reporting", ())
+    assert (other_drop.source, other_drop.drop) == (None, ("y",))
+    assert plan(store, "v8", mappings=["auto"]) == (Acquisition("/exports/v8", None, (), RAW, asked=False),)
+
+
+def test_several_places_are_planned_one_by_one_and_remembered_by_place(store: Store) -> None:
+    """In any order, and each with its own mapping; one alone under their key is something else."""
+    exports = [RegisteredExport(raw_export=digest * 64, location=f"/{digest}", source=digest) for digest in "ab"]
+    register_dataset(store, "both", "c" * 64, exports)
+
+    again = plan(store, "both", ["/b", "/a"])
+
+    assert [(one.location, one.source, one.registered, one.alone) for one in again] == [
+        ("/b", "b", "b" * 64, False),
+        ("/a", "a", "a" * 64, False),
+    ]
+    assert [one.location for one in plan(store, "both")] == ["/a", "/b"]
+    assert plan(store, "both", ["/a"]) == (Acquisition("/a", None, (), "c" * 64),)
+
+
+def test_the_kth_mapping_is_of_the_kth_export(tmp_path: Path, store: Store) -> None:
+    """One mapping for two exports would read one of them with the other's meaning."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("source: mine\nlicence: CC0\nlabels: {A: caries}\n")
+
+    made = plan(store, "both", ["/a", "/b"], mappings=["auto", str(file)])
+
+    assert [one.mapping and one.mapping.source for one in made] == [None, "mine"]
+    with pytest.raises(ConfigurationError, match=r"--mapping is given 1 times for 2 exports\. The k-th belongs"):
+        plan(store, "both", ["/a", "/b"], mappings=["auto"])
+
+
+def test_the_same_place_twice_is_refused(store: Store) -> None:
+    """The images would count twice, and the last one once won in silence."""
+    with pytest.raises(ConfigurationError, match=r"--export /a is given 2 times\. Name it once\."):
+        plan(store, "both", ["/a", "/b", "/a"])
 
 
 def test_the_demo_key_is_drawn_unless_a_place_is_given(store: Store) -> None:
     """It is the one key that means something before it was ever used."""
-    assert plan(store, DEMO_KEY, "", "", ()) == Acquisition(DEMO_LOCATION, None, (), None, asked=False)
-    assert plan(store, DEMO_KEY, "/mine", "", ()).location == "/mine"
+    assert plan(store, DEMO_KEY) == (Acquisition(DEMO_LOCATION, asked=False),)
+    assert plan(store, DEMO_KEY, ["/mine"])[0].location == "/mine"
 
 
 def test_an_unknown_key_without_a_place_is_refused(store: Store) -> None:
     """And says where to give one."""
     with pytest.raises(ConfigurationError, match=r"Nothing is known about dataset 'v9'\. .* --export DIR"):
-        plan(store, "v9", "", "", ())
+        plan(store, "v9")
 
 
 @pytest.mark.parametrize(

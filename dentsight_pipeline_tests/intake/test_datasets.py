@@ -8,7 +8,13 @@ import pytest
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.intake.datasets import RegisteredDataset, phantom_of, recall_dataset, register_dataset
+from dentsight_pipeline.intake.datasets import (
+    RegisteredDataset,
+    RegisteredExport,
+    phantom_of,
+    recall_dataset,
+    register_dataset,
+)
 from dentsight_pipeline.store.objects import Store, open_store
 
 FIRST, SECOND = "a" * 64, "b" * 64
@@ -20,7 +26,8 @@ def store(tmp_path: Path) -> Store:
 
 
 def _register(store: Store, raw_export: str, location: str = "/exports/v8", replace: str = "") -> RegisteredDataset:
-    return register_dataset(store, "opg-v8", raw_export, location, source="canonical", drop=("x",), replace=replace)
+    export = RegisteredExport(raw_export=raw_export, location=location, source="canonical")
+    return register_dataset(store, "opg-v8", raw_export, [export], drop=("x",), replace=replace)
 
 
 def test_a_key_is_recalled_as_it_was_registered(store: Store) -> None:
@@ -32,12 +39,21 @@ def test_a_key_is_recalled_as_it_was_registered(store: Store) -> None:
     assert recall_dataset(store, "opg-v8") == made
     assert store.read_ref("dataset/opg-v8") == {
         "raw_export": FIRST,
-        "location": "/exports/v8",
-        "source": "canonical",
+        "exports": [{"raw_export": FIRST, "location": "/exports/v8", "source": "canonical"}],
         "drop": ["x"],
         "accept": [],
         "history": [],
     }
+
+
+def test_a_key_from_before_there_were_several_exports_keeps_its_meaning(store: Store) -> None:
+    """Stores outlive versions: place and mapping were the dataset's own then."""
+    made = _register(store, FIRST)
+    old = {"raw_export": FIRST, "location": "/exports/v8", "source": "canonical", "drop": ["x"], "history": []}
+
+    store.write_ref("dataset/opg-v8", old)
+
+    assert recall_dataset(store, "opg-v8") == made
 
 
 def test_other_bytes_under_a_key_are_refused(store: Store) -> None:
@@ -47,9 +63,8 @@ def test_other_bytes_under_a_key_are_refused(store: Store) -> None:
     with pytest.raises(DataError, match=r"'opg-v8' already means the export a{12} \(read from /exports/v8\); /new h"):
         _register(store, SECOND, "/new")
 
-    assert recall_dataset(store, "opg-v8") == RegisteredDataset(
-        raw_export=FIRST, location="/exports/v8", source="canonical", drop=("x",)
-    )
+    known = recall_dataset(store, "opg-v8")
+    assert known is not None and (known.raw_export, known.location, known.drop) == (FIRST, "/exports/v8", ("x",))
 
 
 def test_a_replacement_says_why_and_keeps_what_the_key_meant(store: Store) -> None:

@@ -323,7 +323,8 @@ def test_images_that_were_converted_or_mended_are_listed(tmp_path: Path, store: 
 
     assert manifest.facts["repairs"] == {"converted_image": 1, "jpeg_end_added": 1}
     assert ingest_export(builder.root, store).digest == manifest.digest
-    assert verify_originals(store, manifest, builder.root).intact
+    (report,) = verify_originals(store, [manifest], [builder.root])
+    assert report.intact
 
 
 def test_a_file_whose_name_differs_in_capital_letters_is_found_and_noted(tmp_path: Path, store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from dentsight_pipeline.commands.run import CellRequest, run_cell
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError
 from dentsight_pipeline.intake.acquire import Acquisition, plan
-from dentsight_pipeline.intake.datasets import register_dataset
+from dentsight_pipeline.intake.datasets import RegisteredExport, register_dataset
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
 from dentsight_pipeline.intake.limits import LIMITS, Limits
@@ -82,19 +82,20 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, store: S
     with pytest.raises(ConfigurationError, match=words):
         inspect_export(whole_export(tmp_path / "export").write(), accept=["clipped"])
     with pytest.raises(ConfigurationError, match=words):
-        plan(store, "v8", "/exports/v8", "", (), ("clipped",))
+        plan(store, "v8", ["/exports/v8"], accept=("clipped",))
     with pytest.raises(ConfigurationError, match=words):
-        run_cell(CellRequest(export="/exports/v8", dataset="v8", accept_repairs=("clipped",)))
+        run_cell(CellRequest(export=("/exports/v8",), dataset="v8", accept_repairs=("clipped",)))
 
 
 def test_a_dataset_key_remembers_what_was_accepted_for_its_place(store: Store) -> None:
     """The same command without the option means the same dataset; another place inherits nothing."""
     kinds = ("clipped_box",)
-    register_dataset(store, "v8", "a" * 64, "/exports/v8", source=None, drop=(), replace="", accept=kinds)
+    export = RegisteredExport(raw_export="a" * 64, location="/exports/v8")
+    register_dataset(store, "v8", "a" * 64, [export], accept=kinds)
 
-    assert plan(store, "v8", "", "", ()).accept == kinds
-    assert plan(store, "v8", "/exports/v8", "", (), ("zero_area_box",)).accept == ("zero_area_box",)
-    assert plan(store, "v8", "/exports/v9", "", ()).accept == ()
+    assert plan(store, "v8")[0].accept == kinds
+    assert plan(store, "v8", ["/exports/v8"], accept=("zero_area_box",))[0].accept == ("zero_area_box",)
+    assert plan(store, "v8", ["/exports/v9"])[0].accept == ()
 
 
 def test_a_version_that_was_read_by_accepting_is_not_recalled_without() -> None:

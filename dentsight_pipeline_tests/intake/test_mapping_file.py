@@ -177,7 +177,7 @@ def test_the_template_has_every_name_and_is_a_mapping_once_it_is_filled_in(
 
 def test_inspect_tells_what_a_mapping_does(builder: ExportBuilder, mine: Path) -> None:
     """And what is not looked for, so that nobody is healthy of it."""
-    report = inspect_export(builder.root, mapping=load_mapping(str(mine)))
+    report = inspect_export(builder.root, mappings=[load_mapping(str(mine))])
 
     assert report.refusals == ()
     (covered,) = report.coverage.values()
@@ -195,20 +195,14 @@ def test_a_key_says_what_it_remembers_and_refuses_to_be_read_otherwise(
     location = str(builder.root)
 
     def run(**given: str | tuple[str, ...]) -> str:
-        told = plan(
-            store,
-            "city",
-            location,
-            str(given.get("source", "")),
-            tuple(given.get("drop", ())),
-            (),
-            str(given.get("mapping", "")),
+        mappings = [str(given["mapping"])] if "mapping" in given else []
+        (one,) = plan(
+            store, "city", [location], str(given.get("source", "")), tuple(given.get("drop", ())), mappings=mappings
         )
-        digest = ingest(store, told, tmp_path / "scratch", lambda *_: None)
-        register_dataset(
-            store, "city", digest, location, source=told.source, drop=told.drop, replace=str(given.get("replace", ""))
-        )
-        return told.told
+        digest = ingest(store, one, tmp_path / "scratch", lambda *_: None)
+        exports = [one.registered_as(digest)]
+        register_dataset(store, "city", digest, exports, drop=one.drop, replace=str(given.get("replace", "")))
+        return one.told
 
     assert run(mapping=str(mine)) == ""
     assert run().startswith(

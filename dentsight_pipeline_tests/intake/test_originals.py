@@ -37,7 +37,7 @@ def test_the_untouched_export_proves_its_raw_export(export: ExportBuilder, store
     file.rename(file.with_name("renamed.jpg"))
     (export.root / "notes.txt").write_text("mine")
 
-    report = verify_originals(store, raw, export.root)
+    (report,) = verify_originals(store, [raw], [export.root])
 
     assert (report.intact, report.images, report.files, report.found, report.unused) == (True, 6, 3, 9, 1)
     assert report.findings() == []
@@ -53,7 +53,7 @@ def test_a_changed_and_a_missing_original_are_found(export: ExportBuilder, store
     export.splits["test"]["annotations"][0]["bbox"][0] += 1
     export.write()
 
-    report = verify_originals(store, raw, export.root)
+    (report,) = verify_originals(store, [raw], [export.root])
 
     assert not report.intact
     assert len(report.missing_images) == 2

@@ -55,7 +55,7 @@ def audited(chain: Chain, asset: str = "released_model", **more: Any) -> AuditRe
 
 def test_an_intact_release_is_intact_down_to_the_original_files(intact_chain: Chain) -> None:
     """A false alarm would teach everybody to look away."""
-    result = audited(intact_chain, export=intact_chain.export)
+    result = audited(intact_chain, exports=[intact_chain.export])
 
     assert result.findings == ()
     assert result.intact
@@ -511,7 +511,7 @@ def test_a_changed_original_is_found(chain: Chain) -> None:
     """With the original files at hand the proof goes one step further than the store."""
     flip(next((chain.export / "train").glob("*.jpg")))
 
-    result = audited(chain, export=chain.export)
+    result = audited(chain, exports=[chain.export])
 
     assert_matches(result.findings[0], r"original image with sha256 \w+ is missing or was changed")
 

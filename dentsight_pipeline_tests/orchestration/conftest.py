@@ -27,7 +27,7 @@ def servers(server_home: Home) -> Iterator[Servers]:
         made = started.launch(
             "data",
             {"dagster/partition": DATASET},
-            {"ops": {"raw_export": {"config": {"export": "phantom:24:3"}}}},
+            {"ops": {"raw_export": {"config": {"export": ["phantom:24:3"]}}}},
         )
         assert started.wait(made)[-1]["status"] == "SUCCESS", started.log_end()
         yield started

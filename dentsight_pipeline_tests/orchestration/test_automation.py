@@ -155,7 +155,7 @@ def test_a_new_roboflow_version_becomes_a_partition_and_one_data_run(
 
     assert [list(item.partition_keys) for item in result.dynamic_partitions_requests or ()] == [["opg-v8"]]
     assert request.partition_key == "opg-v8"
-    assert request.run_config["ops"]["raw_export"]["config"]["export"] == "roboflow:team/opg/8"
+    assert request.run_config["ops"]["raw_export"]["config"]["export"] == ["roboflow:team/opg/8"]
     assert request.tags[automation.CHAIN_TAG] == "smoke.v3"
 
 

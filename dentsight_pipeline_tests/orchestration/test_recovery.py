@@ -209,7 +209,7 @@ def test_a_partition_stays_when_its_run_was_killed_after_the_dataset_was_made(
     """A power cut between the jobs of a cell: the data are whole, and the next run goes on with them."""
     killed = recovery.partition_of(instance, workspace, "new-v1", worker("", **DEAD))
     killed.__enter__()
-    register_dataset(workspace.store, "new-v1", "0" * 64, "/exports/v1", source=None, drop=(), replace="")
+    register_dataset(workspace.store, "new-v1", "0" * 64, [])
 
     recovery.take_back(instance, workspace)
 

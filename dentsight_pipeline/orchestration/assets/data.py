@@ -1,11 +1,12 @@
 """Data assets: from an export to the 13 conditions or the 32 teeth, partitioned by dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dentsight_pipeline.data.reading import Reading, config_of
 from dentsight_pipeline.intake.datasets import recall_dataset, register_dataset
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.conditions import on_new_content
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 class ExportConfig(dg.Config):
     """Where an export is, and how to read it."""
 
-    export: str = ""
-    """A folder, a zip, `s3://…`, `roboflow:workspace/project/version` or `phantom:IMAGES:SEED`. Empty: what the key
-    already means; for `phantom-v1` the demo's corpus."""
+    export: list[str] = []
+    """A folder, a zip, `s3://…`, `roboflow:workspace/project/version` or `phantom:IMAGES:SEED`; several are one dataset
+    together. Empty: what the key already means; for `phantom-v1` the demo's corpus."""
     source: str = ""
     """Packaged label mapping; empty: chosen by the export's fingerprint."""
-    mapping: str = ""
-    """A file that says what labels mean and what was looked for, or `auto`. Empty, without source and drop: the
-    export's `dentsight.yaml`, else as the key remembers."""
+    mapping: list[str] = []
+    """Of each export a file that says what labels mean and what was looked for, or `auto`. Empty, without source and
+    drop: the export's `dentsight.yaml`, else as the key remembers."""
     drop: list[str] = []
     """Label names to drop on purpose; counted as dropped."""
     accept_repairs: list[str] = []
@@ -37,33 +38,52 @@ class ExportConfig(dg.Config):
     """Why other bytes may take over a key that already means something; recorded. Empty: refused."""
 
 
-@product(datasets, reads=[], settings=ExportConfig, group_name="data", kinds={"coco", "file"})
+@product(datasets, reads=[], settings=ExportConfig, version="2", group_name="data", kinds={"coco", "file"})
 def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
-    """The export as it came, without EXIF or original names, and with the sha256 of every original file."""
+    """Each export as it came, without EXIF or original names, and with the sha256 of every original file."""
     from dentsight_pipeline.intake import acquire
 
     given, key = step.config, checked_dataset_key(step.dataset)
-    asked = (tuple(given.drop), tuple(given.accept_repairs), given.mapping)
-    plan = acquire.plan(step.store, key, given.export, given.source, *asked)
-    if plan.told:
-        step.context.log.warning(plan.told)
-    show = partial(_register_and_show, key, plan, given.replace)
-    return step.once(partial(_ingest, step, key, plan), show, plan.memo)
+    asked = (given.source, tuple(given.drop), tuple(given.accept_repairs), given.mapping)
+    plan = acquire.plan(step.store, key, given.export, *asked)
+    for told in filter(None, (one.told for one in plan)):
+        step.context.log.warning(told)
+    made = [_acquired(step, number, one) for number, one in enumerate(plan)]
+    return step.told(_together(step, made), partial(_register_and_show, key, plan, made, given.replace))
 
 
-def _ingest(step: Step[ExportConfig], key: str, plan: "Acquisition") -> Made:
+def _acquired(step: Step[ExportConfig], number: int, one: "Acquisition") -> Made:
+    """One export, ingested or recalled; one of several is no event of its own, so its record names no partition."""
+    record = {} if one.alone else {"partition": None}
+    return step.work(partial(_ingest, step, number, one), one.memo, **record)
+
+
+def _ingest(step: Step[ExportConfig], number: int, one: "Acquisition") -> Made:
     from dentsight_pipeline.intake import acquire
 
-    digest = acquire.ingest(step.store, plan, step.workspace.scratch("raw_export", key), step.progress)
-    return Made(digest, {"location": plan.location}, reused=digest == plan.registered)
+    scratch = step.workspace.scratch("raw_export", f"{step.dataset}-{number}" if number else step.dataset)
+    digest = acquire.ingest(step.store, one, scratch, step.progress)
+    known = digest == one.registered or (not one.alone and any(step.store.records(digest)))
+    return Made(digest, {"location": one.location}, reused=known)
+
+
+def _together(step: Step[ExportConfig], made: Sequence[Made]) -> Made:
+    """The raw export of a key, or of several the set of them."""
+    from dentsight_pipeline.intake import acquire
+
+    if len(made) == 1:
+        return made[0]
+    whole = acquire.together(step.store, [one.digest for one in made])
+    step.reads({name: step.store.get_manifest(digest) for name, digest in whole.inputs.items()})
+    return step.work(lambda: whole)
 
 
 def _register_and_show(
-    key: str, plan: "Acquisition", replace: str, store: "Store", made: "Manifest"
+    key: str, plan: "Sequence[Acquisition]", made: Sequence[Made], replace: str, store: "Store", whole: "Manifest"
 ) -> metadata.Metadata:
-    asked = {"source": plan.source, "drop": plan.drop, "accept": plan.accept}
-    register_dataset(store, key, made.digest, plan.location, replace=replace, **asked)
-    return metadata.of_raw_export(made, plan.location)
+    exports = [one.registered_as(raw.digest) for one, raw in zip(plan, made, strict=True)]
+    register_dataset(store, key, whole.digest, exports, drop=plan[0].drop, accept=plan[0].accept, replace=replace)
+    return metadata.of_raw_exports(store, whole, {export.raw_export: export.location for export in exports})
 
 
 @product(
@@ -75,17 +95,17 @@ def _register_and_show(
     automation_condition=on_new_content(),
 )
 def normalized_splits(step: Step[None]) -> dg.MaterializeResult:
-    """The export mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
-    raw, choice = step.read(raw_export), recall_dataset(step.store, step.dataset)
-    source, drop = (choice.source, choice.drop) if choice else (None, ())
-    config = {"source": source, "drop": list(drop)}
-    return step.once(lambda: _normalised(step, raw, source, drop), metadata.of_splits, config)
+    """The exports mapped to 32 teeth and 13 conditions, repaired, and grouped by the source of each image."""
+    raws = step.read_exports(raw_export)
+    known = recall_dataset(step.store, step.dataset)
+    readings = [known.reading(raw.digest) if known else Reading() for raw in raws]
+    return step.once(partial(_normalised, step, raws, readings), metadata.of_splits, config_of(readings))
 
 
-def _normalised(step: Step[None], raw: "Manifest", source: str | None, drop: tuple[str, ...]) -> "Manifest":
-    from dentsight_pipeline.data.normalise import normalise_export  # scipy: a second that recalled work does not need
+def _normalised(step: Step[None], raws: "Sequence[Manifest]", readings: Sequence[Reading]) -> "Manifest":
+    from dentsight_pipeline.data.combine import normalise_exports  # scipy: a second that recalled work does not need
 
-    return normalise_export(step.store, raw, source=source, drop=drop, progress=step.progress)
+    return normalise_exports(step.store, raws, readings, step.progress)
 
 
 def _conditions(store: "Store", splits: "Manifest") -> "Manifest":

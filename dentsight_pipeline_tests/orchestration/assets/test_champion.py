@@ -26,7 +26,7 @@ from dentsight_pipeline.orchestration.instance import open_instance
 with open_instance() as instance:
     instance.add_dynamic_partitions("dataset", ["newer-v1"])
     told = []
-    for job, config in (("data", {"ops": {"raw_export": {"config": {"export": "phantom:24:5"}}}}), ("champion", {})):
+    for job, config in (("data", {"ops": {"raw_export": {"config": {"export": ["phantom:24:5"]}}}}), ("champion", {})):
         result = execute_here(defs.resolve_job_def(job), instance, "newer-v1", config, str(uuid.uuid4()), {})
         assert result.success
         told = [event.step_materialization_data.materialization.metadata

@@ -116,7 +116,7 @@ def screenshot(address: str, out: Path, *, size: str) -> Any:
 def test_a_run_launched_through_the_webserver_succeeds(served: Served) -> None:
     """What a person does in the UI: pick a partition, say where the export is, press Materialize."""
     served.graphql(ADD_PARTITION, selector=REPOSITORY)
-    config = {"ops": {"raw_export": {"config": {"export": "phantom:12:5"}}}}
+    config = {"ops": {"raw_export": {"config": {"export": ["phantom:12:5"]}}}}
     launched = served.graphql(
         LAUNCH,
         params={

@@ -411,6 +411,27 @@ class ToothFindingsFacts(Facts, frozen=True):
 # Releases ------------------------------------------------------------------------------------------------------------
 
 
+class ReaderAgreementFacts(Facts, frozen=True, kw_only=True):
+    """Facts of a `reader-agreement`."""
+
+    corpus: Corpus
+    """What was read."""
+    study: str
+    """Digest of the study, as it was registered before the first reading."""
+    title: str
+    """Of the study."""
+    readers: int
+    """Dentists."""
+    images: int
+    """X-rays that at least one of them finished."""
+    unfinished: int
+    """Readings that were still to be done."""
+    resamples: int
+    """Bootstrap resamples."""
+    seed: int
+    """Bootstrap seed."""
+
+
 class ReportFacts(Facts, frozen=True):
     """Facts of a `release-report`."""
 
@@ -465,6 +486,7 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.PREDICTIONS: PredictionsFacts,
     Kind.EVALUATION: EvaluationFacts,
     Kind.TOOTH_FINDINGS: ToothFindingsFacts,
+    Kind.READER_AGREEMENT: ReaderAgreementFacts,
     Kind.RELEASE_REPORT: ReportFacts,
     Kind.RELEASE: ReleaseFacts,
 }

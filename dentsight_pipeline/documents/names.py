@@ -22,6 +22,7 @@ class Kind(StrEnum):
     PREDICTIONS = "predictions"
     EVALUATION = "evaluation"
     TOOTH_FINDINGS = "tooth-findings"
+    READER_AGREEMENT = "reader-agreement"
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
     CHECK_OUTCOME = "check-outcome"
@@ -53,6 +54,7 @@ class Asset(StrEnum):
     """An input alone: the tooth detector's predictions, which `tooth_findings` makes and reads."""
     CLASS_METRICS = "class_metrics"
     TOOTH_FINDINGS = "tooth_findings"
+    READER_AGREEMENT = "reader_agreement"
     RELEASE_REPORT = "release_report"
     RELEASED_MODEL = "released_model"
     CHAMPION_METRICS = "champion_metrics"
@@ -70,6 +72,7 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
     Asset.TOOTH_PREDICTIONS: Kind.PREDICTIONS,
     Asset.CLASS_METRICS: Kind.EVALUATION,
     Asset.TOOTH_FINDINGS: Kind.TOOTH_FINDINGS,
+    Asset.READER_AGREEMENT: Kind.READER_AGREEMENT,
     Asset.RELEASE_REPORT: Kind.RELEASE_REPORT,
     Asset.RELEASED_MODEL: Kind.RELEASE,
     Asset.CHAMPION_METRICS: Kind.EVALUATION,

@@ -15,7 +15,7 @@ from dentsight_pipeline.documents.codec import Document, plain
 from dentsight_pipeline.documents.licences import Use
 
 Severity = Literal["hard", "soft"]
-Tier = Literal["0", "1", "2", "champion"]
+Tier = Literal["0", "1", "2", "3", "champion"]
 Operator = Literal[">=", "<=", "within", ">"]
 Count = Annotated[int, Meta(ge=0)]
 Sentence = Annotated[str, Meta(min_length=10)]

@@ -1,8 +1,7 @@
-"""What dentists' readings say of a model: `reader_agreement.json`, and the columns of `readings.parquet` and CSV."""
+"""What dentists' readings say of a model: `reader_agreement.json`."""
 
 from __future__ import annotations
 
-import pyarrow as pa
 from msgspec import field
 
 from dentsight_pipeline.documents.codec import Document
@@ -11,19 +10,11 @@ from dentsight_pipeline.documents.evaluation import Bounds, Measurement
 AGREEMENT_FILE, READINGS_TABLE = "reader_agreement.json", "readings.parquet"
 MODEL_READER = "model"
 """The reader that is the model."""
-READINGS = pa.schema(
-    [
-        pa.field("reader", pa.string(), nullable=False),
-        pa.field("image", pa.string(), nullable=False),  # digest of the image
-        pa.field("tooth", pa.string(), nullable=False),  # FDI
-        pa.field("condition", pa.string(), nullable=False),
-        pa.field("present", pa.int8()),  # 1, 0, or null where the image could not be read
-        pa.field("arm", pa.string(), nullable=False),  # `unaided` or `aided`; the model's own rows are `unaided`
-        pa.field("session", pa.int16(), nullable=False),  # from 0
-        pa.field("source", pa.string(), nullable=False),  # source group: the unit of resampling
-    ]
-)
-"""One row for each reader, image, tooth and condition of a finished image."""
+
+
+def reader_agreement_ref(evaluation: str) -> str:
+    """Where the store keeps the newest reader study of the model behind the evaluation of a digest."""
+    return f"reader-agreement/{evaluation[:32]}"
 
 
 class ConditionAgreement(Document, frozen=True, kw_only=True):

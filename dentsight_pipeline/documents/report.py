@@ -10,6 +10,7 @@ from dentsight_pipeline.documents.evaluation import EvaluationDocument
 from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, Corpus, PredictionsFacts, SplitsFacts
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 
 REPORT, VERDICT = "report.json", "verdict.json"
@@ -86,6 +87,8 @@ class Report(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """The head's readings; None when it was not measured."""
     champion: ChampionComparison | None
     """The comparison with the model in use; None when there is none."""
+    readers: ReaderAgreement | None = None
+    """The reader study of this model; None when none was made."""
     chain: tuple[ChainLink, ...]
     """From the newest product down to the raw export."""
     cost: Mapping[str, Cell] | None

@@ -58,19 +58,6 @@ class Study(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     model_sha256: str = ""
     """Of `model.json`; empty without a model."""
 
-    def __post_init__(self) -> None:
-        for what, names in (
-            ("reader", self.readers),
-            ("condition", self.conditions),
-            ("image", tuple(image.sha256 for image in self.images)),
-        ):
-            if len(set(names)) < len(names):
-                raise ValueError(f"a {what} is named twice")
-        if "model" in self.readers:
-            raise ValueError("a reader is named 'model', which is the model's own name")
-        if self.design == "crossover" and not self.model_sha256:
-            raise ValueError("a crossover shows the model's findings, and there are none (model_sha256)")
-
     @property
     def digest(self) -> str:
         """What is registered."""

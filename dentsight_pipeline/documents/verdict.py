@@ -19,7 +19,8 @@ Head = Literal["healthy", "collapsed", "unknown"]
 
 BLOCKING_OUTCOMES: tuple[RowOutcome, ...] = ("FAIL", "INCONCLUSIVE", "NOT EVALUABLE")
 """Row outcomes that block a release when the gate is hard and nobody overrode it, the worst first. NOT APPLICABLE does
-not: it is given to the champion rows alone, and only when there is no champion to regress from."""
+not: it is given to the champion rows when there is no champion to regress from, and to those of tier 3 when no reader
+study was made."""
 
 
 class ChampionComparison(Document, frozen=True, kw_only=True):

@@ -145,8 +145,8 @@ def dentist_agreement(
     _require_ratings(model, dentists, images)
     _, item_image = np.unique(np.asarray(images), return_inverse=True)
     n_images = int(item_image.max()) + 1
-    with_model = [_joint(model, dentist, item_image, n_images) for dentist in dentists]
-    among = [_joint(a, b, item_image, n_images) for a, b in combinations(dentists, 2)]
+    with_model = [joint_counts(model, dentist, item_image, n_images) for dentist in dentists]
+    among = [joint_counts(a, b, item_image, n_images) for a, b in combinations(dentists, 2)]
 
     def difference(weights: np.ndarray) -> np.ndarray:
         return _mean_over(with_model, kappas, weights) - _mean_over(among, kappas, weights)
@@ -245,7 +245,7 @@ def _require_ratings(model: np.ndarray, dentists: np.ndarray, images: np.ndarray
             raise EvaluationError(f"Ratings of the {who} hold {wrong[0]:g}. A finding is 1, 0 or NaN (not rated).")
 
 
-def _joint(a: np.ndarray, b: np.ndarray, item_image: np.ndarray, n_images: int) -> np.ndarray:
+def joint_counts(a: np.ndarray, b: np.ndarray, item_image: np.ndarray, n_images: int) -> np.ndarray:
     """[2, 2, I] counts per image of what readers a (axis 0) and b (axis 1) say where both rated."""
     both = ~np.isnan(a) & ~np.isnan(b)
     cells = np.zeros((2, 2, n_images))

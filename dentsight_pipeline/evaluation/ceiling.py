@@ -127,15 +127,18 @@ def _count_teeth(
         {classes[category - 1] for category in boxes if classes[category - 1] in TEETH}
         for boxes in (pair.in_a, pair.in_b)
     ]
-    found = [_on_teeth(boxes, classes) for boxes in (pair.in_a, pair.in_b)]
+    found = [on_teeth(_named(boxes, classes)) for boxes in (pair.in_a, pair.in_b)]
     for name in (classes[category - 1] for category in told):
         for tooth in numbered[0] & numbered[1]:
             counts[name].teeth[place, int((name, tooth) in found[0]), int((name, tooth) in found[1])] += 1
 
 
-def _on_teeth(boxes: Mapping[int, np.ndarray], classes: Sequence[str]) -> set[tuple[str, str]]:
-    """Conditions with the teeth that have them, in one reading."""
-    rows = [(classes[category - 1], box) for category, own in boxes.items() for box in own]
+def _named(boxes: Mapping[int, np.ndarray], classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    return [(classes[category - 1], box) for category, own in boxes.items() for box in own]
+
+
+def on_teeth(rows: Sequence[tuple[str, np.ndarray]]) -> set[tuple[str, str]]:
+    """Conditions with the teeth that have them, from the named boxes [x, y, w, h] of one image, teeth among them."""
     teeth, conditions = ([row for row in rows if (row[0] in TEETH) == wanted] for wanted in (True, False))
     if not teeth or not conditions:
         return set()

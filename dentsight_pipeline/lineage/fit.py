@@ -44,6 +44,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     Kind.EVALUATION: ((Asset.TEST_PREDICTIONS,), _SUBSETS),
     Kind.RELEASE_REPORT: (*((asset,) for asset in _BELOW_REPORT),),
     Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
+    Kind.READER_AGREEMENT: ((Asset.CLASS_METRICS,),),
     Kind.TOOTH_FINDINGS: (*((asset,) for asset in _BELOW_FINDINGS),),
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""

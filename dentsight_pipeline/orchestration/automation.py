@@ -60,6 +60,12 @@ champion_job = dg.define_asset_job(
     description="Evaluate the model in use on one dataset.",
 )
 
+readers_job = dg.define_asset_job(
+    "readers",
+    selection=dg.AssetSelection.assets(evaluation.reader_agreement, release.release_report),
+    description="Hold dentists' readings against the model of one cell, and judge it again; follows `experiment`.",
+)
+
 teeth_data_job = dg.define_asset_job(
     "teeth_data",
     selection=dg.AssetSelection.assets(data.tooth_subset),
@@ -72,7 +78,7 @@ teeth_job = dg.define_asset_job(
     description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `experiment`.",
 )
 
-jobs = [data_job, experiment_job, champion_job, teeth_data_job, teeth_job]
+jobs = [data_job, experiment_job, champion_job, teeth_data_job, teeth_job, readers_job]
 
 
 def configured_recipes() -> list[str]:

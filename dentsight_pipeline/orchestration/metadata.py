@@ -15,12 +15,14 @@ from dentsight_pipeline.documents.facts import (
     DatasetFacts,
     PreviewFacts,
     RawExportFacts,
+    ReaderAgreementFacts,
     ReleaseFacts,
     ToothFindingsFacts,
 )
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.lineage import Record
 from dentsight_pipeline.documents.names import SPLITS, Asset, Kind, raw_exports
+from dentsight_pipeline.documents.readers import AGREEMENT_FILE, ReaderAgreement
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.store import memo
 from dentsight_pipeline.store.content import build, read_bytes, read_document, read_json
@@ -147,6 +149,17 @@ def of_evaluation(store: "Store", manifest: "Manifest") -> Metadata:
 
 
 PER_TOOTH_CLASS = ("class", "n_gt", "n_found", "precision", "recall", "f1", "f1_low", "f1_high", "f1_with_true_teeth")
+
+
+def of_reader_agreement(store: "Store", manifest: "Manifest") -> Metadata:
+    """Who read how much, and Δκ by condition."""
+    facts, said = (
+        manifest.facts_as(ReaderAgreementFacts),
+        read_document(store, manifest, AGREEMENT_FILE, ReaderAgreement),
+    )
+    rows = {row.condition: "unknown" if row.delta.value is None else row.delta.value for row in said.conditions}
+    counted = {"readers": facts.readers, "images": facts.images, "unfinished": facts.unfinished}
+    return {"study": facts.study, **counted, "delta_kappa": _pairs("condition", rows, "delta_kappa")}
 
 
 def of_tooth_findings(store: "Store", manifest: "Manifest") -> Metadata:

@@ -15,6 +15,7 @@ from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.documents.study import MODEL_FILE, STUDY_FILE, ModelFinding, Study, StudyImage
 from dentsight_pipeline.documents.teeth import FINDINGS_FILE, ToothFindings
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.pages.reading import meant
 from dentsight_pipeline.store.content import read_document
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
@@ -58,17 +59,19 @@ def plan_study(store: Store, made: Manifest, folder: Path, plan: Plan) -> Study:
         )
     images, names = _chosen(store, subset, plan)
     model = _model(store, made, images, names) if made.kind == Kind.TOOTH_FINDINGS else b""
-    study = Study(
-        title=plan.title,
-        readers=tuple(plan.readers),
-        conditions=names,
-        images=images,
-        design="crossover" if plan.crossover else "unaided",
-        washout_days=plan.washout_days if plan.crossover else 0.0,
-        seed=plan.seed,
-        subset=subset.digest,
-        predictions=made.inputs[Asset.TEST_PREDICTIONS] if model else "",
-        model_sha256=hashlib.sha256(model).hexdigest() if model else "",
+    study = meant(
+        Study(
+            title=plan.title,
+            readers=tuple(plan.readers),
+            conditions=names,
+            images=images,
+            design="crossover" if plan.crossover else "unaided",
+            washout_days=plan.washout_days if plan.crossover else 0.0,
+            seed=plan.seed,
+            subset=subset.digest,
+            predictions=made.inputs[Asset.TEST_PREDICTIONS] if model else "",
+            model_sha256=hashlib.sha256(model).hexdigest() if model else "",
+        )
     )
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for image in study.images:

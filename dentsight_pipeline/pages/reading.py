@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dentsight_pipeline.documents.codec import Document, read
+from dentsight_pipeline.documents.readers import MODEL_READER
 from dentsight_pipeline.documents.study import (
     MODEL_FILE,
     READINGS_FILE,
@@ -267,7 +268,28 @@ def read_study(folder: Path) -> Study:
             f"There is no study in {folder} (no {STUDY_FILE}). Make one with `dentsight read {folder} --plan REF "
             "--reader NAME --reader NAME`, REF being a condition subset, a dataset key or findings by tooth."
         )
-    return read(path.read_bytes(), Study, path)
+    return meant(read(path.read_bytes(), Study, path))
+
+
+def meant(study: Study) -> Study:
+    """The study, when it is one that can be read.
+
+    Raises:
+        ConfigurationError: Something is named twice, or the design asks for a model that is not there.
+    """
+    named = {
+        "reader": study.readers,
+        "condition": study.conditions,
+        "image": [image.sha256 for image in study.images],
+    }
+    problems = [f"a {what} is named twice" for what, names in named.items() if len({*names}) < len(names)]
+    if MODEL_READER in study.readers:
+        problems.append(f"a reader is named {MODEL_READER!r}, which is the model's own name")
+    if study.design == "crossover" and not study.model_sha256:
+        problems.append("a crossover shows the model's findings, and there are none (plan it from findings by tooth)")
+    if problems:
+        raise ConfigurationError(f"The study {study.title!r} cannot be read: {'; '.join(problems)}.")
+    return study
 
 
 def read_model(folder: Path) -> ModelFindings:

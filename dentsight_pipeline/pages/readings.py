@@ -9,13 +9,27 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from dentsight_pipeline.documents.readers import MODEL_READER, READINGS
+from dentsight_pipeline.documents.readers import MODEL_READER
 from dentsight_pipeline.documents.study import READINGS_FILE, Finished, ModelFindings, Study, StudyEntry
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.readers import StudyReadings
 from dentsight_pipeline.pages.journal import read_journal
 from dentsight_pipeline.pages.reading import FDI, marks_of, read_model, read_study, require_registered
 
 CSV_FILE, PARQUET_FILE = "readings.csv", "readings.parquet"
+READINGS = pa.schema(
+    [
+        pa.field("reader", pa.string(), nullable=False),
+        pa.field("image", pa.string(), nullable=False),  # digest of the image
+        pa.field("tooth", pa.string(), nullable=False),  # FDI
+        pa.field("condition", pa.string(), nullable=False),
+        pa.field("present", pa.int8()),  # 1, 0, or null where the image could not be read
+        pa.field("arm", pa.string(), nullable=False),  # `unaided` or `aided`; the model's own rows are `unaided`
+        pa.field("session", pa.int16(), nullable=False),  # from 0
+        pa.field("source", pa.string(), nullable=False),  # source group: the unit of resampling
+    ]
+)
+"""One row for each reader, image, tooth and condition of a finished image."""
 
 
 def read_readings(folder: Path) -> pa.Table:
@@ -45,11 +59,11 @@ def write_readings(folder: Path) -> list[Path]:
     return [folder / CSV_FILE, folder / PARQUET_FILE]
 
 
-def unfinished(folder: Path) -> int:
-    """Readings of images that the study asks for and nobody has done yet."""
-    study = read_study(folder)
+def study_readings(folder: Path) -> StudyReadings:
+    """A study with its readings, as they are evaluated; raises as `read_readings`."""
+    study, table = read_study(folder), read_readings(folder)
     done = [entry for entry in read_journal(folder / READINGS_FILE, StudyEntry) if isinstance(entry, Finished)]
-    return len(study.readers) * len(study.images) * study.sessions - len(done)
+    return StudyReadings(study, table, len(study.readers) * len(study.images) * study.sessions - len(done))
 
 
 def _dentists(study: Study, entries: list[StudyEntry], finished: Iterable[Finished]) -> Iterable[dict[str, Any]]:

@@ -30,6 +30,7 @@ from dentsight_pipeline.documents.evaluation import (
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.licences import named_in, strictest
 from dentsight_pipeline.documents.policy import Bands, Gate, Policy
+from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.verdict import (
     BLOCKING_OUTCOMES,
     ChampionComparison,
@@ -44,7 +45,16 @@ from dentsight_pipeline.documents.verdict import (
     Verdict,
 )
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.release.policy import ENGINES_AGREE, HEAD_HEALTH, LICENCE, METRICS, PAIRED, TIER_0, nearest
+from dentsight_pipeline.release.policy import (
+    ENGINES_AGREE,
+    HEAD_HEALTH,
+    LICENCE,
+    METRICS,
+    PAIRED,
+    READERS,
+    TIER_0,
+    nearest,
+)
 from dentsight_pipeline.release.wording import bound_text, number_text, row_sentence, summary_sentences
 
 RANKING_ONLY = "ranking-only"
@@ -59,6 +69,7 @@ def judge(
     champion: ChampionComparison | None = None,
     overrides: Iterable[Override] = (),
     licences: Mapping[str, str] | None = None,
+    readers: ReaderAgreement | None = None,
 ) -> Verdict:
     """Judges one evaluation by one policy.
 
@@ -70,6 +81,7 @@ def judge(
         champion: The comparison with the model now in use, or None when there is no champion.
         overrides: Named decisions to release in spite of a hard gate. They never change an outcome.
         licences: Of everything that the model was made from, by what it is; None when nobody says.
+        readers: A reader study of this model, or None when none was made.
 
     Returns:
         The verdict; never an exception for a missed, missing or broken measurement.
@@ -78,7 +90,7 @@ def judge(
         ConfigurationError: When an override names no gate of the policy, or two name the same one.
     """
     by_gate = overrides_by_gate(overrides, policy)
-    case = _Case(evaluation, policy, health, champion, licences or {})
+    case = _Case(evaluation, policy, health, champion, licences or {}, readers)
     rows = tuple(_row(case, gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
     outcome, triggers = _overall(rows), tuple(_triggers(policy, rows))
     needed = {row.id for row in rows if row.severity == "hard" and row.outcome in BLOCKING_OUTCOMES}
@@ -156,6 +168,7 @@ class _Case:
     health: HeadHealth | None
     champion: ChampionComparison | None
     licences: Mapping[str, str]
+    readers: ReaderAgreement | None = None
 
     @property
     def population(self) -> str | None:
@@ -184,11 +197,14 @@ def _ruling(case: _Case, gate: Gate) -> _Ruling:
         return _judge_engines(case.evaluation.engines)
     if gate.metric == LICENCE:
         return _judge_licences(case.policy.uses or (), case.licences)
-    return _marked(case, gate, _judge_paired(case, gate) if gate.metric in PAIRED else _judge_measured(case, gate))
+    judged = _judge_paired if gate.metric in PAIRED else _judge_readers if gate.metric in READERS else _judge_measured
+    return _marked(case, gate, judged(case, gate))
 
 
 def _marked(case: _Case, gate: Gate, ruling: _Ruling) -> _Ruling:
     """What the head and the choice of thresholds leave of a ruling."""
+    if ruling.outcome == "NOT APPLICABLE":
+        return ruling
     uses_scores = METRICS[gate.metric].uses_scores
     marks = (OWN_THRESHOLDS,) if uses_scores and case.evaluation.thresholds_from != "valid" else ()
     if case.head[0] != "collapsed":
@@ -292,6 +308,13 @@ def _judge_paired(case: _Case, gate: Gate) -> _Ruling:
     if case.champion is None or problem:
         return _by_interval(gate, _Reading(problem=problem))
     return _by_interval(gate, _read(case, case.champion.measurements, gate.metric, gate.condition))
+
+
+def _judge_readers(case: _Case, gate: Gate) -> _Ruling:
+    """Does the model agree with dentists as well as they agree with each other, up to the margin?"""
+    if case.readers is None:
+        return _Ruling("NOT APPLICABLE", "No reader study was made of this model: not applicable.")
+    return _by_interval(gate, _read(case, case.readers.measurements, gate.metric, gate.condition))
 
 
 def _comparison_problem(case: _Case) -> str | None:

@@ -44,11 +44,14 @@ METRICS: dict[str, Metric] = {
     "left_minus_right_recall": Metric("left minus right recall", least=-1.0, uses_scores=True),
     "empty_mouth_fp_rate": Metric("empty mouths with a false positive", uses_scores=True),
     "empty_mouth_fp_per_image": Metric("false positives per empty mouth", most=math.inf, uses_scores=True),
+    "reader_delta_kappa": Metric("κ with dentists against κ among them", least=-2.0, most=2.0, uses_scores=True),
     "paired_delta_ap": Metric("AP against the champion", least=-1.0),
     "paired_delta_ap50": Metric("AP50 against the champion", least=-1.0),
 }
 PAIRED = ("paired_delta_ap", "paired_delta_ap50")
 """Differences to the champion."""
+READERS = ("reader_delta_kappa",)
+"""Differences to dentists, from a reader study."""
 HEAD_HEALTH, ENGINES_AGREE, LICENCE = "head_health", "engines_agree", "licence_allows_release"
 TIER_0 = {
     HEAD_HEALTH: "classification head",
@@ -137,7 +140,8 @@ def _problems(policy: Policy) -> Iterator[str]:
         yield "the policy is empty: it has no gates, so it would pass anything"
         return
     if not any(
-        gate.severity == "hard" and gate.metric in METRICS and gate.metric not in PAIRED for gate in policy.gates
+        gate.severity == "hard" and gate.metric in METRICS and gate.metric not in (*PAIRED, *READERS)
+        for gate in policy.gates
     ):
         yield "no hard gate on any measurement: it could never block a release"
     for metric in _NEEDED:
@@ -167,8 +171,8 @@ def _gate_problems(gate: Gate, policy: Policy) -> Iterator[str]:
 def _floor_problem(gate: Gate) -> str | None:
     """A floor that every possible value meets is no gate."""
     low, high, floor = METRICS[gate.metric].least, METRICS[gate.metric].most, gate.floor
-    if (gate.metric in PAIRED) != (gate.operator == ">"):
-        return "operator '>' belongs to the paired champion metrics, and only to them"
+    if (gate.metric in (*PAIRED, *READERS)) != (gate.operator == ">"):
+        return "operator '>' belongs to the paired metrics (champion, dentists), and only to them"
     right, words = {
         ">=": (low < floor <= high, f"floor {floor:g} decides nothing; give one in ({low:g}, {high:g}]"),
         "<=": (low <= floor < high, f"ceiling {floor:g} decides nothing; give one in [{low:g}, {high:g})"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,14 @@ from dentsight_pipeline.documents.facts import (
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.readers import AGREEMENT_FILE, ReaderAgreement, reader_agreement_ref
 from dentsight_pipeline.documents.release import chain_behind
 from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, ChainLink, Report, ReportedData
 from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.licences import licences_of
-from dentsight_pipeline.store.content import build, materialise, read_bytes
+from dentsight_pipeline.store.content import build, materialise, read_bytes, read_document
 from dentsight_pipeline.store.records import first_record
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ def chain_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
     checkpoint = store.get_manifest(predictions.inputs[Asset.TRAINED_CHECKPOINT])
     subset = store.get_manifest(evaluation.inputs[Asset.CONDITION_SUBSET])
     return dict(zip(map(str, ASSETS_BELOW), (evaluation, predictions, checkpoint, subset), strict=True))
+
+
+def study_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
+    """The newest reader study of the model behind an evaluation, by its asset's name; empty when none was made."""
+    value = store.read_ref(reader_agreement_ref(evaluation.digest))
+    return {Asset.READER_AGREEMENT: store.get_manifest(value["reader_agreement"])} if value else {}
 
 
 def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:
@@ -70,6 +78,7 @@ def verdict_on(
     policy: Policy,
     champion: ChampionComparison | None,
     overrides: tuple[Override, ...] = (),
+    readers: ReaderAgreement | None = None,
 ) -> Verdict:
     """What the gates say of a stored evaluation.
 
@@ -79,10 +88,11 @@ def verdict_on(
         policy: The gates.
         champion: From `champion.comparison_with`.
         overrides: From `overrides_of`.
+        readers: The reader study of this model, if one was made.
     """
     checkpoint = chain[Asset.TRAINED_CHECKPOINT]
     evaluation, health = evaluation_of(store, chain[Asset.CLASS_METRICS]), health_of(store, checkpoint)
-    return judge(evaluation, policy, health, champion, overrides, licences_of(store, checkpoint))
+    return judge(evaluation, policy, health, champion, overrides, licences_of(store, checkpoint), readers)
 
 
 def evaluation_of(store: Store, evaluation: Manifest) -> EvaluationDocument:
@@ -119,7 +129,7 @@ def publish_report(
 
     Args:
         store: Where everything is.
-        chain: From `chain_of`.
+        chain: From `chain_of`; with a product `reader_agreement` the study is judged and shown.
         policy: The gates.
         overrides: From `overrides_of`.
         champion: From `champion.comparison_with`.
@@ -130,7 +140,9 @@ def publish_report(
     """
     from dentsight_pipeline.release.report.build import build_report
 
-    verdict = verdict_on(store, chain, policy, champion, overrides)
+    study = chain.get(Asset.READER_AGREEMENT)
+    readers = stored_agreement(store, study) if study else None
+    verdict = verdict_on(store, chain, policy, champion, overrides, readers)
     facts = ReportFacts(
         title=title,
         verdict=verdict.outcome,
@@ -144,7 +156,8 @@ def publish_report(
     inputs = {name: product.digest for name, product in chain.items()}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
-        build_report(_report_inputs(store, chain, policy, verdict, champion, title, Path(folder)), out)
+        given = _report_inputs(store, chain, policy, verdict, champion, title, Path(folder))
+        build_report(replace(given, readers=readers), out)
         files: dict[str, Path | bytes] = {path.name: path for path in out.iterdir()}
         files[VERDICT] = pretty(verdict)
         manifest = build(store, Kind.RELEASE_REPORT, files, inputs, facts)
@@ -190,6 +203,11 @@ def _report_inputs(
         truth=Truth.of_split(test),
         images=lambda image_id: store.get_bytes(subset.entry(names[image_id]).sha256),
     )
+
+
+def stored_agreement(store: Store, made: Manifest) -> ReaderAgreement:
+    """What a stored reader study says."""
+    return read_document(store, made, AGREEMENT_FILE, ReaderAgreement)
 
 
 def show(store: Store, report: Manifest, folder: Path) -> Path:

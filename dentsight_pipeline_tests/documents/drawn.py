@@ -15,7 +15,7 @@ from msgspec import inspect
 from dentsight_pipeline import documents
 from dentsight_pipeline.documents.codec import Document
 
-TEXTS = ("", "caries", 'é "quoted"\n', "😀", "0" * 64, "a1", "None", "0.5", "x" * 40)
+TEXTS = ("", "caries", 'é "quoted"\n', "😀", "0" * 64, "a1", "None", "0.5", "x" * 40, f"images/{'0' * 64}.jpg")
 FLOATS = (0.0, 1.0, -0.5, 1e-7, 0.25, 1e21)
 
 

@@ -166,8 +166,10 @@ def test_readings_are_written_as_files_that_agreement_reads(tmp_path: Path) -> N
 )  # fmt: skip
 def test_a_study_that_cannot_be_meant_is_refused(tmp_path: Path, change: dict, told: str) -> None:
     """Two readers of one name would write into each other's readings."""
-    with pytest.raises(ValueError, match=told):
-        write_study(tmp_path / "s", **change)
+    write_study(tmp_path / "s", **change)
+
+    with pytest.raises(ConfigurationError, match=told):
+        Reading(tmp_path / "s")
 
 
 def test_without_a_study_the_remedy_is_told(tmp_path: Path) -> None:

@@ -12,15 +12,18 @@ import pytest
 from msgspec.structs import replace
 
 from dentsight_pipeline.documents.codec import convert, plain, pretty, read
-from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling, parse_evaluation
+from dentsight_pipeline.documents.evaluation import Bounds, EvaluationDocument, LabelCeiling, parse_evaluation
+from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.verdict import Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, DocumentError, EvaluationError
 from dentsight_pipeline.release import policy as policies
 from dentsight_pipeline.release.ceiling import floors_above
+from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.wording import number_text
 from dentsight_pipeline_tests.release import card_v1
-from dentsight_pipeline_tests.release.conftest import judged
+from dentsight_pipeline_tests.release.conftest import judged, measurement
 
 
 def _measured(evaluation: dict[str, Any], metric: str, name: str) -> dict[str, Any]:
@@ -49,7 +52,8 @@ def test_a_good_model_on_enough_data_passes(policy, evaluation, healthy, champio
 
     assert verdict.outcome == "PASS"
     assert verdict.releasable
-    assert all(row.outcome == "PASS" for row in verdict.rows)
+    assert {row.outcome for row in verdict.rows if row.tier != "3"} == {"PASS"}
+    assert {row.outcome for row in verdict.rows if row.tier == "3"} == {"NOT APPLICABLE"}
     assert verdict.exit_code == 0
 
 
@@ -548,7 +552,7 @@ def test_two_overrides_of_one_gate_are_refused(policy, evaluation, healthy):
         (_policy_with_gate(operator="within", floor=0.0), "half-width 0 must lie in (0, 1)"),
         (_policy_with_gate(floor=math.nan), "malformed"),
         (_policy_with_gate(severity="optional"), "'optional' - at `$.gates[4].severity` (known are hard, soft)"),
-        (_policy_with_gate(operator=">"), "belongs to the paired champion metrics"),
+        (_policy_with_gate(operator=">"), "belongs to the paired metrics"),
         (_policy_with_gate(id="tier1_calculus_ap"), "occur twice"),
         (_policy_with_gate(trigger="panic"), "unknown trigger 'panic'"),
         (_policy_with_gate(source=""), "`str` of length >= 10 - at `$.gates[4].source`"),
@@ -859,9 +863,38 @@ def test_a_policy_may_ask_for_less(policy: Policy, evaluation: dict[str, Any], h
 def test_a_policy_without_licences_keeps_its_digest(policy: Policy) -> None:
     """Reports name policies by digest; those written before must stay the policies that they were."""
     before = {name: value for name, value in plain(policy).items() if name != "uses"} | {"version": 1}
-    before["gates"] = [gate for gate in before["gates"] if gate["metric"] != policies.LICENCE]
+    later = (policies.LICENCE, *policies.READERS)
+    before["gates"] = [gate for gate in before["gates"] if gate["metric"] not in later]
 
     assert (
         policies.parse_policy(json.dumps(before)).digest
         == "928cd54633e075de9f25502e74097b92813e31b713db0ac5687dea2b9abb3962"
     )
+
+
+def study(value: float, low: float, high: float) -> ReaderAgreement:
+    """A reader study that gives one Δκ for all conditions."""
+    names = ("all", "caries", "periapical-radiolucency")
+    rows = [measurement("reader_delta_kappa", name, value, low, high, n=900, unit_count=30) for name in names]
+    told = {"title": "Thirty", "readers": ["x", "y"], "images": 30, "unfinished": 0, "conditions": [], "arms": []}
+    return convert({**told, "measurements": rows}, ReaderAgreement, "a study")
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [(None, "NOT APPLICABLE"), ((0.02, -0.03, 0.06), "PASS"), ((-0.2, -0.3, -0.1), "FAIL"),
+     ((0.0, -0.1, 0.1), "INCONCLUSIVE")],
+)  # fmt: skip
+def test_tier_3_asks_a_reader_study_and_is_soft(
+    evaluation: dict[str, Any], policy: Policy, healthy: dict[str, Any], given: Any, outcome: str
+) -> None:
+    """Without a study the rows say so and block nothing; with one the lower bound must stay above minus the margin."""
+    health = convert(healthy, HeadHealth, "health.json")
+    measured = convert(evaluation, EvaluationDocument, "evaluation.json")
+
+    verdict = judge(measured, policy, health, readers=study(*given) if given else None)
+
+    rows = [row for row in verdict.rows if row.tier == "3"]
+    assert [row.outcome for row in rows] == [outcome] * 3
+    assert {row.severity for row in rows} == {"soft"}
+    assert not any(row.blocks for row in rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -15,6 +16,8 @@ from dentsight_pipeline.orchestration.partitions import cells
 from dentsight_pipeline.orchestration.product import Made, Step, product
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.evaluation.readers import StudyReadings
+    from dentsight_pipeline.store.canonical import JSON
     from dentsight_pipeline.store.manifest import Manifest
 
 
@@ -69,3 +72,31 @@ def _predict_and_join(step: Step[EvaluationConfig], chain: "Mapping[str, Manifes
     teeth = step.store.get_manifest(seen.digest)
     made = publish_tooth_findings(step.store, chain, teeth, resamples=step.config.resamples, seed=step.config.seed)
     return Made(made.digest, seen.record)
+
+
+class StudyConfig(EvaluationConfig):
+    """Which readings are held against the model."""
+
+    study: str
+    """Folder of a reader study of this model: `dentsight read FOLDER --plan …`."""
+
+
+@product(cells, reads=[class_metrics], settings=StudyConfig, group_name="evaluation", kinds={"python", "parquet"})
+def reader_agreement(step: Step[StudyConfig]) -> dg.MaterializeResult:
+    """Dentists' readings of test images: does the model agree with them as they agree with each other?"""
+    from dentsight_pipeline.pages.readings import study_readings
+
+    evaluation, given = step.read(class_metrics), study_readings(Path(step.config.study))
+    config = {"study": given.study.digest, "readings": given.digest, **_bootstrap(step.config)}
+    return step.once(partial(_held_against, step, evaluation, given), metadata.of_reader_agreement, config)
+
+
+def _bootstrap(config: EvaluationConfig) -> dict[str, "JSON"]:
+    return {"resamples": config.resamples, "seed": config.seed}
+
+
+def _held_against(step: Step[StudyConfig], evaluation: "Manifest", given: "StudyReadings") -> "Manifest":
+    from dentsight_pipeline.evaluation.readers import publish_reader_agreement
+
+    config = step.config
+    return publish_reader_agreement(step.store, evaluation, given, resamples=config.resamples, seed=config.seed)

@@ -51,7 +51,7 @@ class ReportConfig(dg.Config):
     cells,
     reads=[condition_subset, trained_checkpoint, test_predictions, class_metrics],
     settings=ReportConfig,
-    version="2",
+    version="3",
     group_name="release",
     kinds={"html", "json"},
     automation_condition=on_new_content(),
@@ -64,6 +64,7 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     chain = step.reads(product.chain_of(step.store, step.read(class_metrics)))
     policy, overrides = load_policy(step.config.policy), step.config.overrides
     state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
+    chain = {**chain, **step.reads(product.study_of(step.store, chain[Asset.CLASS_METRICS]))}
     config = {"policy": policy.digest, "overrides": overrides, "champion": state}
     show, make = partial(_write_and_show, step), partial(_judge, step, chain, policy, product.overrides_of(overrides))
     return _with_gates(step, step.once(make, show, config))

@@ -28,6 +28,7 @@ from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, Prediction
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.policy import Policy
+from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.report import Banner, ChainLink, Report, ReportedData, ShownImage
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 from dentsight_pipeline.errors import EvaluationError
@@ -47,8 +48,8 @@ LIMITS: tuple[str, ...] = (
     "This is not a medical device, and nothing in this report makes it one. It is for research; no clinical decision, "
     "billing or treatment may rest on it.",
     "The boxes name a condition, not a tooth: without the stage-1 teeth they do not say where in the mouth it is.",
-    "Agreement with dentists (Tier 3) is not part of these gates. Labels are one reading each unless the data section "
-    "says otherwise; where dentists disagree, a figure cannot be better than they are.",
+    "Agreement with dentists (Tier 3) is known only where a reader study was made. Labels are one reading each unless "
+    "the data section says otherwise; where dentists disagree, a figure cannot be better than they are.",
     "All figures hold for X-rays like those of this corpus: other machines, ages and populations were not tested.",
     "Intervals cover the choice of test images alone, not that of training images, seeds or annotators.",
 )
@@ -82,6 +83,8 @@ class ReportInputs:
     """Name → address, e.g. the MLflow run; only http and https become links."""
     champion: ChampionComparison | None = None
     """The comparison given to `judge`."""
+    readers: ReaderAgreement | None = None
+    """The reader study given to `judge`."""
     truth: Truth | None = None
     """The ground truth evaluated, for the pictures."""
     images: Images | None = None
@@ -177,6 +180,7 @@ def report_facts(inputs: ReportInputs, gallery: Sequence[Example], problems: Seq
         predictions=inputs.predictions,
         health=inputs.health,
         champion=inputs.champion,
+        readers=inputs.readers,
         chain=tuple(inputs.chain),
         cost=inputs.cost,
         links=inputs.links,

@@ -86,7 +86,7 @@ CODE_VERSIONS = {
     "class_metrics": "3",
     "normalized_splits": "2",
     "raw_export": "2",
-    "release_report": "2",
+    "release_report": "3",
     "tooth_findings": "2",
     "trained_checkpoint": "2",
 }

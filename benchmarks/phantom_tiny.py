@@ -84,7 +84,7 @@ def write_folder(given: argparse.Namespace, store: Store, subset: Manifest, chec
     (out / "checkpoint.json").write_bytes(product.to_bytes())
     (out / "subset.json").write_bytes(subset.to_bytes())
     told = figures(given, store, subset, checkpoint)
-    text = README.format(steps=recipe.max_steps, **vars(given), **told)
+    text = README.format(**{**vars(given), **told, "steps": recipe.max_steps})
     (out / "README.md").write_text(text, "utf-8")
     return out
 

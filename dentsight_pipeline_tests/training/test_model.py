@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.detector import Preprocessing
@@ -133,6 +135,27 @@ def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path, smoke: Rec
 
     with pytest.raises(ConfigurationError, match="of type 'rt_detr', this trainer needs 'd_fine'"):
         models.build(smoke, CONDITIONS, weights=tmp_path)
+
+
+def test_weights_of_the_package_are_what_this_version_names(
+    saved: Path, smoke: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One name, one file: a recipe that says where it starts must mean the same weights on every machine."""
+    (tmp_path / "training" / "weights").mkdir(parents=True)
+    saved.rename(tmp_path / "training" / "weights" / "drawn")
+    file = tmp_path / "training" / "weights" / "drawn" / "model.safetensors"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(models.resources, "files", lambda _: tmp_path / "training")
+    monkeypatch.setattr(models, "PACKAGED", {"drawn": digest})
+
+    recipe = smoke.override({"weights": "drawn"})
+    loaded = models.build(recipe, CONDITIONS)
+
+    expected = load_file(file)["model.decoder.layers.0.final_layer_norm.weight"]
+    assert torch.equal(loaded.state_dict()["model.decoder.layers.0.final_layer_norm.weight"], expected)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match=f"weights 'drawn'.*{digest}.*Install dentsight_pipeline again"):
+        models.build(recipe, CONDITIONS)
 
 
 def test_the_class_prior_sets_the_first_scores(smoke: Recipe):

@@ -47,7 +47,7 @@ def write_croissant(subset: Manifest, parquet: Mapping[str, Path], out: Path) ->
     metadata = mlc.Metadata(
         name=f"dentsight-{subset.kind}",
         description=description(subset),
-        license=[facts.corpus.licence],
+        license=list(dict.fromkeys(corpus.licence for corpus, _ in facts.by_export.values())),
         url=facts.source.url or None,
         distribution=[_file(split, path, out.parent) for split, path in parquet.items()],
         record_sets=[_classes(facts), *(_records(split, facts.splits[split].images) for split in parquet)],
@@ -91,8 +91,9 @@ def _records(split: str, rows: int) -> mlc.RecordSet:
             for name, kind, text in _OBJECTS
         ],
     )
+    covered = _field(split, "covered", mlc.DataType.INT64, "Classes that were looked for.", repeated=True)
     text = f"The {split} split, {rows} images."
-    return mlc.RecordSet(id=split, name=split, description=text, fields=[*plain, image, objects])
+    return mlc.RecordSet(id=split, name=split, description=text, fields=[*plain, image, covered, objects])
 
 
 def _field(

@@ -7,7 +7,9 @@ import, so only the command that exports imports this module.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,13 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import ClassLabel, Features, Image, List, Value
 
+from dentsight_pipeline.data.coverage import names_of
 from dentsight_pipeline.data.json_blocks import Content, json_blocks
 from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.licences import strictest
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.progress import Progress
 
@@ -41,9 +47,10 @@ def write_huggingface(
     """Write a folder that `datasets.load_dataset(folder)` loads, images inside.
 
     One Parquet file a split and one row an image: `image_id`, `image` (the encoded bytes, decoded on access), `width`,
-    `height`, `sha256`, `source_group`, `clean`, `partial_annotation` and `objects`, which holds lists of equal length:
-    `id`, `bbox` ([x, y, width, height], pixels), `category` (a `ClassLabel`: category id - 1), `area` (px²) and
-    `loose`. An image without annotations has empty lists.
+    `height`, `sha256`, `source_group`, `clean`, `partial_annotation`, `covered` (labels that were looked for: an image
+    without a box is a negative of those alone) and `objects`, which holds lists of equal length: `id`, `bbox` ([x, y,
+    width, height], pixels), `category` (a `ClassLabel`: category id - 1), `area` (px²) and `loose`. An image without
+    annotations has empty lists.
 
     Args:
         store: Where the subset is.
@@ -106,7 +113,9 @@ def features(classes: Sequence[str]) -> Features:
     numbers = {name: Value("int64") for name in ("width", "height")}
     texts = {name: Value("string") for name in ("sha256", "source_group")}
     flags = {name: Value("bool") for name in ("clean", "partial_annotation")}
-    return Features({"image_id": Value("int64"), "image": Image(), **numbers, **texts, **flags, "objects": objects})
+    covered = {"covered": List(ClassLabel(names=list(classes)))}
+    first = {"image_id": Value("int64"), "image": Image()}
+    return Features({**first, **numbers, **texts, **flags, **covered, "objects": objects})
 
 
 def _groups(store: Store, split: Split) -> Iterator[tuple[int, list[bytes]]]:
@@ -131,6 +140,7 @@ def _rows(split: Split, first: int, images: list[bytes], schema: pa.Schema) -> p
     lists = {name: pa.ListArray.from_arrays(pa.array(ends - ends[0], pa.int32()), v) for name, v in values.items()}
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         **{name: rows[name] for name in rows.column_names if name in schema.names},
+        "covered": _labels(rows["covered"]),
         "image_id": rows["id"],
         "image": pa.array([{"bytes": data, "path": name} for data, name in zip(images, names, strict=True)]),
         "objects": pa.StructArray.from_arrays(
@@ -141,10 +151,22 @@ def _rows(split: Split, first: int, images: list[bytes], schema: pa.Schema) -> p
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
 
 
+def _labels(covered: pa.ChunkedArray) -> pa.ListArray:
+    """Class labels (category id - 1) of a column of category ids."""
+    lists = covered.combine_chunks()
+    offsets = np.concatenate([[0], lists.value_lengths().to_numpy().cumsum()])
+    ids = lists.flatten().to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ids.astype(np.int64) - 1))
+
+
 def _card(subset: Manifest, splits: Sequence[str]) -> str:
     """The dataset card: where `load_dataset` finds the splits, and what a reader must know."""
     files = [{"split": name, "path": f"{name}.parquet"} for name in splits]
-    head = {"configs": [{"config_name": "default", "data_files": files}], "task_categories": ["object-detection"]}
+    head = {
+        "license": strictest([subset.facts_as(SubsetFacts).corpus.licence]).id,
+        "configs": [{"config_name": "default", "data_files": files}],
+        "task_categories": ["object-detection"],
+    }
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n# {subset.kind}\n\n{description(subset)}\n"
 
 
@@ -156,6 +178,7 @@ def description(subset: Manifest) -> str:
         f"Panoramic dental X-rays with boxes of {len(facts.classes)} classes, from {facts.corpus.name}. "
         f"Licence: {facts.corpus.licence}. "
         f"Labels of the source {facts.mapping.source!r}, mapping {facts.mapping.digest}. {loose}"
+        "A class without a box in an image says nothing where it is not among those looked for (`covered`). "
         "Images whose field `clean` is false share their source with another split. Not for clinical decisions. "
         f"Made by dentsight_pipeline from the subset {subset.digest}."
     )
@@ -163,6 +186,8 @@ def description(subset: Manifest) -> str:
 
 def write_coco(store: Store, subset: Manifest, folder: Path, progress: Progress | None = None) -> list[Path]:
     """Write each split as `<split>/_annotations.coco.json` with its images beside it, as Roboflow's exports lie.
+
+    `dentsight.yaml` says what was looked for and under which licence, so that it is not lost when it is read again.
 
     Args:
         store: Where the subset is.
@@ -190,7 +215,25 @@ def write_coco(store: Store, subset: Manifest, folder: Path, progress: Progress 
         files.append(folder / name / "_annotations.coco.json")
         with files[-1].open("wb") as file:
             file.writelines(json_blocks(_coco(subset, split, names)))
+    (folder / "dentsight.yaml").write_text(_own_mapping(subset, [*splits.values()]), "utf-8")
     return files
+
+
+def _own_mapping(subset: Manifest, splits: Sequence[Split]) -> str:
+    """How the files are to be read again; images that differ from most in what was looked for are named."""
+    looked_for = {
+        PurePosixPath(path).name: names_of(compress(split.classes, row))
+        for split in splits
+        for path, row in zip(split.images["file_name"].to_pylist(), split.covered, strict=True)
+    }
+    most = Counter(looked_for.values()).most_common(1)[0][0] if looked_for else ()
+    own = OwnMapping(
+        source=f"{subset.kind}-{subset.digest[:8]}",
+        licence=subset.facts_as(SubsetFacts).corpus.licence,
+        covers=most,
+        images={name: words for name, words in looked_for.items() if words != most},
+    )
+    return yaml.safe_dump(codec.plain(own), sort_keys=False, allow_unicode=True)
 
 
 def _coco(subset: Manifest, split: Split, names: Sequence[str]) -> Content:

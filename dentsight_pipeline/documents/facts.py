@@ -249,6 +249,12 @@ class DatasetFacts(Facts, frozen=True, kw_only=True, omit_defaults=True):
     exports: tuple[ExportPart, ...] = ()
     """What each brought, where there are several; absent where there is one."""
 
+    @property
+    def by_export(self) -> dict[str, tuple[Corpus, AppliedMapping]]:
+        """Corpus and label mapping of each export, by its name."""
+        several = {part.name: (part.corpus, part.mapping) for part in self.exports}
+        return several or {self.corpus.name: (self.corpus, self.mapping)}
+
 
 class SplitsFacts(DatasetFacts, frozen=True):
     """Facts of `normalized-splits`."""

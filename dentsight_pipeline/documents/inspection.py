@@ -80,6 +80,8 @@ class Inspection(Document, frozen=True, kw_only=True):
     """Classes that the source marks loosely."""
     coverage: Mapping[str, tuple[str, ...]]
     """What was looked for, by export: `teeth` for all 32, each condition by its name."""
+    licences: Mapping[str, str]
+    """By export, as it or its mapping says; `unknown` where neither does."""
     repairs: Mapping[str, int]
     """Things mended, by kind."""
     accepted_repairs: tuple[str, ...]

@@ -65,6 +65,11 @@ class RegisteredDataset(Document, frozen=True, kw_only=True):
         """Where its exports were read from, in words."""
         return words(export.location for export in self.exports)
 
+    @property
+    def asked(self) -> str:
+        """How its exports are read, as the command line says it."""
+        return _reading(self.exports, self.drop)
+
     def reading(self, raw_export: str) -> Reading:
         """How one of its exports is read."""
         own = next((export for export in self.exports if export.raw_export == raw_export), None)

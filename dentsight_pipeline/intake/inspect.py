@@ -129,7 +129,8 @@ def _report(looked: Sequence[_Looked], result: NormalisedDocument, lacking: Sequ
         classes={name: row for name, row in rows.items() if name in CONDITIONS or row["total"]},
         labels=tuple(row for row in result.labels if row.raw_name not in unknown),
         loose_classes=facts.loose_classes,
-        coverage={name: names_of(covered_classes(mapping)) for name, mapping in _mappings(facts).items()},
+        coverage={name: names_of(covered_classes(mapping)) for name, (_, mapping) in facts.by_export.items()},
+        licences={name: corpus.licence for name, (corpus, _) in facts.by_export.items()},
         repairs=facts.repairs,
         accepted_repairs=tuple(sorted({kind for raw in raws for kind in raw.accepted_repairs})),
         repair_list=codec.read(b"".join(json_blocks(result.repairs)), tuple[Mapping[str, Cell], ...], "the repairs"),
@@ -145,11 +146,6 @@ def _report(looked: Sequence[_Looked], result: NormalisedDocument, lacking: Sequ
         privacy=facts.privacy,
         refusals=(*_refusals(looked), *map(_refusal, lacking)),
     )
-
-
-def _mappings(facts: SplitsFacts) -> dict[str, AppliedMapping]:
-    """The mapping of each export by its name."""
-    return {part.name: part.mapping for part in facts.exports} or {facts.corpus.name: facts.mapping}
 
 
 def _refusals(looked: Sequence[_Looked]) -> Iterator[Refusal]:

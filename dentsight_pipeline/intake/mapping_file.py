@@ -30,7 +30,7 @@ MAPPING_FILE = "dentsight.yaml"
 """Where an export itself says how it is to be read, at its root."""
 AUTO = "auto"
 """Stands for no mapping of one's own: the export's, else a packaged one by its fingerprint."""
-_LARGEST = 4 << 20
+_LARGEST = 32 << 20
 _REMEDY = "`dentsight inspect EXPORT --write-mapping FILE` writes one to fill in."
 
 

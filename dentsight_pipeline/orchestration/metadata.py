@@ -58,7 +58,7 @@ def of_raw_exports(store: "Store", manifest: "Manifest", locations: Mapping[str,
     if manifest.kind == Kind.RAW_EXPORT:
         return _of_raw_export(manifest, locations[manifest.digest])
     each = [_of_raw_export(store.get_manifest(digest), locations[digest]) for digest in raw_exports(manifest.inputs)]
-    return {"exports": table(each, ("location", "corpus", "licence", "files", "bytes"))}
+    return {"exports": table(each, ("location", "corpus", "licence", "labels", "files", "bytes"))}
 
 
 def _of_raw_export(manifest: "Manifest", location: str) -> Metadata:
@@ -68,6 +68,7 @@ def _of_raw_export(manifest: "Manifest", location: str) -> Metadata:
         "location": location,
         "corpus": f"{corpus.name} ({corpus.kind})",
         "licence": corpus.licence,
+        "labels": f"{facts.label_source.source} ({facts.label_source.evidence})",
         "files": len(manifest.entries),
         "bytes": manifest.size,
         "manifest": _json_of(manifest),

@@ -38,8 +38,8 @@ def _of_input(store: Store, name: str, digest: str) -> dict[str, str]:
         return {f"{name} {digest[:12]}": "unknown"}
     if name == Asset.INITIAL_CHECKPOINT:
         return licences_of(store, store.get_manifest(digest))
-    corpus = store.get_manifest(digest).facts_as(DatasetFacts).corpus
-    return {f"data {corpus.name}": corpus.licence}
+    exports = store.get_manifest(digest).facts_as(DatasetFacts).by_export
+    return {f"data {name}": corpus.licence for name, (corpus, _) in exports.items()}
 
 
 def _add(found: dict[str, str], more: Mapping[str, str]) -> None:

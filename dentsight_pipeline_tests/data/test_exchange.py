@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from dentsight_pipeline.data.ontology import CONDITIONS
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, IMAGES, Split
-from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.facts import SplitsFacts, SubsetFacts
+from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
-from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -69,6 +71,8 @@ def test_one_line_of_hugging_face_datasets_loads_images_boxes_and_class_names(
     assert train[3]["objects"]["area"] == [42.0, 42.0]
     assert train[2]["objects"]["bbox"] == []
     assert train.features["objects"]["category"].feature.names == list(CONDITIONS)
+    assert train[2]["covered"] == list(range(13))
+    assert train.features["covered"].feature.names == list(CONDITIONS)
     split = read_split(store, subset, "train")
     for name in ("sha256", "source_group", "clean", "width", "partial_annotation"):
         assert list(train[name]) == split.images[name].to_pylist()
@@ -171,6 +175,30 @@ def test_the_coco_folder_is_an_export_that_is_read_back(tmp_path: Path, store: S
         assert (tmp_path / "coco" / "train" / image["file_name"]).read_bytes() == store.get_bytes(image["sha256"])
 
 
+def test_what_was_looked_for_and_the_licence_come_back_with_a_coco_folder(tmp_path: Path, store: Store) -> None:
+    """Without them somebody else's negatives would be images that nobody had looked at."""
+    builder = ExportBuilder(tmp_path / "export", names=("root", "Cavity", "Implant"))
+    for _ in range(2):
+        builder.image("train", {"Cavity": BOXES})
+    builder.image("test", {"Implant": [[5, 5, 9, 9]]})
+    declared = OwnMapping(
+        source="mine",
+        licence="CC BY-NC 4.0",
+        covers=("caries", "implant", "bridge"),
+        images={builder.file_of("test", 0).name: ("implant",)},
+    )
+    raw = ingest_export(builder.write(), store, Request(mapping=declared))
+    subset = select_conditions(store, normalise_export(store, raw))
+
+    exchange.write_coco(store, subset, tmp_path / "coco")
+    again = normalise_export(store, ingest_export(tmp_path / "coco", store))
+
+    assert again.facts_as(SplitsFacts).corpus.licence == "CC BY 4.0; CC BY-NC 4.0"
+    for name, classes in (("train", ["caries", "bridge", "implant"]), ("test", ["implant"])):
+        there = read_split(store, select_conditions(store, again), name)
+        assert list(compress(CONDITIONS, there.covered[0])) == classes
+
+
 def test_no_original_name_leaves_with_an_export(
     tmp_path: Path, store: Store, subset: Manifest, export: ExportBuilder
 ) -> None:
@@ -203,4 +231,6 @@ def test_the_croissant_document_validates_and_its_records_can_be_read(
     assert records[1]["train/clean"]
     assert records[1]["train/image"].size == (64, 48)
     assert list(records[3]["train/objects"]["train/objects/category"]) == [0, 0]
+    assert list(records[3]["train/covered"]) == list(range(13))
+    assert dataset.metadata.license == ["CC BY 4.0"]
     assert [str(record["classes/name"]) for record in dataset.records("classes")] == list(CONDITIONS)

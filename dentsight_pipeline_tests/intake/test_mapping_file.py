@@ -181,6 +181,7 @@ def test_inspect_tells_what_a_mapping_does(builder: ExportBuilder, mine: Path) -
 
     assert report.refusals == ()
     (covered,) = report.coverage.values()
+    assert [*report.licences.values()] == ["CC BY 4.0"]
     assert covered == ("teeth", "caries", "crown", "periapical-radiolucency", "bridge")
     assert any(
         line.startswith("Not looked for, so no image is healthy of them: calculus") for line in summary_lines(report)

@@ -82,8 +82,11 @@ def _register_and_show(
     key: str, plan: "Sequence[Acquisition]", made: Sequence[Made], replace: str, store: "Store", whole: "Manifest"
 ) -> metadata.Metadata:
     exports = [one.registered_as(raw.digest) for one, raw in zip(plan, made, strict=True)]
-    register_dataset(store, key, whole.digest, exports, drop=plan[0].drop, accept=plan[0].accept, replace=replace)
-    return metadata.of_raw_exports(store, whole, {export.raw_export: export.location for export in exports})
+    known = register_dataset(
+        store, key, whole.digest, exports, drop=plan[0].drop, accept=plan[0].accept, replace=replace
+    )
+    told = metadata.of_raw_exports(store, whole, {export.raw_export: export.location for export in exports})
+    return {**told, "read with": known.asked}
 
 
 @product(

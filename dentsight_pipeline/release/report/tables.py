@@ -6,7 +6,7 @@ Belongs here: what a row says. How a row looks is the business of `templates/`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dentsight_pipeline.data.coverage import covered_classes, names_of
@@ -22,7 +22,7 @@ from dentsight_pipeline.documents.evaluation import (
     EvaluationDocument,
     SampleSizes,
 )
-from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, DatasetFacts
+from dentsight_pipeline.documents.facts import AppliedMapping, Cell, CheckpointFacts, DatasetFacts
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.licences import strictest
 from dentsight_pipeline.documents.names import CorpusKind
@@ -174,19 +174,35 @@ def data_rows(data: ReportedData | None) -> list[Row]:
 
 def reading_rows(data: DatasetFacts) -> list[Row]:
     """How the export was read: what its labels became, what was left out, mended and not looked for."""
-    mapping, mended = data.mapping, Counter(data.repairs)
+    mended, exports = Counter(data.repairs), data.by_export
     copies = {name: mended.pop(name) for name in _COPIES if name in mended}
-    uncovered = [name for name in data.classes if name not in covered_classes(mapping)]
     told = {
-        "Label mapping": f"{mapping.source} ({mapping.chosen_by}: {mapping.evidence})",
+        **{f"Label mapping{_of(name, exports)}": _mapping(mapping) for name, (_, mapping) in exports.items()},
         "Dropped labels": counted({name: count for name, count in data.dropped.items() if count}),
-        "Dropped on request": ", ".join(mapping.drop),
+        "Dropped on request": ", ".join(data.mapping.drop),
         "Loose labels": ", ".join(sorted(data.loose_classes)),
         "Repairs": counted(mended),
         "Duplicate boxes left out": counted(copies),
-        "Not looked for": ", ".join(names_of(uncovered)),
+        **{
+            f"Not looked for{_of(name, exports)}": ", ".join(_uncovered(data.classes, mapping))
+            for name, (_, mapping) in exports.items()
+        },
     }
     return [(name, value) for name, value in told.items() if value]
+
+
+def _of(name: str, exports: Collection[str]) -> str:
+    """Which export a row is about, where there are several."""
+    return f" of {name}" if len(exports) > 1 else ""
+
+
+def _mapping(mapping: AppliedMapping) -> str:
+    return f"{mapping.source} ({mapping.chosen_by}: {mapping.evidence})"
+
+
+def _uncovered(classes: Iterable[str], mapping: AppliedMapping) -> tuple[str, ...]:
+    looked_for = covered_classes(mapping)
+    return names_of(name for name in classes if name not in looked_for)
 
 
 def counted(counts: Mapping[str, int]) -> str:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
 from dentsight_pipeline.documents.evaluation import read_evaluation
-from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
@@ -483,6 +483,25 @@ def test_page_and_card_say_how_the_labels_were_read(inputs: Any, tmp_path: Path)
     for what, value in told.items():
         assert f'>{what}</th><td class="anywhere">{value}</td>' in html.replace(' scope="row"', ""), what
         assert f"| {what} | {value} |" in card, what
+
+
+def test_each_of_several_exports_says_how_it_was_read(inputs: Any) -> None:
+    """One set's teeth and another's conditions are one dataset, but not one declaration."""
+    data = inputs(["caries", "crown"]).data
+    coverage = Coverage(declared=False, classes=("caries",), digest="0" * 64)
+    more = {"raw_export": "", "corpus": data.corpus, "source": data.source, "annotations": 0}
+    counts = {"images": {}, "same_bytes": 0, "same_source": 0}
+    parts = (
+        ExportPart(name="A", mapping=data.mapping, **more, **counts),
+        ExportPart(name="B", mapping=structs.replace(data.mapping, source="mine", coverage=coverage), **more, **counts),
+    )
+
+    told = dict(tables_module.reading_rows(structs.replace(data, exports=parts)))
+
+    assert told["Label mapping of A"].startswith("opg-reporting")
+    assert told["Label mapping of B"].startswith("mine")
+    assert told["Not looked for of B"] == "crown"
+    assert "Not looked for of A" not in told
 
 
 def test_huggingface_parses_the_model_card(plain):

@@ -119,7 +119,7 @@ def run(
     dataset: Annotated[str, typer.Option(help="Dataset key; default: the demo's.")] = "",
     recipe: Annotated[str, typer.Option(help="Named recipe.")] = "smoke",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="field=value of the recipe; repeatable.")] = None,
-    policy: Annotated[str, typer.Option(help="Gate policy: card, phantom, or a file.")] = "card",
+    policy: Annotated[str, typer.Option(help="Gate policy: card, partial-labels, phantom, or a file.")] = "card",
     drop: Annotated[list[str] | None, typer.Option(help="Label to drop on purpose; repeatable.")] = None,
     accept_repairs: Accept = None,
     unlabelled_are_negative: Unlabelled = False,
@@ -205,7 +205,7 @@ def agreement(
 @app.command()
 def gate(
     evaluation: Annotated[Path, typer.Option(help="Folder written by `dentsight evaluate`.")],
-    policy: Annotated[str, typer.Option(help="card, phantom, or a policy file.")] = "card",
+    policy: Annotated[str, typer.Option(help="card, partial-labels, phantom, or a policy file.")] = "card",
     health: Annotated[Path | None, typer.Option(help="health.json of the checkpoint.")] = None,
     override: Annotated[list[str] | None, typer.Option(help='gate_id="Name: reason"; repeatable.')] = None,
     licence: Annotated[

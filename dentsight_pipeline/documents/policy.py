@@ -91,6 +91,9 @@ class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """Words for classes without a floor."""
     notes: tuple[str, ...] = ()
     """What must be known beside the verdict."""
+    only_looked_for: bool = False
+    """Judges what was looked for: a row of a class that no test image was looked at for is NOT APPLICABLE instead of
+    INCONCLUSIVE, and a macro row asks for no more classes than were looked for."""
     triggers: dict[str, str] = field(default_factory=dict)
     """Trigger id → the sentence to print when it fires."""
     gates: tuple[Gate, ...]
@@ -101,7 +104,8 @@ class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     @property
     def digest(self) -> str:
         """sha256 of the policy's canonical JSON (RFC 8785): spacing and key order do not matter, content does."""
-        return hashlib.sha256(rfc8785.dumps(plain(self))).hexdigest()
+        told = {name: value for name, value in plain(self).items() if (name, value) != ("only_looked_for", False)}
+        return hashlib.sha256(rfc8785.dumps(told)).hexdigest()
 
     @property
     def gate_ids(self) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ Head = Literal["healthy", "collapsed", "unknown"]
 
 BLOCKING_OUTCOMES: tuple[RowOutcome, ...] = ("FAIL", "INCONCLUSIVE", "NOT EVALUABLE")
 """Row outcomes that block a release when the gate is hard and nobody overrode it, the worst first. NOT APPLICABLE does
-not: it is given to the champion rows when there is no champion to regress from, and to those of tier 3 when no reader
-study was made."""
+not: it is given to the champion rows when there is no champion to regress from, to those of tier 3 when no reader study
+was made, and to classes that nobody looked for under a policy that judges only what was looked for."""
 
 
 class ChampionComparison(Document, frozen=True, kw_only=True):

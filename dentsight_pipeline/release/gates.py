@@ -55,7 +55,13 @@ from dentsight_pipeline.release.policy import (
     TIER_0,
     nearest,
 )
-from dentsight_pipeline.release.wording import bound_text, number_text, row_sentence, summary_sentences
+from dentsight_pipeline.release.wording import (
+    bound_text,
+    coverage_sentences,
+    number_text,
+    row_sentence,
+    summary_sentences,
+)
 
 RANKING_ONLY = "ranking-only"
 OWN_THRESHOLDS = "thresholds not chosen on valid"
@@ -113,9 +119,20 @@ def judge(
         overrides=tuple(override for gate, override in by_gate.items() if gate in needed),
         unused_overrides=tuple(override for gate, override in by_gate.items() if gate not in needed),
         notes=policy.notes,
-        sentences=summary_sentences(outcome, rows, triggers, policy.never_for_xrays),
+        sentences=(
+            *summary_sentences(outcome, rows, triggers, policy.never_for_xrays),
+            *coverage_sentences(policy, case.not_looked_for, _asks_for_unknown(case, rows)),
+        ),
         licences=case.licences,
     )
+
+
+def _asks_for_unknown(case: _Case, rows: Sequence[GateRow]) -> bool:
+    """Whether a hard gate needs a class that nobody looked for, so that no model can pass on these images."""
+    unknown = case.not_looked_for
+    looked_for = len(case.policy.classes) - len(unknown)
+    needed = {gate.id: _present_needed(case, gate) for gate in case.policy.gates}
+    return any(row.counts and (row.condition in unknown or needed[row.id] > looked_for) for row in rows)
 
 
 def overrides_by_gate(overrides: Iterable[Override], policy: Policy) -> dict[str, Override]:
@@ -183,6 +200,13 @@ class _Case:
         if self.population == "all" and "clean" in self.evaluation.populations:
             return "The evaluation has clean images, but asks the gates to read all of them, leaked ones included."
         return None
+
+    @cached_property
+    def not_looked_for(self) -> tuple[str, ...]:
+        """Classes of the policy of which the gated images tell nothing."""
+        counts = self.evaluation.gated.looked_at if self.evaluation.gated else {}
+        known = self.evaluation.classes or self.policy.classes
+        return tuple(name for name in self.policy.classes if name not in known or counts.get(name) == 0)
 
     @cached_property
     def head(self) -> tuple[Head, _Ruling]:
@@ -280,7 +304,17 @@ def _count(number: int | None) -> int | None:
 # Deciding ------------------------------------------------------------------------------------------------------------
 
 
+def _judge_unknown(case: _Case, gate: Gate) -> _Ruling:
+    """A class that no image was looked at for is unknown, whatever a file says of it."""
+    because = f"No test image was looked at for {gate.condition}, so nothing is known of it."
+    if case.policy.only_looked_for:
+        return _Ruling("NOT APPLICABLE", because)
+    return _by_interval(gate, _Reading(problem=because))
+
+
 def _judge_measured(case: _Case, gate: Gate) -> _Ruling:
+    if gate.condition in case.not_looked_for:
+        return _judge_unknown(case, gate)
     if case.population_problem:
         return _by_interval(gate, _Reading(problem=case.population_problem))
     reading = _read(case, case.evaluation.measurements, gate.metric, gate.condition)
@@ -289,13 +323,21 @@ def _judge_measured(case: _Case, gate: Gate) -> _Ruling:
 
 def _too_few_classes(case: _Case, gate: Gate) -> str | None:
     """A macro over few classes is another quantity: it needs `minimum_present` of them."""
-    if gate.condition != MACRO or gate.minimum_present == 0:
+    needed = _present_needed(case, gate)
+    if needed == 0:
         return None
     present = case.evaluation.gated.macro.present if case.evaluation.gated else None
-    if present is not None and present >= gate.minimum_present:
+    if present is not None and present >= needed:
         return None
     counted = "an unstated number of" if present is None else f"only {present}"
-    return f"The macro covers {counted} classes; the gate asks for at least {gate.minimum_present}."
+    return f"The macro covers {counted} classes; the gate asks for at least {needed}."
+
+
+def _present_needed(case: _Case, gate: Gate) -> int:
+    """How many classes a macro row asks for; 0 for other rows."""
+    least = gate.minimum_present if gate.condition == MACRO else 0
+    looked_for = len(case.policy.classes) - len(case.not_looked_for)
+    return min(least, looked_for) if case.policy.only_looked_for else least
 
 
 def _judge_paired(case: _Case, gate: Gate) -> _Ruling:
@@ -304,6 +346,8 @@ def _judge_paired(case: _Case, gate: Gate) -> _Ruling:
     if case.champion is None and not compared:
         because = "There is no champion yet: not applicable. The first release has nothing to regress from."
         return _Ruling("NOT APPLICABLE", because)
+    if gate.condition in case.not_looked_for:
+        return _judge_unknown(case, gate)
     problem = _comparison_problem(case)
     if case.champion is None or problem:
         return _by_interval(gate, _Reading(problem=problem))

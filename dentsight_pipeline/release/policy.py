@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from msgspec.structs import replace
+
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.policy import Gate, Operator, Policy, Severity, Tier
 from dentsight_pipeline.errors import ConfigurationError, DocumentError
@@ -63,25 +65,30 @@ the licences of everything that it was made from allow."""
 _NEEDED = (HEAD_HEALTH, ENGINES_AGREE)
 
 _CHOICES = {"severity": get_args(Severity), "operator": get_args(Operator), "tier": get_args(Tier)}
+PARTIAL_LABELS = "partial-labels"
+"""The card's policy for data in which only some classes were looked for."""
 _FOLDER = resources.files("dentsight_pipeline.release") / "policies"
 
 
 def policy_names() -> list[str]:
     """The policies that come with the package."""
-    return sorted(entry.name.removesuffix(".json") for entry in _FOLDER.iterdir() if entry.name.endswith(".json"))
+    files = (entry.name.removesuffix(".json") for entry in _FOLDER.iterdir() if entry.name.endswith(".json"))
+    return sorted([*files, PARTIAL_LABELS])
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
     """Reads and checks a policy.
 
     Args:
-        name_or_path: `card`, `phantom`, or the path of a policy file.
+        name_or_path: `card`, `partial-labels`, `phantom`, or the path of a policy file.
 
     Raises:
         ConfigurationError: When there is no such policy, the file is not JSON, or the policy is empty, unknown in any
             name, or could not block a release.
     """
     name = str(name_or_path)
+    if name == PARTIAL_LABELS:
+        return _for_partial_labels(load_policy("card"))
     if name in policy_names():
         return parse_policy((_FOLDER / f"{name}.json").read_text("utf-8"), name)
     if not Path(name_or_path).is_file():
@@ -93,6 +100,17 @@ def load_policy(name_or_path: str | Path) -> Policy:
         return parse_policy(Path(name_or_path).read_text("utf-8"), name)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"Policy file {name} cannot be read: {error}.") from error
+
+
+def _for_partial_labels(card: Policy) -> Policy:
+    """The same floors, asked of the classes that were looked for."""
+    return replace(
+        card,
+        name=PARTIAL_LABELS,
+        title=f"{card.title}, for the classes that were looked for",
+        purpose=f"{card.purpose} Says nothing of classes that no test image was looked at for.",
+        only_looked_for=True,
+    )
 
 
 def parse_policy(text: str, name: str = "policy") -> Policy:

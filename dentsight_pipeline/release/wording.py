@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.verdict import BLOCKING_OUTCOMES, GateRow, Outcome, Trigger
-from dentsight_pipeline.release.policy import METRICS, TIER_0
+from dentsight_pipeline.release.policy import METRICS, PARTIAL_LABELS, TIER_0
 
 
 def number_text(value: float | None, beside: float | None = None) -> str:
@@ -75,6 +76,25 @@ def summary_sentences(
         *(row.sentence for row in missed),
         *(trigger.sentence for trigger in triggers if trigger.fired),
     )
+
+
+def coverage_sentences(policy: Policy, unknown: Sequence[str], impossible: bool) -> Iterator[str]:
+    """What nobody looked for, and which policy fits then.
+
+    Args:
+        policy: The one judged by.
+        unknown: Its classes that no test image was looked at for.
+        impossible: Whether it needs one of them.
+    """
+    if unknown:
+        known = [name for name in policy.classes if name not in unknown]
+        yield f"Not looked for in any test image, hence unknown: {', '.join(unknown)}."
+        if impossible and not policy.never_for_xrays:
+            yield (
+                f"Policy {policy.name!r} asks for classes that nobody looked for, so no model can pass it on these "
+                f"images. Policy {PARTIAL_LABELS!r} has the same floors for what was looked for: "
+                f"{', '.join(known) or 'nothing'}."
+            )
 
 
 def _decision(outcome: Outcome, hard: Sequence[GateRow]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from msgspec.structs import replace
 
 from dentsight_pipeline.documents.codec import convert, plain, pretty, read
@@ -326,6 +328,96 @@ def test_two_clean_images_decide_nothing_however_good_the_model(policy, healthy)
 
     assert verdict.outcome == "INCONCLUSIVE"
     assert {row.outcome for row in verdict.rows if row.tier in "12"} == {"INCONCLUSIVE"}
+
+
+def test_images_that_nobody_looked_at_for_conditions_are_no_empty_mouths(policy, healthy):
+    """Two public sets put together, teeth alone and conditions alone: 64 of 67 X-rays would pass as healthy."""
+    from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
+
+    images = [
+        {"id": i, "width": 640, "height": 640, "covered": [] if i <= 64 else [*range(1, 14)]} for i in range(1, 68)
+    ]
+    truth = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [40.0, 40.0, 30.0, 30.0], "area": 900.0, "iscrowd": 0}
+        for i in (65, 66)
+    ]
+    found = [{"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.9} for a in truth]
+    classes = [{"id": k + 1, "name": name} for k, name in enumerate(policy.classes)]
+    ground_truth = {"images": images, "annotations": truth, "categories": classes}
+
+    document = evaluate(coco_inputs(ground_truth, found, resamples=0)).document
+    row = _row(judged(plain(document), policy, healthy), "tier2_empty_mouth_fp_rate")
+
+    assert (row.outcome, row.n) == ("INCONCLUSIVE", 1)
+    assert document.empty_mouth.images_needed_for_below_5_percent == 59
+
+
+@pytest.fixture
+def partly(policy, evaluation) -> dict[str, Any]:
+    """The good evaluation on data in which nobody looked for calculus and bridges."""
+    evaluation["populations"]["clean"] |= {"images": 175, "looked_at": {"calculus": 0, "bridge": 0, "crown": 90}}
+    evaluation["populations"]["clean"]["macro"]["present"] = 11
+    return evaluation
+
+
+def test_a_class_that_nobody_looked_for_never_passes(policy, partly, healthy, champion):
+    """Not even when the file holds a splendid figure of it, and neither against the champion."""
+    verdict = judged(partly, policy, healthy, champion)
+
+    rows = [row for row in verdict.rows if row.condition == "calculus"]
+    assert [row.outcome for row in rows] == ["INCONCLUSIVE"] * 3
+    assert {row.because for row in rows} == {"No test image was looked at for calculus, so nothing is known of it."}
+    assert verdict.outcome == "INCONCLUSIVE"
+
+
+def test_calibration_of_a_class_that_nobody_looked_for_is_unknown_and_not_failed(partly, healthy):
+    """Without a look there is no detection to count, which says nothing of the model."""
+    policy = policies.parse_policy(_policy_with_gate("tier2_ece", condition="calculus", severity="hard"))
+    _measured(partly, "ece", "all").update({"class": "calculus", "value": None, "low": None, "high": None, "n": 0})
+
+    assert _row(judged(partly, policy, healthy), "tier2_ece").outcome == "INCONCLUSIVE"
+
+
+def test_a_policy_that_cannot_be_passed_names_the_one_that_fits(policy, partly, healthy):
+    """A source of few classes would otherwise read INCONCLUSIVE for ever and never learn why."""
+    told = " ".join(judged(partly, policy, healthy).sentences)
+
+    assert "Not looked for in any test image, hence unknown: calculus, bridge." in told
+    assert "Policy 'card' asks for classes that nobody looked for" in told
+    assert "Policy 'partial-labels' has the same floors for what was looked for: caries, RC-treated" in told
+
+
+def test_the_fitting_policy_judges_what_was_looked_for(partly, healthy):
+    """Calculus does not apply, the macro asks for the eleven others, and caries is asked for as by the card."""
+    policy = policies.load_policy("partial-labels")
+
+    passed = judged(partly, policy, healthy)
+    _measured(partly, "ap", "caries").update(value=0.2, low=0.1, high=0.25)
+    failed = judged(partly, policy, healthy)
+
+    assert (passed.outcome, failed.outcome) == ("PASS", "FAIL")
+    assert _row(passed, "tier1_calculus_ap").outcome == "NOT APPLICABLE"
+    assert passed.sentences[-1] == "Not looked for in any test image, hence unknown: calculus, bridge."
+
+
+def test_the_fitting_policy_still_asks_for_every_class_that_was_looked_for(partly, healthy):
+    """A class that was looked for and never found in the truth is missing data, not missing coverage."""
+    partly["populations"]["clean"]["macro"]["present"] = 10
+
+    row = _row(judged(partly, policies.load_policy("partial-labels"), healthy), "tier1_macro_ap50")
+
+    assert (row.outcome, row.because) == (
+        "INCONCLUSIVE",
+        "The macro covers only 10 classes; the gate asks for at least 11.",
+    )
+
+
+def test_a_digest_tells_of_partial_labels_only_where_a_policy_asks_for_them(policy):
+    """Releases made before there was such a policy name the card's digest as it is in the file."""
+    told = rfc8785.dumps(json.loads(_policy_text()))
+
+    assert policy.digest == hashlib.sha256(told).hexdigest()
+    assert policies.parse_policy(_policy_text(only_looked_for=True)).digest != policy.digest
 
 
 def test_a_macro_over_few_classes_is_not_the_macro_of_the_policy(policy, evaluation, healthy):

@@ -42,7 +42,7 @@ class ReportConfig(dg.Config):
     """By which policy the model is judged, and who overrides what."""
 
     policy: str = "card"
-    """`card`, `phantom`, or the path of a policy file."""
+    """`card`, `partial-labels`, `phantom`, or the path of a policy file."""
     overrides: dict[str, str] = {}
     """Hard gates that a named person overrides: gate id → "Name: reason". Printed on the report."""
 
@@ -65,18 +65,23 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     policy, overrides = load_policy(step.config.policy), step.config.overrides
     state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
     chain = {**chain, **step.reads(product.study_of(step.store, chain[Asset.CLASS_METRICS]))}
-    config = {"policy": policy.digest, "overrides": overrides, "champion": state}
-    show, make = partial(_write_and_show, step), partial(_judge, step, chain, policy, product.overrides_of(overrides))
+    title = f"{step.dataset} × {step.recipe}"
+    config = {"policy": policy.digest, "overrides": overrides, "champion": state, "title": title}
+    make = partial(_judge, step, chain, policy, product.overrides_of(overrides), title)
+    show = partial(_write_and_show, step)
     return _with_gates(step, step.once(make, show, config))
 
 
 def _judge(
-    step: Step[ReportConfig], chain: "Mapping[str, Manifest]", policy: "Policy", overrides: "tuple[Override, ...]"
+    step: Step[ReportConfig],
+    chain: "Mapping[str, Manifest]",
+    policy: "Policy",
+    overrides: "tuple[Override, ...]",
+    title: str,
 ) -> "Manifest":
     from dentsight_pipeline.release import champion, product
 
     comparison = champion.comparison_with(step.store, chain)
-    title = f"{step.dataset} × {step.recipe}"
     return product.publish_report(step.store, chain, policy, overrides, comparison, title=title)
 
 

@@ -37,7 +37,7 @@ def model_card(report: Report) -> str:
         part=part,
         interval=interval_text,
         metadata=_metadata(report).rstrip(),
-        class_rows=[_class_row(row, readings.get(row.class_name)) for row in part.per_class],
+        class_rows=[_class_row(part, row, readings.get(row.class_name)) for row in part.per_class],
         gate_rows=[_gate_row(row) for row in report.verdict.rows],
         error_rows=[
             (name, *(getattr(counts, kind) for kind in tables.ERROR_WORDS))
@@ -51,10 +51,11 @@ def shown_population(report: Report) -> Population:
     return report.evaluation.populations[report.verdict.population or "all"]
 
 
-def _class_row(row: ClassRow, reading: ClassReading | None) -> tuple[str | int, ...]:
+def _class_row(part: Population, row: ClassRow, reading: ClassReading | None) -> tuple[str | int, ...]:
     return (
         row.class_name,
         row.n_gt,
+        part.images_looked_at(row.class_name) or "not looked for",
         interval_text(*row.figure("ap")),
         interval_text(*row.figure("ap50")),
         number_text(row.ar100),

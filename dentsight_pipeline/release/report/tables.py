@@ -123,6 +123,8 @@ def _empty_rows(empty: EmptyMouth | None) -> Iterator[Row]:
     if empty:
         needed = empty.images_needed_for_below_5_percent
         yield "X-rays without any finding", str(empty.images)
+        if empty.images_not_fully_covered:
+            yield "X-rays not looked at for every class", f"{empty.images_not_fully_covered}: not counted as empty"
         yield "Share of them with a false positive", _bounded(empty.rate)
         yield "False positives on each of them", _bounded(empty.per_image)
         yield "Empty X-rays needed to show < 5 %", f"{needed} without any"

@@ -220,6 +220,17 @@ def test_a_second_run_reuses_everything_and_says_so(finished_cell: FinishedCell)
     assert len(mlflow_runs(finished_cell)) == before
 
 
+@pytest.mark.slow
+def test_the_same_export_under_another_key_has_a_report_of_its_own_name(finished_cell: FinishedCell) -> None:
+    """Everything is reused but the report, which would otherwise be headed by the other key."""
+    done = finished_cell.home.dentsight("run", "--dataset", "other-v1", "--export", TINY, *FEW_STEPS, "--json")
+    said = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert set(said["cached"]) == {*ASSETS} - {"release_report"}
+    assert json.loads(Path(said["report"]).with_name("report.json").read_text())["title"] == "other-v1 × smoke"
+
+
 def test_a_run_that_reuses_everything_loads_nothing_that_draws_or_computes(finished_cell: FinishedCell) -> None:
     """Recalled work needs no library that draws or computes; loading one is paid for in every such run."""
     heavy = ("pandas", "matplotlib", "scipy", "cv2", "numpy", "pyarrow", "torch", "mlflow")

@@ -23,8 +23,8 @@ from msgspec import structs
 from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
-from dentsight_pipeline.documents.evaluation import read_evaluation
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
+from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
@@ -609,7 +609,29 @@ def test_a_collapsed_head_hides_the_figures_that_mean_nothing(inputs, tmp_path):
     assert not re.search(r">0\.\d\d", row.group(1))
 
 
-@pytest.mark.parametrize("width_px", [1280, 500])
+def test_what_nobody_looked_for_is_told_on_the_page_and_on_the_card(plain, tmp_path):
+    """A dash alone reads as bad luck; the number of images looked at says how much each figure rests on."""
+    given = plain[0]
+    populations = {
+        name: structs.replace(part, looked_at={"calculus": 0, "crown": 7})
+        for name, part in given.evaluation.populations.items()
+    }
+    document = structs.replace(given.evaluation, populations=populations)
+    (tmp_path / "evaluation.json").write_bytes(for_people(document))
+    verdict = judge(document, given.policy, HEALTH)
+
+    paths = report.build_report(replace(given, evaluation_folder=tmp_path, verdict=verdict), tmp_path / "report")
+
+    html, card = paths.html.read_text("utf-8"), paths.model_card.read_text("utf-8")
+    text = _Tags(html).text
+    assert "Policy 'partial-labels' has the same floors" in text
+    assert "calculus not looked for" in text
+    assert re.search(r'crown</th><td class="num">\d+<span class="ci">7</span>', html)
+    assert re.search(r"\| calculus \| \d+ \| not looked for \|", card)
+    assert re.search(r"\| crown \| \d+ \| 7 \|", card)
+
+
+@pytest.mark.parametrize("width_px", [1280, 1200, 500])
 def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
     """Tables cut off at the right edge were the first thing wrong with the page; on a telephone, figures too small."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -637,5 +659,5 @@ def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
     scroll_width, inner_width, wide_tables, tiny_drawings = map(int, title.groups())
     assert scroll_width <= inner_width
     assert tiny_drawings == 0
-    if width_px >= 1280:
+    if width_px >= 1200:
         assert wide_tables == 0

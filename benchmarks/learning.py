@@ -1,10 +1,11 @@
-"""Does it learn? Four experiments on two CPU cores; their figures are in docs/log.md.
+"""Does it learn? Five experiments on two CPU cores; their figures are in docs/log.md.
 
     python benchmarks/learning.py overfit --out DIR            # 16 phantom images, learnt by heart
     python benchmarks/learning.py recipes --out DIR            # v1's and v3's ways, and v1's on the pre-5.18 loss
     python benchmarks/learning.py recipes --out DIR --variant backbone_lr_multiplier=1   # and v3's with another field
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
     python benchmarks/learning.py arena --out DIR [--export DIR] --variant base mal:class_loss=mal   # see arena.py
+    python benchmarks/learning.py coverage --out DIR           # labels hidden in training: declared, and not
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
 from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 448×256
@@ -25,24 +26,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from benchmarks import arena
-from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.data.normalise import normalise_export, split_counts
+from dentsight_pipeline.data.splits import read_split, read_stored, split_tables, store_tables
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.documents.annotations import IMAGES, Split, covered_column
 from dentsight_pipeline.documents.codec import plain, read
 from dentsight_pipeline.documents.detections import DETECTIONS
+from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.job import FitJob, PredictJob
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import HeadCollapseError
+from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
-from dentsight_pipeline.store.content import read_bytes
+from dentsight_pipeline.store.content import build, read_bytes
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training import loop, processes
@@ -76,7 +82,7 @@ TINY: dict[str, Scalar] = {
 def main() -> None:
     """Runs one of the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["overfit", "recipes", "real", "arena"])
+    parser.add_argument("experiment", choices=["overfit", "recipes", "real", "arena", "coverage"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the store and of everything that is trained")
     parser.add_argument("--export", type=Path, help="the real Roboflow export")
     parser.add_argument("--steps", type=int, help="optimiser steps of each run")
@@ -89,7 +95,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     store = open_store(given.out / "store")
     experiments = {"overfit": overfit, "recipes": compare_recipes, "real": learn_real, "arena": arena.run}
-    experiments[given.experiment](given, store)
+    {**experiments, "coverage": hide_labels}[given.experiment](given, store)
 
 
 # ---- the experiments -------------------------------------------------------------------------------------------------
@@ -143,6 +149,25 @@ def learn_real(given: argparse.Namespace, store: Store) -> None:
         measure(name, given, store, subset, trained, on="valid", resamples=1000)
 
 
+def hide_labels(given: argparse.Namespace, store: Store) -> None:
+    """All labels; then half of the classes hidden in half of the training images, said so, and taken for negatives."""
+    whole = arena.phantoms(store, given.images)
+    steps = given.steps or 500
+    length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": max(1, steps // 4), "seed": given.seed}
+    recipe = recipes.named("smoke").override(length)
+    truth = ground_truth_of(read_split(store, whole, "test"))
+    subsets = {"full": whole, "declared": hidden(store, whole, True), "undeclared": hidden(store, whole, False)}
+    first = None
+    for name in given.variant or subsets:
+        checkpoint, spent = arena.trained(given.out, store, subsets[name], recipe)
+        found = detections_of(
+            read_stored(store, arena.predicted(given.out, store, whole, checkpoint), "test.arrow", DETECTIONS), truth
+        )
+        against = arena.difference(truth, found, first or found)
+        show(name, checkpoint=checkpoint, cpu_s=spent, **arena.scores(truth, found), against_full=against)
+        first = first or found
+
+
 # ---- their parts -----------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +177,24 @@ def phantom(store: Store, images: int, seed: int) -> Manifest:
         export = Path(folder) / "export"
         write_phantom_export(export, images, seed)
         return normalise_export(store, ingest_export(export, store))
+
+
+def hidden(store: Store, subset: Manifest, declared: bool) -> Manifest:
+    """The subset without the boxes of every second class in half of the training images."""
+    train = read_split(store, subset, "train")
+    covered = train.covered.copy()
+    covered[np.ix_(np.random.default_rng(1).random(len(covered)) < 0.5, np.arange(1, len(train.classes), 2))] = False
+    rows = np.searchsorted(train.image_ids, train.annotation_image_ids)
+    boxes = train.annotations.filter(pa.array(covered[rows, train.category_ids - 1]))
+    place = IMAGES.get_field_index("covered")
+    images = train.images.set_column(place, IMAGES.field(place), covered_column(covered)) if declared else train.images
+    left = Split("train", train.classes, images, boxes)
+    facts = subset.facts_as(SubsetFacts)
+    facts = replace(facts, splits={**facts.splits, "train": split_counts(left)})
+    files = dict(subset.entries) | store_tables(store, split_tables([left]))
+    made = build(store, Kind.CONDITION_SUBSET, files, subset.inputs, facts)
+    store.put_manifest(made)
+    return made
 
 
 def scaled(name: str, values: dict[str, Scalar]) -> Recipe:

@@ -139,10 +139,12 @@ def of_evaluation(store: "Store", manifest: "Manifest") -> Metadata:
     if gated is None:
         return {"population": "none", **_mlflow(first_record(store, manifest.digest))}
     macro = {"macro_ap": gated.macro.ap, "macro_ap50": gated.macro.ap50}
+    looked_at = ", ".join(f"{name} {images}" for name, images in gated.looked_at.items())
     return {
         "population": f"{evaluation.gated_population}: {gated.images} images",
         "per_class": table(gated.per_class, PER_CLASS),
         "present_classes": f"{gated.macro.present} of {gated.macro.of}",
+        **({"images_looked_at": looked_at} if looked_at else {}),
         "engines": table([evaluation.engines] if evaluation.engines else []),
         **{name: value for name, value in macro.items() if value is not None},
         **_mlflow(first_record(store, manifest.digest)),

@@ -387,6 +387,14 @@ def test_a_policy_that_cannot_be_passed_names_the_one_that_fits(policy, partly, 
     assert "Policy 'partial-labels' has the same floors for what was looked for: caries, RC-treated" in told
 
 
+def test_a_macro_over_all_classes_alone_is_enough_to_name_the_fitting_policy(policy, partly, healthy):
+    """Without bridges every class that has a gate of its own was looked for, and the macro still asks for thirteen."""
+    partly["populations"]["clean"]["looked_at"] = {"bridge": 0}
+    partly["populations"]["clean"]["macro"]["present"] = 12
+
+    assert "Policy 'partial-labels' has" in " ".join(judged(partly, policy, healthy).sentences)
+
+
 def test_the_fitting_policy_judges_what_was_looked_for(partly, healthy):
     """Calculus does not apply, the macro asks for the eleven others, and caries is asked for as by the card."""
     policy = policies.load_policy("partial-labels")

@@ -150,20 +150,26 @@ class _Remembered:
         there, known = self.before.get(location), self.known
         digest = there.raw_export if there else known.raw_export if known and own.alone else None
         here = replace(own, location=location, registered=digest, mapping=mapping)
-        if there is None or known is None or not self.counts:
+        if there is None or known is None:
             return here
         remembered = mapping_of_raw(self.store, there.raw_export)
-        told = _told(self.key if own.alone else f"{self.key} ({location})", there.source, known.drop, remembered)
+        key = self.key if own.alone else f"{self.key} ({location})"
+        told = _told(key, there.source, known.drop, remembered, self.counts)
+        if not self.counts:
+            again = (here.source, here.drop, here.mapping is None) == (there.source, known.drop, remembered is None)
+            return here if again else replace(here, told=told)
         return replace(here, source=there.source, drop=known.drop, remembered=remembered, told=told)
 
 
-def _told(key: str, source: str | None, drop: Sequence[str], own: OwnMapping | None) -> str:
-    """What a key remembers of how its export is read, and how to undo it."""
+def _told(key: str, source: str | None, drop: Sequence[str], own: OwnMapping | None, counts: bool) -> str:
+    """What a key remembers of how its export is read, and how to undo it, or that it does not count now."""
     read = [f"mapping {own.source!r} (a file)"] if own else []
     read += [f"--source {source}"] if source else []
     read += [f"--drop {name!r}" for name in drop]
     if not read:
         return ""
+    if not counts:
+        return f"{key} was read with: {', '.join(read)}. Now only what is given counts."
     return (
         f"{key} remembers: {', '.join(read)}. To read the export without, give --mapping auto and a new --dataset, "
         "or --replace 'why'."

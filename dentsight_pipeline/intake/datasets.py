@@ -67,8 +67,8 @@ class RegisteredDataset(Document, frozen=True, kw_only=True):
 
     @property
     def asked(self) -> str:
-        """How its exports are read, as the command line says it."""
-        return _reading(self.exports, self.drop)
+        """What was asked for of how its exports are read, mappings of their own aside."""
+        return _reading(self.exports, self.drop).replace("--mapping auto", "").strip() or "nothing on request"
 
     def reading(self, raw_export: str) -> Reading:
         """How one of its exports is read."""

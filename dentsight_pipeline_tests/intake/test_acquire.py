@@ -51,7 +51,11 @@ def test_what_is_asked_for_now_is_all_that_counts(store: Store) -> None:
 
     assert (other_mapping.source, other_mapping.drop) == ("opg-reporting", ())
     assert (other_drop.source, other_drop.drop) == (None, ("y",))
-    assert plan(store, "v8", mappings=["auto"]) == (Acquisition("/exports/v8", None, (), RAW, asked=False),)
+    (nothing,) = plan(store, "v8", mappings=["auto"])
+    assert (nothing.source, nothing.drop, nothing.registered) == (None, (), RAW)
+    assert nothing.told.startswith("v8 was read with: --source canonical, --drop 'x'. Now only what is given counts")
+    (again,) = plan(store, "v8", source="canonical", drop=("x",))
+    assert again.told == ""
 
 
 def test_several_places_are_planned_one_by_one_and_remembered_by_place(store: Store) -> None:

@@ -170,8 +170,10 @@ def _data(data: "DataDifference") -> list[str]:
     images = data.images
     moved = ", ".join(f"{count} {between}" for between, count in images.moved.items()) or "none"
     labels = [{"class": name, **plain(counts)} for name, counts in data.labels.items()]
+    exports = [{"export": name, **plain(counts)} for name, counts in data.exports.items()]
     return [
         f"Data: {images.added} images added, {images.removed} removed, moved between splits: {moved}.",
+        *([table(exports, list(exports[0]))] if exports else []),
         *([table(labels, list(labels[0]))] if labels else []),
     ]
 

@@ -238,6 +238,23 @@ class LabelChanges(Document, frozen=True, kw_only=True):
     """New class → how many."""
 
 
+class ExportChanges(Document, frozen=True, kw_only=True):
+    """What one export brought to A and to B."""
+
+    a: int
+    """Images of it in A."""
+    b: int
+    """Images of it in B."""
+    added: int
+    """Of those in B, images that A lacks."""
+    removed: int
+    """Of those in A, images that B lacks."""
+    labels_a: int
+    """Labels on its images in A."""
+    labels_b: int
+    """Labels on its images in B."""
+
+
 class DataDifference(Document, frozen=True, kw_only=True):
     """What differs between the data of A and B."""
 
@@ -251,6 +268,8 @@ class DataDifference(Document, frozen=True, kw_only=True):
     """By bytes."""
     labels: Mapping[str, LabelChanges]
     """By class, of those with any change."""
+    exports: Mapping[str, ExportChanges] = {}
+    """By export, where A or B has several."""
 
 
 class CodeDifference(Document, frozen=True, kw_only=True):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationDocument, Measurement
 from dentsight_pipeline.documents.facts import Cell, SubsetFacts
 from dentsight_pipeline.documents.lineage import (
@@ -16,6 +17,7 @@ from dentsight_pipeline.documents.lineage import (
     CodeDifference,
     DataDifference,
     Difference,
+    ExportChanges,
     ImageChanges,
     LabelChanges,
     MetricRow,
@@ -104,14 +106,18 @@ def _fields(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> dict[str, Sides]:
 
 
 def _data(store: Store, a: Manifest, b: Manifest) -> DataDifference:
-    before, after = ({}, {}) if a.digest == b.digest else (_images(store, a), _images(store, b))
+    read = [read_splits(store, subset) for subset in (a, b)]
+    shared = set.intersection(*({name for split in splits.values() for name in _exports(split)} for splits in read))
+    before, after = ({}, {}) if a.digest == b.digest else (_images(splits, shared) for splits in read)
     images, labels = _image_changes(before, after), _label_changes(before, after)
+    several = any(subset.facts_as(SubsetFacts).exports for subset in (a, b))
     return DataDifference(
         same=images == ImageChanges() and not labels,
         subsets=Sides(a=a.digest, b=b.digest),
         splits=Sides(a=_counts(a), b=_counts(b)),
         images=images,
         labels=labels,
+        exports=_export_changes(before, after) if several else {},
     )
 
 
@@ -119,23 +125,54 @@ def _counts(subset: Manifest) -> dict[str, int]:
     return {split: counts.images for split, counts in subset.facts_as(SubsetFacts).splits.items()}
 
 
-_Images = Mapping[str, tuple[str, list[Label]]]
-"""sha256 of every image → its split and its labels."""
+@dataclass(frozen=True)
+class _Image:
+    """An image where it is."""
+
+    split: str
+    export: str
+    labels: list[Label]
 
 
-def _images(store: Store, subset: Manifest) -> _Images:
-    found: dict[str, tuple[str, list[Label]]] = {}
-    for name, split in read_splits(store, subset).items():
+_Images = Mapping[tuple[str, str], _Image]
+"""sha256 of every image, and its export where both datasets have that: a picture of two exports is two images."""
+
+
+def _images(splits: Mapping[str, Split], shared: Collection[str]) -> _Images:
+    found: dict[tuple[str, str], _Image] = {}
+    for name, split in splits.items():
         rows = zip(split.category_ids.tolist(), split.boxes_xywh_px.tolist(), strict=True)
         labels = [Label(split.classes[number - 1], tuple(box)) for number, box in rows]
         ends = zip(split.offsets[:-1], split.offsets[1:], strict=True)
-        for digest, (start, end) in zip(split.images["sha256"].to_pylist(), ends, strict=True):
-            found[digest] = name, labels[start:end]
+        for digest, export, (start, end) in zip(split.images["sha256"].to_pylist(), _exports(split), ends, strict=True):
+            found[digest, export if export in shared else ""] = _Image(name, export, labels[start:end])
     return found
 
 
+def _exports(split: Split) -> list[str]:
+    return split.images["export"].to_pylist()
+
+
+def _export_changes(before: _Images, after: _Images) -> dict[str, ExportChanges]:
+    """What each export brought, by its name."""
+    exports = {image.export for images in (before, after) for image in images.values()}
+    return {name: _of_export(before, after, name) for name in sorted(exports)}
+
+
+def _of_export(before: _Images, after: _Images, name: str) -> ExportChanges:
+    old, new = ({key: i for key, i in images.items() if i.export == name} for images in (before, after))
+    return ExportChanges(
+        a=len(old),
+        b=len(new),
+        added=len(new.keys() - before.keys()),
+        removed=len(old.keys() - after.keys()),
+        labels_a=sum(len(image.labels) for image in old.values()),
+        labels_b=sum(len(image.labels) for image in new.values()),
+    )
+
+
 def _image_changes(before: _Images, after: _Images) -> ImageChanges:
-    splits = [(before[image][0], after[image][0]) for image in before.keys() & after.keys()]
+    splits = [(before[image].split, after[image].split) for image in before.keys() & after.keys()]
     moved = Counter(f"{a} → {b}" for a, b in splits if a != b)
     added, removed = after.keys() - before.keys(), before.keys() - after.keys()
     return ImageChanges(added=len(added), removed=len(removed), moved=dict(sorted(moved.items())))
@@ -144,9 +181,9 @@ def _image_changes(before: _Images, after: _Images) -> ImageChanges:
 def _label_changes(before: _Images, after: _Images) -> dict[str, LabelChanges]:
     """What became of the labels, by class."""
     both = before.keys() & after.keys()
-    changes = [change for image in both for change in label_changes(before[image][1], after[image][1])]
+    changes = [change for image in both for change in label_changes(before[image].labels, after[image].labels)]
     for change, images, gone in (("with_added_images", after, before), ("with_removed_images", before, after)):
-        labels = [label for image in images.keys() - gone.keys() for label in images[image][1]]
+        labels = [label for image in images.keys() - gone.keys() for label in images[image].labels]
         changes += [(label.name, change, None) for label in labels]
     counted: dict[str, Counter[str]] = defaultdict(Counter)
     renamed: dict[str, Counter[str]] = defaultdict(Counter)

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline.data.combine import normalise_exports
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.lineage import Difference, MetricRow
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.lineage.diff import diff
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
-from dentsight_pipeline_tests.data.export_builder import ExportBuilder
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder, jpeg, picture
 from dentsight_pipeline_tests.lineage.chain_builder import (
     Chain,
     checkpoint_of,
@@ -72,6 +74,31 @@ def test_labels_and_images_are_counted_by_class(store: Store, tmp_path: Path) ->
     assert plain(found.labels["crown"]) == {
         **nothing, "renamed": 1, "with_added_images": 2, "renamed_to": {"caries": 1},
     }  # fmt: skip
+
+
+def test_each_export_is_told_with_what_it_brought(store: Store, tmp_path: Path) -> None:
+    """Whoever adds an export must see that it added images and took none of the other's away."""
+    more = ExportBuilder(tmp_path / "more", seed=50)
+    more.image("train", {"caries": [[5, 5, 10, 10]]}, stem="six")
+    more.image("train", {"caries": [[8, 8, 9, 9]]}, stem="two", data=jpeg(picture(2)))  # the bytes of one of the first
+    raws = []
+    for name, builder in (("First", first_version(tmp_path / "v8")), ("More", more)):
+        builder.write()
+        (builder.root / "README.dataset.txt").write_text(f"# {name}\n")
+        raws.append(ingest_export(builder.root, store, Request(alone=False)))
+    alone, both = normalise_export(store, raws[0]), normalise_exports(store, raws, [Reading(), Reading()])
+    first, second = (checkpoint_of(store, select_conditions(store, splits), 1) for splits in (alone, both))
+    for checkpoint in (first, second):
+        recorded(store, "trained_checkpoint", checkpoint)
+
+    found = diff(store, first.digest, second.digest).data
+
+    assert plain(found.images) == {"added": 2, "removed": 0, "moved": {}}
+    assert plain(found.exports) == {
+        "First": {"a": 4, "b": 4, "added": 0, "removed": 0, "labels_a": 6, "labels_b": 6},
+        "More": {"a": 0, "b": 2, "added": 2, "removed": 0, "labels_a": 0, "labels_b": 2},
+    }
+    assert diff(store, first.digest, first.digest).data.exports == {}
 
 
 def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def run(
         list[str] | None, typer.Option(help='A missed hard gate to override: gate_id="Name: reason"; repeatable.')
     ] = None,
     with_teeth: Annotated[bool, typer.Option(help="Stage 1 as well: the 32 teeth.")] = False,
+    stage: Annotated[str, typer.Option(help="teeth: stage 1 alone, with a report of its own and no gates.")] = "",
     as_json: Json = False,
 ) -> None:
     """Materialise the whole graph for one cell, from the export to the release report."""
@@ -149,6 +150,7 @@ def run(
         allow_head_collapse=allow_head_collapse,
         gate_overrides=fields(override, "--override"),
         with_teeth=with_teeth,
+        stage=stage,
     )
     cell.run(request, as_json)
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from dentsight_pipeline.orchestration import automation, checks
-from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, training
+from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
 from dentsight_pipeline.orchestration.executor import patient_executor
 from dentsight_pipeline.orchestration.notify import Notifier
@@ -14,7 +14,7 @@ from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 workspace = Workspace()
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([data, training, evaluation, release, champion]),
+    assets=dg.load_assets_from_modules([data, training, evaluation, release, champion, teeth]),
     asset_checks=checks.asset_checks,
     executor=patient_executor,
     jobs=automation.jobs,

@@ -50,6 +50,7 @@ class CellRequest:
     allow_head_collapse: str = ""
     gate_overrides: dict[str, str] = field(default_factory=dict)
     with_teeth: bool = False
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ _CHAIN = (
     ),
     _Job("teeth", ("tooth_checkpoint", "tooth_findings"), by_recipe=True, of_teeth=True),
 )
+
+_TEETH_ALONE = (
+    _Job("teeth_alone_data", ("raw_export", "normalized_splits", "tooth_subset"), by_recipe=False),
+    _Job("teeth_alone", ("tooth_checkpoint", "tooth_report"), by_recipe=True),
+)
+STAGES = {"": _CHAIN, "teeth": _TEETH_ALONE}
+"""What `--stage` chooses; without it the conditions, and the teeth beside them where they are asked for."""
 
 _Facts = dict[str, Any]
 """Metadata of one materialisation."""
@@ -117,7 +125,7 @@ def _run_jobs(
     """Run the chain; gives the metadata of each materialisation by asset, in order."""
     from dentsight_pipeline.definitions import defs
 
-    chosen = [job for job in _CHAIN if request.with_teeth or not job.of_teeth]
+    chosen = [job for job in STAGES[request.stage] if request.with_teeth or not job.of_teeth]
     terminal = {"terminal": {"config": {"assets": [asset for job in chosen for asset in job.makes]}}}
     made: dict[str, _Facts] = {}
     for job in chosen:
@@ -147,6 +155,8 @@ def _metadata(event: dg.DagsterEvent) -> tuple[str, _Facts]:
 
 
 def _told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMade:
+    if request.stage:
+        return _teeth_told(request, dataset, made)
     report = made["release_report"]
     return CellMade(
         dataset=dataset,
@@ -159,6 +169,21 @@ def _told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMa
         released=made.get("released_model", {}).get("digest"),
         cached=[name for name, facts in made.items() if facts["reused"]],
         tooth_findings_digest=made["tooth_findings"]["digest"] if request.with_teeth else msgspec.UNSET,
+    )
+
+
+def _teeth_told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMade:
+    """Of stage 1 alone; no gate judges it, so its verdict cannot be a pass."""
+    return CellMade(
+        dataset=dataset,
+        recipe=request.recipe,
+        dataset_digest=made["tooth_subset"]["digest"],
+        checkpoint_digest=made["tooth_checkpoint"]["digest"],
+        verdict="INCONCLUSIVE",
+        report=made["tooth_report"]["path"],
+        report_digest=made["tooth_report"]["digest"],
+        released=None,
+        cached=[name for name, facts in made.items() if facts["reused"]],
     )
 
 
@@ -182,6 +207,10 @@ def _configs(request: CellRequest) -> dict[str, _Facts]:
         ConfigurationError: There is no such recipe, field or kind of repairs.
     """
     _require_recipe(request)
+    if request.stage not in STAGES:
+        raise ConfigurationError(f"--stage {request.stage} is none; there is `teeth`. Leave it out for the conditions.")
+    if request.stage and request.with_teeth:
+        raise ConfigurationError("--stage teeth is stage 1 alone, --with-teeth both stages. Give one of them.")
     training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
     return {
         "raw_export": {

@@ -49,8 +49,8 @@ def select_conditions(store: Store, normalized: Manifest) -> Manifest:
     if "train" in splits and not len(splits["train"].images):
         raise DataError(
             "No training image of this export was looked at for any of the 13 conditions, so no detector of conditions "
-            "can learn from it. If its annotators did look, declare them with `covers` in a mapping of your own: "
-            "`dentsight inspect EXPORT --write-mapping FILE` writes one."
+            "can learn from it. Train teeth alone with --stage teeth. If its annotators did look, declare them with "
+            "`covers` in a mapping of your own: `dentsight inspect EXPORT --write-mapping FILE` writes one."
         )
     return _publish(store, normalized, Kind.CONDITION_SUBSET, CONDITIONS, splits)
 

@@ -414,6 +414,23 @@ class ToothFindingsFacts(Facts, frozen=True):
     """Bootstrap seed."""
 
 
+class ToothReportFacts(Facts, frozen=True):
+    """Facts of a `tooth-report`."""
+
+    title: str
+    """What was measured."""
+    corpus: Corpus
+    """What it was trained and measured on."""
+    split: str
+    """The split that it was measured on."""
+    images: int
+    """Images of it."""
+    resamples: int
+    """Bootstrap resamples."""
+    seed: int
+    """Bootstrap seed."""
+
+
 # Releases ------------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +510,7 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.EVALUATION: EvaluationFacts,
     Kind.TOOTH_FINDINGS: ToothFindingsFacts,
     Kind.READER_AGREEMENT: ReaderAgreementFacts,
+    Kind.TOOTH_REPORT: ToothReportFacts,
     Kind.RELEASE_REPORT: ReportFacts,
     Kind.RELEASE: ReleaseFacts,
 }

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     EVALUATION = "evaluation"
     TOOTH_FINDINGS = "tooth-findings"
     READER_AGREEMENT = "reader-agreement"
+    TOOTH_REPORT = "tooth-report"
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
     CHECK_OUTCOME = "check-outcome"
@@ -55,6 +56,7 @@ class Asset(StrEnum):
     CLASS_METRICS = "class_metrics"
     TOOTH_FINDINGS = "tooth_findings"
     READER_AGREEMENT = "reader_agreement"
+    TOOTH_REPORT = "tooth_report"
     RELEASE_REPORT = "release_report"
     RELEASED_MODEL = "released_model"
     CHAMPION_METRICS = "champion_metrics"
@@ -73,6 +75,7 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
     Asset.CLASS_METRICS: Kind.EVALUATION,
     Asset.TOOTH_FINDINGS: Kind.TOOTH_FINDINGS,
     Asset.READER_AGREEMENT: Kind.READER_AGREEMENT,
+    Asset.TOOTH_REPORT: Kind.TOOTH_REPORT,
     Asset.RELEASE_REPORT: Kind.RELEASE_REPORT,
     Asset.RELEASED_MODEL: Kind.RELEASE,
     Asset.CHAMPION_METRICS: Kind.EVALUATION,

@@ -11,7 +11,10 @@ from typing import Literal
 from msgspec import field
 
 from dentsight_pipeline.documents.codec import Document
-from dentsight_pipeline.documents.evaluation import PopulationName
+from dentsight_pipeline.documents.evaluation import EvaluationDocument, PopulationName
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, SubsetFacts
+from dentsight_pipeline.documents.health import HeadHealth
+from dentsight_pipeline.documents.report import ChainLink
 
 FINDINGS_FILE = "findings.json"
 METRICS_FILE = "metrics.json"
@@ -195,6 +198,95 @@ class ToothPopulation(Document, frozen=True, kw_only=True):
     """Stage 1."""
     per_class: tuple[ConditionByTooth, ...]
     """Both stages, by condition and `all`."""
+
+
+class ToothGroup(Document, frozen=True, kw_only=True):
+    """The mean over the teeth of a jaw, a side or a quadrant (or all) that are annotated at all."""
+
+    group: str
+    """Its name; sides are the patient's."""
+    n_gt: int
+    """Annotated teeth."""
+    teeth: int
+    """Tooth numbers that the mean is over."""
+    ap: float | None
+    """AP."""
+    ap_low: float | None
+    ap_high: float | None
+    """Its interval."""
+    ap50: float | None
+    """AP50."""
+    ap50_low: float | None
+    ap50_high: float | None
+    """Its interval."""
+
+
+class ToothCount(Document, frozen=True, kw_only=True):
+    """How many teeth are found in a mouth, against how many are annotated, with intervals."""
+
+    n_gt: int
+    """Annotated in all mouths."""
+    n_found: int
+    """Found in all mouths."""
+    exact: float | None
+    """Share of mouths with as many teeth found as annotated."""
+    exact_low: float | None
+    exact_high: float | None
+    """Its interval."""
+    off_by: float | None
+    """Mean distance of the two numbers."""
+    off_by_low: float | None
+    off_by_high: float | None
+    """Its interval."""
+    bias: float | None
+    """Mean of found less annotated."""
+    bias_low: float | None
+    bias_high: float | None
+    """Its interval."""
+
+
+class StageOne(Document, frozen=True, kw_only=True):
+    """Stage 1 by itself on one population."""
+
+    images: int
+    """How many."""
+    groups: int
+    """Their source groups."""
+    ap: tuple[ToothGroup, ...]
+    """By jaw, side and quadrant; all teeth first."""
+    images_counted: int
+    """Images in which every tooth was looked for: those that the rest is measured on."""
+    teeth: ToothNumbering | None
+    """How they are found and numbered; None without such an image."""
+    count: ToothCount | None
+    """How many there are; None without such an image."""
+
+
+class ToothReport(Document, frozen=True, kw_only=True):
+    """`report.json` of stage 1 alone: all that its page says."""
+
+    schema: Literal["dentsight-tooth-report/1"] = "dentsight-tooth-report/1"
+    """Of this form."""
+    title: str
+    """What was measured, e.g. `opg-teeth × v3`."""
+    corpus: Corpus
+    """What it was trained and measured on."""
+    threshold: float | None
+    """Least score of a tooth that counts as found; None when none was hit."""
+    thresholds_from: str
+    """The split that it was chosen on."""
+    populations: Mapping[PopulationName, StageOne | None]
+    """Figures by population; None where it has no image."""
+    evaluation: EvaluationDocument
+    """AP of each tooth, and whatever is measured of any class."""
+    data: SubsetFacts
+    """Facts of the data."""
+    checkpoint: CheckpointFacts
+    """Facts of the model."""
+    health: HeadHealth
+    """The head's readings."""
+    chain: tuple[ChainLink, ...]
+    """From the newest product down to the raw exports."""
 
 
 class ToothMetrics(Document, frozen=True, kw_only=True):

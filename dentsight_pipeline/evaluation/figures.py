@@ -30,7 +30,7 @@ AT_THRESHOLD = (
 FIGURES = (*RANKED, *AT_THRESHOLD)
 GATED = ("ap", "ap50", "ap75", "ar100", "recall_at_p95", "best_f1")
 POPULATIONS: tuple[PopulationName, ...] = get_args(PopulationName)
-_HALF, _THREE_QUARTERS = (int(np.argmin(np.abs(engines.IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
+HALF, _THREE_QUARTERS = (int(np.argmin(np.abs(engines.IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ClassFigures:
         return np.stack(
             [
                 precision.mean(axis=0),
-                precision[_HALF],
+                precision[HALF],
                 precision[_THREE_QUARTERS],
                 recall.mean(axis=0),
                 *(of_size.mean(axis=0) for of_size, _ in sizes),

@@ -46,6 +46,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
     Kind.READER_AGREEMENT: ((Asset.CLASS_METRICS,),),
     Kind.TOOTH_FINDINGS: (*((asset,) for asset in _BELOW_FINDINGS),),
+    Kind.TOOTH_REPORT: ((Asset.TOOTH_SUBSET,), (Asset.TOOTH_CHECKPOINT,), (Asset.TOOTH_PREDICTIONS,)),
 }
 """Inputs without which a product of a kind leads nowhere; each group names alternatives."""
 
@@ -234,6 +235,7 @@ _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     Kind.CHECKPOINT: (_recipe, _head, _classes),
     Kind.EVALUATION: (_one_chain, _evaluation),
     Kind.TOOTH_FINDINGS: (_one_chain,),
+    Kind.TOOTH_REPORT: (_one_chain,),
     Kind.RELEASE_REPORT: (_one_chain, misjudged),
     Kind.RELEASE: (_allowed, _files, _statement),
 }

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import dagster as dg
 
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, training
+from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.orchestration.failure import cause_of
 from dentsight_pipeline.orchestration.notify import Notifier
 from dentsight_pipeline.orchestration.partitions import RECIPES, cell_key, checked_dataset_key
@@ -78,7 +78,28 @@ teeth_job = dg.define_asset_job(
     description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `experiment`.",
 )
 
-jobs = [data_job, experiment_job, champion_job, teeth_data_job, teeth_job, readers_job]
+teeth_alone_data_job = dg.define_asset_job(
+    "teeth_alone_data",
+    selection=dg.AssetSelection.assets(data.raw_export, data.normalized_splits, data.tooth_subset),
+    description="From an export to the tooth subset, for one dataset; no conditions are needed.",
+)
+
+teeth_alone_job = dg.define_asset_job(
+    "teeth_alone",
+    selection=dg.AssetSelection.assets(training.tooth_checkpoint, teeth.tooth_report),
+    description="Train the tooth detector and report on it alone, for one cell; follows `teeth_alone_data`.",
+)
+
+jobs = [
+    data_job,
+    experiment_job,
+    champion_job,
+    teeth_data_job,
+    teeth_job,
+    teeth_alone_data_job,
+    teeth_alone_job,
+    readers_job,
+]
 
 
 def configured_recipes() -> list[str]:

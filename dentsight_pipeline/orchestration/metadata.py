@@ -193,6 +193,16 @@ def _by_tooth(population: str, measured: Mapping[str, Any]) -> Metadata:
     }
 
 
+def of_tooth_report(store: "Store", manifest: "Manifest", path: Path) -> Metadata:
+    """Figures by jaw and side, and where the report is."""
+    populations = read_json(store, manifest, "report.json")["populations"]
+    return {
+        "path": dg.MetadataValue.path(str(path)),
+        "report": dg.MetadataValue.url(path.as_uri()),
+        **{f"by_group_{name}": table(found["ap"]) for name, found in populations.items() if found},
+    }
+
+
 PER_GATE = ("id", "outcome", "severity", "value", "low", "high", "floor")
 
 

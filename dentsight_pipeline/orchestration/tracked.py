@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.events import Event, HealthRead, Metrics
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
-from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Asset
+from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Asset, Kind
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
@@ -57,8 +57,9 @@ def predict(step: Step[Any], subset: "Manifest", checkpoint: "Manifest", *, imag
         mirrored=() if images_only else tuple(split for split in splits if split == "test"),
         images_only=images_only,
     )
-    model = Asset.TOOTH_CHECKPOINT if images_only else Asset.TRAINED_CHECKPOINT
-    return _run_job(step, "predict", job, {Asset.CONDITION_SUBSET: subset, model: checkpoint})
+    teeth = images_only or subset.kind == Kind.TOOTH_SUBSET
+    model = Asset.TOOTH_CHECKPOINT if teeth else Asset.TRAINED_CHECKPOINT
+    return _run_job(step, "predict", job, {Kind(subset.kind).asset: subset, model: checkpoint})
 
 
 def evaluate(step: Step[Any], subset: "Manifest", predictions: "Manifest") -> Made:

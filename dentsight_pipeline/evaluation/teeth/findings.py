@@ -194,6 +194,11 @@ def measure(
     }
 
 
+def numbering(mouths: Sequence[Mouth], resamples: int, seed: int) -> ToothNumbering:
+    """How well the teeth of images whose teeth are annotated are found and numbered."""
+    return _numbering(mouths, bootstrap.draw(np.array([mouth.group for mouth in mouths]), resamples, seed))
+
+
 def _measure(mouths: Sequence[Mouth], classes: Sequence[str], resamples: int, seed: int) -> ToothPopulation:
     weights = bootstrap.draw(np.array([mouth.group for mouth in mouths]), resamples, seed)
     pairs = _PairsOf(

@@ -125,6 +125,18 @@ def test_the_same_exports_in_another_order_are_the_same_dataset(combined: Combin
     assert combined.run("--dataset", "both-v1")["report_digest"] == again["report_digest"]
 
 
+def test_an_export_of_teeth_alone_has_its_own_stage(combined: Combined) -> None:
+    """It has nothing for stage 2 to learn; who asks for that is told, and stage 1 is trained and reported alone."""
+    export = ("--export", str(combined.teeth), "--dataset", "teeth-v1")
+
+    refused = combined.home.dentsight("run", *export, *FEW_STEPS)
+    said = combined.run(*export, "--stage", "teeth")
+
+    assert refused.returncode == 2 and "--stage teeth" in refused.stderr
+    assert said["report"].endswith("teeth/report.html")
+    assert combined.store.get_manifest(said["dataset_digest"]).kind == "tooth-subset"
+
+
 def test_one_of_them_under_the_same_key_is_refused(combined: Combined) -> None:
     """The last `--export` used to win in silence."""
     done = combined.home.dentsight("run", "--export", str(combined.teeth), "--dataset", "both-v1", *FEW_STEPS)

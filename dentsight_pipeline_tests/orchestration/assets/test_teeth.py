@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.documents.teeth import ToothReport
+from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
 
@@ -114,6 +116,25 @@ def test_figures_are_told_where_teeth_are_annotated(teeth: Teeth) -> None:
     assert measured["images"] == teeth.findings.facts["images_with_annotated_teeth"] > 0
     assert measured["teeth"]["n_gt"] > 0
     assert measured["teeth"]["recall"] is not None
+
+
+def test_stage_one_alone_has_a_report_of_its_own(teeth: Teeth) -> None:
+    """Without conditions, gates or release; the tooth detector that is there is taken."""
+    done = teeth.home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--stage", "teeth", "--json")
+    assert done.returncode == 0, done.stderr
+    said, store = json.loads(done.stdout), teeth.home.store
+    report = store.get_manifest(said["report_digest"])
+    facts = read_document(store, report, "report.json", ToothReport)
+    page = Path(said["report"]).read_text(encoding="utf-8")
+
+    assert said["checkpoint_digest"] == teeth.findings.inputs["tooth_checkpoint"]
+    assert said["cached"] == ["raw_export", "normalized_splits", "tooth_subset", "tooth_checkpoint"]
+    assert (said["verdict"], said["released"]) == ("INCONCLUSIVE", None)
+    assert said["report"].endswith("reports/tiny-v1/smoke/teeth/report.html")
+    assert [row.class_name for row in facts.evaluation.populations["all"].per_class] == list(TEETH)
+    assert "By jaw and side" in page and "Misnumbered: wrong side" in page and "Drawn images." in page
+    audited = teeth.home.dentsight("audit", said["report_digest"], "--json")
+    assert (audited.returncode, json.loads(audited.stdout)["findings"]) == (0, [])
 
 
 def test_a_second_run_with_teeth_trains_nothing(teeth: Teeth) -> None:

@@ -1,0 +1,165 @@
+"""Stage 1 by itself: AP by jaw and side, teeth with a wrong number by kind, and how many teeth a mouth has.
+
+AP of each tooth is the evaluation's, as of any class. Which tooth has a condition is the business of `findings.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from dentsight_pipeline.documents.evaluation import PopulationName
+from dentsight_pipeline.documents.teeth import StageOne, ToothCount, ToothGroup
+from dentsight_pipeline.evaluation import bootstrap, matching
+from dentsight_pipeline.evaluation.bootstrap import Draws, Interval, Weights
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.figures import HALF, macro_of
+from dentsight_pipeline.evaluation.metrics import CurveTable
+from dentsight_pipeline.evaluation.teeth.findings import (
+    Marked,
+    Mouth,
+    by_image,
+    choose_tooth_threshold,
+    numbering,
+    one_mouth,
+)
+
+GROUPS: Mapping[str, str] = {
+    "all": "1234",
+    "upper": "12",
+    "lower": "34",
+    "right": "14",
+    "left": "23",
+    "upper right": "1",
+    "upper left": "2",
+    "lower left": "3",
+    "lower right": "4",
+}
+"""Jaws, sides and quadrants by the first digit of their teeth; sides are the patient's."""
+
+
+def measure_alone(
+    truth: GroundTruth,
+    found: Detections,
+    valid: tuple[GroundTruth, Detections] | None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, dict[PopulationName, StageOne | None]]:
+    """How well teeth are found, numbered and counted, whatever else is on them.
+
+    Args:
+        truth: Annotated teeth of the evaluated images.
+        found: Detections on them.
+        valid: The same of the split that the tooth threshold is chosen on; without it, on the evaluated images.
+        resamples: Bootstrap resamples over source groups; 0 = no intervals.
+        seed: Of the bootstrap.
+
+    Returns:
+        The least score of a tooth (+∞ when none is hit), and the figures by population; None where it has no image.
+    """
+    chosen_truth, chosen_found = valid or (truth, found)
+    threshold = choose_tooth_threshold(chosen_truth, _mouths(chosen_truth, chosen_found))
+    masks = {"all": np.ones(len(truth.image_ids), bool), "clean": truth.clean}
+    measured: dict[PopulationName, StageOne | None] = {
+        "all": None,
+        "clean": None,
+    }
+    for name in measured:
+        mask = masks[name]
+        if mask is not None and mask.any():
+            measured[name] = _measure(truth.subset(mask), found.subset(mask), threshold, resamples, seed)
+    return threshold, measured
+
+
+def _mouths(truth: GroundTruth, found: Detections) -> dict[int, list[Marked]]:
+    return {image: one_mouth(teeth) for image, teeth in by_image(found, truth).items()}
+
+
+def _measure(truth: GroundTruth, found: Detections, threshold: float, resamples: int, seed: int) -> StageOne:
+    weights = bootstrap.draw(truth.groups, resamples, seed)
+    marked, there = _mouths(truth, found), by_image(truth, truth)
+    clean = np.ones(len(truth.image_ids), bool) if truth.clean is None else truth.clean
+    whole = truth.fully_covered
+    rows = zip(truth.image_ids[whole].tolist(), truth.groups[whole].tolist(), clean[whole].tolist(), strict=True)
+    mouths = [Mouth(str(g), ok, _shown(marked.get(i, []), threshold), (), there.get(i, []), ()) for i, g, ok in rows]
+    return StageOne(
+        images=len(truth.image_ids),
+        groups=weights.n_groups,
+        ap=tuple(_groups(truth, found, weights)),
+        images_counted=len(mouths),
+        teeth=numbering(mouths, resamples, seed) if mouths else None,
+        count=_count(mouths, resamples, seed) if mouths else None,
+    )
+
+
+def _shown(teeth: Sequence[Marked], threshold: float) -> list[Marked]:
+    return [tooth for tooth in teeth if (tooth.score or 0.0) >= threshold]
+
+
+def _groups(truth: GroundTruth, found: Detections, weights: Weights) -> list[ToothGroup]:
+    """The mean AP of the teeth of each group that are there."""
+    matches = [by_area["all"] for by_area in matching.match(truth, found, areas=("all",))]
+    drawn = [bootstrap.draws(_ranked(CurveTable.from_matches(own)), weights) for own in matches]
+    return [_group(name, _of(truth, quadrants), matches, drawn, weights) for name, quadrants in GROUPS.items()]
+
+
+def _of(truth: GroundTruth, quadrants: str) -> list[int]:
+    return [k for k, tooth in enumerate(truth.class_names) if tooth[0] in quadrants]
+
+
+def _ranked(curve: CurveTable) -> Callable[[np.ndarray], np.ndarray]:
+    """AP and AP50 of a tooth as a function of image weights [I, B] → [2, B]."""
+
+    def figures(weights: np.ndarray) -> np.ndarray:
+        precision, _ = curve.average_precision(weights)
+        return np.stack([precision.mean(axis=0), precision[HALF]])
+
+    return figures
+
+
+def _group(
+    name: str, own: Sequence[int], matches: Sequence[matching.ClassMatches], drawn: Sequence[Draws], weights: Weights
+) -> ToothGroup:
+    mean = macro_of([drawn[k] for k in own])
+    counts = np.sum([matches[k].gt_counts for k in own], axis=0)
+    units = bootstrap.units_with(counts, weights)
+    ap, ap50 = (bootstrap.interval(mean, units, at=(i,)) for i in range(2))
+    return ToothGroup(
+        group=name,
+        n_gt=int(counts.sum()),
+        teeth=sum(matches[k].n_gt > 0 for k in own),
+        ap=ap.value,
+        ap_low=ap.low,
+        ap_high=ap.high,
+        ap50=ap50.value,
+        ap50_low=ap50.low,
+        ap50_high=ap50.high,
+    )
+
+
+def _count(mouths: Sequence[Mouth], resamples: int, seed: int) -> ToothCount:
+    """How many teeth are found in a mouth against how many there are."""
+    weights = bootstrap.draw(np.array([mouth.group for mouth in mouths]), resamples, seed)
+    more = np.array([len(mouth.teeth) - len(mouth.true_teeth) for mouth in mouths], np.float64)
+    measured = {
+        "exact": _mean((more == 0).astype(np.float64), weights, (0.0, 1.0)),
+        "off_by": _mean(np.abs(more), weights, None),
+        "bias": _mean(more, weights, None),
+    }
+    fields: dict[str, float | None] = {}
+    for name, own in measured.items():
+        fields |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+    return ToothCount(
+        n_gt=sum(len(mouth.true_teeth) for mouth in mouths),
+        n_found=sum(len(mouth.teeth) for mouth in mouths),
+        **fields,
+    )
+
+
+def _mean(values: np.ndarray, weights: Weights, bounds: tuple[float, float] | None) -> Interval:
+    """The mean of a value of each image [I]."""
+    with np.errstate(invalid="ignore"):  # a jackknife replicate of one group is empty
+        drawn = bootstrap.draws(lambda by_image: (values @ by_image / by_image.sum(axis=0))[None], weights)
+    return bootstrap.interval(drawn, weights.n_groups, at=(0,), bounds=bounds)

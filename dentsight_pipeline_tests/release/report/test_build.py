@@ -23,8 +23,8 @@ from msgspec import structs
 from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
-from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
 from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData

@@ -8,7 +8,7 @@ agreement between a model and dentists belongs in the evaluation.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -129,7 +129,9 @@ class PairedBoxes:
         return bool(self.in_a or self.in_b)
 
 
-def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) -> SecondReadings:
+def second_readings(
+    splits: Sequence[Split], fingerprints: Mapping[str, str], augmented: Collection[str] = ()
+) -> SecondReadings:
     """The pairs of images of one source that were labelled independently.
 
     A pair counts when both images carry labels. The boxes of the second image can be brought into the frame of the
@@ -143,9 +145,13 @@ def second_readings(splits: Sequence[Split], fingerprints: Mapping[str, str]) ->
     Args:
         splits: All splits.
         fingerprints: Text of the images' fingerprints by sha256.
+        augmented: Exports that say that they hold several versions of each image: nobody has read those.
     """
     made = SecondReadings()
     for first, second in _pairs(splits):
+        if first.export == second.export and first.export in augmented:
+            made.copies += 1
+            continue
         transform = _alignment(first, second, fingerprints)
         if transform is None:
             made.unaligned += 1

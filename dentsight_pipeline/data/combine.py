@@ -130,7 +130,8 @@ def combined(parts: Sequence[Part]) -> NormalisedDocument:
     splits = {name: whole.split(name) for name in SPLITS if any(_has(part, [name]) for part in parts)}
     tables = list(splits.values())
     fingerprints = {digest: code for part in parts for digest, code in part.raw.fingerprints.items()}
-    found = agreement.second_readings(tables, fingerprints)
+    augmented = {name for name, part in zip(whole.names, parts, strict=True) if part.raw.facts.source.versions}
+    found = agreement.second_readings(tables, fingerprints, augmented)
     return NormalisedDocument(
         splits,
         pa.concat_tables([part.made.repairs for part in parts]).unify_dictionaries(),
@@ -267,11 +268,12 @@ def _one(tables: Sequence[pa.Table]) -> pa.Table:
 def _corpus(parts: Sequence[Part]) -> Corpus:
     """The exports' corpora as one; drawn as soon as one is, because nothing drawn may be used on X-rays."""
     each = [part.made.facts.corpus for part in parts]
-    drawn = any(corpus.kind == CorpusKind.PHANTOM for corpus in each)
+    kinds = [kind for kind in CorpusKind if any(corpus.kind == kind for corpus in each)]
     return Corpus(
-        kind=CorpusKind.PHANTOM if drawn else CorpusKind.ROBOFLOW,
+        kind=CorpusKind.PHANTOM if CorpusKind.PHANTOM in kinds else kinds[-1],
         name=" + ".join(dict.fromkeys(corpus.name for corpus in each)),
         licence=" + ".join(sorted({corpus.licence for corpus in each})),
+        pictures=", ".join(dict.fromkeys(corpus.pictures for corpus in each if corpus.pictures)),
     )
 
 

@@ -27,6 +27,8 @@ _FEWEST_TEETH = 5
 """Below this many teeth, no place is judged."""
 _FEWEST_OF_A_JAW = 3
 """Below this many teeth of one jaw, the other alone gives the row."""
+_FAR = 2.5
+"""Places, 8 mm units, by which a tooth must be off to be out of order: gaps close and teeth drift by one."""
 _FITTING_SHARE = 0.6
 """Share of the teeth that must fit one order along x before anything is said from it."""
 
@@ -80,6 +82,21 @@ def tooth_flags(width: int, height: int, teeth: Sequence[tuple[str, Sequence[flo
         flags |= _side_flags(found, width)
         flags |= _jaw_flags(found, height)
     return sorted(flags)
+
+
+def out_of_order(width: int, teeth: Sequence[tuple[str, Sequence[float]]]) -> int:
+    """How many of an image's teeth lie far from where their numbers stand in the row; all, where no order is seen.
+
+    Args:
+        width: Image width, pixels.
+        teeth: As for `tooth_flags`.
+    """
+    found = _numbered(teeth)
+    line = _order_along_x(found, width)
+    if line is None:
+        return len(found.names)
+    middle, pitch, tilt = line
+    return int((np.abs((found.x - middle - tilt * found.jaw) / pitch - found.place) > _FAR).sum())
 
 
 def _numbered(teeth: Sequence[tuple[str, Sequence[float]]]) -> _Teeth:

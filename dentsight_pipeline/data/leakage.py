@@ -54,13 +54,14 @@ from threadpoolctl import threadpool_limits
 from dentsight_pipeline.errors import DataError
 
 Transform = Literal["identity", "hflip", "vflip", "rot180"]
-StemKind = Literal["uid", "dated", "numeric", "other"]
+StemKind = Literal["uid", "dated", "numeric", "other", "versioned"]
 
 TRANSFORMS: tuple[Transform, ...] = ("identity", "hflip", "vflip", "rot180")
 SAME_SOURCE_SIMILARITY = 0.93
 """Two images at or above this similarity have one source; the module's docstring has the measured distributions."""
-STEM_KINDS_THAT_PROVE: frozenset[StemKind] = frozenset({"uid", "dated", "other"})
-"""Kinds of file-name stem that prove a common source alone. Numeric ones (`18_png`) collide between patients."""
+STEM_KINDS_THAT_PROVE: frozenset[StemKind] = frozenset({"uid", "dated", "other", "versioned"})
+"""Kinds of file-name stem that prove a common source alone. Numeric ones (`18_png`) collide between patients, unless
+the export says that it holds several versions of each image (`versioned`)."""
 
 _GRID = 64  # side of the square that every image is resized to, pixels
 _FREQUENCIES = 24  # lowest frequencies kept along each axis

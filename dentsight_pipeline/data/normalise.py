@@ -139,9 +139,14 @@ def normalise_document(
     splits, repairs = _normalised(raw, rules, coverage, sources, report)
     labels = label_table(rules, raw.splits)
     facts = _facts(raw, choice.applied(drop, coverage.facts()), splits, sources, repairs, labels)
-    pairs = agreement.second_readings(list(splits.values()), raw.fingerprints)
+    pairs = agreement.second_readings(list(splits.values()), raw.fingerprints, _augmented(raw))
     rows = agreement.agreement_table(list(splits.values()), CLASSES, pairs)
     return NormalisedDocument(splits, repairs, labels, rows, pairs.pairs, facts)
+
+
+def _augmented(raw: RawExport) -> Collection[str]:
+    """The export, where it says that it holds several versions of each image."""
+    return {raw.facts.corpus.name} if raw.facts.source.versions else ()
 
 
 class _Sources:

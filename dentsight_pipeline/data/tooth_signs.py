@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dentsight_pipeline.data.fdi import tooth_flags
+from dentsight_pipeline.data.fdi import out_of_order, tooth_flags
 from dentsight_pipeline.documents.annotations import RawSplit, flat_values
 
 FEWEST_TEETH = 8
@@ -130,12 +130,14 @@ def _off_centre(teeth: _Teeth) -> Counted:
 
 
 def _order(teeth: _Teeth) -> dict[str, Counted]:
-    """Boxes of images that are mirrored throughout; on the wrong side or jaw; of numbers that mostly are so."""
-    mirrored = 0
+    """Boxes of mirrored images; on the wrong side or in the wrong jaw; far from their place; of numbers mostly so."""
+    mirrored = unordered = 0
     wrong, all_of = Counter[str](), Counter[str]()
     for _, own in teeth.of_images(NUMBERED_IMAGES):
         width, height = own.sizes_px[0].astype(int)
-        flags = tooth_flags(width, height, list(zip(own.names.tolist(), own.xywh_px.tolist(), strict=True)))
+        numbered = list(zip(own.names.tolist(), own.xywh_px.tolist(), strict=True))
+        flags = tooth_flags(width, height, numbered)
+        unordered += out_of_order(width, numbered)
         mirrored += len(own.names) * ("mirrored" in flags or "upside_down" in flags)
         all_of.update(own.names.tolist())
         wrong.update({flag.partition(":")[2] for flag in flags if flag.startswith("wrong_")})
@@ -144,6 +146,7 @@ def _order(teeth: _Teeth) -> dict[str, Counted]:
     return {
         "teeth_mirrored": (mirrored, total),
         "teeth_misplaced": (wrong.total(), total),
+        "teeth_out_of_order": (unordered, total),
         "tooth_number_misplaced": (whole, total),
     }
 

@@ -21,7 +21,7 @@ class Facts(Document, frozen=True):
     """Base of the facts of every kind."""
 
 
-class Corpus(Document, frozen=True):
+class Corpus(Document, frozen=True, omit_defaults=True):
     """The corpus as every report names it."""
 
     kind: CorpusKind
@@ -30,6 +30,8 @@ class Corpus(Document, frozen=True):
     """Project and version, or the phantom's own sentence."""
     licence: str
     """As its source says; `unknown` when it says nothing."""
+    pictures: str = ""
+    """What the pictures look like where they do not look like panoramic X-rays; absent elsewhere."""
 
 
 class PolicyVersion(Document, frozen=True):
@@ -67,6 +69,8 @@ class Source(Document, frozen=True, omit_defaults=True):
     """As README.roboflow.txt writes it."""
     annotation_format: str = ""
     """E.g. `COCO Segmentation`."""
+    versions: int = 0
+    """Versions of each source image that it says it holds, augmented ones included; absent when it says nothing."""
 
 
 class LabelSource(Document, frozen=True):

@@ -106,6 +106,8 @@ class Inspection(Document, frozen=True, kw_only=True):
     """Images with conditions but no tooth boxes, by split."""
     unlabelled: Mapping[str, int]
     """Images without a label file of their own, by split: kept out unless they are accepted as negatives."""
+    shared_names: int
+    """Mere numbers that several files have for a name, where the export does not say that they are versions."""
     privacy: Privacy
     """What would be replaced and removed."""
     refusals: tuple[Refusal, ...]

@@ -115,7 +115,9 @@ class CorpusKind(StrEnum):
     PHANTOM = "phantom"
     """Drawn by this package; figures on it say nothing about X-rays."""
     ROBOFLOW = "roboflow"
-    """A person's export."""
+    """A person's export that Roboflow made."""
+    EXPORT = "export"
+    """A person's export of another origin."""
 
 
 PHANTOM_MARKER = "dentsight phantom corpus (synthetic, not clinical data)"

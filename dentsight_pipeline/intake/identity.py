@@ -43,18 +43,42 @@ def source_identity(export: Export, known: Mapping[str, str | int] | None = None
     found["licence"] = _licence(export, dataset + "\n" + roboflow)
     found |= {key: export.info[key] for key in ("workspace", "project", "version", "url") if key in _roboflow(export)}
     found |= {key: str(value) for key, value in (known or {}).items()}
-    return codec.convert({key: redact(value) for key, value in found.items() if value}, Source, "the export's identity")
+    told: dict[str, str | int] = {key: redact(value) for key, value in found.items() if value}
+    if versions := declared_versions(export):
+        told["versions"] = versions
+    return codec.convert(told, Source, "the export's identity")
 
 
-def corpus(export: Export, identity: Source, declared: str = "") -> Corpus:
+def declared_versions(export: Export) -> int:
+    """How many versions of each source image an export says it holds; 0 when it says nothing."""
+    found = re.search(r"create (\d{1,3}) versions? of each source image", export.readmes.get("README.roboflow.txt", ""))
+    return int(found[1]) if found and int(found[1]) > 1 else 0
+
+
+def is_resized(export: Export) -> bool:
+    """Whether the export says that its images were given one size."""
+    return re.search(r"^\* Resize to ", export.readmes.get("README.roboflow.txt", ""), re.MULTILINE) is not None
+
+
+def corpus(export: Export, identity: Source, declared: str = "", pictures: str = "") -> Corpus:
     """The corpus as every report names it; a licence that its owner declares stands beside the export's own."""
     lines = [line.strip().lstrip("# ").strip() for line in export.readmes.get("README.dataset.txt", "").splitlines()]
     licence = together(identity.licence, declared) if declared else identity.licence or "unknown"
     if PHANTOM_MARKER in lines:
         return Corpus(kind=CorpusKind.PHANTOM, name=PHANTOM_MARKER, licence=licence)
+    kind = CorpusKind.ROBOFLOW if _is_of_roboflow(export, identity) else CorpusKind.EXPORT
     version = f" v{identity.version}" if identity.version else ""
     name = identity.name or identity.project or "unnamed export"
-    return Corpus(kind=CorpusKind.ROBOFLOW, name=f"{name}{version}", licence=licence)
+    return Corpus(kind=kind, name=f"{name}{version}", licence=licence, pictures=pictures)
+
+
+def _is_of_roboflow(export: Export, identity: Source) -> bool:
+    """By what it says, or by the names of its files."""
+    said = " ".join(
+        (*export.readmes, *export.readmes.values(), *export.info, *export.info.values(), identity.workspace)
+    )
+    paths = (image.path for split in export.splits for image in split.images[:1])
+    return "roboflow" in said.lower() or bool(identity.workspace) or any(".rf." in path for path in paths)
 
 
 def _licence(export: Export, text: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
+from dentsight_pipeline.data.modality import colour_spread
 from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
 from dentsight_pipeline.data.tooth_signs import GRAY_PX
 from dentsight_pipeline.errors import DataError
@@ -63,7 +64,13 @@ class StoredImages:
     grays: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Those that were asked for, reduced, by their stored sha256."""
 
-    def add(self, path: str, image: StoredImage, code: str, gray: NDArray[np.uint8] | None) -> None:
+    colours: list[float] = field(default_factory=list)
+    """How coloured those are that were asked for (`modality.py`)."""
+
+    def add(
+        self, path: str, image: StoredImage, code: str, gray: NDArray[np.uint8] | None, colour: float | None
+    ) -> None:
+        self.colours += [] if colour is None else [colour]
         self.by_path[path], self.fingerprints[image.sha256] = image, code
         if gray is not None:
             self.grays[image.sha256] = gray
@@ -86,6 +93,8 @@ class ImageKeeper:
     progress: Progress | None
     shown: Set[str] = frozenset()
     """Paths of those that are wanted in gray too."""
+    coloured: Set[str] = frozenset()
+    """Paths of those whose colours are looked at."""
 
     def keep(self, images: Iterable[ExportImage], refusals: Refusals) -> StoredImages:
         """Reads every image that is there, and stores it unless the store has it."""
@@ -100,13 +109,14 @@ class ImageKeeper:
                 self.progress("images", done, len(paths))
         return stored
 
-    def _kept(self, path: str) -> tuple[str, StoredImage, str, NDArray[np.uint8] | None] | DataError:
+    def _kept(self, path: str) -> tuple[str, StoredImage, str, NDArray[np.uint8] | None, float | None] | DataError:
         try:
             data = self.files.read(path)
             original = sha256(data).hexdigest()
             image, code = self._found(original) or self._made(data, original)
             shown = path in self.shown
-            return path, image, code, decode_gray(data, (image.width, image.height), GRAY_PX) if shown else None
+            gray = decode_gray(data, (image.width, image.height), GRAY_PX) if shown else None
+            return path, image, code, gray, colour_spread(data) if path in self.coloured else None
         except ImageBytesError as error:
             return DataError(f"{self.files.findable(path)}: {error}.")
         except DataError as error:

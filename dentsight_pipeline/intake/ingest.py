@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from dentsight_pipeline.data.coverage import looked_for, refuse_uncovered
 from dentsight_pipeline.data.leakage import STEM_KINDS_THAT_PROVE
+from dentsight_pipeline.data.modality import LOOKED_AT, unlike_panoramic
 from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.data.own_mapping import image_classes
 from dentsight_pipeline.data.privacy import stem_kind
@@ -40,7 +41,7 @@ from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
 from dentsight_pipeline.intake.files import ExportFiles
-from dentsight_pipeline.intake.identity import corpus, source_identity
+from dentsight_pipeline.intake.identity import corpus, declared_versions, is_resized, source_identity
 from dentsight_pipeline.intake.images import HashedFiles, ImageKeeper, StoredImages
 from dentsight_pipeline.intake.limits import UNLABELLED, Limits
 from dentsight_pipeline.intake.mapping_file import MAPPING_FILE, by_digest, chosen, mapping_in
@@ -158,10 +159,12 @@ def read_content(
     other_files = tuple(file for file in hashed.seen() if not (file.name or "").endswith(MAPPING_FILE))
     teeth = _tooth_names(export, choice.mapping, drop)
     shown = frozenset(path for split in export.splits for path in _to_look_at(split, teeth))
-    keeper = ImageKeeper(below, store, known or KnownOriginals(), request.workers, request.progress, shown)
+    known = known or KnownOriginals()
+    coloured = _spread([image.path for split in export.splits for image in split.images if image.exists])
+    keeper = ImageKeeper(below, store, known, request.workers, request.progress, shown, coloured)
     images = keeper.keep(chain.from_iterable(split.images for split in export.splits), refusals)
     groups = stem_groups(export.splits, images.by_path)
-    maker = RawSplits(images.by_path, groups, refusals, limits)
+    maker = RawSplits(images.by_path, groups, refusals, limits, versioned=declared_versions(export) > 1)
     splits = tuple(map(maker.make, export.splits))
     for split in splits:
         for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
@@ -205,7 +208,7 @@ def _facts(
         for split, unread in zip(splits, export.splits, strict=True)
     }
     return RawExportFacts(
-        corpus=corpus(export, identity, own.licence if own else ""),
+        corpus=corpus(export, identity, own.licence if own else "", _pictures(export, images)),
         source=identity,
         layout=export.layout,
         label_source=_label_source(export, own),
@@ -213,6 +216,17 @@ def _facts(
         repairs=dict(sorted(Counter(repairs["kind"].to_pylist()).items())),
         privacy=_privacy(export, images.by_path),
     )
+
+
+def _spread(paths: Sequence[str]) -> frozenset[str]:
+    """Some of the paths, evenly spread."""
+    return frozenset(paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT])
+
+
+def _pictures(export: Export, images: StoredImages) -> str:
+    """What they look like where they do not look like panoramic X-rays."""
+    sizes = [(image.width, image.height) for image in images.by_path.values()]
+    return unlike_panoramic(sizes, images.colours, resized=is_resized(export))
 
 
 def _refuse_missing_splits(name: str, export: Export, required: Sequence[str], refusals: Refusals) -> None:

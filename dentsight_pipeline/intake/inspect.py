@@ -21,6 +21,7 @@ from dentsight_pipeline.data.normalise import NormalisedDocument
 from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH
 from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.annotations import RawSplit
 from dentsight_pipeline.documents.evaluation import Bounds, LabelCeiling
 from dentsight_pipeline.documents.facts import AppliedMapping, Cell, ExportPart, SplitsFacts, SplitTotals
 from dentsight_pipeline.documents.inspection import InspectedSplit, Inspection, Refusal
@@ -143,6 +144,7 @@ def _report(looked: Sequence[_Looked], result: NormalisedDocument, lacking: Sequ
         flags=facts.flags,
         partial_annotation=facts.partial_annotation,
         unlabelled=_of_kind(result.repairs, UNLABELLED),
+        shared_names=sum(_shared_names(one.content.raw.splits) for one in looked),
         privacy=facts.privacy,
         refusals=(*_refusals(looked), *map(_refusal, lacking)),
     )
@@ -164,6 +166,18 @@ def _of_kind(repairs: pa.Table, kind: str) -> dict[str, int]:
     """Repairs of one kind by split."""
     rows = repairs.select(["kind", "split"]).to_pylist()
     return dict(Counter(row["split"] for row in rows if row["kind"] == kind))
+
+
+def _shared_names(splits: Sequence[RawSplit]) -> int:
+    """Mere numbers that several different files have for a name."""
+    columns = [split.images.select(["sha256", "stem_group", "stem_kind"]) for split in splits]
+    rows = {
+        (row["stem_group"], row["sha256"])
+        for table in columns
+        for row in table.to_pylist()
+        if row["stem_kind"] == "numeric"
+    }
+    return sum(count > 1 for count in Counter(group for group, _ in rows).values())
 
 
 def _class_row(name: str, facts: SplitsFacts) -> dict[str, int | bool]:
@@ -200,8 +214,15 @@ def summary_lines(report: Inspection) -> list[str]:
     lines.append(f"Conditions: {', '.join(conditions)}")
     lines += [] if report.exports else _coverage_lines(source)
     lines.append(f"Teeth: {sum(row['total'] for name, row in report.classes.items() if name in TEETH)}")
-    for title, table in (("Repairs", report.repairs), ("Dropped labels", report.dropped)):
-        lines.append(f"{title}: {_counted(table) or 'none'}")
+    duplicates = {name: report.repairs.get(f"{name}_duplicate", 0) for name in ("exact", "near")}
+    tables = {
+        "Teeth to look at": report.flags,
+        "Duplicate boxes": {name: count for name, count in duplicates.items() if count},
+        "Repairs": report.repairs,
+        "Dropped labels": report.dropped,
+    }
+    lines += [f"{title}: {_counted(table) or 'none'}" for title, table in tables.items()]
+    lines += _image_lines(report)
     if report.accepted_repairs:
         lines.append(f"Accepted beyond their limits: {', '.join(report.accepted_repairs)}")
     if report.label_ceilings:
@@ -218,6 +239,28 @@ def summary_lines(report: Inspection) -> list[str]:
     if len(refused) > 50:
         lines.append(f"  … and {len(refused) - 50} more (--json lists all)")
     return lines
+
+
+def _image_lines(report: Inspection) -> Iterator[str]:
+    """What people should know of the images: unlabelled ones, copies, names, and whether they are panoramic at all."""
+    without = {name: split.images_without_annotations for name, split in report.splits.items()}
+    yield f"Negatives: {_counted(without)} images without annotations"
+    if report.unlabelled:
+        taken = UNLABELLED in report.accepted_repairs
+        some = ", ".join(report.unlabelled_files[:5]) + ", …" * (len(report.unlabelled_files) > 5)
+        yield f"Unlabelled, {'taken as negatives' if taken else 'kept out'}: {_counted(report.unlabelled)} ({some})"
+    if unlisted := {name: split.unlisted_files for name, split in report.splits.items() if split.unlisted_files}:
+        yield f"Image files that no annotation names, left out: {_counted(unlisted)}"
+    if any(report.partial_annotation.values()):
+        yield f"Conditions without tooth boxes: {_counted(report.partial_annotation)} images"
+    images = sum(split.images for split in report.splits.values())
+    yield f"Sources: {report.distinct_sources} of {images} images are of different patients, as far as can be told"
+    if report.identity.versions:
+        yield f"Versions: it says that it holds {report.identity.versions} of each image, so names are grouped"
+    if report.shared_names:
+        yield f"Warning: {report.shared_names} numbers are the name of several files; only their pixels are compared"
+    if report.corpus.pictures:
+        yield f"Warning: the pictures look like {report.corpus.pictures}, not like panoramic X-rays"
 
 
 def _bounds(of: Bounds) -> str:

@@ -80,6 +80,11 @@ LIMITS = {
             "they lie where the teeth of another side or jaw belong; the class names are in another order",
         ),
         Limit(
+            "teeth_out_of_order", "tooth boxes", 0.25, 20,
+            "they lie far from where their numbers stand in the row of teeth; the class names are in another order, or "
+            "counted from another end",
+        ),
+        Limit(
             "tooth_number_misplaced", "tooth boxes", 0, 5,
             "most teeth of their numbers lie on another side or in another jaw; the class names are shifted, or two of "
             "them are exchanged",

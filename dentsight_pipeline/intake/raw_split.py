@@ -64,11 +64,19 @@ class RawSplits:
         group_of: From `stem_groups`.
         refusals: Where records go that cannot be meant.
         limits: How much may be mended.
+        versioned: The export says that images of one name are versions of one source, which a mere number proves then.
     """
 
     def __init__(
-        self, stored: Mapping[str, StoredImage], group_of: Mapping[str, str], refusals: Refusals, limits: Limits
+        self,
+        stored: Mapping[str, StoredImage],
+        group_of: Mapping[str, str],
+        refusals: Refusals,
+        limits: Limits,
+        *,
+        versioned: bool = False,
     ) -> None:
+        self._versioned = versioned
         self._stored, self._group_of, self._refusals, self._limits = stored, group_of, refusals, limits
         self._repairs: list[dict[str, Cell]] = []
 
@@ -159,6 +167,7 @@ class RawSplits:
         return (found.coded_size, found.orientation) if turned else None
 
     def _image(self, image: ExportImage, found: StoredImage) -> dict[str, Cell]:
+        kind = stem_kind(image.stem)
         return {
             "id": image.id,
             "file_name": found.path,
@@ -167,7 +176,7 @@ class RawSplits:
             "width": found.width,
             "height": found.height,
             "stem_group": self._group_of[image.stem],
-            "stem_kind": stem_kind(image.stem),
+            "stem_kind": "versioned" if self._versioned and kind == "numeric" else kind,
         }
 
     def _inside(

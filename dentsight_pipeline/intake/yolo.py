@@ -167,7 +167,7 @@ def _yolo_split(
         (images if label_file else unlabelled).append(image)
         if label_file is not None:
             for box, polygons, label in _yolo_annotations(files, label_file, names, refusals):
-                rows.add(len(rows), number, label, box, polygons)
+                rows.add(len(rows), number, label, box, polygons, ["box_from_polygon"] * (box is None))
     folder = places.label_folder(split)
     return ExportSplit(split, folder, categories, images, rows.table(), relative=True, unlabelled=unlabelled)
 

@@ -117,7 +117,7 @@ def digests_of(named: tuple[Named, ...]) -> dict[str, str]:
 
 def never_for_xrays(verdict: Verdict, corpus: Corpus | None) -> bool:
     """True for a policy made for drawn images, and for a model made from them whatever the policy."""
-    return verdict.never_for_xrays or corpus is None or corpus.kind != CorpusKind.ROBOFLOW
+    return verdict.never_for_xrays or corpus is None or corpus.kind == CorpusKind.PHANTOM
 
 
 def file_digests(folder: Path) -> dict[str, str]:

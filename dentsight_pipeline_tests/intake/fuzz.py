@@ -3,8 +3,9 @@
     python -m dentsight_pipeline_tests.intake.fuzz --count 10000 --seed 0     # the campaign
     python -m dentsight_pipeline_tests.intake.fuzz --count 200 --semantic     # faults of meaning: stopped or flagged?
 
-Seeds are small phantom exports as COCO and as YOLO. A mutation spoils structure, values, bytes, names, links or the
-layout; a semantic one leaves every record well-formed and makes it mean something else. `test_fuzz.py` runs a sample.
+Seeds are small phantom exports as COCO, YOLO, Pascal VOC and DENTEX. A mutation spoils structure, values, bytes, names,
+links or the layout; a semantic one leaves every record well-formed and makes it mean something else.
+`test_fuzz.py` runs a sample.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import collections
 import json
 import multiprocessing
 import random
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from dentsight_pipeline.documents.codec import write
 from dentsight_pipeline.errors import DentsightError
@@ -33,7 +36,6 @@ from dentsight_pipeline.phantom.export import CATEGORY_NAMES, write_phantom_expo
 
 COCO_FILE = "_annotations.coco.json"
 LONGEST_S = 60
-SEEDS = ("coco", "yolo")
 Rng = random.Random
 
 
@@ -69,7 +71,58 @@ def make_seeds(folder: Path, images: int = 6) -> dict[str, Path]:
         f"train: ../train/images\nval: ../valid/images\nnc: {len(CATEGORY_NAMES)}\nnames: {names}\n"
     )
     shutil.copyfile(coco / "README.dataset.txt", yolo / "README.dataset.txt")
-    return {"coco": coco, "yolo": yolo}
+    _write_voc(coco, folder / "voc")
+    _write_dentex(coco, folder / "dentex")
+    return {name: folder / name for name in SPOILING}
+
+
+def _write_voc(coco: Path, voc: Path) -> None:
+    """The same as Pascal VOC, the XML beside its image."""
+    for split, document, image, marked in _images(coco):
+        names = {category["id"]: category["name"] for category in document["categories"]}
+        objects = "".join(_voc_object(names[a["category_id"]], a["bbox"]) for a in marked)
+        size = f"<size><width>{image['width']}</width><height>{image['height']}</height><depth>1</depth></size>"
+        (voc / split).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(coco / split / image["file_name"], voc / split / image["file_name"])
+        text = f"<annotation>\n<filename>{image['file_name']}</filename>\n{size}\n{objects}</annotation>\n"
+        (voc / split / image["file_name"]).with_suffix(".xml").write_text(text)
+
+
+def _voc_object(name: str, bbox: list[float]) -> str:
+    x, y, w, h = bbox
+    corners = f"<xmin>{x}</xmin><ymin>{y}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+    return f"<object>\n<name>{name}</name>\n<bndbox>{corners}</bndbox>\n</object>\n"
+
+
+def _write_dentex(coco: Path, dentex: Path) -> None:
+    """Its teeth as hierarchical COCO, a disease for each."""
+    numbers = [[{"id": n, "name": n + 1, "supercategory": n + 1} for n in range(count)] for count in (4, 8)]
+    diseases = ("Impacted", "Caries", "Periapical Lesion", "Deep Caries")
+    lists = [*numbers, [{"id": n, "name": name, "supercategory": name} for n, name in enumerate(diseases)]]
+    made: dict[str, dict[str, Any]] = {}
+    for split, document, image, marked in _images(coco):
+        names = {category["id"]: category["name"] for category in document["categories"]}
+        new = made.setdefault(split, {"images": [], "annotations": []})
+        (dentex / split / "xrays").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(coco / split / image["file_name"], dentex / split / "xrays" / image["file_name"])
+        new["images"].append(image)
+        for annotation in marked:
+            if (name := names[annotation["category_id"]]).isdigit():
+                levels = (int(name[0]) - 1, int(name[1]) - 1, annotation["id"] % 4)
+                of = {f"category_id_{k}": level for k, level in enumerate(levels, start=1)}
+                kept = {key: annotation[key] for key in ("id", "image_id", "bbox", "segmentation", "iscrowd", "area")}
+                new["annotations"].append(kept | of)
+    for split, document in made.items():
+        document |= {f"categories_{k}": level for k, level in enumerate(lists, start=1)}
+        (dentex / split / f"{split}_quadrant_enumeration_disease.json").write_text(json.dumps(document))
+
+
+def _images(coco: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Split, its document, an image, and what is annotated on it."""
+    for split in ("train", "valid", "test"):
+        document = json.loads((coco / split / COCO_FILE).read_text())
+        for image in document["images"]:
+            yield split, document, image, [a for a in document["annotations"] if a["image_id"] == image["id"]]
 
 
 def _yolo_line(annotation: dict[str, Any], image: dict[str, Any]) -> str:
@@ -93,8 +146,12 @@ def _paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from _paths(member, (*at, key))
 
 
+def _annotation_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*.json")) if path.name == COCO_FILE or "quadrant" in path.name]
+
+
 def _document(folder: Path, rng: Rng) -> tuple[Path, Any]:
-    path = rng.choice(sorted(folder.rglob(COCO_FILE)))
+    path = rng.choice(_annotation_files(folder))
     return path, json.loads(path.read_text())
 
 
@@ -118,7 +175,7 @@ def json_value(folder: Path, rng: Rng) -> None:
 
 def json_text(folder: Path, rng: Rng) -> None:
     """The text of an annotation file is cut, doubled, or changed in a few characters."""
-    path = rng.choice(sorted(folder.rglob(COCO_FILE)))
+    path = rng.choice(_annotation_files(folder))
     _spoil(path, rng)
 
 
@@ -157,6 +214,24 @@ def yolo_text(folder: Path, rng: Rng) -> None:
         str(rng.choice((*STRANGE, "&a [*a]", "- - -", "{", "999999"))).encode("utf-8", "replace").decode()
     )
     lines[row] = " ".join(fields if rng.random() < 0.8 else fields * 3)
+    path.write_text("\n".join(lines))
+
+
+def xml_text(folder: Path, rng: Rng) -> None:
+    """An element of an XML file becomes something strange, vanishes or is doubled; entities are declared."""
+    path = rng.choice(sorted(folder.rglob("*.xml")))
+    lines = path.read_text().split("\n")
+    row = rng.randrange(len(lines))
+    action = rng.randrange(5)
+    if action == 0:
+        del lines[row]
+    elif action == 1:
+        lines.insert(row, lines[row])
+    elif action == 2:
+        lines.insert(0, '<!DOCTYPE a [<!ENTITY b "bb"><!ENTITY c "&b;&b;">]>')
+    else:
+        strange = str(rng.choice((*STRANGE, "&b;", "<", "]]>", "<object>"))).encode("utf-8", "replace").decode()
+        lines[row] = re.sub(r">[^<>]+<", lambda _: f">{strange}<", lines[row], count=rng.randint(1, 3))
     path.write_text("\n".join(lines))
 
 
@@ -222,6 +297,8 @@ def layout(folder: Path, rng: Rng) -> None:
 SPOILING: dict[str, tuple[Callable[[Path, Rng], None], ...]] = {
     "coco": (json_value, json_value, json_value, json_text, any_bytes, names, links, layout),
     "yolo": (yolo_text, yolo_text, any_bytes, names, links, layout),
+    "voc": (xml_text, xml_text, any_bytes, names, links, layout),
+    "dentex": (json_value, json_value, json_text, any_bytes, names, links, layout),
 }
 """By seed; what is listed twice is drawn twice as often."""
 
@@ -229,7 +306,7 @@ SPOILING: dict[str, tuple[Callable[[Path, Rng], None], ...]] = {
 
 
 def change_documents(folder: Path, change: Callable[[Any], None]) -> None:
-    for path in sorted(folder.rglob(COCO_FILE)):
+    for path in _annotation_files(folder):
         document = json.loads(path.read_text())
         change(document)
         path.write_text(json.dumps(document))
@@ -366,12 +443,86 @@ def _yolo_lines_of_last_class(folder: Path) -> None:
         path.write_text("".join(f"{line}\n" for line in kept))
 
 
+def _change_xml(folder: Path, change: Callable[[list[float], tuple[float, float]], list[float]]) -> None:
+    """Corners of every box, and the image's width and height → what is written instead."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    for path in sorted(folder.rglob("*.xml")):
+        root = ElementTree.fromstring(path.read_text())
+        size = tuple(float(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
+        for box in root.iter("bndbox"):
+            new = change([float(box.findtext(side) or 0) for side in sides], (size[0], size[1]))
+            for side, value in zip(sides, new, strict=True):
+                box.find(side).text = f"{value}"
+        path.write_bytes(ElementTree.tostring(root))
+
+
+def voc_sizes(folder: Path, rng: Rng) -> None:
+    """Width and height where the far corner belongs."""
+    _change_xml(folder, lambda b, _: [b[0], b[1], b[2] - b[0], b[3] - b[1]])
+
+
+def voc_swapped_axes(folder: Path, rng: Rng) -> None:
+    """Corners as y x y x."""
+    _change_xml(folder, lambda b, _: [b[1], b[0], b[3], b[2]])
+
+
+def voc_scaled(folder: Path, rng: Rng) -> None:
+    """Boxes of a picture of another size."""
+    factor = rng.choice((0.25, 0.5, 1.6, 2.0, 4.0))
+    _change_xml(folder, lambda b, _: [value * factor for value in b])
+
+
+def voc_mirrored(folder: Path, rng: Rng) -> None:
+    """Boxes of the mirrored picture."""
+    _change_xml(folder, lambda b, s: [s[0] - b[2], b[1], s[0] - b[0], b[3]])
+
+
+def voc_shifted_images(folder: Path, rng: Rng) -> None:
+    """Each image with the next one's boxes."""
+    for split in sorted({path.parent for path in folder.rglob("*.xml")}):
+        paths = sorted(split.glob("*.xml"))
+        texts = [path.read_bytes() for path in paths]
+        for path, text in zip(paths, texts[1:] + texts[:1], strict=True):
+            path.write_bytes(text)
+        if len(paths) == 1:
+            paths[0].unlink()
+
+
+def dentex_quadrants(folder: Path, rng: Rng) -> None:
+    """Quadrants counted in another order."""
+    order = rng.choice(((1, 0, 3, 2), (3, 2, 1, 0), (1, 2, 3, 0), (0, 1, 3, 2), (2, 3, 0, 1)))
+
+    def apply(document: Any) -> None:
+        for annotation in document["annotations"]:
+            annotation["category_id_1"] = order[annotation["category_id_1"]]
+
+    change_documents(folder, apply)
+
+
+def dentex_exchanged(folder: Path, rng: Rng) -> None:
+    """The lists of quadrants and places exchanged."""
+
+    def apply(document: Any) -> None:
+        document["categories_1"], document["categories_2"] = document["categories_2"], document["categories_1"]
+        for annotation in document["annotations"]:
+            annotation["category_id_1"], annotation["category_id_2"] = (
+                annotation["category_id_2"], annotation["category_id_1"],
+            )  # fmt: skip
+
+    change_documents(folder, apply)
+
+
 MEANING: dict[str, tuple[Callable[[Path, Rng], None], ...]] = {
     "coco": (
         coco_corners, coco_centres, coco_fractions, coco_swapped_axes, coco_scaled, coco_mirrored, coco_upside_down,
         coco_shifted_categories, coco_shifted_images, coco_permuted,
     ),
     "yolo": (yolo_corners, yolo_top_left, yolo_pixels, yolo_pose, yolo_swapped_axes, yolo_shifted_classes),
+    "voc": (voc_sizes, voc_swapped_axes, voc_scaled, voc_mirrored, voc_shifted_images),
+    "dentex": (
+        coco_corners, coco_centres, coco_fractions, coco_swapped_axes, coco_scaled, coco_mirrored, coco_upside_down,
+        coco_shifted_images, dentex_quadrants, dentex_exchanged,
+    ),
 }  # fmt: skip
 
 # The campaign --------------------------------------------------------------------------------------------------------

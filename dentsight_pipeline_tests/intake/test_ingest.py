@@ -544,7 +544,7 @@ def test_yolo_labels_become_the_same_pixels(tmp_path: Path, store: Store) -> Non
         ("crown", [0, 0, 32, 24], [[0, 0, 32, 0, 32, 24]]),
     ]
     assert manifest.facts["source"]["workspace"] == "clinic"
-    assert manifest.facts["repairs"] == {}
+    assert manifest.facts["repairs"] == {"box_from_polygon": 1}
     assert find_identifiers(store, manifest, stems=["604688"]) == []
 
 

@@ -230,6 +230,9 @@ def _corpus_banners(inputs: ReportInputs) -> Iterator[Banner]:
             text="The model was trained and tested on drawn images, not on X-rays of people. The figures show that the "
             "pipeline works and say nothing about patients.",
         )
+    elif inputs.data.corpus.pictures:
+        text = f"They look like {inputs.data.corpus.pictures}. This pipeline was made for panoramic X-rays alone."
+        yield Banner(kind="warn", title="Not panoramic X-rays.", text=text)
     if inputs.verdict.never_for_xrays:
         yield Banner(
             kind="stop",

@@ -77,7 +77,8 @@ def _metadata(report: Report) -> str:
     """The YAML block, with one `model-index` entry for every measured class figure."""
     results = list(_results(report))
     never = report.verdict.never_for_xrays or (report.corpus is not None and report.corpus.kind == CorpusKind.PHANTOM)
-    tags = ["d-fine", "dental", "panoramic-x-ray", "research-only", "not-a-medical-device"]
+    pictures = report.corpus.pictures if report.corpus else ""
+    tags = ["d-fine", "dental", *["panoramic-x-ray"] * (not pictures), "research-only", "not-a-medical-device"]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", report.title).strip("-") or "dentsight-model"
     data = ModelCardData(
         language="en",

@@ -41,11 +41,14 @@ _STORED_MODES = {"1": "L", "P": "RGB", "I;16B": "I;16"} | {mode: mode for mode i
 """Pillow's modes that PNG holds without loss: read as → stored as."""
 _DETECTOR_BITS = (8, 10, 12, 14, 16)
 """Bits that a sample of 16 may use: one image's darkness must not decide how bright it becomes, beyond these."""
+_CONVERTED = ("WEBP", "BMP", "TIFF", "GIF", "JPEG2000")
+"""Pillow's names of the formats that become PNG; of JPEG 2000 the pixels that its decoder gives."""
 _SIGNATURES = (
-    (0, b"GIF8", "a GIF"),
+    (0, b"GIF8", "a damaged GIF"),
     (4, b"ftypavif", "an AVIF image"),
     (4, b"ftyphei", "a HEIC image"),
-    (4, b"jP  ", "a JPEG 2000"),
+    (4, b"jP  ", "a damaged JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "a damaged JPEG 2000"),
     (128, b"DICM", "a DICOM file"),
     (0, b"%PDF", "a PDF"),
 )
@@ -190,12 +193,15 @@ def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int
             if at < len(data):
                 _count(removed, "bytes after the end")
             break
+        if marker == 0xF7:
+            raise ImageBytesError("it is a JPEG-LS image. Convert it to PNG")
         if marker in _JPEG_WITHOUT_LENGTH:
             parts.append(bytes((0xFF, marker)))
             continue
         end = at + _segment_length(data, at)
         payload = data[at + 2 : end]
         if marker in _JPEG_FRAMES and len(payload) >= 5:
+            _refuse_other_coding(marker, payload[0])
             height, width = struct.unpack(">HH", payload[1:5])
             size = (width, height)
         if marker == 0xE1 and payload.startswith(b"Exif\0"):
@@ -215,6 +221,14 @@ def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int
     if size == (0, 0):
         raise ImageBytesError("the JPEG has no picture. Restore the file or export again")
     return b"".join(parts), size, orientation, removed
+
+
+def _refuse_other_coding(marker: int, bits: int) -> None:
+    """Refuses frames that not everything after this decodes alike; 8-bit lossless ones (0xC3) are fine."""
+    if bits != 8:
+        raise ImageBytesError(f"it is a JPEG of {bits} bits. Convert it to a PNG of 16 bits")
+    if marker >= 0xC9:
+        raise ImageBytesError("it is a JPEG with arithmetic coding. Convert it to PNG")
 
 
 def _strip_mended_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int], dict[str, str]]:
@@ -366,9 +380,9 @@ def _as_png(image: Image.Image, mode: str) -> bytes:
 
 
 def _converted(data: bytes) -> CleanImage:
-    """A WebP, a BMP or a TIFF of one page, pixel by pixel as PNG."""
+    """A WebP, BMP, GIF, JPEG 2000 or TIFF of one picture, pixel by pixel as PNG."""
     try:
-        with Image.open(io.BytesIO(data), formats=("WEBP", "BMP", "TIFF")) as image:
+        with Image.open(io.BytesIO(data), formats=_CONVERTED) as image:
             _refuse_absurd_size(image.size)
             _refuse_what_png_cannot_hold(image)
             orientation, size = image.getexif().get(274, 1), image.size
@@ -395,7 +409,7 @@ def _not_read(data: bytes) -> str:
     if not data:
         return "it is empty. Restore the file or export again"
     named = (name for place, mark, name in _SIGNATURES if data.startswith(mark, place))
-    found = next(named, "neither JPEG nor PNG, WebP, BMP or TIFF")
+    found = next(named, "neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000 or TIFF")
     return f"it is {found}. Convert it to PNG, or export again from Roboflow"
 
 

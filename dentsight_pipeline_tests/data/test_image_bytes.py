@@ -140,7 +140,7 @@ def test_a_png_that_is_cut_off_or_flipped_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"", b"GIF89a....", b"<html>not found</html>"])
 def test_what_is_no_jpeg_or_png_is_refused(data: bytes) -> None:
     """An error page saved under a .jpg name is a classic of downloads."""
-    with pytest.raises(ImageBytesError, match=r"empty|a GIF|neither JPEG nor PNG"):
+    with pytest.raises(ImageBytesError, match=r"empty|GIF|neither JPEG nor PNG"):
         clean(data)
 
 
@@ -214,6 +214,49 @@ def test_a_webp_is_stored_upright_and_without_its_metadata(orientation: int) -> 
     assert SECRET not in stored.data
 
 
+def lossless_jpeg(pixels: np.ndarray, bits: int = 8, marker: int = 0xC3) -> bytes:
+    """A lossless JPEG (ITU-T T.81, annex H: predictor 1, one code length for all), as archives of X-rays have them."""
+    before = np.hstack([np.vstack([[[1 << (bits - 1)]], pixels[:-1, :1]]), pixels[:, :-1]]).astype(int)
+    coded = ""
+    for change in (pixels.astype(int) - before).ravel().tolist():
+        size = abs(change).bit_length()
+        coded += f"{size:04b}" + (f"{change if change > 0 else change + (1 << size) - 1:0{size}b}" if size else "")
+    coded += "1" * (-len(coded) % 8)
+    scan = int(coded, 2).to_bytes(len(coded) // 8, "big").replace(b"\xff", b"\xff\0")
+    frame = struct.pack(">BHHB", bits, *pixels.shape, 1) + b"\1\x11\0"
+    table = b"\0" + bytes(3) + b"\x09" + bytes(12) + bytes(range(9))
+    segments = ((marker, frame), (0xC4, table), (0xDA, b"\1\1\0\1\0\0"))
+    parts = [b"\xff" + bytes([kind]) + struct.pack(">H", len(data) + 2) + data for kind, data in segments]
+    return b"\xff\xd8" + b"".join(parts) + scan + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_kept_as_it_is() -> None:
+    """Both decoders read it to the last gray value."""
+    stored = clean(lossless_jpeg(picture(1)))
+
+    assert (stored.extension, stored.mended) == ("jpg", {})
+    assert np.array_equal(_pixels(stored.data), picture(1))
+    decoded = decode_gray(stored.data, (1, 1))
+    assert decoded is not None
+    assert np.array_equal(decoded, picture(1))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "JPEG2000"])
+def test_a_gif_or_jpeg_2000_of_one_picture_is_stored_as_png(kind: str) -> None:
+    """What Pillow reads without loss is read; an animation is refused by the count of its pictures."""
+    one, two = io.BytesIO(), io.BytesIO()
+    Image.fromarray(picture(1)).save(one, kind)
+    Image.fromarray(picture(1)).save(two, "GIF", save_all=True, append_images=[Image.fromarray(picture(2))])
+
+    stored = clean(one.getvalue())
+
+    assert stored.mended == {"converted_image": f"a {kind}, stored as PNG with the same pixels"}
+    shown = _pixels(stored.data)
+    assert np.array_equal(shown[..., 0] if shown.ndim == 3 else shown, picture(1))
+    with pytest.raises(ImageBytesError, match="it is a GIF of 2 pictures"):
+        clean(two.getvalue())
+
+
 def test_what_is_not_read_is_refused_by_its_name() -> None:
     """`neither JPEG nor PNG` left the user to find out what it was."""
     pages = io.BytesIO()
@@ -221,13 +264,17 @@ def test_what_is_not_read_is_refused_by_its_name() -> None:
     cmyk = io.BytesIO()
     Image.fromarray(picture(1)).convert("CMYK").save(cmyk, "TIFF")
     for data, words in (
-        (b"GIF89a" + b"x" * 200, "it is a GIF. Convert it to PNG"),
-        (b"\0\0\0\x0cjP  \r\n", "it is a JPEG 2000"),
+        (b"GIF89a" + b"x" * 200, "it is a damaged GIF|cannot be decoded"),
+        (b"\0\0\0\x0cjP  \r\n", "it is a damaged JPEG 2000"),
+        (b"\xff\x4f\xff\x51", "it is a damaged JPEG 2000|cannot be decoded"),
+        (lossless_jpeg(picture(1), bits=12), "it is a JPEG of 12 bits. Convert it to a PNG of 16 bits"),
+        (lossless_jpeg(picture(1), marker=0xCB), "it is a JPEG with arithmetic coding"),
+        (b"\xff\xd8\xff\xf7\x00\x0b\x08" + b"\0" * 40, "it is a JPEG-LS image"),
         (b"\0\0\0\x20ftypavif", "it is an AVIF image"),
         (b"\0" * 128 + b"DICM", "it is a DICOM file"),
         (pages.getvalue(), "it is a TIFF of 2 pictures. Export the one that is meant"),
         (cmyk.getvalue(), "it is a TIFF of CMYK pixels. Convert it to grayscale or RGB"),
-        (b"BM" + b"x" * 60, "it is neither JPEG nor PNG, WebP, BMP or TIFF|cannot be decoded"),
+        (b"BM" + b"x" * 60, "it is neither JPEG nor PNG|cannot be decoded"),
     ):
         with pytest.raises(ImageBytesError, match=words):
             clean(data)

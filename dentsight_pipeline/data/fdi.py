@@ -92,6 +92,8 @@ def out_of_order(width: int, teeth: Sequence[tuple[str, Sequence[float]]]) -> in
         teeth: As for `tooth_flags`.
     """
     found = _numbered(teeth)
+    if len(set(found.names)) < _FEWEST_TEETH:
+        return 0
     line = _order_along_x(found, width)
     if line is None:
         return len(found.names)

@@ -49,7 +49,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from dentsight_pipeline.errors import DataError
 
@@ -458,6 +458,12 @@ def _similarities(first: NDArray[np.float32], second: NDArray[np.float32]) -> ND
     return _SIGNS @ partial
 
 
+@lru_cache(maxsize=1)
+def _threads() -> ThreadpoolController:
+    """Finding the libraries costs more than all products of a small corpus."""
+    return ThreadpoolController()
+
+
 def _keys(codes: _Codes) -> Iterator[NDArray[np.uint64]]:
     """For each table the images' 64 sign bits, smallest over the four transforms; the leading bits are the bucket.
 
@@ -476,7 +482,7 @@ def _keys(codes: _Codes) -> Iterator[NDArray[np.uint64]]:
             [generator.standard_normal((part.stop - part.start, 16), dtype=np.float32) for part in classes]
             for _ in range(_BANDS_AT_ONCE)
         ]
-        with threadpool_limits(1, "blas"):  # products this small only spin on several threads
+        with _threads().limit(limits=1, user_api="blas"):  # products this small only spin on several threads
             for start in range(0, len(codes), _IMAGES_AT_ONCE):
                 vectors = codes[start : start + _IMAGES_AT_ONCE]
                 bits = np.empty((len(vectors), 64), dtype=bool)

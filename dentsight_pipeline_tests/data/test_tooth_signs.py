@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.inspection import Inspection
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.intake.limits import LIMITS
@@ -121,3 +123,28 @@ def test_conditions_alone_cannot_be_judged_by_their_places(tmp_path: Path, drawn
     assert inspect_export(tmp_path / "export", workers=1).refusals == ()
     fuzz.coco_fractions(tmp_path / "export", random.Random(1))
     assert _kinds_of(inspect_export(tmp_path / "export", workers=1)) == {"box_within_a_pixel"}
+
+
+ALPHABETICAL = re.findall("..", "1323334321413111162636461434442422324212172737471525354518283848")
+"""As OralVis lists its classes by name."""
+UNIVERSAL = re.findall("..", "1817161514131211212223242526272838373635343332314142434445464748")
+"""As the universal numbers 1 to 32 run."""
+
+
+@pytest.mark.parametrize("meant", [ALPHABETICAL, UNIVERSAL], ids=["alphabetical", "universal"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["read as FDI", "FDI read as it"])
+def test_a_wrong_order_of_the_class_names_stops(
+    tmp_path: Path, drawn: Path, meant: tuple[str, ...], reverse: bool
+) -> None:
+    """Every number is a tooth, every box lies on one: 4,292 teeth in the wrong jaw were `flagged` and trained on."""
+    shutil.copytree(drawn, tmp_path / "export")
+    written, read = (TEETH, meant) if reverse else (meant, TEETH)
+    exchanged = dict(zip(written, read, strict=True))
+
+    def exchange(document: Any) -> None:
+        for category in document["categories"]:
+            category["name"] = exchanged.get(category["name"], category["name"])
+
+    fuzz.change_documents(tmp_path / "export", exchange)
+    kinds = _kinds_of(inspect_export(tmp_path / "export", workers=1))
+    assert kinds & {"teeth_misplaced", "teeth_out_of_order", "teeth_mirrored"}

@@ -53,10 +53,10 @@ class Outcome:
 # Seeds ---------------------------------------------------------------------------------------------------------------
 
 
-def make_seeds(folder: Path, images: int = 6) -> dict[str, Path]:
+def make_seeds(folder: Path, images: int = 6, width: int = 320) -> dict[str, Path]:
     """A sound phantom export in each layout."""
     coco, yolo = folder / "coco", folder / "yolo"
-    write_phantom_export(coco, images, 3, 320)
+    write_phantom_export(coco, images, 3, width)
     for split in ("train", "valid", "test"):
         document = json.loads((coco / split / COCO_FILE).read_text())
         (yolo / split / "images").mkdir(parents=True)
@@ -579,7 +579,7 @@ def _deadline(seconds: int) -> Iterator[None]:
 def campaign(count: int, seed: int, *, semantic: bool, workers: int = 1) -> list[Outcome]:
     """Many mutations; in processes of their own when `workers` is above 1."""
     with tempfile.TemporaryDirectory(prefix="dentsight-fuzz-seeds-") as folder:
-        seeds = make_seeds(Path(folder))
+        seeds = make_seeds(Path(folder)) if semantic else make_seeds(Path(folder), 4, 160)  # whose pictures say nothing
         work = [(seeds, number, seed, semantic) for number in range(count)]
         if workers == 1:
             return [_one(item) for item in work]

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.privacy import redact
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export, summary_lines
 from dentsight_pipeline.store.objects import open_store
-from dentsight_pipeline_tests.data.export_builder import whole_export
+from dentsight_pipeline_tests.data.export_builder import jpeg, picture, whole_export
+from dentsight_pipeline_tests.intake.test_yolo import yolo_export
 
 
 def told_of(export: Path) -> Any:
@@ -142,3 +144,88 @@ def test_what_the_labels_allow_is_told_before_anything_is_trained(tmp_path: Path
     assert rows["caries"].pairs >= 5
     assert 0 < rows["caries"].f1_75.value < rows["caries"].f1.value < 1  # pyright: ignore[reportOptionalOperand]
     assert any(line.startswith("Labels allow an AP of: ") and "caries" in line for line in summary_lines(report))
+
+
+def test_the_text_says_what_the_json_has(tmp_path: Path) -> None:
+    """What only `--json` told was not read by anybody: flags, copies, polygons, names, unlabelled images, pictures."""
+    builder = whole_export(tmp_path / "export")
+    for number, split in enumerate(["train", "train", "valid"]):
+        picture_of_its_own = jpeg(picture(number + 90, 64, 64))
+        builder.image(split, {"crown": [[1, 1, 9, 9]]}, stem="7_jpg", data=picture_of_its_own, size=(64, 64))
+    builder.annotation("train", 0, "11", [5, 5, 10, 12.5])
+    builder.annotation("train", 0, "11", [40, 5, 10, 12.5])
+    builder.annotation("train", 1, "crown", [], segmentation=[[30, 30, 40, 30, 40, 40]])
+    builder.write()
+    (builder.root / "train" / "left-over.jpg").write_bytes(jpeg(picture(77)))
+
+    lines = summary_lines(inspect_export(builder.root))
+
+    for line in (
+        "Teeth to look at: repeated_tooth 1",
+        "Duplicate boxes: exact 1",
+        "Repairs: box_from_polygon 1, exact_duplicate 1",
+        "Negatives: test 0, train 1, valid 0 images without annotations",
+        "Image files that no annotation names, left out: train 1",
+        "Sources: 8 of 8 images are of different patients, as far as can be told",
+        "Warning: 1 numbers are the name of several files; only their pixels are compared",
+    ):
+        assert line in lines
+    assert any(line.startswith("Warning: the pictures look like bitewings or periapical X-rays") for line in lines)
+
+
+@pytest.mark.parametrize(("declared", "sources"), [(True, 6), (False, 8)])
+def test_numbers_are_names_where_the_export_says_that_it_holds_versions(
+    tmp_path: Path, declared: bool, sources: int
+) -> None:
+    """`12_jpg.rf.…` three times is one patient, cropped and turned; in another export it is three."""
+    builder = whole_export(tmp_path / "export")
+    for number in range(3):
+        boxes = {"crown": [[1 + 5 * number, 1, 9, 9]]}
+        builder.image("train", boxes, stem="12_jpg", data=jpeg(picture(number + 50)))
+    builder.write()
+    if declared:
+        augmented = "The following augmentation was applied to create 3 versions of each source image:\n* Crop\n"
+        (builder.root / "README.roboflow.txt").write_text(augmented)
+
+    report = inspect_export(builder.root)
+
+    assert (report.distinct_sources, report.shared_names, report.identity.versions) == (
+        sources, *((0, 3) if declared else (1, 0)),
+    )  # fmt: skip
+    assert [row.n_pairs for row in report.agreement if row.name == "crown"] == [0]
+
+
+@pytest.mark.parametrize(("readme", "stem", "kind"), [("", "a.rf.0a", "roboflow"), ("", "a", "export")])
+def test_an_export_is_called_roboflows_only_where_something_says_so(
+    tmp_path: Path, readme: str, stem: str, kind: str
+) -> None:
+    """`Kind roboflow` stood above sets that had never seen it."""
+    yolo_export(tmp_path, {f"train/{stem}": ["0 0.5 0.5 0.25 0.5"]})
+    (tmp_path / "data.yaml").write_text("names: [caries, crown]\n")
+
+    assert inspect_export(tmp_path).corpus.kind == kind
+
+
+def test_rounding_is_no_clipping(tmp_path: Path) -> None:
+    """5.7e-14 px past the edge were a repair of every box that ends at it."""
+    builder = whole_export(tmp_path / "export")
+    triangle = [44, 30, 64 + 1e-11, 30, 50, 39]
+    builder.annotation("train", 1, "crown", [44, 30, 20 + 1e-12, 9], segmentation=[triangle])
+    builder.write()
+
+    assert inspect_export(builder.root).repairs == {}
+
+
+@pytest.mark.parametrize("kind", ["images/{}.jpg", "labels/{}.txt"])
+def test_a_fault_is_findable_where_names_are_masked(tmp_path: Path, kind: str) -> None:
+    """`run` keeps no name; `train/images/*.jpg` alone left the owner with 1,000 files to open."""
+    stems = ["1.2.826.0.1.3680043.8.498.1", "1.2.826.0.1.3680043.8.498.2", "1.2.826.0.1.3680043.8.498.3"]
+    yolo_export(tmp_path, {f"train/{stem}": ["0 0.5 0.5 0.25 0.5"] for stem in stems})
+    (tmp_path / "train" / kind.format(stems[1])).write_bytes(b"\xff\xd8\xff")
+
+    with pytest.raises(DataError) as caught:
+        ingest_export(tmp_path, open_store(tmp_path / "store"))
+
+    told = redact(str(caught.value))
+    assert stems[1] not in told
+    assert f"(file 2 of 3 in train/{kind.partition('/')[0]}, by name)" in told

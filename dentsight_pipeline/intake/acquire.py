@@ -29,6 +29,7 @@ from dentsight_pipeline.intake.datasets import (
 )
 from dentsight_pipeline.intake.limits import known_kinds
 from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
+from dentsight_pipeline.intake.paths import is_text, whole_text
 from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import build
@@ -117,6 +118,8 @@ def plan(
     before = {export.location: export for export in known.exports} if known else {}
     locations = tuple(exports) or tuple(before) or ((DEMO_LOCATION,) if key == DEMO_KEY else ())
     _refuse_nothing_and_twice(key, locations)
+    for location in locations:
+        _refuse_no_text(location)
     if source and mappings:
         raise ConfigurationError("--source and --mapping both say what labels mean. Give one of them.")
     same = known if known is not None and set(locations) == set(before) else None
@@ -174,6 +177,14 @@ def _told(key: str, source: str | None, drop: Sequence[str], own: OwnMapping | N
         f"{key} remembers: {', '.join(read)}. To read the export without, give --mapping auto and a new --dataset, "
         "or --replace 'why'."
     )
+
+
+def _refuse_no_text(location: str) -> None:
+    if not is_text(location):
+        raise ConfigurationError(
+            f"--export {whole_text(location)!r}: its name holds bytes that are no UTF-8, which nothing can record. "
+            "Rename the folder or file."
+        )
 
 
 def _refuse_nothing_and_twice(key: str, locations: Sequence[str]) -> None:

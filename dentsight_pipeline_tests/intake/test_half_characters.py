@@ -13,6 +13,8 @@ import pytest
 from dentsight_pipeline.commands.workspace import initialise
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.intake.acquire import plan
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.store.objects import open_store
@@ -55,6 +57,14 @@ def test_every_output_about_half_a_character_can_be_written(planted: Path, tmp_p
     assert "Traceback" not in said
     if command == "json":
         json.loads(said[said.index("{") :])
+
+
+def test_a_place_whose_name_is_no_text_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """It could be inspected, but no dataset key, log or event can name it: that came out after all was ingested."""
+    place = os.fsdecode(bytes(tmp_path) + b"/exp\xff")
+
+    with pytest.raises(ConfigurationError, match="its name holds bytes that are no UTF-8"):
+        plan(open_store(tmp_path / "store"), "half", [place])
 
 
 def test_what_is_shown_alone_goes_through_to_the_splits(tmp_path: Path) -> None:

@@ -24,7 +24,11 @@ from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
 from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
+<<<<<<< HEAD
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
+=======
+from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart, RawExportFacts
+>>>>>>> a241cd5 (Half characters are tried in Dagster, MLflow and the report; a place whose name is no text is refused at once; docs of the readers)
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
@@ -32,12 +36,15 @@ from dentsight_pipeline.documents.verdict import Override
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.policy import load_policy
 from dentsight_pipeline.release.report import build as report
 from dentsight_pipeline.release.report import gallery
 from dentsight_pipeline.release.report import tables as tables_module
 from dentsight_pipeline.release.report.pictures import SIDES, Truth
+from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.data.export_builder import whole_export
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, split_counts, subset_facts
 from dentsight_pipeline_tests.release.conftest import LICENCES
 
@@ -432,6 +439,34 @@ def test_labels_names_and_reasons_cannot_inject_html(hostile):
     assert "alert('x')" in page.text
     assert "{{ 7 * 7 }}" in page.text
     assert html.count("</style>") == 1
+
+
+def test_halves_of_characters_in_an_export_leave_a_page_that_can_be_written(inputs, tmp_path):
+    """The licence and the title come from the export as ingestion told them, and stand on page, card and JSON."""
+    builder = whole_export(tmp_path / "export")
+    builder.splits["train"]["licenses"] = [{"id": 1, "name": "CC \ud83d"}]
+    raw = ingest_export(builder.write(), open_store(tmp_path / "store"))
+    given = inputs(list(load_policy("card").classes))
+    corpus = raw.facts_as(RawExportFacts).corpus
+
+    paths = report.build_report(replace(given, data=structs.replace(given.data, corpus=corpus)), tmp_path / "report")
+
+    for path in (paths.html, paths.json, paths.model_card):
+        assert "CC ?" in path.read_bytes().decode()  # strict: nothing but UTF-8
+
+
+def test_pictures_that_are_not_panoramic_are_not_called_so(inputs, plain, tmp_path):
+    """Whoever finds the model by its tags would read bitewings with it, or think that it had seen panoramic X-rays."""
+    given = inputs(list(load_policy("card").classes))
+    told = "photographs (by their colours)"
+    corpus = Corpus(kind=CorpusKind.EXPORT, name="lips v1", licence="unknown", pictures=told)
+
+    paths = report.build_report(replace(given, data=structs.replace(given.data, corpus=corpus)), tmp_path / "report")
+
+    words = " ".join(_Tags(paths.html.read_text()).text.split())
+    assert f"Not panoramic X-rays. They look like {told}." in words
+    assert "panoramic-x-ray" not in paths.model_card.read_text()
+    assert "panoramic-x-ray" in plain[1].model_card.read_text()
 
 
 def test_only_web_addresses_become_links(hostile):

@@ -24,11 +24,7 @@ from PIL import Image
 
 from dentsight_pipeline.documents.codec import convert, read
 from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
-<<<<<<< HEAD
-from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart
-=======
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart, RawExportFacts
->>>>>>> a241cd5 (Half characters are tried in Dagster, MLflow and the report; a place whose name is no text is refused at once; docs of the readers)
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData

@@ -307,6 +307,22 @@ def read(
 
 
 @app.command()
+def review(
+    ref: Annotated[str, typer.Argument(help="A dataset key or subset; predictions or an evaluation: with the model.")],
+    list_only: Annotated[bool, typer.Option("--list", help="Print the queue instead of opening the page.")] = False,
+    corrections: Annotated[bool, typer.Option(help="Write what was decided: corrections.json and COCO files.")] = False,
+    by: Annotated[str, typer.Option(help="Who decides; a name, no account.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder of the review; default: reviews/QUEUE.")] = None,
+    port: Annotated[int, typer.Option(min=0, help="Port of the page; 0 = a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Review the labels that are likely wrong, best first, on a page on localhost, until Ctrl-C."""
+    from dentsight_pipeline.commands import pages
+
+    pages.review(pages.ReviewRequest(ref, list_only, corrections, by, out, port), as_json)
+
+
+@app.command()
 def reproduce(
     ref: Annotated[str, typer.Argument(help="A checkpoint, or anything made with it; as for `audit`.")],
     into: Annotated[Path | None, typer.Option(help="New folder to keep what is made; default: temporary.")] = None,

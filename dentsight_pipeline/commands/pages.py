@@ -1,4 +1,4 @@
-"""`dentsight read`: the reader study's page on localhost, its plan and its readings."""
+"""`dentsight read` and `review`: pages on localhost, and what people said on them."""
 
 import sys
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.study import STUDY_FILE
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.documents.review import ReviewQueue
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -73,3 +74,68 @@ def _serve(asked: ReadRequest, as_json: bool) -> None:
     show(facts, as_json, lambda: "\n".join(["One link for each reader, until Ctrl-C:", *links]))
     sys.stdout.flush()
     serve(reading_page(reading, door), opened)
+
+
+@dataclass(frozen=True)
+class ReviewRequest:
+    """What `dentsight review` was asked for."""
+
+    ref: str
+    list_only: bool = False
+    corrections: bool = False
+    by: str = ""
+    out: Path | None = None
+    port: int = 0
+
+
+def review(asked: ReviewRequest, as_json: bool) -> None:
+    """List the suspects of a dataset, write out the corrections, or let somebody decide until Ctrl-C."""
+    from dentsight_pipeline.evaluation.label_review import review_queue
+    from dentsight_pipeline.orchestration.resources import Workspace
+
+    workspace = Workspace()
+    queue = review_queue(workspace.store, _reviewed(workspace.store, asked.ref))
+    folder = asked.out or Path("reviews") / queue.digest[:12]
+    if asked.list_only:
+        return show(queue, as_json, lambda: "\n".join(_lines(queue)))
+    if asked.corrections:
+        from dentsight_pipeline.pages.reviewing import write_corrections
+
+        facts = {"files": [str(path) for path in write_corrections(workspace.store, folder)]}
+        return show(facts, as_json, lambda: "\n".join(facts["files"]))
+    return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
+
+
+def _reviewed(store: "Store", ref: str) -> "Manifest":
+    from dentsight_pipeline.commands.export import subset_of
+    from dentsight_pipeline.intake.datasets import recall_dataset
+    from dentsight_pipeline.lineage.reference import resolve
+
+    return subset_of(store, ref) if recall_dataset(store, ref) else store.get_manifest(resolve(store, ref).digest)
+
+
+def _lines(queue: "ReviewQueue") -> list[str]:
+    told = [
+        f"{s.score:.2f} {s.kind:8} {s.class_name or '(image)'}: {s.why} ({s.image[:12]})" for s in queue.suspects[:50]
+    ]
+    return [f"{len(queue.suspects)} suspects", *told]
+
+
+def _review_until_stopped(
+    store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool
+) -> None:
+    from dentsight_pipeline.errors import ConfigurationError
+    from dentsight_pipeline.pages.review_page import review_page
+    from dentsight_pipeline.pages.reviewing import Review, keep_queue, neighbours_of
+    from dentsight_pipeline.pages.server import Door, listening, serve
+
+    if not asked.by.strip():
+        raise ConfigurationError("A correction needs a name: give yours with --by NAME. It is no account.")
+    keep_queue(folder, queue)
+    opened = listening(asked.port)
+    door = Door((asked.by.strip(),), opened.getsockname()[1])
+    page = review_page(Review(folder, neighbours_of(store, queue)), door, store.get_bytes)
+    facts = {"queue": queue.digest, "folder": str(folder), "links": {name: door.link(name) for name in door.people}}
+    show(facts, as_json, lambda: "\n".join(f"{name}: {link}" for name, link in facts["links"].items()))
+    sys.stdout.flush()
+    serve(page, opened)

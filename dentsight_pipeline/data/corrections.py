@@ -1,0 +1,104 @@
+"""Corrections of labels, put onto normalised splits: found again by image, name and place, never by number.
+
+The same export in its next version has other numbers, and may contain a correction already: that is recognised, and
+so is one whose label has become a third thing. Raw bytes are never touched; decisions are the business of
+`pages/reviewing.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from dentsight_pipeline.data.agreement import pairwise_iou
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
+from dentsight_pipeline.documents.review import Correction
+from dentsight_pipeline.documents.teeth import Box
+
+SAME_BOX_IOU = 0.9
+"""From this overlap on a box is the one that was reviewed: Roboflow floors x and y anew in every version."""
+Outcome = Literal["applied", "contained", "conflict", "no such image"]
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """Splits with corrections, and what became of each correction.
+
+    Attributes:
+        splits: By name.
+        outcomes: In the order of the corrections. `contained`: the labels say so already; `conflict`: the label
+            that was reviewed is not there (any more), and neither is what it was to become.
+    """
+
+    splits: dict[str, Split]
+    outcomes: tuple[Outcome, ...]
+
+
+def corrected(splits: Mapping[str, Split], corrections: Sequence[Correction]) -> Corrected:
+    """Put corrections onto splits.
+
+    Args:
+        splits: By name; one image is in one of them.
+        corrections: In the order in which they apply.
+
+    Returns:
+        The splits; labels that change have no polygon any more, as nobody drew one, and new ids from the largest on.
+    """
+    by_image: dict[str, list[int]] = defaultdict(list)
+    for number, correction in enumerate(corrections):
+        by_image[correction.image].append(number)
+    outcomes: list[Outcome] = ["no such image"] * len(corrections)
+    free = 1 + max((int(max(split.annotations["id"].to_numpy(), default=0)) for split in splits.values()), default=0)
+    made = {}
+    for name, split in splits.items():
+        rows = split.annotations.to_pylist()
+        for place in [n for n, image in enumerate(split.images["sha256"].to_pylist()) if image in by_image]:
+            image = split.images["sha256"][place].as_py()
+            for number in by_image[image]:
+                outcomes[number] = _apply(rows, split, int(split.image_ids[place]), corrections[number], free)
+                free += outcomes[number] == "applied"
+        made[name] = _with_rows(split, rows)
+    return Corrected(made, tuple(outcomes))
+
+
+def _apply(rows: list[dict[str, Any]], split: Split, image_id: int, correction: Correction, free: int) -> Outcome:
+    """Change the rows of one image by one correction."""
+    own = [row for row in rows if row["image_id"] == image_id]
+    before = _find(own, split, correction.before_class, correction.before_bbox)
+    after = _find(own, split, correction.after_class, correction.after_bbox)
+    if after is not None or (correction.after_class is None and before is None):
+        return "contained"
+    if before is None and correction.before_class is not None:
+        return "conflict"
+    if before is not None:
+        rows.remove(before)
+    if correction.after_class is not None and correction.after_bbox is not None:
+        rows.append(_row(split, image_id, correction.after_class, correction.after_bbox, before, free))
+    return "applied"
+
+
+def _find(rows: Iterable[dict[str, Any]], split: Split, name: str | None, bbox: Box | None) -> dict[str, Any] | None:
+    """The label of a name in a place."""
+    if name is None or bbox is None:
+        return None
+    same = [row for row in rows if split.classes[row["category_id"] - 1] == name]
+    iou = pairwise_iou(np.array([bbox]), np.array([row["bbox"] for row in same]).reshape(-1, 4))[0]
+    return same[int(iou.argmax())] if len(same) and iou.max() >= SAME_BOX_IOU else None
+
+
+def _row(
+    split: Split, image_id: int, name: str, bbox: Box, before: Mapping[str, Any] | None, free: int
+) -> dict[str, Any]:
+    kept = {"raw_name": name, "loose": False} if before is None else {key: before[key] for key in ("raw_name", "loose")}
+    box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": []}
+    return {**kept, **box, "id": free, "image_id": image_id, "category_id": split.classes.index(name) + 1}
+
+
+def _with_rows(split: Split, rows: list[dict[str, Any]]) -> Split:
+    ordered = sorted(rows, key=lambda row: (row["image_id"], row["id"]))
+    return Split(split.name, split.classes, split.images, pa.Table.from_pylist(ordered, schema=ANNOTATIONS))

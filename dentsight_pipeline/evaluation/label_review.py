@@ -1,0 +1,117 @@
+"""From stored labels, and predictions that never saw them, to a stored queue of suspects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.review import ReviewQueue, Suspect
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.product import stored_detections, stored_truth
+from dentsight_pipeline.evaluation.suspects import (
+    Labelled,
+    Seen,
+    contradictions,
+    label_suspects,
+    labelled_images,
+    predicted_suspects,
+    ranked,
+)
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+_OUT_OF_FOLD = ("valid", "test")
+"""Passes over images that no training looks at; images that share a source with train are left out of them."""
+
+
+def review_queue(store: Store, made: Manifest) -> ReviewQueue:
+    """The suspects of a dataset.
+
+    Args:
+        store: Where everything is.
+        made: Normalised splits or a subset of them: what needs no model. Predictions, or what was made from them: what
+            their checkpoint sees on images whose sources it never saw, as well.
+
+    Raises:
+        ConfigurationError: It leads to no labels.
+    """
+    predictions = _predictions_behind(store, made)
+    splits = _splits_behind(store, predictions or made)
+    tables = read_splits(store, splits)
+    images = list(labelled_images(tables.values()))
+    found = [*label_suspects(images), *_contradicting_copies(images)]
+    if predictions is not None:
+        found += predicted_suspects(_with_conditions(images), out_of_fold(store, predictions))
+    return ReviewQueue(
+        splits=splits.digest,
+        predictions=(predictions.digest,) if predictions else (),
+        classes=next(iter(tables.values())).classes if tables else (),
+        suspects=ranked(found),
+    )
+
+
+def out_of_fold(store: Store, predictions: Manifest) -> dict[str, Seen]:
+    """What a checkpoint saw on images of sources that it never saw in training, by digest of the image."""
+    subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
+    tables = read_splits(store, subset)
+    trained_on = set(tables["train"].images["source_group"].to_pylist()) if "train" in tables else set()
+    seen: dict[str, Seen] = {}
+    for name in [name for name in _OUT_OF_FOLD if name in tables and f"{name}.arrow" in predictions.entries]:
+        seen |= dict(_seen(store, subset, predictions, tables[name], trained_on))
+    return seen
+
+
+def _seen(
+    store: Store, subset: Manifest, predictions: Manifest, split: Split, trained_on: set[str]
+) -> Iterator[tuple[str, Seen]]:
+    truth = stored_truth(store, subset, split.name)
+    found = stored_detections(store, predictions, split.name, truth)
+    names = np.array(truth.class_names)[found.class_index]
+    columns = (split.images[column].to_pylist() for column in ("sha256", "source_group"))
+    for row, (image, source) in enumerate(zip(*columns, strict=True)):
+        own = found.image_index == row
+        if source not in trained_on:
+            yield image, Seen(names[own].tolist(), found.boxes_xywh_px[own], found.scores[own])
+
+
+def _contradicting_copies(images: Iterable[Labelled]) -> Iterator[Suspect]:
+    """Where one file was labelled twice in one dataset, and otherwise."""
+    first: dict[str, Labelled] = {}
+    for image in images:
+        before = first.setdefault(image.image, image)
+        if before is not image:
+            yield from contradictions(before, image)
+
+
+def _with_conditions(images: Sequence[Labelled]) -> list[Labelled]:
+    return [image for image in images if image.covered]
+
+
+def _predictions_behind(store: Store, made: Manifest) -> Manifest | None:
+    """The predictions that a product is, or was made from."""
+    if made.kind == Kind.PREDICTIONS:
+        return made
+    digest = made.inputs.get(Asset.TEST_PREDICTIONS)
+    return store.get_manifest(digest) if digest else None
+
+
+def _splits_behind(store: Store, made: Manifest) -> Manifest:
+    """The normalised splits that a product is, or was made from."""
+    while made.kind != Kind.NORMALIZED_SPLITS:
+        above: Mapping[str, str] = made.inputs
+        known = (Asset.NORMALIZED_SPLITS, Asset.CONDITION_SUBSET, Asset.TOOTH_SUBSET, Asset.CLASS_METRICS)
+        digest = next((above[name] for name in known if name in above), None)
+        if digest is None:
+            raise ConfigurationError(
+                f"{made.digest[:12]} is a {made.kind}, which leads to no labels. Give a dataset key, a subset, or "
+                "predictions."
+            )
+        made = store.get_manifest(digest)
+    return made

@@ -1,0 +1,233 @@
+"""The review's state: which suspect is next, what was decided, and the corrections that follow.
+
+As in a reader study everything follows from the queue and its journal; undo is one more line, nothing is taken out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dentsight_pipeline.data.corrections import corrected
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.codec import Document, pretty, read, write
+from dentsight_pipeline.documents.review import (
+    CORRECTIONS_FILE,
+    DECISIONS_FILE,
+    QUEUE_FILE,
+    Correction,
+    Corrections,
+    Decision,
+    Opened,
+    ReviewEntry,
+    ReviewQueue,
+    Suspect,
+    Verb,
+)
+from dentsight_pipeline.documents.teeth import Box
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.suspects import as_box, labelled_images
+from dentsight_pipeline.pages.journal import Journal, read_journal
+from dentsight_pipeline.pages.server import Refused
+from dentsight_pipeline.store.objects import Store
+
+
+class Neighbour(Document, frozen=True, kw_only=True):
+    """A label beside the suspect, drawn faintly."""
+
+    name: str
+    """Its class."""
+    bbox: Box
+    """Where."""
+
+
+class ReviewView(Document, frozen=True, kw_only=True):
+    """What the page shows."""
+
+    position: int
+    """Place of the suspect shown, from 0; `total` when all are decided."""
+    total: int
+    """Suspects in the queue."""
+    decided: int
+    """How many have a decision."""
+    counts: dict[str, int]
+    """Decisions by verb."""
+    suspect: Suspect | None
+    """The one shown."""
+    neighbours: tuple[Neighbour, ...]
+    """The labels of its image."""
+    classes: tuple[str, ...]
+    """What a label may be called."""
+
+
+class Review:
+    """A queue that is open for review."""
+
+    def __init__(self, folder: Path, neighbours: dict[str, tuple[Neighbour, ...]]) -> None:
+        """Opens the queue in a folder and finds out what is decided.
+
+        Args:
+            folder: With `review.json`.
+            neighbours: The labels of each image, by its digest.
+
+        Raises:
+            ConfigurationError: The decisions in the folder are about another queue.
+        """
+        self.folder, self.neighbours = folder, neighbours
+        self.queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
+        self.journal: Journal[ReviewEntry] = Journal(folder / DECISIONS_FILE, ReviewEntry)
+        if not self.journal.entries:
+            self.journal.append(Opened(queue=self.queue.digest, at=time.time()))
+        first = self.journal.entries[0]
+        if not isinstance(first, Opened) or first.queue != self.queue.digest:
+            self.journal.close()
+            raise ConfigurationError(
+                f"The decisions in {folder} are about another queue than its {QUEUE_FILE}. Review into a new folder."
+            )
+
+    @property
+    def decisions(self) -> dict[int, Decision]:
+        """The last word on each suspect, in the order in which they were decided."""
+        return decided(self.journal.entries)
+
+    def view(self) -> ReviewView:
+        """The first suspect that nobody has decided."""
+        decisions = self.decisions
+        total = len(self.queue.suspects)
+        position = next((place for place in range(total) if place not in decisions), total)
+        suspect = self.queue.suspects[position] if position < total else None
+        counts: dict[str, int] = {}
+        for decision in decisions.values():
+            counts[decision.verb] = counts.get(decision.verb, 0) + 1
+        return ReviewView(
+            position=position,
+            total=total,
+            decided=len(decisions),
+            counts=counts,
+            suspect=suspect,
+            neighbours=self.neighbours.get(suspect.image, ()) if suspect else (),
+            classes=self.queue.classes,
+        )
+
+    def decide(
+        self, who: str, position: int, verb: Verb, class_name: str | None = None, bbox: Box | None = None
+    ) -> None:
+        """Note a decision.
+
+        Raises:
+            Refused: Another suspect is in turn, or the edit is none.
+        """
+        if verb == "undo":
+            self._undo(who)
+            return
+        if position != self.view().position or position >= len(self.queue.suspects):
+            raise Refused(409, "This suspect is decided, perhaps in another window; the page shows the one in turn.")
+        if verb == "edit" and (class_name not in self.queue.classes or bbox is None or min(bbox[2:]) <= 0):
+            raise Refused(400, "An edit needs a class of this dataset and a box with width and height.")
+        self.journal.append(
+            Decision(who=who, suspect=position, verb=verb, class_name=class_name, bbox=bbox, at=time.time())
+        )
+
+    def _undo(self, who: str) -> None:
+        last = next(reversed(self.decisions), None)
+        if last is None:
+            raise Refused(409, "There is nothing to take back.")
+        self.journal.append(Decision(who=who, suspect=last, verb="undo", at=time.time()))
+
+
+def decided(entries: Sequence[ReviewEntry]) -> dict[int, Decision]:
+    """The last word on each suspect, the newest last."""
+    standing: dict[int, Decision] = {}
+    for entry in entries:
+        if isinstance(entry, Decision):
+            standing.pop(entry.suspect, None)
+            if entry.verb != "undo":
+                standing[entry.suspect] = entry
+    return standing
+
+
+def corrections_of(queue: ReviewQueue, decisions: dict[int, Decision]) -> Corrections:
+    """What accepted and edited suspects change, in the order of the queue."""
+    made = [
+        correction
+        for place, suspect in enumerate(queue.suspects)
+        if place in decisions
+        for correction in _correction(suspect, decisions[place])
+    ]
+    return Corrections(splits=queue.splits, queue=queue.digest, corrections=tuple(made))
+
+
+def _correction(suspect: Suspect, decision: Decision) -> Iterator[Correction]:
+    after = _after(suspect, decision)
+    if decision.verb in ("accept", "edit") and after is not None:
+        missed = suspect.annotation is None
+        yield Correction(
+            image=suspect.image,
+            annotation=suspect.annotation,
+            before_class=None if missed else suspect.class_name,
+            before_bbox=None if missed else suspect.bbox,
+            after_class=after[0],
+            after_bbox=after[1],
+            who=decision.who,
+            at=decision.at,
+            why=suspect.why,
+        )
+
+
+def _after(suspect: Suspect, decision: Decision) -> tuple[str | None, Box | None] | None:
+    """Name and place that are right; two None: the label goes; None: nothing to change is known."""
+    if decision.verb == "edit":
+        return decision.class_name, decision.bbox
+    if suspect.kind == "spurious":
+        return None, None
+    if suspect.kind == "missed":
+        return (suspect.class_name, suspect.bbox) if suspect.class_name else None
+    if suspect.proposed_class is None and suspect.proposed_bbox is None:
+        return None
+    return suspect.proposed_class or suspect.class_name, suspect.proposed_bbox or suspect.bbox
+
+
+def write_corrections(store: Store, folder: Path) -> list[Path]:
+    """`corrections.json` from what was decided in a folder, and a COCO file of each split with them.
+
+    Raises:
+        ConfigurationError: There is no review in the folder.
+    """
+    if not (folder / DECISIONS_FILE).is_file():
+        raise ConfigurationError(f"Nothing was decided in {folder}. Review first, or give the review's folder (--out).")
+    queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
+    made = corrections_of(queue, decided(read_journal(folder / DECISIONS_FILE, ReviewEntry)))
+    splits = corrected(read_splits(store, store.get_manifest(queue.splits)), made.corrections).splits
+    paths = {folder / CORRECTIONS_FILE: pretty(made)}
+    paths |= {folder / f"{name}.coco.json": write(split.to_coco()) for name, split in splits.items()}
+    for path, data in paths.items():
+        path.write_bytes(data)
+    return list(paths)
+
+
+def neighbours_of(store: Store, queue: ReviewQueue) -> dict[str, tuple[Neighbour, ...]]:
+    """The labels of every image of a queue."""
+    wanted = {suspect.image for suspect in queue.suspects}
+    images = labelled_images(read_splits(store, store.get_manifest(queue.splits)).values())
+    return {
+        image.image: tuple(
+            Neighbour(name=name, bbox=as_box(box)) for name, box in zip(image.names, image.boxes, strict=True)
+        )
+        for image in images
+        if image.image in wanted
+    }
+
+
+def keep_queue(folder: Path, queue: ReviewQueue) -> None:
+    """Puts the queue into a folder; one that is there stays, since decisions name its places.
+
+    Raises:
+        ConfigurationError: Another queue is there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / QUEUE_FILE
+    if not path.is_file():
+        path.write_bytes(write(queue))
+    elif read(path.read_bytes(), ReviewQueue, path).digest != queue.digest:
+        raise ConfigurationError(f"{folder} holds the review of another queue. Give a new folder (--out).")

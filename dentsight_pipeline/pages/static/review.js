@@ -1,0 +1,97 @@
+"use strict";
+/* The review's page: one suspect after the other, by keys. */
+const by = (id) => document.getElementById(id);
+let view = null, edited = null, close = true, busy = Promise.resolve();
+const QUESTION = { missed: (s) => s.class ? `Is a ${s.class} missing here?` : "Nothing is labelled on this image. Is that right?",
+  spurious: (s) => `Is this ${s.class} really there?`, class: (s) => s.proposed_class ? `${s.class}, or rather ${s.proposed_class}?` : `Is ${s.class} the right name?`,
+  place: (s) => `Does this ${s.class} lie here?` };
+const ACCEPT = { missed: (s) => s.class ? `Yes, add the ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is ${s.proposed_class}` : "The name is wrong", place: () => "Move it to the green box" };
+function say(text, bad = false) { by("message").textContent = text; by("message").className = bad ? "bad" : ""; }
+
+function show(next) {
+  const moved = !view || view.position !== next.position;
+  view = next;
+  by("bar").max = view.total; by("bar").value = view.decided;
+  by("progress").textContent = `${Math.min(view.position + 1, view.total)} of ${view.total}, ${view.decided} decided`;
+  const s = view.suspect;
+  by("picture").hidden = by("review").hidden = !s; by("rest").hidden = !!s;
+  if (!s) { Xray.close(); by("rest-text").textContent = Object.entries(view.counts).map(([v, n]) => `${n} ${v}`).join(", "); return; }
+  if (moved) { stopEditing(); say(""); close = true; }
+  by("question").textContent = QUESTION[s.kind](s);
+  by("accept-words").textContent = ACCEPT[s.kind](s);
+  by("reject").lastChild.textContent = s.kind === "missed" ? " Nothing is missing" : " The label is right";
+  const facts = [["Why", s.why], ["Score", s.score.toFixed(2)], ["Kind", s.kind], ["Split", s.split]];
+  by("facts").replaceChildren(...facts.flatMap(([name, value]) => [Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value })]));
+  Xray.open(`/image/${view.position}`, () => { boxes(); look(); });
+}
+function boxes() {
+  const s = view.suspect, far = ([x, y, w, h], [a, b, c, d]) => Math.abs(x + w / 2 - a - c / 2) > 3 * (w + c) || Math.abs(y + h / 2 - b - d / 2) > 3 * (h + d);
+  const near = view.neighbours.filter((n) => n.bbox.join() !== s.bbox.join() && !far(s.bbox, n.bbox)).map((n) => ({ bbox: n.bbox, kind: "neighbour", label: n.name }));
+  const own = s.class ? [{ bbox: s.bbox, kind: "suspect", label: s.kind === "missed" ? `${s.class}?` : s.class }] : [];
+  const better = edited ? [{ bbox: edited, kind: "drawn", label: by("class").value }] : s.proposed_bbox ? [{ bbox: s.proposed_bbox, kind: "drawn", label: s.class }] : [];
+  Xray.draw([...near, ...own, ...better]);
+}
+function look() { if (close && view.suspect.class) Xray.look(view.suspect.bbox); else Xray.viewer.viewport.goHome(); }
+
+function tell(path, body) {
+  busy = busy.then(async () => {
+    try { show(await Xray.send(path, body)); } catch (error) {
+      if (error.status === 409) { try { show(await Xray.send("/state")); } catch { /* said below */ } }
+      say(error.message, true);
+    }
+  });
+  return busy;
+}
+const decide = (verb, more = {}) => tell("/decide", { position: view.position, verb, ...more });
+
+function edit() {
+  const s = view.suspect;
+  edited = [...(s.proposed_bbox || s.bbox)];
+  by("class").replaceChildren(...view.classes.map((name) => Object.assign(document.createElement("option"), { textContent: name })));
+  by("class").value = s.proposed_class || s.class || view.classes[0];
+  by("class").onchange = boxes;
+  by("editor").hidden = false;
+  Xray.viewer.setMouseNavEnabled(false);
+  boxes();
+  document.activeElement.blur();
+}
+function stopEditing() { edited = null; by("editor").hidden = true; if (Xray.viewer) Xray.viewer.setMouseNavEnabled(true); }
+const save = () => decide("edit", { class_name: by("class").value, bbox: edited.map((n) => Math.round(n * 100) / 100) });
+function nudge(event) {
+  const step = Math.max(1, Math.min(...edited.slice(2)) / 20), at = event.shiftKey ? 2 : 0;
+  const [axis, sign] = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, -1], ArrowDown: [1, 1] }[event.key];
+  edited[at + axis] = Math.max(at ? 1 : 0, edited[at + axis] + sign * step);
+  boxes();
+}
+function drawing() {
+  const holder = by("viewer"); let from = null;
+  const at = (event) => { const r = holder.getBoundingClientRect(); return Xray.point(event.clientX - r.left, event.clientY - r.top); };
+  holder.addEventListener("pointerdown", (event) => { if (edited) { from = at(event); event.preventDefault(); } }, true);
+  addEventListener("pointermove", (event) => {
+    if (!from || !edited) return;
+    const to = at(event);
+    edited = [Math.min(from.x, to.x), Math.min(from.y, to.y), Math.max(1, Math.abs(to.x - from.x)), Math.max(1, Math.abs(to.y - from.y))];
+    boxes();
+  });
+  addEventListener("pointerup", () => { from = null; });
+}
+const KEYS = { a: () => decide("accept"), r: () => decide("reject"), s: () => decide("skip"), u: () => decide("undo"), e: edit, f: () => { close = !close; look(); } };
+
+addEventListener("keydown", (event) => {
+  if (!view || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (edited) {
+    if (event.key === "Enter") save();
+    else if (event.key === "Escape") { stopEditing(); boxes(); }
+    else if (event.key.startsWith("Arrow")) nudge(event);
+    else return;
+  } else if (event.target.matches("input") || (event.key === "Enter" && event.target.matches("button"))) return;
+  else if (event.key === "u" || (view.suspect && KEYS[event.key])) KEYS[event.key]();
+  else if (!Xray.key(event)) return;
+  event.preventDefault();
+});
+addEventListener("DOMContentLoaded", () => {
+  for (const [id, run] of Object.entries({ accept: KEYS.a, reject: KEYS.r, skip: KEYS.s, undo: KEYS.u, edit, save, closer: KEYS.f, cancel: () => { stopEditing(); boxes(); } })) by(id).onclick = run;
+  drawing();
+  tell("/state");
+  addEventListener("focus", () => { if (view && !edited) tell("/state"); });
+});

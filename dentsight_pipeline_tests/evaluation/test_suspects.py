@@ -1,0 +1,141 @@
+"""The queue of doubtful labels: each kind by hand, and planted mistakes against a model of stated skill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dentsight_pipeline.evaluation.suspects import (
+    Labelled,
+    Seen,
+    contradictions,
+    label_suspects,
+    predicted_suspects,
+    ranked,
+)
+
+CLASSES = ("caries", "crown", "restoration", "impacted")
+SIDES = {"caries": (24.0, 35.0), "crown": (90.0, 80.0), "restoration": (50.0, 40.0), "impacted": (100.0, 120.0)}
+MEAN = {"caries": 2.5, "crown": 1.0, "restoration": 1.2, "impacted": 0.5}
+SKILL = {"caries": 0.7, "crown": 0.95, "restoration": 0.85, "impacted": 0.95}
+
+
+def image(
+    names: list[str], boxes: list[list[float]], digest: str = "a" * 64, size: tuple[int, int] = (1400, 700)
+) -> Labelled:
+    """One image with labels, everything looked for."""
+    covered = frozenset((*CLASSES, *(f"{q}{p}" for q in range(1, 5) for p in range(1, 9))))
+    return Labelled(
+        digest, "train", size, names, np.array(boxes, float).reshape(-1, 4), range(1, len(names) + 1), covered, digest
+    )
+
+
+def row_of_teeth() -> tuple[list[str], list[list[float]]]:
+    """All 32 teeth where they belong."""
+    names, boxes = [], []
+    for upper, quadrants in ((True, "12"), (False, "43")):
+        for side, quadrant in enumerate(quadrants):
+            for position in range(1, 9):
+                x = 700 + (position - 0.5) * 60 * (1 if side else -1)
+                names.append(f"{quadrant}{position}")
+                boxes.append([x - 25, 150 if upper else 380, 50, 180])
+    return names, boxes
+
+
+def test_a_tooth_on_the_wrong_side_is_found_with_its_likely_number() -> None:
+    """Wrong side is what dentists complain about most, and needs no model."""
+    names, boxes = row_of_teeth()
+    right, left = names.index("16"), names.index("26")
+    names[right], names[left] = "26", "16"
+
+    found = {suspect.annotation: suspect for suspect in ranked(label_suspects([image(names, boxes)]))}
+
+    assert {(s.class_name, s.proposed_class) for s in found.values()} == {("16", "26"), ("26", "16")}
+    assert list(label_suspects([image(*row_of_teeth())])) == []
+
+
+def test_two_labels_in_one_place_and_an_image_without_any_are_told() -> None:
+    """The smaller twin goes first; an empty image comes last, since a healthy mouth looks the same."""
+    twins = image(["crown", "crown", "caries"], [[10, 10, 90, 80], [11, 11, 86, 78], [300, 300, 20, 20]])
+
+    found = ranked(label_suspects([twins, image([], [], "b" * 64)]))
+
+    assert [(s.kind, s.class_name, s.annotation) for s in found] == [("spurious", "crown", 2), ("missed", "", None)]
+
+
+def test_copies_that_contradict_each_other_are_told_on_the_one_that_lacks_a_box() -> None:
+    """The same picture cannot have a crown here and none there."""
+    one, other = image(["crown"], [[10, 10, 90, 80]]), image(["caries"], [[300, 300, 20, 20]], "b" * 64)
+
+    found = list(contradictions(one, other))
+
+    assert [(s.image[0], s.kind, s.class_name) for s in found] == [("b", "missed", "crown"), ("a", "missed", "caries")]
+
+
+def test_a_class_that_nobody_looked_for_is_not_missed() -> None:
+    """Uncovered is unknown: it must not fill the queue with findings that nobody was asked for."""
+    blind = replace(image(["crown"], [[10, 10, 90, 80]]), covered=frozenset({"crown"}))
+    seen = {
+        blind.image: Seen(["crown", "caries"], np.array([[10.0, 10, 90, 80], [300, 300, 20, 20]]), np.array([0.9, 0.9]))
+    }
+
+    assert [s.kind for s in predicted_suspects([blind], seen)] == ["spurious"]
+
+
+def planted(
+    images: int, share: float, rng: np.random.Generator
+) -> tuple[list[Labelled], dict[str, Seen], dict[tuple, str]]:
+    """Labels with known mistakes, what a model of `SKILL` sees, and the mistakes by image and box."""
+    labelled, seen, mistakes = [], {}, {}
+    for number in range(images):
+        digest = f"{number:064x}"
+        names = [name for name in CLASSES for _ in range(int(rng.poisson(MEAN[name])))]
+        true = np.array([[*(rng.random(2) * (1250, 560)), *SIDES[name]] for name in names]).reshape(-1, 4)
+        said, boxes = [], []
+        for name, box in zip(names, true, strict=True):
+            kind = rng.choice(["", "missed", "place", "class"], p=[1 - 3 * share, share, share, share])
+            if kind == "missed":
+                mistakes[digest, tuple(box.round(2))] = kind
+                continue
+            shifted = box + np.array([box[2] / 2, 0, 0, 0]) if kind == "place" else box
+            said.append(rng.choice([c for c in CLASSES if c != name]) if kind == "class" else name)
+            boxes.append(shifted)
+            if kind:
+                mistakes[digest, tuple(shifted.round(2))] = kind
+        for _ in range(int(rng.poisson(share * len(names)))):
+            name = str(rng.choice(CLASSES))
+            said.append(name)
+            boxes.append(np.array([*(rng.random(2) * (1250, 560)), *SIDES[name]]))
+            mistakes[digest, tuple(boxes[-1].round(2))] = "spurious"
+        labelled.append(image(said, [list(box) for box in boxes], digest))
+        seen[digest] = model(names, true, rng)
+    return labelled, seen, mistakes
+
+
+def model(names: list[str], boxes: np.ndarray, rng: np.random.Generator) -> Seen:
+    """Detections of true boxes by skill, a little beside them, and false ones with low scores."""
+    hit = [row for row, name in enumerate(names) if rng.random() < SKILL[name]]
+    false = [str(rng.choice(CLASSES)) for _ in range(int(rng.poisson(3)))]
+    where = [boxes[row] + rng.normal(0, 0.04, 4) * np.tile(boxes[row, 2:], 2) for row in hit]
+    where += [np.array([*(rng.random(2) * (1250, 560)), *SIDES[name]]) for name in false]
+    scores = np.concatenate([rng.beta(6, 3, len(hit)), rng.beta(2, 6, len(false))])
+    return Seen([names[row] for row in hit] + false, np.array(where).reshape(-1, 4), scores)
+
+
+def test_planted_mistakes_come_first() -> None:
+    """5 % of each kind: of the first 100 at least 70 are mistakes; 60 % of all are among twice their number."""
+    labelled, seen, mistakes = planted(400, 0.05, np.random.default_rng(3))
+
+    queue = ranked(predicted_suspects(labelled, seen))
+
+    def right(suspect) -> bool:
+        if suspect.annotation is not None:
+            return (suspect.image, suspect.bbox) in mistakes
+        lacking = [np.array(box) for (own, box), kind in mistakes.items() if own == suspect.image and kind == "missed"]
+        return any(np.abs(box - suspect.bbox).max() < 0.5 * max(box[2:]) for box in lacking)
+
+    found = [right(suspect) for suspect in queue]
+    assert len(mistakes) > 300
+    assert np.mean(found[:100]) >= 0.7
+    assert sum(found[: 2 * len(mistakes)]) >= 0.6 * len(mistakes)

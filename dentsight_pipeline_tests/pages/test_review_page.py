@@ -1,0 +1,93 @@
+"""`dentsight review` from a stored dataset to corrections, by keyboard in a browser; and the queue as JSON."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from typer.testing import CliRunner
+
+from dentsight_pipeline.cli import app
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline_tests.pages.browser import ENTER, browser, press, served, text, wait
+
+
+@pytest.fixture
+def subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataset in a workspace: phantoms with a tooth on the wrong side and a crown labelled twice."""
+    monkeypatch.chdir(tmp_path)
+    write_phantom_export(tmp_path / "export", 6, 4, 640)
+    path = tmp_path / "export/train/_annotations.coco.json"
+    coco = json.loads(path.read_text())
+    name = {row["id"]: row["name"] for row in coco["categories"]}
+    teeth = [row for row in coco["annotations"] if name[row["category_id"]] in ("16", "26")]
+    pairs = itertools.permutations(teeth, 2)
+    left, right = next(
+        (a, b) for a, b in pairs if a["image_id"] == b["image_id"] and a["category_id"] < b["category_id"]
+    )
+    left["category_id"], right["category_id"] = right["category_id"], left["category_id"]
+    path.write_text(json.dumps(coco))
+    store = Workspace().store
+    return select_conditions(store, normalise_export(store, ingest_export(tmp_path / "export", store))).digest
+
+
+@pytest.mark.slow
+def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp_path: Path) -> None:
+    """Listed, decided, taken back, edited; killed in between; written out with who decided."""
+    listed = CliRunner().invoke(app, ["review", subset, "--list", "--json"])
+    suspects = json.loads(listed.stdout)["suspects"]
+    assert {*suspects[0]} >= {"image", "kind", "class", "bbox", "score"}
+    assert {(s["class"], s["proposed_class"]) for s in suspects[:2]} == {("16", "26"), ("26", "16")}
+    assert [s["score"] for s in suspects] == sorted((s["score"] for s in suspects), reverse=True)
+
+    command = ["review", subset, "--by", "A. <b>Bell</b>", "--out", "r"]
+    total = len(suspects)
+    with browser() as driver:
+        with served(command, tmp_path) as server:
+            driver.get(server.links["A. <b>Bell</b>"])
+            wait(driver, "#progress", f"1 of {total}")
+            assert text(driver, "#reader") == "A. <b>Bell</b>"
+            press(driver, "a")
+            wait(driver, "#progress", "1 decided")
+            press(driver, "u")
+            wait(driver, "#progress", "0 decided")
+            press(driver, "a")
+            wait(driver, "#progress", "1 decided")
+            server.kill()
+        with served(command, tmp_path) as server:
+            driver.get(server.links["A. <b>Bell</b>"])
+            wait(driver, "#progress", "1 decided")
+            wait(driver, ".box.suspect", suspects[1]["class"])
+            press(driver, "e")
+            ActionChains(driver).send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT).perform()
+            driver.save_screenshot(str(tmp_path / "review.png"))
+            ActionChains(driver).send_keys(ENTER).perform()
+            wait(driver, "#progress", "2 decided")
+            driver.set_window_size(500, 900)
+            assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+            assert driver.find_element(By.ID, "accept").is_displayed() or total == 2
+
+    done = CliRunner().invoke(app, ["review", subset, "--corrections", "--out", "r", "--json"])
+    files = {Path(path).name for path in json.loads(done.stdout)["files"]}
+    made = json.loads((tmp_path / "r/corrections.json").read_text())["corrections"]
+    assert "train.coco.json" in files
+    assert [c["before_class"] for c in made] == [s["class"] for s in suspects[:2]]
+    assert made[0]["after_class"] == suspects[0]["proposed_class"]
+    assert made[1]["after_bbox"][0] > made[1]["before_bbox"][0]
+    assert {c["who"] for c in made} == {"A. <b>Bell</b>"}
+
+
+def test_nobody_corrects_without_a_name(subset: str) -> None:
+    """A correction without a name is no evidence."""
+    refused = CliRunner().invoke(app, ["review", subset])
+
+    assert "--by NAME" in str(refused.exception)

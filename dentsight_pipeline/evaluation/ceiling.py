@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FIGURES = ("f1", "f1_75", "kappa_by_tooth", "ap50", "ap")
 _AT_75 = int(np.argmin(np.abs(IOU_THRESHOLDS - 0.75)))
 _NEARLY = 1e-9
+_NamedBox = tuple[str, np.ndarray]
 _BOUNDS = {"kappa_by_tooth": (-1.0, 1.0)}
 
 
@@ -140,8 +141,12 @@ def _named(boxes: Mapping[int, np.ndarray], classes: Sequence[str]) -> list[tupl
 def on_teeth(rows: Sequence[tuple[str, np.ndarray]]) -> set[tuple[str, str]]:
     """Conditions with the teeth that have them, from the named boxes [x, y, w, h] of one image, teeth among them."""
     teeth, conditions = ([row for row in rows if (row[0] in TEETH) == wanted] for wanted in (True, False))
-    if not teeth or not conditions:
-        return set()
+    return _joined(teeth, conditions) if teeth and conditions else set()
+
+
+def _joined(
+    teeth: Sequence[tuple[str, np.ndarray]], conditions: Sequence[tuple[str, np.ndarray]]
+) -> set[tuple[str, str]]:
     (names, found), (fdi, places) = (list(zip(*own, strict=True)) for own in (conditions, teeth))
     joined = join_teeth(np.array(found), names, np.array(places), fdi)
     return {(names[finding.condition], tooth) for finding in joined for tooth in finding.fdi}
@@ -186,15 +191,14 @@ def stored_ceilings(store: Store, subset: Manifest, *, resamples: int, seed: int
     """The ceilings of the dataset that a subset was taken from; empty where nothing says what was labelled twice."""
     from dentsight_pipeline.data.agreement import paired_boxes
     from dentsight_pipeline.data.splits import read_splits
-    from dentsight_pipeline.documents.codec import read
     from dentsight_pipeline.documents.dataset import SECOND_READINGS, SecondReading
     from dentsight_pipeline.documents.names import Asset
-    from dentsight_pipeline.store.content import read_bytes
+    from dentsight_pipeline.store.content import read_document
 
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
     if SECOND_READINGS not in splits.entries:
         return ()
-    told = read(read_bytes(store, splits, SECOND_READINGS), tuple[SecondReading, ...], SECOND_READINGS)
+    told = read_document(store, splits, SECOND_READINGS, tuple[SecondReading, ...])
     tables = [*read_splits(store, splits).values()] if told else []
     counted = count_pairs([*paired_boxes(tables, told)], tables[0].classes if tables else ())
     return label_ceilings(counted, resamples=resamples, seed=seed)

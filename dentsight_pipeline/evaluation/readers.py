@@ -42,6 +42,7 @@ from dentsight_pipeline.evaluation import bootstrap
 from dentsight_pipeline.evaluation.agreement import Agreement, agreement_of_table, joint_counts
 from dentsight_pipeline.evaluation.bootstrap import Interval
 from dentsight_pipeline.evaluation.ceiling import on_teeth
+from dentsight_pipeline.evaluation.figures import measurement
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -101,12 +102,8 @@ def _is_dentist(table: pa.Table) -> pa.Array:
 
 
 def _agreement(row: Agreement) -> ConditionAgreement:
-    same = ("condition", "items", "images", "model_kappa", "dentist_kappa", "model_ac1", "dentist_ac1")
-    return ConditionAgreement(
-        **{name: getattr(row, name) for name in (*same, "dentist_alpha", "alpha_with_model")},
-        delta=_bounds(row.delta),
-        note=row.delta.note,
-    )
+    same = {name: getattr(row, name) for name in ConditionAgreement.__struct_fields__ if name not in ("delta", "note")}
+    return ConditionAgreement(**same, delta=_bounds(row.delta), note=row.delta.note)
 
 
 def _bounds(of: Interval) -> Bounds:
@@ -114,17 +111,7 @@ def _bounds(of: Interval) -> Bounds:
 
 
 def _measurement(row: Agreement, population: str) -> Measurement:
-    return Measurement(
-        metric=METRIC,
-        class_name=row.condition,
-        population=population,
-        value=row.delta.value,
-        low=row.delta.low,
-        high=row.delta.high,
-        n=row.items,
-        unit_count=row.images,
-        note=row.delta.note,
-    )
+    return measurement(METRIC, row.condition, population, row.delta, row.items, row.images)
 
 
 # The two arms --------------------------------------------------------------------------------------------------------

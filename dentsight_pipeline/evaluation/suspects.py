@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from dentsight_pipeline.data.agreement import PairedBoxes, pairwise_iou
+from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.fdi import tooth_flags
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.annotations import Split
@@ -67,6 +67,15 @@ class Labelled:
         found = {"kind": kind, "class_name": self.names[row], "bbox": as_box(self.boxes[row])}
         return Suspect(**where, **found, score=float(score), why=why, **more)  # pyright: ignore[reportArgumentType]
 
+    def lacking(self, name: str, bbox: Box, score: float, why: str) -> Suspect:
+        """A label that it may lack."""
+        where = {"image": self.image, "split": self.split, "kind": "missed"}
+        return Suspect(**where, class_name=name, bbox=bbox, score=float(score), why=why)  # pyright: ignore
+
+    def named(self, name: str) -> np.ndarray:
+        """[n] whether each label has the name."""
+        return np.array([own == name for own in self.names], bool)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -80,23 +89,17 @@ class Seen:
 def labelled_images(splits: Iterable[Split]) -> Iterator[Labelled]:
     """Every image of splits with its labels."""
     for split in splits:
-        columns = zip(
-            *(split.images[name].to_pylist() for name in ("sha256", "width", "height", "source_group")), strict=True
-        )
-        names, ids = np.array(split.classes)[split.category_ids - 1], split.annotations["id"].to_numpy()
-        for row, (image, width, height, source) in enumerate(columns):
-            own = slice(*split.offsets[row : row + 2])
-            covered = frozenset(np.array(split.classes)[split.covered[row]].tolist())
-            yield Labelled(
-                image,
-                split.name,
-                (width, height),
-                names[own].tolist(),
-                split.boxes_xywh_px[own],
-                ids[own].tolist(),
-                covered,
-                source,
-            )
+        names = np.array(split.classes)
+        columns = (split.images[name].to_pylist() for name in ("sha256", "width", "height", "source_group"))
+        for row, told in enumerate(zip(*columns, strict=True)):
+            yield _labelled(split, row, names, *told)
+
+
+def _labelled(split: Split, row: int, names: np.ndarray, image: str, width: int, height: int, source: str) -> Labelled:
+    own = slice(*split.offsets[row : row + 2])
+    said, ids = names[split.category_ids[own] - 1].tolist(), split.annotations["id"][own].to_pylist()
+    covered, boxes = frozenset(names[split.covered[row]].tolist()), split.boxes_xywh_px[own]
+    return Labelled(image, split.name, (width, height), said, boxes, ids, covered, source)
 
 
 def as_box(xywh: np.ndarray) -> Box:
@@ -117,17 +120,14 @@ def ranked(suspects: Iterable[Suspect]) -> tuple[Suspect, ...]:
 # Without a model -----------------------------------------------------------------------------------------------------
 
 
-def label_suspects(images: Sequence[Labelled], pairs: Iterable[PairedBoxes] = ()) -> Iterator[Suspect]:
+def label_suspects(images: Sequence[Labelled]) -> Iterator[Suspect]:
     """What the labels alone tell."""
     for image in images:
         yield from _misplaced_teeth(image)
         yield from _twins(image)
         if image.covered and not len(image.names):
-            whole = (0.0, 0.0, float(image.size[0]), float(image.size[1]))
             why = "no label at all, although it counts as looked at: a healthy mouth, or nobody labelled it"
-            yield Suspect(
-                image=image.image, split=image.split, kind="missed", class_name="", bbox=whole, score=_POSSIBLE, why=why
-            )
+            yield image.lacking("", (0.0, 0.0, float(image.size[0]), float(image.size[1])), _POSSIBLE, why)
 
 
 def _misplaced_teeth(image: Labelled) -> Iterator[Suspect]:
@@ -135,7 +135,7 @@ def _misplaced_teeth(image: Labelled) -> Iterator[Suspect]:
     words = {"wrong_side": "lies on the other side", "wrong_jaw": "lies in the other jaw", "repeated_tooth": "is twice"}
     for flag in tooth_flags(*image.size, list(zip(image.names, image.boxes.tolist(), strict=True))):
         kind, _, name = flag.partition(":")
-        for row in [row for row, own in enumerate(image.names) if own == name]:
+        for row in np.flatnonzero(image.named(name)).tolist():
             score = _SURE if kind == "wrong_jaw" else _LIKELY
             proposed = {"wrong_side": _OTHER_SIDE, "wrong_jaw": _OTHER_JAW}.get(kind, {}).get(name[0])
             better = None if proposed is None else proposed + name[1]
@@ -160,18 +160,8 @@ def contradictions(first: Labelled, second: Labelled) -> Iterator[Suspect]:
     for has, lacks in ((first, second), (second, first)):
         iou = pairwise_iou(has.boxes, lacks.boxes)
         for row, name in enumerate(has.names):
-            same = np.array([own == name for own in lacks.names], bool)
-            if name in lacks.covered and not (iou[row] >= SAME_IOU)[same].any():
-                why = f"a copy of this picture has a {name} here"
-                yield Suspect(
-                    image=lacks.image,
-                    split=lacks.split,
-                    kind="missed",
-                    class_name=name,
-                    bbox=as_box(has.boxes[row]),
-                    score=_LIKELY,
-                    why=why,
-                )
+            if name in lacks.covered and not (iou[row] >= SAME_IOU)[lacks.named(name)].any():
+                yield lacks.lacking(name, as_box(has.boxes[row]), _LIKELY, f"a copy of this picture has a {name} here")
 
 
 # With out-of-fold predictions ----------------------------------------------------------------------------------------
@@ -189,8 +179,11 @@ def predicted_suspects(images: Sequence[Labelled], seen: Mapping[str, Seen]) -> 
     trusted = calibrated(looked_at)
     confirmed = _confirmed_share(looked_at, trusted)
     for image, found in looked_at:
-        chances = np.array([trusted[name](score) for name, score in zip(found.names, found.scores, strict=True)])
-        yield from _of_image(image, found, chances, confirmed)
+        yield from _of_image(image, found, _chances(found, trusted), confirmed)
+
+
+def _chances(found: Seen, trusted: Mapping[str, Chances]) -> np.ndarray:
+    return np.array([trusted[name](score) for name, score in zip(found.names, found.scores, strict=True)])
 
 
 class Chances:
@@ -215,12 +208,8 @@ def calibrated(looked_at: Sequence[tuple[Labelled, Seen]]) -> dict[str, Chances]
     for image, found in looked_at:
         iou = pairwise_iou(found.boxes, image.boxes)
         for row, name in enumerate(found.names):
-            same = np.array([own == name for own in image.names], bool)
-            told[name].append((float(found.scores[row]), bool((iou[row][same] >= SAME_IOU).any())))
-    return {
-        name: Chances(np.array([score for score, _ in own]), np.array([hit for _, hit in own]))
-        for name, own in told.items()
-    }
+            told[name].append((float(found.scores[row]), bool((iou[row][image.named(name)] >= SAME_IOU).any())))
+    return {name: Chances(*map(np.array, zip(*own, strict=True))) for name, own in told.items()}
 
 
 def _confirmed_share(looked_at: Sequence[tuple[Labelled, Seen]], trusted: Mapping[str, Chances]) -> dict[str, float]:
@@ -234,6 +223,11 @@ def _confirmed_share(looked_at: Sequence[tuple[Labelled, Seen]], trusted: Mappin
             ]
             best[name].append(max(on, default=0.0))
     return {name: float(np.mean(values)) for name, values in best.items()}
+
+
+def _best_on(on: np.ndarray, found: Seen, name: str, trusted: Mapping[str, Chances]) -> float:
+    chances = [trusted[name](found.scores[d]) for d in np.flatnonzero(on) if found.names[d] == name]
+    return max(chances, default=0.0)
 
 
 def _of_image(image: Labelled, found: Seen, chances: np.ndarray, confirmed: Mapping[str, float]) -> Iterator[Suspect]:
@@ -282,15 +276,8 @@ def _unlabelled(image: Labelled, found: Seen, chances: np.ndarray, explained: np
     for d in left:
         if found.names[d] in image.covered and not _overlaps(found.boxes[d], found.boxes[kept]):
             kept.append(int(d))
-            yield Suspect(
-                image=image.image,
-                split=image.split,
-                kind="missed",
-                class_name=found.names[d],
-                bbox=as_box(found.boxes[d]),
-                score=float(chances[d]),
-                why=f"a {found.names[d]} is seen here, and nothing is labelled",
-            )
+            why = f"a {found.names[d]} is seen here, and nothing is labelled"
+            yield image.lacking(found.names[d], as_box(found.boxes[d]), chances[d], why)
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> bool:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dentsight_pipeline.commands.console import show, staged
-from dentsight_pipeline.data import checks, exchange
-from dentsight_pipeline.data.croissant import write_croissant
+from dentsight_pipeline.data import checks
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset, raw_exports
 from dentsight_pipeline.errors import ConfigurationError
@@ -68,6 +67,8 @@ def export_subset(
         raise ConfigurationError("Nothing to write: give --hf DIR, --coco DIR or both.")
     subset = subset_of(store, ref)
     checks.require(store, subset)
+    from dentsight_pipeline.data import exchange  # which imports `datasets`: not for a refusal, and not for a model
+
     files = _write_huggingface(store, subset, hf, croissant, progress) if hf else []
     return subset, [*files, *(exchange.write_coco(store, subset, coco, progress) if coco else ())]
 
@@ -75,6 +76,9 @@ def export_subset(
 def _write_huggingface(
     store: Store, subset: Manifest, folder: Path, croissant: Path | None, progress: Progress | None
 ) -> list[Path]:
+    from dentsight_pipeline.data import exchange
+    from dentsight_pipeline.data.croissant import write_croissant
+
     parquet = exchange.write_huggingface(store, subset, folder, progress)
     if croissant:
         write_croissant(subset, parquet, croissant)

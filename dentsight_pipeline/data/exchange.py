@@ -28,6 +28,7 @@ from dentsight_pipeline.documents.licences import strictest
 from dentsight_pipeline.documents.mapping import OwnMapping
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store.files import written_whole
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.annotations import Split
@@ -90,15 +91,11 @@ def new_folder(folder: Path) -> None:
 def _write_parquet(store: Store, split: Split, out: Path) -> None:
     """One split, row group by row group; the file appears whole or not at all."""
     schema = features(split.classes).arrow_schema
-    partial = out.with_name(out.name + ".part")
-    try:
-        # Images are compressed already, and the other columns are small.
-        with pq.ParquetWriter(partial, schema, compression="none", use_dictionary=False) as writer:
-            for first, images in _groups(store, split):
-                writer.write_table(_rows(split, first, images, schema))
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Images are compressed already, and the other columns are small.
+    plain = {"compression": "none", "use_dictionary": False}
+    with written_whole(out) as partial, pq.ParquetWriter(partial, schema, **plain) as writer:
+        for first, images in _groups(store, split):
+            writer.write_table(_rows(split, first, images, schema))
 
 
 def features(classes: Sequence[str]) -> Features:

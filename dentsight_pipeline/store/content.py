@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dentsight_pipeline.documents.codec import read
 from dentsight_pipeline.documents.facts import Facts
 from dentsight_pipeline.errors import DataError, IntegrityError, StorageError
+from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.store.manifest import Entry, Manifest
 from dentsight_pipeline.store.names import check_entry_paths
 from dentsight_pipeline.store.threads import map_in_threads
@@ -133,13 +133,9 @@ def _materialise_one(store: Store, entry: Entry, base: Path, path: str, link: bo
     if target.parent.resolve() != target.parent:
         raise StorageError(f"{target.parent} leads through a symbolic link; give a folder of your own.")
     source = store.local_path(entry.sha256)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.part")
-    try:
+    with written_whole(target) as temporary:
         if not (link and _linked(source, temporary)):
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _linked(source: Path, target: Path) -> bool:

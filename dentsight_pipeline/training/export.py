@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.detector import PROCESSOR, Preprocessing, model_folder, no_progress_bars
 from dentsight_pipeline.training.job import write_document
@@ -124,12 +125,8 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
         detector = models.load(folder)
     canvas_width, canvas_height = Preprocessing.of_folder(folder).canvas
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}")
-    try:
+    with written_whole(out) as temporary:
         _trace(_LogitsAndBoxes(detector).eval(), torch.zeros(2, 3, canvas_height, canvas_width), temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return out
 
 

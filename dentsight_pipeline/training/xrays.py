@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training.detector import Detections, load_detector
 
@@ -106,9 +107,8 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
     notice = size / 2, image.shape[0] - size * 1.5
     draw.text(notice, _NOTICE, fill="white", font=font, stroke_width=1, stroke_fill="black")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}")
-    picture.save(temporary, format="PNG")
-    temporary.replace(out)
+    with written_whole(out) as temporary:
+        picture.save(temporary, format="PNG")
     return out
 
 

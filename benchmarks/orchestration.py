@@ -1,4 +1,4 @@
-"""Claim: the code location imports in less than twice the time of an empty one, and an unchanged cell costs under 2.5 s.
+"""Claim: the code location imports in less than twice the time of an empty one; an unchanged cell costs under 2.5 s.
 
     python benchmarks/orchestration.py [--rounds 5] [--images 24]
 

@@ -4,7 +4,7 @@ import dagster as dg
 
 from dentsight_pipeline.orchestration import automation, checks
 from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
-from dentsight_pipeline.orchestration.backends.local import LocalBackend
+from dentsight_pipeline.orchestration.backends.choice import ChosenBackend
 from dentsight_pipeline.orchestration.executor import patient_executor
 from dentsight_pipeline.orchestration.notify import Notifier
 from dentsight_pipeline.orchestration.resources import Workspace
@@ -24,7 +24,7 @@ defs = dg.Definitions(
     resources={
         "workspace": workspace,
         "tracking": Tracking(workspace=workspace),
-        "backend": LocalBackend(),
+        "backend": ChosenBackend(),
         "notifier": Notifier(workspace=workspace),
     },
 )

@@ -145,13 +145,15 @@ class RunRecord(Document, frozen=True, kw_only=True):
     """Seconds since 1970."""
 
 
-class Result(Document, frozen=True, kw_only=True):
+class Result(Document, frozen=True, kw_only=True, omit_defaults=True):
     """`result.json`: what a job published."""
 
     digest: Digest
     """Of the manifest."""
     record: RunRecord
     """How it came about."""
+    job: Digest | None = None
+    """Digest of the order, where a worker elsewhere fulfilled one: of that, the log has one record."""
 
 
 class Published(Document, frozen=True, kw_only=True):

@@ -82,6 +82,8 @@ class Record(Circumstances, frozen=True, kw_only=True):
     """What the step read, by asset."""
     cost: Mapping[str, Cell] | None = None
     """What it took."""
+    job: str | None = None
+    """Digest of the order that a worker elsewhere fulfilled; there is one record of it."""
     action: str | None = None
     """`promote` or `rollback`, in the record of a decision."""
 

@@ -11,13 +11,12 @@
 - **Escalates.** SIGINT or SIGTERM reaches the trainer as SIGTERM, on which a training writes a checkpoint and ends; its
   loaders it still needs for that. What still lives of its process group after the grace period is killed.
 
-Standard library only: it starts in a few milliseconds and works where nothing else is installed.
+Standard library only (so is `leash.py`): it starts in a few milliseconds and works where nothing else is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import os
 import signal
@@ -27,24 +26,10 @@ import time
 from pathlib import Path
 from typing import IO
 
-PR_SET_PDEATHSIG = 1
+from dentsight_pipeline.training.leash import die_with_parent
+
 INTERRUPTED = 130
 """Exit status after a cancel, as a shell gives it for SIGINT."""
-
-
-def die_with_parent(parent: int, how: signal.Signals) -> None:
-    """Ask the kernel to send `how` to this process when its parent dies; does nothing outside Linux.
-
-    Args:
-        parent: The parent's pid, read before the fork: if it has gone already, this process ends at once.
-        how: The signal to receive.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(how), 0, 0, 0)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), how)
-        os._exit(128 + how)  # whoever blocks or handles the signal ends all the same
 
 
 def take_gpu(locks: Path, slots: int, wait_seconds: float = 1.0) -> tuple[int, IO[str]]:

@@ -35,7 +35,7 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.progress import Progress, throttled
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.orchestration.backends.local import LocalBackend
+    from dentsight_pipeline.orchestration.backends.choice import ChosenBackend
     from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
     from dentsight_pipeline.store.canonical import JSON
     from dentsight_pipeline.store.manifest import Manifest
@@ -115,7 +115,7 @@ class Step(Generic[Settings]):
         return self.context.resources.tracking
 
     @property
-    def backend(self) -> "LocalBackend":
+    def backend(self) -> "ChosenBackend":
         """Starts processes; of products that need a GPU alone."""
         return self.context.resources.backend
 

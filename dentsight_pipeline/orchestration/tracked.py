@@ -30,7 +30,7 @@ def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collap
         subset=subset.digest,
         recipe=recipe.model_dump(mode="json"),
         allow_head_collapse=allow_head_collapse or None,
-        price_per_hour=float(price) if price else None,
+        price_per_hour=float(price) if price else step.backend.price_per_hour,
         cache_dir=str(step.workspace.folder / "cache"),
     )
     return _run_job(step, "fit", job, step.inputs)
@@ -100,7 +100,8 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
         if verb == "fit":
             run.artifacts(product.digest, "checkpoint")
             shutil.rmtree(job.folder / "model", ignore_errors=True)  # its bytes are in the store
-        return Made(product.digest, {**record, **step.tracking.links(run)})
+        job = {"job": result.job} if result.job else {}
+        return Made(product.digest, {**record, **step.tracking.links(run), **job})
 
 
 def _tell_where(step: Step[Any], run: TrackedRun) -> None:

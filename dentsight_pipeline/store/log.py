@@ -117,7 +117,8 @@ def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
     Args:
         store: The store.
         product: Digest of the product's manifest.
-        record: JSON; times, hosts and run ids belong here.
+        record: JSON; times, hosts and run ids belong here. Of one `job` the product has one record: whoever waited
+            for the same job and comes later finds the first one's.
 
     Returns:
         The entry; note its `head`.
@@ -129,6 +130,8 @@ def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
     check_digest(product, "a product")
     while True:
         newest = _settle(store)
+        if (told := _of_job(store, product, record.get("job"))) is not None:
+            return told
         sequence, previous = (newest.sequence + 1, newest.digest) if newest else (1, None)
         entry = _Written(schema=SCHEMA, sequence=sequence, previous=previous, product=product, record=record)
         data = canonical.dumps(plain(entry), f"A log entry of {product}")
@@ -137,6 +140,13 @@ def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
             store.append_record(product, written.record)
             _advance(store, written.head)
             return written
+
+
+def _of_job(store: Store, product: str, job: object) -> LogEntry | None:
+    """The entry of a job's record; the records beside the product are looked at first, they are few."""
+    if job is None or all(record.get("job") != job for record in store.records(product)):
+        return None
+    return next((entry for entry in read(store).of(product) if entry.record.get("job") == job), None)
 
 
 def head(store: Store) -> Head | None:

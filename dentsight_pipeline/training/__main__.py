@@ -1,4 +1,4 @@
-"""`python -m dentsight_pipeline.training fit JOB.json` and `… predict JOB.json`.
+"""`python -m dentsight_pipeline.training fit JOB.json`, `… predict JOB.json`, and `… remote STORE KEY` (`worker.py`).
 
 Exit status 0 = done, `result.json` is written; 2 = refused or failed with a clear error, `error.json` says which;
 6 = the classification head collapsed; anything else = a crash. The files lie in the job's `workdir`.
@@ -16,12 +16,16 @@ from dentsight_pipeline.errors import DentsightError, StorageError
 from dentsight_pipeline.training import job as jobs
 from dentsight_pipeline.training.reporting import Reporter
 
-USAGE = "Usage: python -m dentsight_pipeline.training fit|predict JOB.json"
+USAGE = "Usage: python -m dentsight_pipeline.training fit|predict JOB.json, or … remote STORE KEY"
 VERBS: dict[str, type[Job]] = {"fit": FitJob, "predict": PredictJob}
 
 
 def main(arguments: list[str]) -> int:
     """Runs one job; returns the exit status."""
+    if len(arguments) == 3 and arguments[0] == "remote":
+        from dentsight_pipeline.training.worker import work
+
+        return work(*arguments[1:])
     if len(arguments) != 2 or arguments[0] not in VERBS:
         sys.stderr.write(USAGE + "\n")
         return jobs.EXIT_REFUSED

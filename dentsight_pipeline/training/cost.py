@@ -11,10 +11,10 @@ from dentsight_pipeline.documents.job import CostCard, FitJob, RunRecord
 from dentsight_pipeline.training.machine import (
     gpu_energy_kwh,
     hardware,
-    package_versions,
     peak_gpu_memory_mib,
     peak_memory_mib,
 )
+from dentsight_pipeline.training.versions import package_versions
 
 
 @dataclass

@@ -6,13 +6,11 @@ import os
 import platform
 import resource
 import sys
-from importlib import metadata
 
 import torch
 
 from dentsight_pipeline.documents.job import Hardware
 
-PACKAGES = ("torch", "transformers", "accelerate", "numpy", "opencv-python-headless", "safetensors", "hotcoco")
 _MILLIJOULES_PER_KWH = 3.6e9
 
 
@@ -64,14 +62,3 @@ def hardware() -> Hardware:
         threads=threads,
         machine=platform.machine(),
     )
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers, and Python's."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

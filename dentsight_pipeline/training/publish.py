@@ -16,9 +16,9 @@ from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.cost import Meters
 from dentsight_pipeline.training.job import write_document, write_result
 from dentsight_pipeline.training.learner import Learner
-from dentsight_pipeline.training.machine import package_versions
 from dentsight_pipeline.training.setup import Setup
 from dentsight_pipeline.training.state import Record
+from dentsight_pipeline.training.versions import package_versions
 
 PUBLISHED = "published.json"
 

@@ -65,8 +65,7 @@ class Reporter:
         if 0 < step < steps and now - self._last.get(stage, float("-inf")) < self._interval_s:
             return
         self._last[stage] = now
-        event = Progress(time=time.time(), stage=stage, step=step, steps=steps, **numbers)  # type: ignore[arg-type]
-        self._emit(event, f"{stage} {step}/{steps}{_numbers_in_words(event)}")
+        self._emit(Progress(time=time.time(), stage=stage, step=step, steps=steps, **numbers))  # type: ignore[arg-type]
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Curves: numbers by name at an optimiser step."""
@@ -78,12 +77,13 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """A sentence for a person."""
-        self._emit(Message(time=time.time(), text=text), text)
+        self._emit(Message(time=time.time(), text=text))
 
-    def _emit(self, event: Event, text: str | None = None) -> None:
-        """Writes an event, and its text where a person is to read one."""
+    def _emit(self, event: Event) -> None:
+        """Writes an event, and its words where a person is to read some."""
         if self._path is None:
             return
+        text = in_words(event)
         with self._path.open("ab") as file:
             file.write(codec.write(event) + b"\n")
         if self._echo is not None and text is not None:
@@ -112,6 +112,16 @@ def read_events(workdir: Path) -> list[Event]:
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     lines = [line for line in whole.splitlines() if line]
     return [codec.read(line, Event, path) for line in lines]  # pyright: ignore[reportArgumentType] - a union, to msgspec a type
+
+
+def in_words(event: Event) -> str | None:
+    """What a person reads of an event; None for what goes into curves alone."""
+    match event:
+        case Progress(stage=stage, step=step, steps=steps):
+            return f"{stage} {step}/{steps}{_numbers_in_words(event)}"
+        case Message(text=text):
+            return text
+    return None
 
 
 def _numbers_in_words(event: Progress) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from dentsight_pipeline.training import machine
 from dentsight_pipeline.training.cost import Cost
+from dentsight_pipeline.training.versions import package_versions
 
 
 def test_throughput_price_and_waiting_share_are_what_the_sums_say():
@@ -49,7 +50,7 @@ def test_memory_hardware_and_versions_are_measured():
     """They go into the record of every checkpoint."""
     assert machine.peak_memory_mib() > 50
     assert machine.hardware().threads >= 1
-    assert {"python", "torch", "transformers"} <= machine.package_versions().keys()
+    assert {"python", "torch", "transformers"} <= package_versions().keys()
 
 
 class FakeNvml:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -19,6 +20,7 @@ from dentsight_pipeline import errors
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Failure, Job, Result
+from dentsight_pipeline.orchestration.backends.base import Backend, Task
 from dentsight_pipeline.store.files import write_whole
 
 OUTPUT_FILE = "output.log"
@@ -33,8 +35,19 @@ CANCELLED = 130
 """Exit status of the guard after a cancel."""
 
 
-class LocalBackend(dg.ConfigurableResource):
-    """Runs jobs on this machine, one GPU a job, each in its own process through Dagster Pipes."""
+@dataclass(frozen=True)
+class Running:
+    """A trainer at work behind its guard."""
+
+    guard: "subprocess.Popen[bytes]"
+    """Its guard."""
+    session: contextlib.ExitStack
+    """Dagster Pipes', which is open as long as it may say something."""
+
+
+@dataclass(frozen=True)
+class LocalBackend(Backend[Running]):
+    """Runs jobs on this machine through Dagster Pipes, each a process with its own GPU; they end with their step."""
 
     gpus: int = 0
     """GPUs of this machine; `DENTSIGHT_GPUS`, else 1, when 0. 1 also without a GPU, so that two trainings never share
@@ -61,53 +74,56 @@ class LocalBackend(dg.ConfigurableResource):
             )
         return wanted
 
-    def run(
-        self,
-        context: dg.AssetExecutionContext,
-        verb: str,
-        job: Job,
-        locks: Path,
-        listen: Callable[[Event], None],
-    ) -> Result:
-        """Run one job to its end.
+    def adopt(self, task: Task) -> None:
+        """None: a trainer dies with its step, and the next one resumes in the same folder."""
 
-        Args:
-            context: The step, for Pipes and its log.
-            verb: `fit` or `predict`.
-            job: The job; the same working folder takes an interrupted one up again.
-            locks: Folder of the GPU locks.
-            listen: Receives every event that the job reports, in order, also those of an earlier attempt that
-                nobody heard.
-
-        Returns:
-            What the job published.
-
-        Raises:
-            DentsightError: The job refused, with its own words.
-            TrainingError: The job died; the message names its log.
-            RetryRequested: Its process was killed from outside; Dagster takes the step up again, and it resumes.
-        """
-        workdir = job.folder
+    def submit(self, task: Task) -> Running:
+        """Start the trainer behind its guard; its events come back through Pipes and `events.jsonl`."""
+        workdir = task.job.folder
         workdir.mkdir(parents=True, exist_ok=True)
         for stale in (ERROR_FILE, RESULT_FILE):
             (workdir / stale).unlink(missing_ok=True)
-        (workdir / JOB_FILE).write_bytes(codec.write(job))
-        command = self._command(verb, workdir, locks)
-        with (
-            dg.open_pipes_session(
-                context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
-            ) as session,
-            _following(workdir / "events.jsonl", workdir / "events.heard", listen),
-        ):
-            environment = {**os.environ, **session.get_bootstrap_env_vars()}
-            status = self._wait(context, command, environment, workdir / OUTPUT_FILE)
+        (workdir / JOB_FILE).write_bytes(codec.write(task.job))
+        session = contextlib.ExitStack()
+        pipes = dg.open_pipes_session(task.context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader())
+        environment = {**os.environ, **session.enter_context(pipes).get_bootstrap_env_vars()}
+        command = self._command(task.verb, workdir, task.locks)
+        # What the job has to say comes as events; its raw output, tracebacks included, is kept in a file.
+        with (workdir / OUTPUT_FILE).open("ab") as log:
+            return Running(subprocess.Popen(command, env=environment, stdout=log, stderr=log), session)
+
+    def watch(self, task: Task, handle: Running) -> Result:
+        """Wait for the trainer's end.
+
+        Raises:
+            TrainingError: The job died; the message names its log.
+            RetryRequested: Its process was killed from outside.
+        """
+        workdir = task.job.folder
+        with handle.session, following(workdir / "events.jsonl", workdir / "events.heard", task.listen):
+            try:
+                status = handle.guard.wait()
+            except BaseException:  # while it can still be heard
+                self.cancel(task, handle)
+                raise
         if status == 0 and (workdir / RESULT_FILE).exists():
             return codec.read((workdir / RESULT_FILE).read_bytes(), Result, workdir / RESULT_FILE)
-        failure = _failure(verb, status, workdir)
+        failure = _failure(task.verb, status, workdir)
         if _was_killed(status) and not (workdir / ERROR_FILE).exists():
-            context.log.warning(f"The {verb} process was killed. It is taken up again where it stood.")
+            task.context.log.warning(f"The {task.verb} process was killed. It is taken up again where it stood.")
             raise dg.RetryRequested(max_retries=RESTARTS, seconds_to_wait=2) from failure
         raise failure
+
+    def cancel(self, task: Task, handle: Running) -> None:
+        """Ask it to stop, and kill it when it does not."""
+        if handle.guard.poll() is not None:
+            return
+        task.context.log.info(f"Cancelled: asking the job to stop; it is killed after {self.grace_seconds:.0f} s.")
+        handle.guard.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            handle.guard.wait(timeout=self.grace_seconds + 10)
+        if handle.guard.poll() is None:
+            handle.guard.kill()
 
     def _command(self, verb: str, workdir: Path, locks: Path) -> list[str]:
         """The trainer behind its guard, through torchrun where one training has several GPUs."""
@@ -118,23 +134,6 @@ class LocalBackend(dg.ConfigurableResource):
             trainer = [*torchrun, "-m", *trainer]
         slots = ["--slots", str(max(1, self.count // width)), "--width", str(width)]
         return _guarded(trainer, locks, [*slots, "--alone", str(workdir / "attempt.lock")], self.grace_seconds)
-
-    def _wait(
-        self, context: dg.AssetExecutionContext, command: list[str], environment: dict[str, str], output: Path
-    ) -> int:
-        # What the job has to say comes as events; its raw output, tracebacks included, is kept in a file.
-        with output.open("ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            return process.wait()
-        except BaseException:
-            context.log.info(f"Cancelled: asking the job to stop; it is killed after {self.grace_seconds:.0f} s.")
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=self.grace_seconds + 10)
-            if process.poll() is None:
-                process.kill()
-            raise
 
 
 def run_alone(verb: str, job: Job, locks: Path, grace_seconds: int = 20) -> str:
@@ -188,29 +187,32 @@ def _failure(verb: str, status: int, workdir: Path) -> errors.DentsightError:
     """The error that a job left behind, under its own type where it wrote one."""
     report = workdir / ERROR_FILE
     if report.exists():
-        told = codec.read(report.read_bytes(), Failure, report)
-        # Typed errors build their message from fields; here the message exists already.
-        kind = getattr(errors, told.type, errors.TrainingError)
-        error = kind.__new__(kind)
-        Exception.__init__(error, told.message)
-        return error
+        return error_of(codec.read(report.read_bytes(), Failure, report))
     by = status - 128 if status > 0 else -status
     how = f"was killed by signal {by}" if _was_killed(status) else f"ended with status {status}"
     return errors.TrainingError(
         f"The {verb} process {how} without a word of its own (signal 9 is often a lack of memory). Its state is kept: "
         f"launch the same cell again and it resumes. The end of its output ({workdir / OUTPUT_FILE}):\n"
-        + _end_of(workdir / OUTPUT_FILE)
+        + end_of(workdir / OUTPUT_FILE)
     )
 
 
-def _end_of(path: Path, lines: int = 15) -> str:
+def error_of(told: Failure) -> errors.DentsightError:
+    """The error that a job told of: typed errors build their message from fields, here the message exists already."""
+    kind = getattr(errors, told.type, errors.TrainingError)
+    error = kind.__new__(kind)
+    Exception.__init__(error, told.message)
+    return error
+
+
+def end_of(path: Path, lines: int = 15) -> str:
     if not path.exists():
         return "(none)"
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 @contextlib.contextmanager
-def _following(events: Path, heard: Path, listen: Callable[[Event], None]) -> Iterator[None]:
+def following(events: Path, heard: Path, listen: Callable[[Event], None]) -> Iterator[None]:
     """Hand every line of an event file to `listen` while the block runs, exactly once over all attempts.
 
     Args:

@@ -87,11 +87,11 @@ def test_every_event_is_heard_once_over_all_attempts(tmp_path: Path) -> None:
         heard.append(event.step)
 
     for numbers in ((1, 2), (3,), ()):
-        with backends._following(events, position, listen), events.open("ab") as lines:
+        with backends.following(events, position, listen), events.open("ab") as lines:
             lines.writelines(codec.write(Metrics(time=1.0, step=number, values={})) + b"\n" for number in numbers)
     with events.open("ab") as lines:
         lines.write(codec.write(Metrics(time=1.0, step=4, values={})))
-    with backends._following(events, position, listen):
+    with backends.following(events, position, listen):
         pass
 
     assert heard == [1, 2, 3]
@@ -105,7 +105,7 @@ def test_a_position_that_a_power_cut_broke_hears_everything_again(tmp_path: Path
     position.write_text(left)
     heard: list[Event] = []
 
-    with backends._following(events, position, heard.append):
+    with backends.following(events, position, heard.append):
         pass
 
     assert len(heard) == 1

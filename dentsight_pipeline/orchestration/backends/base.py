@@ -4,6 +4,7 @@ The manifest in the store decides whether work is done; what a scheduler says of
 or missing. A scheduler is one file beside this one: five short methods.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ import dagster as dg
 
 from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Job, Result
-from dentsight_pipeline.errors import DentsightError
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
 
 INTERRUPTIONS = (KeyboardInterrupt, SystemExit, dg.DagsterExecutionInterruptedError)
 """What ends a step because somebody asked for it."""
+GPUS_VARIABLE, IMAGE_VARIABLE = "DENTSIGHT_WORKER_GPUS", "DENTSIGHT_WORKER_IMAGE"
 Handle = TypeVar("Handle")
 
 
@@ -88,6 +90,8 @@ class Phase(StrEnum):
     """At work, it believes."""
     GONE = "gone"
     """Ended in whatever way, or unknown to it."""
+    STUCK = "stuck"
+    """It will never start before a person has mended something."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,32 @@ class Scheduler(Protocol):
     def output(self, job_id: str) -> str:
         """The end of what the worker printed before it could reach the store; empty when that is not known."""
         ...
+
+
+def gpus() -> int:
+    """GPUs of one job on one node, and so its processes: `DENTSIGHT_WORKER_GPUS`, else 1."""
+    given = os.environ.get(GPUS_VARIABLE, "").strip() or "1"
+    if not given.isdecimal():
+        raise ConfigurationError(f"{GPUS_VARIABLE} is {given!r}. It must be a number of GPUs; 0 for none.")
+    return int(given)
+
+
+def required(variable: str, example: str) -> str:
+    """A setting without which a backend cannot work.
+
+    Raises:
+        ConfigurationError: It is not set.
+    """
+    if given := os.environ.get(variable, "").strip():
+        return given
+    raise ConfigurationError(
+        f"{variable} is not set. Set it, e.g. to {example} (docs/operations.md, Beyond one machine)."
+    )
+
+
+def bucket_credentials() -> dict[str, str]:
+    """What a worker far away needs to reach the store, from this process's environment: secrets, never in a log."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def worker_command(python: str, store_uri: str, key: str) -> list[str]:

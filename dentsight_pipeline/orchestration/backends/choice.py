@@ -9,7 +9,7 @@ import dagster as dg
 from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Job, Result
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.orchestration.backends.base import Backend, Scheduler, Task, UnreachableError
+from dentsight_pipeline.orchestration.backends.base import Backend, Scheduler, Task, UnreachableError, gpus
 from dentsight_pipeline.orchestration.backends.detached import Detached, mailbox
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
 
@@ -23,7 +23,31 @@ def _slurm() -> Scheduler:
     return Slurm.of_environment()
 
 
-SCHEDULERS: dict[str, Callable[[], Scheduler]] = {"slurm": _slurm}
+def _ray() -> Scheduler:
+    from dentsight_pipeline.orchestration.backends.ray import Ray
+
+    return Ray.of_environment()
+
+
+def _hf_jobs() -> Scheduler:
+    from dentsight_pipeline.orchestration.backends.hf_jobs import HfJobs
+
+    return HfJobs.of_environment()
+
+
+def _kubernetes() -> Scheduler:
+    from dentsight_pipeline.orchestration.backends.kubernetes import Kubernetes
+
+    return Kubernetes.of_environment()
+
+
+SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
+    "slurm": _slurm,
+    "ray": _ray,
+    "hf-jobs": _hf_jobs,
+    "kubernetes": _kubernetes,
+}
+"""Each with its settings from the environment; loaded when chosen."""
 
 
 def backend_name() -> str:
@@ -76,7 +100,7 @@ def _backend_of(task: Task) -> Backend:
     if note is not None and note.backend not in (name, LOCAL) and (other := _goes_on(task, note.backend)):
         return other
     if name != LOCAL:
-        return Detached(SCHEDULERS[name](), processes=LocalBackend().width)
+        return Detached(SCHEDULERS[name](), processes=max(1, gpus()))
     if note is not None:
         box.fetch_state(task.job.folder)
     return LocalBackend()

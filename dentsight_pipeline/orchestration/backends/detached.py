@@ -257,8 +257,10 @@ class _Watch:
     """When it came, by this machine's clock."""
     looked: float = field(default_factory=time.monotonic)
     """When the scheduler was asked last."""
-    told: float = float("-inf")
-    """When a wait was told last."""
+    told: tuple[float, str] = (float("-inf"), "")
+    """When and how a wait was told last."""
+    words: str = ""
+    """Of the scheduler's last answer."""
     gone: float | None = None
     """Since when the scheduler has no such job."""
     running: bool = False
@@ -288,7 +290,9 @@ class _Watch:
             self.looked = now
             self._ask()
         if self.gone is not None and now - self.gone > pace.gone:
-            self._lost(f"{self.note.backend} has no job {self.note.job_id} any more, and it left no result")
+            self._lost(
+                f"{self.note.backend} has no job {self.note.job_id} any more ({self.words}), and it left no result"
+            )
         elif self.running and now - self.beaten > pace.silent:
             self.backend.cancel(self.task, self.note)
             self._lost(f"Job {self.note.job_id} runs, says {self.note.backend}, but was silent for {pace.silent:.0f} s")
@@ -300,8 +304,11 @@ class _Watch:
             self.running = False
             self._tell(f"{error} The job goes on if it can; results come through the store.")
             return
+        if look.phase is Phase.STUCK:
+            self.backend.cancel(self.task, self.note)
+            raise ConfigurationError(f"Job {self.note.job_id} at {self.note.backend} cannot start: {look.words}.")
         started = look.phase is Phase.RUNNING and not self.running
-        self.running = look.phase is Phase.RUNNING
+        self.running, self.words = look.phase is Phase.RUNNING, look.words
         if started:
             self.beaten = time.monotonic()
         if look.phase is Phase.GONE:
@@ -335,9 +342,9 @@ class _Watch:
         return f"Its state is kept: launch the same cell again and it resumes. The end of its output:\n{told}"
 
     def _tell(self, text: str) -> None:
-        """Say it now, and not again for some time."""
-        if time.monotonic() - self.told > self.backend.pace.tell:
-            self.told = time.monotonic()
+        """Say it now, and the same not again for some time."""
+        if text != self.told[1] or time.monotonic() - self.told[0] > self.backend.pace.tell:
+            self.told = time.monotonic(), text
             self.task.context.log.warning(text)
 
 

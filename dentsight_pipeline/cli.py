@@ -130,6 +130,9 @@ def run(
     ] = None,
     with_teeth: Annotated[bool, typer.Option(help="Stage 1 as well: the 32 teeth.")] = False,
     stage: Annotated[str, typer.Option(help="teeth: stage 1 alone, with a report of its own and no gates.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be made, where, and its cost.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Materialise the whole graph for one cell, from the export to the release report."""
@@ -152,7 +155,12 @@ def run(
         with_teeth=with_teeth,
         stage=stage,
     )
-    cell.run(request, as_json)
+    if dry_run:
+        from dentsight_pipeline.commands import dry_run as planning
+
+        planning.dry_run(request, as_json)
+    else:
+        cell.run(request, as_json)
 
 
 @app.command()

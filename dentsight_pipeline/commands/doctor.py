@@ -16,6 +16,8 @@ from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import Finding
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake import roboflow
+from dentsight_pipeline.orchestration.backends import choice
+from dentsight_pipeline.orchestration.backends.probe import probe
 from dentsight_pipeline.orchestration.instance import open_instance
 from dentsight_pipeline.orchestration.notify import WEBHOOK_FILE_VARIABLE, WEBHOOK_VARIABLE
 from dentsight_pipeline.orchestration.resources import Workspace, find_home
@@ -65,6 +67,7 @@ def examine(workspace: Workspace, only: Collection[str] = ()) -> list[Finding]:
         "crash recovery": _crash_recovery,
         "pool gpu": _pool,
         "store": lambda: _store(workspace),
+        "backend": lambda: _backend(workspace),
         "mlflow": lambda: _mlflow(workspace),
         "mlflow outbox": lambda: _outbox(workspace),
         "roboflow key": _roboflow,
@@ -151,6 +154,21 @@ def _store(workspace: Workspace) -> Told:
         return workspace.store.get_bytes(workspace.store.put_bytes(probe)) == probe, workspace.store.uri
     except DentsightError as error:
         return False, str(error)
+
+
+def _backend(workspace: Workspace) -> Told:
+    """A job of seconds at the chosen scheduler; nothing to try on this machine."""
+    try:
+        chosen = choice.scheduler()
+        if chosen is None:
+            return True, "local: trainings run on this machine"
+        found = probe(chosen, workspace.store, workspace.folder / "scratch" / "probe")
+    except DentsightError as error:
+        return False, str(error), "See docs/operations.md, Trainings elsewhere; then run the doctor again."
+    gpus = f"{found.hardware.gpus} × {found.hardware.device}" if found.hardware.gpus else "no GPU"
+    told = f"{chosen.name}: a worker on {found.host} reaches the store, has the same versions, and sees {gpus}"
+    remedy = "The job asks for a GPU and torch sees none: install torch for CUDA there, and look at the node's driver."
+    return bool(found.hardware.gpus) or not chosen.asks_for_gpu, told, remedy
 
 
 def _mlflow(workspace: Workspace) -> Told:

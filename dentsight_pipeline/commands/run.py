@@ -103,8 +103,8 @@ def run_cell(request: CellRequest) -> CellMade:
     Raises:
         DentsightError: The first refusal, in the words of the room that refused.
     """
-    dataset = _dataset_of(request)
-    configs = _configs(request)
+    dataset = dataset_of(request)
+    configs = configs_of(request)
     workspace, me = Workspace(), identity_of(os.getpid(), "")
     with open_instance() as instance:
         _take_back(instance, workspace)
@@ -125,7 +125,7 @@ def _run_jobs(
     """Run the chain; gives the metadata of each materialisation by asset, in order."""
     from dentsight_pipeline.definitions import defs
 
-    chosen = [job for job in STAGES[request.stage] if request.with_teeth or not job.of_teeth]
+    chosen = chain(request)
     terminal = {"terminal": {"config": {"assets": [asset for job in chosen for asset in job.makes]}}}
     made: dict[str, _Facts] = {}
     for job in chosen:
@@ -133,6 +133,11 @@ def _run_jobs(
         ops = {asset: {"config": config} for asset, config in configs.items() if asset in job.makes}
         made |= _execute(defs.resolve_job_def(job.name), instance, partition, {"ops": ops, "loggers": terminal})
     return made
+
+
+def chain(request: CellRequest) -> list[_Job]:
+    """The jobs of a cell, in order."""
+    return [job for job in STAGES[request.stage] if request.with_teeth or not job.of_teeth]
 
 
 def _execute(
@@ -145,7 +150,7 @@ def _execute(
     tags = {**tag_of(os.getpid(), run_id), "dagster/max_retries": "0"}
     result = execute_here(job, instance, partition, run_config, run_id, tags)
     if not result.success:
-        raise _cause(result)
+        raise cause(result)
     return dict(map(_metadata, result.get_asset_materialization_events()))
 
 
@@ -187,7 +192,7 @@ def _teeth_told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> 
     )
 
 
-def _dataset_of(request: CellRequest) -> str:
+def dataset_of(request: CellRequest) -> str:
     """The dataset key that a request means; the demo's without one and without an export."""
     if not request.dataset and not request.export:
         return DEMO_KEY
@@ -200,7 +205,7 @@ def _dataset_of(request: CellRequest) -> str:
     return checked_dataset_key(request.dataset)
 
 
-def _configs(request: CellRequest) -> dict[str, _Facts]:
+def configs_of(request: CellRequest) -> dict[str, _Facts]:
     """Configuration by asset; nonsense is refused here, before anything starts.
 
     Raises:
@@ -261,7 +266,7 @@ def _policy_of(request: CellRequest) -> str:
     return request.policy if request.policy in policy_names() else str(Path(request.policy).absolute())
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> BaseException:
+def cause(result: dg.ExecuteInProcessResult) -> BaseException:
     """The deliberate error behind a failed run, or a summary of what broke; an interruption stays one."""
     causes = (_cause_of(event, result.run_id) for event in result.all_events if event.is_step_failure)
     return next(filter(None, causes), None) or _outside_its_steps(result)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.names import Asset
 
 if TYPE_CHECKING:
-    from dentsight_pipeline.documents.commands import CellMade, ChampionTold, Finding
+    from dentsight_pipeline.documents.commands import CellMade, CellPlanned, ChampionTold, Finding
     from dentsight_pipeline.documents.lineage import (
         AuditResult,
         Code,
@@ -34,6 +35,24 @@ def run(cell: "CellMade") -> str:
         "Report: ": cell.report,
     }
     return "\n".join(f"{title}{value}" for title, value in told.items() if value)
+
+
+def dry_run(planned: "CellPlanned") -> str:
+    """Of a cell that is not run."""
+    lines = [f"{planned.dataset} × {planned.recipe}, trainings on: {planned.backend}"]
+    for step in planned.steps:
+        made = "made where the gates allow" if step.asset == Asset.RELEASED_MODEL else f"made on {step.where}"
+        told = "reused" if step.reused else f"{made.replace('on here', 'here')}, time {_about(step.seconds)}"
+        if not step.reused and step.where != "here":
+            told += f", price {'unknown' if step.price is None else f'about {step.price:.2f} {step.currency}'}"
+        lines.append(f"  {step.asset:20} {told}" + (f" (as on {step.measured_on})" if step.measured_on else ""))
+    return "\n".join([*lines, "Reused, provided that the export's bytes are what they were."])
+
+
+def _about(seconds: float | None) -> str:
+    return (
+        "unknown" if seconds is None else f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
+    )
 
 
 def evaluation(facts: Facts, out: Path) -> str:

@@ -32,6 +32,40 @@ class CellMade(Document, frozen=True):
     """The findings by tooth, where they were asked for."""
 
 
+class StepPlanned(Document, frozen=True, kw_only=True):
+    """What `dentsight run --dry-run` tells of one asset."""
+
+    asset: str
+    """Its name."""
+    reused: bool
+    """Whether nothing would be done."""
+    where: str
+    """The backend of a training or prediction; `here` for everything else."""
+    seconds: float | None = None
+    """About how long, as the newest earlier one of the same recipe took; None is unknown."""
+    price: float | None = None
+    """At the backend's price, or as that one cost; None is unknown."""
+    currency: str | None = None
+    """Of the price."""
+    measured_on: str | None = None
+    """What that one ran on."""
+
+
+class CellPlanned(Document, frozen=True, kw_only=True):
+    """What `dentsight run --dry-run` tells."""
+
+    dataset: str
+    """Its dataset key."""
+    recipe: str
+    """Its recipe."""
+    backend: str
+    """Where trainings run."""
+    steps: list[StepPlanned]
+    """Every asset in order."""
+    reused: list[str]
+    """Assets that would be reused, provided that the export's bytes are what they were."""
+
+
 class ChampionTold(Document, frozen=True):
     """A promotion or rollback."""
 

@@ -90,6 +90,10 @@ class Mailbox:
         self.store.blobs.remove([key for name in doomed for key, _ in self.store.blobs.scan(self._at(name))])
         self.store.blobs.remove([self._at("state.json")])
 
+    def remove(self) -> None:
+        """Remove everything."""
+        self.store.blobs.remove([key for key, _ in self.store.blobs.scan(f"{self._folder}/")])
+
     # The state -------------------------------------------------------------------------------------------------------
 
     def save_state(self, step: int, folder: Path) -> bool:

@@ -23,7 +23,7 @@ def told(error: BaseException, cause: BaseException | None = None) -> BaseExcept
     def job() -> None:
         breaks()
 
-    return cell._cause(job.execute_in_process(raise_on_error=False))
+    return cell.cause(job.execute_in_process(raise_on_error=False))
 
 
 def test_a_refusal_is_told_in_its_own_words_although_a_library_error_is_behind_it() -> None:

@@ -145,7 +145,7 @@ class Scheduler(Protocol):
         """End a job; one that has ended is no error."""
         ...
 
-    def output(self, job_id: str) -> str:
+    def output(self, job_id: str, folder: Path) -> str:
         """The end of what the worker printed before it could reach the store; empty when that is not known."""
         ...
 

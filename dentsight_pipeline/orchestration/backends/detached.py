@@ -123,7 +123,7 @@ class Detached(Backend[Note]):
     def submit(self, task: Task) -> Note:
         """Note the intention, give the order, start the job, note its id."""
         box, before = mailbox(task), mailbox(task).note()
-        self._require_reach(box)
+        self.require_reach(box)
         self._bring_state(task, box)
         return self._submit(task, box, before, failures=0)
 
@@ -216,7 +216,12 @@ class Detached(Backend[Note]):
             self._say(task, f"Job {note.job_id} of {note.backend} was ordered with other settings; it is ended.")
             self._patiently(task, lambda: self.scheduler.cancel(note.job_id or "") or "")
 
-    def _require_reach(self, box: Mailbox) -> None:
+    def require_reach(self, box: Mailbox) -> None:
+        """Refuse a store that a worker cannot reach.
+
+        Raises:
+            ConfigurationError: It is a folder, and the worker far away.
+        """
         if not self.scheduler.shares_folders and not box.store.uri.startswith("s3://"):
             raise ConfigurationError(
                 f"The store {box.store.uri} is a folder, which a worker of {self.scheduler.name} cannot reach. Set "
@@ -335,7 +340,7 @@ class _Watch:
     def _last_words(self) -> str:
         """What the worker printed, as far as anybody knows."""
         try:
-            told = self.backend.scheduler.output(self.note.job_id or "").strip()
+            told = self.backend.scheduler.output(self.note.job_id or "", self.task.job.folder).strip()
         except UnreachableError as error:
             told = str(error)
         told = told or end_of(self.receiver.folder / "output.log")

@@ -101,7 +101,7 @@ class HfJobs:
         """By its id."""
         _ask(lambda: self._api.cancel_job(job_id=job_id, **self._where), missing=None)
 
-    def output(self, job_id: str) -> str:
+    def output(self, job_id: str, folder: Path) -> str:
         """The end of its log."""
         lines = _ask(
             lambda: list(islice(self._api.fetch_job_logs(job_id=job_id, tail=20, **self._where), 20)), missing=[]

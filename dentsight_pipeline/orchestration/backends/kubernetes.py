@@ -92,7 +92,7 @@ class Kubernetes:
         """TERM first, KILL after a minute."""
         self._ask(lambda: self._api.delete_namespaced_pod(job_id, self.namespace, _request_timeout=_SECONDS))
 
-    def output(self, job_id: str) -> str:
+    def output(self, job_id: str, folder: Path) -> str:
         """The end of its log."""
         read = self._api.read_namespaced_pod_log
         return self._ask(lambda: read(job_id, self.namespace, tail_lines=20, _request_timeout=_SECONDS), ok=400) or ""

@@ -60,7 +60,7 @@ class Ray:
         """TERM first."""
         self._ask("POST", f"{job_id}/stop", missing={})
 
-    def output(self, job_id: str) -> str:
+    def output(self, job_id: str, folder: Path) -> str:
         """The end of its log."""
         return str(self._ask("GET", f"{job_id}/logs", missing={}).get("logs", ""))[-2000:]
 

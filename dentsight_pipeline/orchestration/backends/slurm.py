@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.backends.base import Look, Phase, UnreachableError
+from dentsight_pipeline.orchestration.backends.local import end_of
 
 OPTIONS_VARIABLE = "DENTSIGHT_SLURM_OPTIONS"
 SCRIPT = """#!/bin/sh
@@ -94,9 +95,9 @@ class Slurm:
             if not any(sign in str(error).lower() for sign in (*_UNKNOWN, "already completing or completed")):
                 raise
 
-    def output(self, job_id: str) -> str:
-        """Where the job wrote: only the step's folder knows; it is named in the message."""
-        return f"(in slurm-{job_id}.out in the job's folder)"
+    def output(self, job_id: str, folder: Path) -> str:
+        """The end of the file that it wrote."""
+        return end_of(folder / f"slurm-{job_id}.out")
 
 
 def _ask(*command: str, text: str = "") -> str:

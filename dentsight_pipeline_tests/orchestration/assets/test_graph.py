@@ -358,3 +358,21 @@ def test_a_running_cell_is_not_taken_for_dead_by_run_monitoring(
 def test_the_phantom_spec_of_the_tests_is_small() -> None:
     """The suite's time limit rests on it."""
     assert int(TINY.split(":")[1]) <= 60
+
+
+def test_a_dry_run_tells_what_would_be_reused_and_made_and_writes_nothing(finished_cell: FinishedCell) -> None:
+    """Where a training would run, about how long and at what price is read before anything is spent."""
+    home = finished_cell.home
+    before = sorted(path for path in (home.folder / "workspace" / "store").rglob("*") if path.is_file())
+    same = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--dry-run", "--json")
+    other = home.dentsight("run", "--dataset", "tiny-v1", "--set", "max_steps=5", "--dry-run", "--json")
+    unknown = home.dentsight("run", "--dataset", "never", "--dry-run")
+
+    told, longer = json.loads(same.stdout), {step["asset"]: step for step in json.loads(other.stdout)["steps"]}
+    assert told["reused"] == list(ASSETS)
+    assert json.loads(other.stdout)["reused"] == ["raw_export", "normalized_splits", "condition_subset"]
+    assert longer["trained_checkpoint"]["seconds"] > 0
+    assert (longer["trained_checkpoint"]["where"], longer["trained_checkpoint"]["price"]) == ("local", None)
+    assert "price unknown" in home.dentsight("run", "--dataset", "new-v1", "--export", TINY, "--dry-run").stdout
+    assert (unknown.returncode, "Nothing is known about dataset" in unknown.stderr) == (2, True)
+    assert sorted(p for p in (home.folder / "workspace" / "store").rglob("*") if p.is_file()) == before

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from dentsight_pipeline.documents.events import Event, Message, Metrics
 from dentsight_pipeline.documents.job import FitJob, Result
 from dentsight_pipeline.orchestration.backends.base import Task
 from dentsight_pipeline.orchestration.backends.detached import Detached, Pace
+from dentsight_pipeline.orchestration.backends.local import run_alone
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training.recipe import Recipe
@@ -116,3 +119,9 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60, what: str = ""
             return found
         waiting.wait(0.1)
     raise AssertionError(f"not within {seconds} s: {what or condition}; {os.times().elapsed}")
+
+
+def undisturbed(ordered: Ordered) -> str:
+    """The digest of the same training in one go, on this machine."""
+    folder = ordered.task.job.folder.with_name("undisturbed")
+    return run_alone("fit", replace(ordered.task.job, workdir=str(folder)), folder / "locks")

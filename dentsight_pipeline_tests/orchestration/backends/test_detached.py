@@ -79,7 +79,7 @@ class FakeScheduler:
         self.cancelled.append(job_id)
         self.threads[job_id][1].set()
 
-    def output(self, job_id: str) -> str:
+    def output(self, job_id: str, folder: Path) -> str:
         return "the last words of the worker"
 
     def _lives(self, job_id: str) -> bool:

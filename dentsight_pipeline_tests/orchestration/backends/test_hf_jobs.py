@@ -48,7 +48,7 @@ def test_a_job_is_ordered_with_a_timeout_a_label_and_its_secrets_as_such(
     assert asked["secrets"]["AWS_SECRET_ACCESS_KEY"] == "not-a-secret-either"
     assert "AWS_SECRET_ACCESS_KEY" not in asked["environment"]
     wait_until(lambda: scheduler.look(job) == Look(Phase.GONE, "COMPLETED"), 20)
-    assert scheduler.output(job) == "hello"
+    assert scheduler.output(job, tmp_path) == "hello"
 
 
 def test_a_running_job_is_found_by_its_label_and_cancelled(hub: Service, tmp_path: Path) -> None:

@@ -16,10 +16,16 @@ from dentsight_pipeline.orchestration.backends.detached import Detached, mailbox
 from dentsight_pipeline.orchestration.backends.slurm import OPTIONS_VARIABLE, Slurm
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
-from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline_tests.orchestration.backends.cluster import Cluster, slurm
-from dentsight_pipeline_tests.orchestration.backends.tasks import QUICK, Ordered, fit_task, start, wait_until
+from dentsight_pipeline_tests.orchestration.backends.conftest import tiny
+from dentsight_pipeline_tests.orchestration.backends.tasks import (
+    QUICK,
+    Ordered,
+    fit_task,
+    start,
+    undisturbed,
+    wait_until,
+)
 from dentsight_pipeline_tests.training.conftest import make_subset
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -51,14 +57,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
     return store, make_subset(store, {"train": 12, "valid": 5})
 
 
-def recipe(steps: int, **fields: object) -> Recipe:
-    """A training of so many steps, some tenths of a second each."""
-    size = {"image_width": 96, "image_height": 64, "num_queries": 20, "num_denoising": 10, "batch_size": 2}
-    return recipes.named("smoke").override(
-        {**size, "evaluate_every_steps": 4, "warmup_steps": 2, "max_steps": steps, **fields}
-    )
-
-
 Order = Callable[..., Ordered]
 
 
@@ -67,7 +65,7 @@ def order(data: tuple[Store, Manifest], tmp_path: Path) -> Order:
     """Makes tasks; each has a seed of its own, and so work of its own."""
 
     def make(steps: int = 8, **fields: object) -> Ordered:
-        return fit_task(*data, recipe(steps, seed=abs(hash(tmp_path.name)) % 10_000, **fields), tmp_path)
+        return fit_task(*data, tiny(steps, seed=abs(hash(tmp_path.name)) % 10_000, **fields), tmp_path)
 
     return make
 
@@ -161,16 +159,6 @@ def test_a_requeued_job_saves_its_state_and_resumes(cluster: Cluster, order: Ord
     after = mailbox(disturbed.task).note()
     assert after is not None and after.attempt == 1, "it was requeued by Slurm, not ordered again"
     assert result.digest == undisturbed(order(40, evaluate_every_steps=20))
-
-
-def undisturbed(ordered: Ordered) -> str:
-    """The digest of the same training in one go, on this machine."""
-    from dentsight_pipeline.orchestration.backends.local import run_alone
-
-    job = ordered.task.job
-    folder = job.folder.with_name("undisturbed")
-    here = type(job)(**{**{name: getattr(job, name) for name in job.__struct_fields__}, "workdir": str(folder)})
-    return run_alone("fit", here, folder / "locks")
 
 
 def interrupted(*_: object) -> None:

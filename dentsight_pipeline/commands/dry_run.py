@@ -1,0 +1,115 @@
+"""`dentsight run --dry-run`: what a cell costs before it is spent. The graph itself is asked, nothing is written."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from dentsight_pipeline.commands import run as cells
+from dentsight_pipeline.commands import text
+from dentsight_pipeline.commands.console import show
+from dentsight_pipeline.documents.commands import CellPlanned, StepPlanned
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.orchestration.backends.choice import backend_name, scheduler
+from dentsight_pipeline.orchestration.executor import execute_here
+from dentsight_pipeline.orchestration.partitions import cell_key, datasets
+from dentsight_pipeline.orchestration.product import DRY_RUN_TAG, NotMadeError
+from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.orchestration.tracked import price_here
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.log import LogEntry
+
+AWAY = (Asset.TRAINED_CHECKPOINT, Asset.TEST_PREDICTIONS, Asset.TOOTH_CHECKPOINT, Asset.TOOTH_FINDINGS)
+"""What runs at the backend."""
+
+
+def dry_run(request: cells.CellRequest, as_json: bool) -> None:
+    """Tell what would be made and what reused."""
+    planned = plan(request)
+    show(planned, as_json, lambda: text.dry_run(planned))
+
+
+def plan(request: cells.CellRequest) -> CellPlanned:
+    """What a run of this cell would do.
+
+    Raises:
+        DentsightError: It would be refused.
+    """
+    dataset = cells.dataset_of(request)
+    reused = _known(dataset, request, cells.configs_of(request))
+    chain = [asset for job in cells.chain(request) for asset in job.makes]
+    chosen = scheduler()
+    price = chosen.price_per_hour if chosen else price_here()
+    earlier = log.read(Workspace().store).entries
+    steps = [_planned(asset, asset in reused, request.recipe, earlier, price) for asset in chain]
+    return CellPlanned(
+        dataset=dataset,
+        recipe=request.recipe,
+        backend=backend_name(),
+        steps=steps,
+        reused=[a for a in chain if a in reused],
+    )
+
+
+def _known(dataset: str, request: cells.CellRequest, configs: Mapping[str, dict[str, Any]]) -> set[str]:
+    """The assets that the graph finds made already; behind the first that is not, nothing can be known."""
+    from dentsight_pipeline.definitions import defs
+
+    known: set[str] = set()
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions(str(datasets.name), [dataset])
+        for job in cells.chain(request):
+            config = {
+                "ops": {asset: {"config": configs[asset]} for asset in job.makes if asset in configs},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            }
+            partition = cell_key(dataset, request.recipe) if job.by_recipe else dataset
+            run_id, definition = str(uuid.uuid4()), defs.resolve_job_def(job.name)
+            result = execute_here(definition, instance, partition, config, run_id, {DRY_RUN_TAG: "true"}, job.makes)
+            _raise_refusal(result)
+            known |= {e.asset_key.to_user_string() for e in result.get_asset_materialization_events() if e.asset_key}
+            if not result.success and not job.of_teeth:
+                break
+    return known
+
+
+def _raise_refusal(result: dg.ExecuteInProcessResult) -> None:
+    """Raise what the run itself would be refused with; where work begins is no refusal."""
+    if not result.success:
+        cause = cells.cause(result)
+        if NotMadeError.WORDS not in str(cause):
+            raise cause
+
+
+def _planned(
+    asset: str, reused: bool, recipe: str, earlier: Iterable[LogEntry], price_per_hour: float | None
+) -> StepPlanned:
+    """One step, by the newest record of the same asset and recipe that tells its cost."""
+    where = backend_name() if asset in AWAY else "here"
+    if reused:
+        return StepPlanned(asset=asset, reused=True, where=where, seconds=0.0, price=0.0)
+    like = [e.record for e in earlier if e.record.get("asset") == asset and _recipe(e.record) in (recipe, "")]
+    record = next((record for record in reversed(like)), {})
+    cost = record.get("cost") or {}
+    seconds = cost.get("wall_s") if cost else _duration(record)
+    price = cost.get("price") if price_per_hour is None or seconds is None else seconds / 3600 * price_per_hour
+    return StepPlanned(
+        asset=asset,
+        reused=False,
+        where=where,
+        seconds=seconds,
+        price=price if asset in AWAY else None,
+        currency=None if price is None or asset not in AWAY else cost.get("currency") or "USD",
+        measured_on=(record.get("hardware") or {}).get("device"),
+    )
+
+
+def _recipe(record: Mapping[str, Any]) -> str:
+    """Of a record's cell; empty for a dataset's."""
+    return str(record.get("partition", "")).partition("|")[2]
+
+
+def _duration(record: Mapping[str, Any]) -> float | None:
+    started, finished = record.get("started"), record.get("finished")
+    return None if started is None or finished is None else finished - started

@@ -1,0 +1,147 @@
+"""Ray for real: a head on this machine, its Jobs API, and trainings of some seconds."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dentsight_pipeline import errors
+from dentsight_pipeline.orchestration.backends.base import Phase, UnreachableError
+from dentsight_pipeline.orchestration.backends.detached import Detached
+from dentsight_pipeline.orchestration.backends.ray import ADDRESS_VARIABLE, Ray
+from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.orchestration.backends.conftest import tiny
+from dentsight_pipeline_tests.orchestration.backends.tasks import QUICK, fit_task, start, undisturbed, wait_until
+from dentsight_pipeline_tests.training.conftest import make_subset
+
+
+@dataclass
+class Head:
+    """A Ray head with its dashboard."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def scheduler(self) -> Ray:
+        """The backend at this head."""
+        return Ray(f"http://127.0.0.1:{self.port}", gpus=0)
+
+    def start(self) -> None:
+        """Start it, and wait until it takes jobs."""
+        ports = [f"--port={_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
+        options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
+        ray = Path(sys.executable).with_name("ray")
+        self.process = subprocess.Popen(
+            [ray, "start", *options, *ports, f"--temp-dir={self.folder}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        wait_until(self._answers, 120, "a head that takes jobs")
+
+    def _answers(self) -> bool:
+        with suppress(UnreachableError):
+            return self.scheduler.find("dentsight-none") is None
+        return False
+
+    def kill(self) -> None:
+        """`kill -9` of everything that it consists of, jobs included."""
+        assert self.process is not None
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        psutil.wait_procs(family, timeout=10)
+
+
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A running head; its sockets need a short path."""
+    if not Path(sys.executable).with_name("ray").exists():
+        pytest.skip("needs ray[default]")
+    folder = Path(tempfile.mkdtemp(prefix="ray"))
+    running = Head(folder, _port())
+    try:
+        running.start()
+        yield running
+    finally:
+        running.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_head_that_does_not_answer_says_nothing_of_a_job() -> None:
+    """It is being restarted."""
+    with pytest.raises(UnreachableError, match="does not answer"):
+        Ray("http://127.0.0.1:9").look("dentsight-1")
+
+
+def test_without_an_address_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray has no default cluster."""
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+
+    with pytest.raises(errors.ConfigurationError, match=f"{ADDRESS_VARIABLE} is not set"):
+        Ray.of_environment()
+
+
+def test_folders_are_shared_with_a_head_on_this_machine_alone() -> None:
+    """Of another nobody knows: a bucket is needed."""
+    assert Ray("http://127.0.0.1:8265").shares_folders
+    assert not Ray("http://head:8265").shares_folders
+
+
+@pytest.mark.slow
+def test_a_job_is_submitted_once_found_and_stopped(head: Head, tmp_path: Path) -> None:
+    """The submission's id is the attempt's name."""
+    scheduler = head.scheduler
+    job = scheduler.submit(
+        "dentsight-x-1", [sys.executable, "-c", "print('hello'); import time; time.sleep(60)"], tmp_path
+    )
+    wait_until(lambda: scheduler.look(job).phase is Phase.RUNNING, 60)
+
+    assert (scheduler.find("dentsight-x-1"), scheduler.find("dentsight-x-2")) == (job, None)
+    wait_until(lambda: "hello" in scheduler.output(job, tmp_path), 20)
+    scheduler.cancel(job)
+    wait_until(lambda: scheduler.look(job).phase is Phase.GONE, 60)
+    scheduler.cancel("never")
+    with pytest.raises(errors.ConfigurationError, match="already exists"):
+        scheduler.submit("dentsight-x-1", ["true"], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_head_killed_in_the_middle_and_started_again_gives_the_same_checkpoint(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new head knows no job; the store knows how far it was."""
+    monkeypatch.setenv("DENTSIGHT_SCRATCH", str(tmp_path / "scratch"))
+    store = open_store(tmp_path / "store")
+    subset = make_subset(store, {"train": 12, "valid": 5})
+    ordered = fit_task(store, subset, tiny(40, evaluate_every_steps=20), tmp_path)
+    waiting = start(Detached(head.scheduler, QUICK), ordered)
+    wait_until(lambda: max(ordered.steps, default=0) >= 6, 120, f"step 6; {ordered.log.lines}")
+    head.kill()
+    time.sleep(1)
+    head.start()
+    result = waiting.result(240)
+
+    assert ordered.said("Resuming at step")
+    assert ordered.log.has("is ordered again")
+    assert result.digest == undisturbed(ordered)

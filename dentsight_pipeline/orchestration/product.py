@@ -142,6 +142,11 @@ class Step(Generic[Settings]):
         """The assets that this run materialises, this one included."""
         return frozenset(key.to_user_string() for key in self.context.job_def.asset_layer.selected_asset_keys)
 
+    @property
+    def dry(self) -> bool:
+        """Whether the run only looks at what is known already."""
+        return DRY_RUN_TAG in self.context.run.tags
+
     def read(self, upstream: dg.AssetsDefinition) -> "Manifest":
         """What the upstream asset made for this partition: of this very run where it did, else the newest."""
         by_dataset = upstream.partitions_def is datasets
@@ -179,6 +184,7 @@ class Step(Generic[Settings]):
         self,
         make: Callable[[], "Made | Manifest"],
         config: Mapping[str, "JSON"] | None = NOTHING,
+        registered: str | None = None,
         **record: "JSON",
     ) -> Made:
         """Do a piece of work and note how it came about, or recall it when nothing that it depends on has changed.
@@ -187,6 +193,7 @@ class Step(Generic[Settings]):
             make: Does the work and stores its manifest.
             config: What the result depends on besides code version and inputs. None when only the work itself can tell
                 what it depends on: it is then always done.
+            registered: What it gave the last time, for a dry run, which does nothing to find out.
             record: What the record says otherwise than of the asset's own product.
         """
         from dentsight_pipeline.store import memo as memory
@@ -194,10 +201,11 @@ class Step(Generic[Settings]):
         config = None if config is None else dict(config)
         key = None if config is None else memory.key(self.asset, self._version, self._digests, config)
         known = memory.recall(self.store, key) if key else None
-        if DRY_RUN_TAG in self.context.run.tags:
-            return self._as_it_stands(known if key else self._registered)
+        known = known or (registered if self.dry else None)
         if known is not None:
             return Made(known, reused=True)
+        if self.dry:
+            raise NotMadeError(f"{self.asset} {NotMadeError.WORDS}.")
         started = time.time()
         done = make()
         made = done if isinstance(done, Made) else Made(done.digest)
@@ -207,23 +215,6 @@ class Step(Generic[Settings]):
         if key:
             memory.remember(self.store, key, made.digest)
         return replace(made, head=head)
-
-    @property
-    def _registered(self) -> str | None:
-        """What the dataset key means: only reading an export again could tell that its bytes have changed."""
-        from dentsight_pipeline.intake.datasets import recall_dataset
-
-        known = recall_dataset(self.store, self.dataset)
-        return known.raw_export if known else None
-
-    def _as_it_stands(self, known: str | None) -> dg.MaterializeResult:
-        """In a dry run: what is known, with nothing written; a step without anything ends the run."""
-        if known is None:
-            raise NotMadeError(f"{self.asset} {NotMadeError.WORDS}.")
-        checked = [dg.AssetCheckResult(passed=True, check_name=key.name) for key in self.context.assets_def.check_keys]
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(known), metadata={"digest": known}, check_results=checked
-        )
 
     @property
     def _version(self) -> str:
@@ -253,6 +244,12 @@ class Step(Generic[Settings]):
 
     def told(self, made: Made, show: Callable[["Store", "Manifest"], Metadata]) -> dg.MaterializeResult:
         """The materialisation: data version = the manifest's digest, what was read in tags and metadata."""
+        if self.dry:  # nothing is shown, drawn or registered
+            checked = [
+                dg.AssetCheckResult(passed=True, check_name=key.name) for key in self.context.assets_def.check_keys
+            ]
+            version = dg.DataVersion(made.digest)
+            return dg.MaterializeResult(data_version=version, metadata={"digest": made.digest}, check_results=checked)
         if made.reused:
             self.context.log.info(f"{self.asset}: unchanged, reused {made.digest[:12]}")
         manifest = self.store.get_manifest(made.digest)

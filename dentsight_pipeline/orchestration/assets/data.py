@@ -55,7 +55,7 @@ def raw_export(step: Step[ExportConfig]) -> dg.MaterializeResult:
 def _acquired(step: Step[ExportConfig], number: int, one: "Acquisition") -> Made:
     """One export, ingested or recalled; one of several is no event of its own, so its record names no partition."""
     record = {} if one.alone else {"partition": None}
-    return step.work(partial(_ingest, step, number, one), one.memo, **record)
+    return step.work(partial(_ingest, step, number, one), one.memo, one.registered, **record)
 
 
 def _ingest(step: Step[ExportConfig], number: int, one: "Acquisition") -> Made:

@@ -122,15 +122,15 @@ class Cluster:
 
     def job_processes(self) -> list[psutil.Process]:
         """Everything that the jobs run, the slurmstepd above them first: nothing can then report their death."""
-        found = []
+        above, found = set(), set()
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 environment = process.environ()
                 if "SLURM_JOB_ID" in environment and environment.get("SLURM_CONF") == str(self.configuration):
+                    found.add(process)
                     parent = process.parent()
-                    found += [parent] if parent is not None and "slurmstepd" in parent.name() else []
-                    found.append(process)
-        return sorted(set(found), key=lambda process: ("slurmstepd" not in process.name(), process.pid))
+                    above |= {parent} if parent is not None and "slurmstepd" in parent.name() else set()
+        return [*above, *(found - above)]
 
     def jobs(self) -> list[str]:
         """Ids and states of the jobs that are queued or running."""

@@ -146,19 +146,19 @@ def test_a_training_through_slurm_gives_what_it_gives_here(order: Order) -> None
 @pytest.mark.slow
 def test_a_requeued_job_saves_its_state_and_resumes(cluster: Cluster, order: Order) -> None:
     """Preemption sends TERM, and starts the job again on another node: the same checkpoint as undisturbed."""
-    disturbed = order(40, evaluate_every_steps=20)
+    disturbed = order(20, evaluate_every_steps=10)
     waiting = start(Detached(Slurm(), QUICK), disturbed)
-    after_step(disturbed, 6)
+    after_step(disturbed, 4)
     note = mailbox(disturbed.task).note()
     assert note is not None and note.job_id is not None
     cluster.ask("scontrol", "requeue", note.job_id)
     result = waiting.result(180)
 
     assert disturbed.said("Resuming at step")
-    assert sorted(set(disturbed.steps)) == list(range(1, 41))
+    assert sorted(set(disturbed.steps)) == list(range(1, 21))
     after = mailbox(disturbed.task).note()
     assert after is not None and after.attempt == 1, "it was requeued by Slurm, not ordered again"
-    assert result.digest == undisturbed(order(40, evaluate_every_steps=20))
+    assert result.digest == undisturbed(order(20, evaluate_every_steps=10))
 
 
 def interrupted(*_: object) -> None:
@@ -185,7 +185,7 @@ def test_a_time_limit_is_survived_and_a_cancel_ends_the_job(
 @pytest.mark.slow
 def test_slurmd_is_killed_and_the_training_goes_on_to_its_result(cluster: Cluster, order: Order) -> None:
     """squeue says R for ever; the result is in the store."""
-    ordered = order(24, evaluate_every_steps=12)
+    ordered = order(12, evaluate_every_steps=6)
     waiting = start(Detached(Slurm(), QUICK), ordered)
     after_step(ordered, 3)
     cluster.kill("slurmd")
@@ -198,9 +198,9 @@ def test_slurmd_is_killed_and_the_training_goes_on_to_its_result(cluster: Cluste
 @pytest.mark.slow
 def test_a_node_that_lost_its_power_is_given_up_although_squeue_says_running(cluster: Cluster, order: Order) -> None:
     """Nothing is heard, so the job is ended and ordered again, and resumes on the node that comes back."""
-    ordered = order(40, evaluate_every_steps=20)
+    ordered = order(20, evaluate_every_steps=10)
     waiting = start(Detached(Slurm(), QUICK), ordered)
-    after_step(ordered, 6)
+    after_step(ordered, 4)
     wait_until(lambda: mailbox(ordered.task).state(), 20)
     cluster.kill("slurmd", with_jobs=True)
     assert any("RUNNING" in line for line in cluster.jobs())
@@ -209,13 +209,13 @@ def test_a_node_that_lost_its_power_is_given_up_although_squeue_says_running(clu
     result = waiting.result(240)
 
     assert ordered.said("Resuming at step")
-    assert result.digest == undisturbed(order(40, evaluate_every_steps=20))
+    assert result.digest == undisturbed(order(20, evaluate_every_steps=10))
 
 
 @pytest.mark.slow
 def test_the_controller_is_away_and_comes_back(cluster: Cluster, order: Order) -> None:
     """A cluster gone for a while: the training does not notice, and the orchestrator only says so."""
-    ordered = order(24, evaluate_every_steps=12)
+    ordered = order(12, evaluate_every_steps=6)
     waiting = start(Detached(Slurm(), QUICK), ordered)
     after_step(ordered, 3)
     cluster.kill("slurmctld")
@@ -229,24 +229,24 @@ def test_the_controller_is_away_and_comes_back(cluster: Cluster, order: Order) -
 @pytest.mark.slow
 def test_the_orchestrator_is_gone_and_the_next_one_adopts(order: Order) -> None:
     """The job runs on without anybody; whoever comes hears all of it."""
-    first = order(24, evaluate_every_steps=12)
+    first = order(12, evaluate_every_steps=6)
     backend = Detached(Slurm(), QUICK)
     backend.submit(first.task)
-    time.sleep(8)
-    second = order(24, evaluate_every_steps=12)
+    time.sleep(5)
+    second = order(12, evaluate_every_steps=6)
 
     result = start(backend, second).result(180)
 
-    assert second.steps == list(range(1, 25))
+    assert second.steps == list(range(1, 13))
     assert result.digest
 
 
 @pytest.mark.slow
 def test_a_trainer_killed_on_its_node_is_started_again_there(order: Order, tmp_path: Path) -> None:
     """The worker beside it lives, so that no scheduler has to."""
-    ordered = order(40, evaluate_every_steps=20)
+    ordered = order(20, evaluate_every_steps=10)
     waiting = start(Detached(Slurm(), QUICK), ordered)
-    after_step(ordered, 6)
+    after_step(ordered, 4)
     trainers = [
         p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "scratch") in " ".join(p.info["cmdline"] or [])
     ]
@@ -262,9 +262,9 @@ def test_a_trainer_killed_on_its_node_is_started_again_there(order: Order, tmp_p
 @pytest.mark.slow
 def test_two_tasks_train_together_and_a_killed_one_ends_the_job_which_resumes(order: Order, tmp_path: Path) -> None:
     """torchrun over the tasks of a job: the same images a step and the same validation as one process."""
-    ordered = order(24, evaluate_every_steps=12, batch_size=4)
+    ordered = order(16, evaluate_every_steps=8, batch_size=4)
     waiting = start(Detached(Slurm(("--ntasks=2",)), QUICK), ordered)
-    after_step(ordered, 5)
+    after_step(ordered, 4)
     for process in psutil.process_iter(["cmdline"]):
         if "-task-1/job.json" in " ".join(process.info["cmdline"] or []):
             process.kill()

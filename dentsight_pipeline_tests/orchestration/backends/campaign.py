@@ -2,8 +2,8 @@
 
     python -m dentsight_pipeline_tests.orchestration.backends.campaign --kills 30 [--seed 1] [--parts NAME,NAME]
 
-A Slurm cluster, an S3 server and an orchestrator are processes of this machine; each round trains one seed through them,
-while parts are killed at random moments. Prints a line a kill, and a table. `test_campaign.py` samples it.
+A Slurm cluster, an S3 server and an orchestrator are processes of this machine; each round trains one seed, while parts
+are killed at random moments. Prints a line a kill, and a table. `test_campaign.py` samples it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
 import psutil
+from botocore.config import Config
 
 from dentsight_pipeline.documents.job import Result
 from dentsight_pipeline.orchestration.backends.detached import Detached, mailbox
@@ -39,11 +40,7 @@ PARTS = ("slurmd", "slurmctld", "node", "worker", "trainer", "orchestrator", "S3
 STEPS = 24
 KILLS_A_ROUND = 5
 S3_AWAY_SECONDS = 20.0
-S3_PROGRAM = """
-import sys
-from moto.server import main
-main(["--host", "127.0.0.1", "--port", sys.argv[1]])
-"""
+BUCKET = "campaign"
 
 
 @dataclass
@@ -80,14 +77,14 @@ class Campaign:
     chance: random.Random
     tell: Callable[[str], None]
     told: Told = field(default_factory=Told)
-    bucket_server: subprocess.Popen[bytes] | None = None
+    server: subprocess.Popen[bytes] | None = None
     orchestrator: subprocess.Popen[str] | None = None
 
     def run(self, kills: int, parts: Sequence[str]) -> Told:
         """So many kills, over all parts alike."""
         todo = [parts[number % len(parts)] for number in range(kills)]
         self.chance.shuffle(todo)
-        store = open_store(self.folder / "store")
+        store = open_store(f"s3://{BUCKET}/store" if self.server else self.folder / "store")
         subset = make_subset(store, {"train": 8, "valid": 4}).digest
         for seed, first in enumerate(range(0, kills, KILLS_A_ROUND), 1):
             self._round(store, subset, seed, todo[first : first + KILLS_A_ROUND])
@@ -139,6 +136,10 @@ class Campaign:
                     with suppress(psutil.Error):
                         if sign in " ".join(process.cmdline()):
                             process.kill()
+            case "S3 server" if self.server is not None:  # its memory is its disk: it is held, not ended
+                self.server.send_signal(signal.SIGSTOP)
+                time.sleep(S3_AWAY_SECONDS)
+                self.server.send_signal(signal.SIGCONT)
             case "orchestrator":
                 if self.orchestrator.poll() is None:
                     self.orchestrator.kill()
@@ -170,12 +171,34 @@ class Campaign:
 
 
 @contextmanager
-def campaign(folder: Path, seed: int, tell: Callable[[str], None]) -> Iterator[Campaign]:
+def bucket(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """An S3 server in a process of its own, with a bucket, and the environment that leads there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    keys = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    place = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", "XDG_CACHE_HOME": str(folder / "cache")}
+    os.environ.update({**keys, **place, "AWS_EC2_METADATA_DISABLED": "true"})
+    serve = [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])"]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen([*serve, "-H", "127.0.0.1", "-p", str(port)], stdout=quiet, stderr=quiet)
+    try:
+        boto3.client("s3", config=Config(retries={"total_max_attempts": 10})).create_bucket(Bucket=BUCKET)
+        yield server
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def campaign(folder: Path, seed: int, tell: Callable[[str], None], *, with_bucket: bool = True) -> Iterator[Campaign]:
     """A campaign's parts, running."""
     os.environ["DENTSIGHT_SCRATCH"] = str(folder / "scratch")
-    with slurm(folder / "slurm") as cluster:
+    with slurm(folder / "slurm") as cluster, ExitStack() as stack:
         os.environ["SLURM_CONF"] = str(cluster.configuration)
-        yield Campaign(folder, cluster, random.Random(seed), tell)
+        server = stack.enter_context(bucket(folder)) if with_bucket else None
+        yield Campaign(folder, cluster, random.Random(seed), tell, server=server)
 
 
 def main() -> int:

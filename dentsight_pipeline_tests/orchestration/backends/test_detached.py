@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline_tests.orchestration.backends.tasks import Ordered, fit_task, start, wait_until
 from dentsight_pipeline_tests.training.conftest import make_subset
 
-FAST = Pace(hear=0.02, look=0.05, gone=0.2, silent=0.6, tell=0.2, note=0.3)
+FAST = Pace(hear=0.02, look=0.05, gone=0.5, silent=10.0, tell=0.2, note=2.0)
 RECORD = RunRecord(
     cost=CostCard(wall_s=1.0, peak_memory_mib=1.0),
     hardware=Hardware(device="CPU", gpus=0, cpu_cores=1, threads=1, machine="x"),
@@ -260,7 +261,7 @@ def test_a_scheduler_that_says_running_of_a_dead_job_is_not_believed(ordered: Or
 
     scheduler = FakeScheduler(work, says={"1": Phase.RUNNING})
 
-    start(Detached(scheduler, FAST), ordered).result(20)
+    start(Detached(scheduler, dataclasses.replace(FAST, silent=1.0)), ordered).result(20)
 
     assert scheduler.cancelled == ["1"]
     assert ordered.log.has("was silent for")
@@ -275,7 +276,7 @@ def test_a_scheduler_that_has_forgotten_a_living_job_is_not_believed_either(orde
 
     scheduler = FakeScheduler(work, says={"1": Phase.GONE})
     waiting = start(Detached(scheduler, FAST), ordered)
-    time.sleep(1.0)
+    time.sleep(2.0)
     scheduler.threads["1"][1].set()
 
     assert waiting.result(20).digest

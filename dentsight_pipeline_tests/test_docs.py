@@ -29,8 +29,9 @@ def commands() -> list[str]:
     return plain + grouped
 
 
-SET_BY_OTHERS = {"RANK", "WORLD_SIZE", "DAGSTER_PIPES_CONTEXT"}
-"""By torchrun and by Dagster Pipes for the processes that they start; no setting of a person."""
+SLURM = {f"SLURM_{name}" for name in ("PROCID", "NTASKS", "JOB_ID", "JOB_NODELIST", "RESTART_COUNT")}
+SET_BY_OTHERS = {"RANK", "WORLD_SIZE", "DAGSTER_PIPES_CONTEXT", *SLURM}
+"""By torchrun, Dagster Pipes and Slurm for the processes that they start; no setting of a person."""
 
 
 def text_of(folder: Path) -> str:

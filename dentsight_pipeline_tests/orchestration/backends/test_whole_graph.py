@@ -1,4 +1,4 @@
-"""The whole graph as operations.md sets it up for a team: PostgreSQL for Dagster and MLflow, a bucket, Slurm, a kill."""
+"""The whole graph as operations.md sets it up for a team: PostgreSQL under Dagster and MLflow, a bucket, Slurm."""
 
 from __future__ import annotations
 

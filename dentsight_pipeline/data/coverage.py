@@ -130,7 +130,7 @@ def refuse_uncovered(
     raw: RawSplit, rules: Mapping[str, LabelRule], coverage: LookedFor, refuse: Callable[[DataError], None]
 ) -> None:
     """Refuses every label of a split that has a box where nobody looked for its class: one of the two is wrong."""
-    if not coverage.declared and not coverage.images:
+    if not coverage.images and (not coverage.declared or coverage.classes == CLASSES):
         return
     there, image, where = _labels(raw).dictionary.to_pylist(), _image_rows(raw), coverage.matrix(raw)
     for label, cls in [(name, cls) for name in there if name in rules for cls in rules[name].classes]:
@@ -152,8 +152,12 @@ def _boxes_of(raw: RawSplit, name: str) -> NDArray[np.int64]:
 
 def _image_rows(raw: RawSplit) -> NDArray[np.int64]:
     """Row of each annotation's image, shape [annotations]; -1 for an image that is not there."""
-    rows = {number: row for row, number in enumerate(raw.images["id"].to_pylist())}
-    return np.array([rows.get(number, -1) for number in raw.annotations["image_id"].to_pylist()], dtype=np.int64)
+    ids, wanted = raw.images["id"].to_numpy(), raw.annotations["image_id"].to_numpy()
+    if not len(ids):
+        return np.full(len(wanted), -1)
+    order = np.argsort(ids, kind="stable")
+    found = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
+    return np.where(ids[found] == wanted, found, -1)
 
 
 def _images_with(raw: RawSplit, name: str) -> NDArray[np.int64]:

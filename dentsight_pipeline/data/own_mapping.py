@@ -5,6 +5,7 @@ Its fields are in `documents/mapping.py`, its files are read in `intake/mapping_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -41,8 +42,9 @@ def label_mapping(own: OwnMapping) -> LabelMapping:
 
 
 def _refuse_packaged(source: str) -> None:
-    if not source.strip() or source in MAPPINGS:
-        given = f"{source!r} is a packaged mapping" if source.strip() else "it has no name"
+    named = re.fullmatch(r"[\w .()/+-]*\w[\w .()/+-]*", source)
+    if not named or source in MAPPINGS:
+        given = f"{source!r} is a packaged mapping" if named else f"{source!r} is no plain name"
         raise ConfigurationError(f"source: {given}. Give yours a name of its own, e.g. city-clinic-2026.")
 
 

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-import msgspec
 import yaml
 from msgspec.structs import replace
 
 from dentsight_pipeline.data.coverage import names_of
 from dentsight_pipeline.data.ontology import LabelRule, SourceChoice, choose_source
 from dentsight_pipeline.data.own_mapping import image_classes, label_mapping
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.mapping import DROP, OwnMapping
-from dentsight_pipeline.errors import ConfigurationError, UnknownLabelError
+from dentsight_pipeline.errors import ConfigurationError, DocumentError, UnknownLabelError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.identity import source_identity
 from dentsight_pipeline.intake.open import open_export
@@ -81,15 +83,28 @@ def parse_mapping(data: bytes, where: str) -> OwnMapping:
     try:
         if len(data) > _LARGEST:
             raise ConfigurationError(f"it has {len(data)} bytes, more than {_LARGEST}")
-        content = yaml.load(data.decode("utf-8-sig"), Loader=yaml.CBaseLoader)
+        content = yaml.load(data.decode("utf-8-sig"), Loader=_Texts)
         if isinstance(content, dict):
             content = {name: value for name, value in content.items() if value != ""}
-        own = msgspec.convert(content, OwnMapping, strict=True)
+        own = codec.convert(content, OwnMapping, where)
+        codec.write(own)
         label_mapping(own)
         image_classes(own)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, msgspec.ValidationError, ConfigurationError) as error:
+    except DocumentError as error:
+        raise ConfigurationError(f"{where} is no label mapping: {error.problem}. {_REMEDY}") from error
+    except (yaml.YAMLError, UnicodeError, RecursionError, ConfigurationError) as error:
         raise ConfigurationError(f"{where} is no label mapping: {_short(error)} {_REMEDY}") from error
     return own
+
+
+class _Texts(yaml.BaseLoader):
+    """Texts, lists and mappings alone, and no key twice. (The loader in C crashes on deep nesting.)"""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = Counter(str(self.construct_object(key, deep=True)) for key, _ in node.value)
+        for name in (name for name, times in names.items() if times > 1):
+            raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _short(error: Exception) -> str:

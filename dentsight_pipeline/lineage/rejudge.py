@@ -13,7 +13,7 @@ from dentsight_pipeline.documents.verdict import GateRow, Verdict
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.walk import Walk, name_of
 from dentsight_pipeline.release import product
-from dentsight_pipeline.release.policy import checked, load_policy, policy_names
+from dentsight_pipeline.release.policy import LICENCE, checked, load_policy, policy_names
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
@@ -83,6 +83,8 @@ def _differences(stored: Verdict, again: Verdict) -> Iterator[str]:
     yield from _row_differences({row.id: row for row in stored.rows}, {row.id: row for row in again.rows})
     if not next(iter(stored.sentences), "").startswith(stored.outcome):
         yield f"its first sentence does not say {stored.outcome}"
+    if LICENCE in {row.metric for row in stored.rows} and stored.licences != again.licences:
+        yield "its licences are not those of what it was made from"
     for key, _, _ in _unequal(stored, again, _OF_A_VERDICT):
         yield f"its {key} is not what the gates give on the stored evaluation"
 

@@ -144,6 +144,11 @@ def test_single_images_are_declared_by_their_names_and_kept_by_their_bytes(
         (("Bruecke: [bridge, crown]", "'55': '15'"), r"labels, '55': a deciduous tooth is never folded"),
         (("No: drop", "No: drop\n  KAVITET: crown"), r"labels: 'Kavitet' and 'KAVITET' are one name"),
         (("licence:", "license:"), r"unknown field `license`"),
+        (("No: drop", "No: drop\n  Krone: bridge"), r"'Krone' stands there twice"),
+        (("No: drop", "No: {drop: why}"), r"Expected `str \| array`, got `object` - at `\$\.labels\.No`"),
+        (("city-clinic", '"\\ud800"'), r"surrogates not allowed"),
+        (("city-clinic", '"a\\0b"'), r"source: 'a\\x00b' is no plain name"),
+        (("[bridge, crown]", "[" * 5000), r"recursion"),
         (("labels:", "labels: ["), r"while parsing"),
     ],
 )

@@ -364,6 +364,13 @@ def test_one_edited_row_of_a_verdict_is_found(chain: Chain) -> None:
     assert_matches(audited(forged, "release_report").findings[0], r"says value 0\.99, but the stored evaluation gives")
 
 
+def test_a_licence_taken_out_of_a_verdict_is_found(chain: Chain) -> None:
+    """The card and the signed statement repeat it: whoever hands the model on goes by what stands there."""
+    forged = _verdict_with(chain, lambda verdict: verdict["licences"].clear())
+
+    assert_matches(audited(forged, "release_report").findings[0], "its licences are not those of what it was made")
+
+
 def test_a_lowered_floor_under_the_name_of_the_packaged_policy_is_found(chain: Chain) -> None:
     """The policy is part of the report; its name alone says nothing about its floors."""
     store, before = chain.store, chain.manifest("release_report")

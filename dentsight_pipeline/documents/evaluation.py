@@ -177,6 +177,45 @@ class Population(Document, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(name for name, images in self.looked_at.items() if not images)
 
 
+class TwoFigures(Document, frozen=True, kw_only=True):
+    """AP and AP50 with their intervals; None = not measurable."""
+
+    ap: float | None
+    """AP."""
+    ap_low: float | None
+    ap_high: float | None
+    """Its interval."""
+    ap50: float | None
+    """AP50."""
+    ap50_low: float | None
+    ap50_high: float | None
+    """Its interval."""
+
+
+class ExportRow(TwoFigures, frozen=True, kw_only=True):
+    """One class on the images of one export."""
+
+    class_name: str = field(name="class")
+    """The class; `macro` is the mean over those that are there."""
+    n_gt: int
+    """Annotated boxes."""
+    images: int
+    """Images whose annotators looked for the class."""
+
+
+class ExportFigures(Document, frozen=True, kw_only=True):
+    """The images of one export in the population that gates read."""
+
+    export: str
+    """Its name."""
+    images: int
+    """How many."""
+    groups: int
+    """Their source groups."""
+    rows: tuple[ExportRow, ...]
+    """By class that was looked for, the macro mean last."""
+
+
 class Measurement(Document, frozen=True, kw_only=True):
     """One row of what gates see."""
 
@@ -502,6 +541,8 @@ class EvaluationDocument(Document, frozen=True, kw_only=True):
     """For a half-width of .05."""
     label_ceilings: tuple[LabelCeiling, ...] = ()
     """What the labels allow, by class and `macro`; empty where nothing was labelled twice."""
+    by_export: tuple[ExportFigures, ...] = ()
+    """The images that gates read by their export; empty where all are of one."""
     notes: tuple[str, ...] = ()
     """What was assumed or left out, in words."""
 

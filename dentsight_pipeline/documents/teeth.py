@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import field
 
 from dentsight_pipeline.documents.codec import Document
-from dentsight_pipeline.documents.evaluation import EvaluationDocument, PopulationName
+from dentsight_pipeline.documents.evaluation import EvaluationDocument, PopulationName, TwoFigures
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, SubsetFacts
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.report import ChainLink
@@ -200,7 +200,7 @@ class ToothPopulation(Document, frozen=True, kw_only=True):
     """Both stages, by condition and `all`."""
 
 
-class ToothGroup(Document, frozen=True, kw_only=True):
+class ToothGroup(TwoFigures, frozen=True, kw_only=True):
     """The mean over the teeth of a jaw, a side or a quadrant (or all) that are annotated at all."""
 
     group: str
@@ -209,16 +209,6 @@ class ToothGroup(Document, frozen=True, kw_only=True):
     """Annotated teeth."""
     teeth: int
     """Tooth numbers that the mean is over."""
-    ap: float | None
-    """AP."""
-    ap_low: float | None
-    ap_high: float | None
-    """Its interval."""
-    ap50: float | None
-    """AP50."""
-    ap50_low: float | None
-    ap50_high: float | None
-    """Its interval."""
 
 
 class ToothCount(Document, frozen=True, kw_only=True):

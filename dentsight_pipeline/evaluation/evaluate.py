@@ -31,6 +31,7 @@ from dentsight_pipeline.documents.evaluation import (
     Curve,
     Engines,
     EvaluationDocument,
+    ExportFigures,
     LabelCeiling,
     PopulationName,
 )
@@ -41,6 +42,7 @@ from dentsight_pipeline.evaluation.engines import EngineResult
 from dentsight_pipeline.evaluation.figures import Counted, MeasuredPopulation, measure_populations
 from dentsight_pipeline.evaluation.folder import Evaluation, read_json_file, summary, write_evaluation
 from dentsight_pipeline.evaluation.operating import choose_operating
+from dentsight_pipeline.evaluation.parts import by_export
 from dentsight_pipeline.evaluation.tier2 import Gated, measure_tier2, sample_sizes
 from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
@@ -65,6 +67,7 @@ class Inputs:
         seed: Bootstrap seed. The same inputs and seed give the same evaluation, byte for byte.
         notes: What was left out before, in words.
         label_ceilings: What the labels allow, from `ceiling.label_ceilings`.
+        exports: The export of each image; empty where nothing says.
     """
 
     truth: GroundTruth
@@ -75,6 +78,7 @@ class Inputs:
     seed: int = 0
     notes: tuple[str, ...] = ()
     label_ceilings: tuple[LabelCeiling, ...] = ()
+    exports: tuple[str, ...] = ()
 
     @property
     def populations(self) -> dict[PopulationName, np.ndarray]:
@@ -242,6 +246,7 @@ def _on(given: Inputs, images: np.ndarray, notes: tuple[str, ...]) -> Inputs:
         truth=given.truth.subset(images),
         found=given.found.subset(images),
         mirrored=None if given.mirrored is None else given.mirrored.subset(images),
+        exports=tuple(name for name, kept in zip(given.exports, images, strict=False) if kept),
         notes=(*given.notes, *notes),
     )
 
@@ -327,10 +332,17 @@ def _assembled(
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part),
         label_ceilings=given.label_ceilings,
+        by_export=_by_export(given, next(own for own in populations if own.name == given.gated)),
         notes=(*given.truth.notes, *given.notes),
     )
     curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}
     return Evaluation(document, curves, shown)
+
+
+def _by_export(given: Inputs, gated: Counted) -> tuple[ExportFigures, ...]:
+    if not given.exports:
+        return ()
+    return by_export(gated, given.exports, given.truth.groups, given.resamples, given.seed)
 
 
 def _bootstrap_facts(given: Inputs) -> BootstrapFacts:

@@ -63,6 +63,7 @@ def evaluate_predictions(
         resamples=resamples,
         seed=seed,
         label_ceilings=stored_ceilings(store, subset, resamples=resamples, seed=seed),
+        exports=exports_of(store, subset),
     )
     facts = EvaluationFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,
@@ -83,6 +84,11 @@ def evaluate_predictions(
 def stored_truth(store: Store, subset: Manifest, split: str) -> GroundTruth:
     """A split of a subset, to be scored against; raises as `read_split` and `ground_truth_of` do."""
     return ground_truth_of(read_split(store, subset, split), f"{split} of {subset.kind} {subset.digest[:12]}")
+
+
+def exports_of(store: Store, subset: Manifest) -> tuple[str, ...]:
+    """The export of each test image."""
+    return tuple(read_split(store, subset, EVALUATED).images["export"].to_pylist())
 
 
 def has_pass(predictions: Manifest, name: str) -> bool:

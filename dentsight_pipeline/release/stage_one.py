@@ -18,6 +18,7 @@ from dentsight_pipeline.evaluation.product import (
     EVALUATED,
     MIRRORED,
     THRESHOLDS_FROM,
+    exports_of,
     has_pass,
     stored_detections,
     stored_truth,
@@ -92,6 +93,7 @@ def _inputs(store: Store, subset: Manifest, predictions: Manifest, resamples: in
         valid=valid,
         resamples=resamples,
         seed=seed,
+        exports=exports_of(store, subset),
     )
 
 

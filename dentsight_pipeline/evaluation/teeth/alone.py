@@ -5,7 +5,7 @@ AP of each tooth is the evaluation's, as of any class. Which tooth has a conditi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from dentsight_pipeline.documents.teeth import StageOne, ToothCount, ToothGroup
 from dentsight_pipeline.evaluation import bootstrap, matching
 from dentsight_pipeline.evaluation.bootstrap import Draws, Interval, Weights
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
-from dentsight_pipeline.evaluation.figures import HALF, macro_of
-from dentsight_pipeline.evaluation.metrics import CurveTable
+from dentsight_pipeline.evaluation.parts import draws_of, two_figures
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
     Mouth,
@@ -101,7 +100,7 @@ def _shown(teeth: Sequence[Marked], threshold: float) -> list[Marked]:
 def _groups(truth: GroundTruth, found: Detections, weights: Weights) -> list[ToothGroup]:
     """The mean AP of the teeth of each group that are there."""
     matches = [by_area["all"] for by_area in matching.match(truth, found, areas=("all",))]
-    drawn = [bootstrap.draws(_ranked(CurveTable.from_matches(own)), weights) for own in matches]
+    drawn = [draws_of(own, weights) for own in matches]
     return [_group(name, _of(truth, quadrants), matches, drawn, weights) for name, quadrants in GROUPS.items()]
 
 
@@ -109,33 +108,15 @@ def _of(truth: GroundTruth, quadrants: str) -> list[int]:
     return [k for k, tooth in enumerate(truth.class_names) if tooth[0] in quadrants]
 
 
-def _ranked(curve: CurveTable) -> Callable[[np.ndarray], np.ndarray]:
-    """AP and AP50 of a tooth as a function of image weights [I, B] → [2, B]."""
-
-    def figures(weights: np.ndarray) -> np.ndarray:
-        precision, _ = curve.average_precision(weights)
-        return np.stack([precision.mean(axis=0), precision[HALF]])
-
-    return figures
-
-
 def _group(
     name: str, own: Sequence[int], matches: Sequence[matching.ClassMatches], drawn: Sequence[Draws], weights: Weights
 ) -> ToothGroup:
-    mean = macro_of([drawn[k] for k in own])
     counts = np.sum([matches[k].gt_counts for k in own], axis=0)
-    units = bootstrap.units_with(counts, weights)
-    ap, ap50 = (bootstrap.interval(mean, units, at=(i,)) for i in range(2))
     return ToothGroup(
         group=name,
         n_gt=int(counts.sum()),
         teeth=sum(matches[k].n_gt > 0 for k in own),
-        ap=ap.value,
-        ap_low=ap.low,
-        ap_high=ap.high,
-        ap50=ap50.value,
-        ap50_low=ap50.low,
-        ap50_high=ap50.high,
+        **two_figures([drawn[k] for k in own], counts, weights),
     )
 
 

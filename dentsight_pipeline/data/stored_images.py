@@ -31,7 +31,7 @@ CODE_VERSION = "2"
 
 KNOWN_ORIGINALS = "ingest/known-originals"
 FINGERPRINTS = "ingest/fingerprints"
-_KNOWN_MANIFESTS = 4
+_KNOWN_MANIFESTS = 16
 
 
 class StoredImage(codec.Document, frozen=True, omit_defaults=True):

@@ -75,7 +75,7 @@ def run(given: argparse.Namespace, store: Store) -> None:
 
 def recipe_of(fields: str, seed: int) -> Recipe:
     """`smoke` on the arena's canvas with `field=value,…`."""
-    values: dict[str, Scalar] = dict(pair.split("=", 1) for pair in fields.split(",") if pair)
+    values = dict(pair.split("=", 1) for pair in fields.split(",") if pair)
     return recipes.named("smoke").override({**CANVAS, "seed": seed, **values})
 
 
@@ -190,7 +190,7 @@ def predicted(out: Path, store: Store, subset: Manifest, checkpoint: str) -> Man
 def scores(truth: Any, found: Any) -> dict[str, Any]:
     """Macro AP50 and AP with their intervals, and AP50 of each class, on the images that gates read."""
     document = evaluate(Inputs(truth, found, resamples=1000)).document
-    own = document.populations[document.gated_population]
+    own = document.populations[document.gated_population or "all"]
     return {"macro": _macro(document), "classes": {row.class_name: _three(row.ap50) for row in own.per_class}}
 
 

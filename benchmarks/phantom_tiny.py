@@ -101,7 +101,7 @@ def main() -> None:
     store = open_store(given.out / "store")
     subset = corpus(store, given.images, given.corpus_seed)
     values: dict[str, Scalar] = {"max_steps": given.steps, "evaluate_every_steps": max(1, given.steps // 6)}
-    changed: dict[str, Scalar] = dict(pair.split("=", 1) for pair in given.set)
+    changed = dict(pair.split("=", 1) for pair in given.set)
     recipe = recipes.named("smoke").override({**FIELDS, **values, **changed})
     checkpoint, spent = arena.trained(given.out, store, subset, recipe)
     folder = write_folder(given, store, subset, checkpoint, recipe)

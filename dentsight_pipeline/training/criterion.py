@@ -225,17 +225,18 @@ class Criterion:
         from scipy.optimize import linear_sum_assignment
 
         costs = torch.nan_to_num(self._costs(logits, boxes, truth), nan=1e9, posinf=1e9, neginf=1e9).cpu().numpy()
-        of_image = [costs[:, image, :, :count] for image, count in enumerate(truth.counts)]
-        return [
-            [tuple(map(torch.as_tensor, linear_sum_assignment(image[number]))) for image in of_image]
-            for number in range(len(costs))
+        assigned = [
+            [linear_sum_assignment(own[:, :count]) for own, count in zip(output, truth.counts, strict=True)]
+            for output in costs
         ]
+        return [[(torch.as_tensor(q), torch.as_tensor(b)) for q, b in output] for output in assigned]
 
     def _costs(self, logits: Tensor, boxes: Tensor, truth: Boxes) -> Tensor:
         """[N, B, Q, most boxes of an image]: class, L1 and overlap costs; places without a box hold anything."""
         config, (alpha, gamma) = self._config, (self._config.matcher_alpha, self._config.matcher_gamma)
-        labels = torch.nn.utils.rnn.pad_sequence(truth.labels.split(truth.counts), batch_first=True)
-        wanted = torch.nn.utils.rnn.pad_sequence(truth.cxcywh.split(truth.counts), batch_first=True, padding_value=0.5)
+        labels = torch.nn.utils.rnn.pad_sequence([*truth.labels.split(truth.counts)], batch_first=True)
+        cxcywh = [*truth.cxcywh.split(truth.counts)]
+        wanted = torch.nn.utils.rnn.pad_sequence(cxcywh, batch_first=True, padding_value=0.5)
         score = logits.sigmoid().gather(-1, labels[None, :, None].expand(*logits.shape[:3], -1))
         as_positive = alpha * (1 - score) ** gamma * -(score + 1e-8).log()
         as_negative = (1 - alpha) * score**gamma * -(1 - score + 1e-8).log()

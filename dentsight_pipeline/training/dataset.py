@@ -133,7 +133,7 @@ def read_labelled(store: Store, manifest: Manifest, name: str, stage: int = 2) -
     split = splits.read_split(store, manifest, name)
     _require_references(split)
     found = LabelledImages.of(split)
-    return found.select(found.covered.any(axis=1)) if name == "train" else found
+    return found.select(np.asarray(found.covered.any(axis=1))) if name == "train" else found
 
 
 def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:

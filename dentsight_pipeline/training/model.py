@@ -109,6 +109,8 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     model.train()
     if recipe.criterion == "published":
         model.loss_function = Criterion(model.config, recipe.class_loss)
+    elif hasattr(model.config, "criterion"):  # of the weights' own training
+        del model.config.criterion
     return use_fp32_criterion(model)
 
 
@@ -129,7 +131,7 @@ def packaged(source: str | None) -> str | None:
     Raises:
         IntegrityError: The installed file is not the one that this version names.
     """
-    if source not in PACKAGED:
+    if source is None or source not in PACKAGED:
         return source
     folder = Path(str(resources.files("dentsight_pipeline.training") / "weights" / source))
     found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -221,7 +223,7 @@ def _config_of(source: str, recipe: Recipe | None, kinds: Collection[str] = ("d_
     from transformers import AutoConfig
 
     try:
-        loaded = AutoConfig.from_pretrained(source)
+        loaded: Any = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"Weights {source!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder that holds config.json "

@@ -94,7 +94,7 @@ def plant(model: torch.nn.Module) -> None:
     model.loss_function = pre_5_18_loss  # pyright: ignore[reportArgumentType] # a property with a setter
 
 
-def plant_main(model: torch.nn.Module, criterion: Callable[[Any], Any]) -> None:
+def plant_main(model: Any, criterion: Callable[[Any], Any]) -> None:
     """The same fault in RT-DETR's kin: the main terms are computed over the denoising queries too."""
     inner: Any = model.loss_function
 
@@ -122,7 +122,8 @@ def tiny_kin(kind: str) -> Any:
     own = {name for name in config_class.__dataclass_fields__ if name in TOY_FIELDS}
     values: dict[str, Any] = {name: getattr(toy, name) for name in own} | {"num_labels": len(TOY_CLASSES)}
     if kind != "deimv2":
-        values |= {"decoder_n_points": 4, "backbone_config": transformers.RTDetrResNetConfig(
+        resnet: Any = transformers.RTDetrResNetConfig
+        values |= {"decoder_n_points": 4, "backbone_config": resnet(
             embedding_size=16, hidden_sizes=[16, 32, 48, 64], depths=[2] * 4, layer_type="basic",
             out_features=["stage2", "stage3"],
         )}  # fmt: skip

@@ -116,9 +116,11 @@ def test_other_detectors_with_a_head_in_every_layer_are_audited_too(
         model = tiny_kin(kind)
         if name == "collapsed" and kind in KIN_LOSSES:
             plant_main(model, KIN_LOSSES[kind])
-        trained = train_toy(model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does").model
+        trained: Any = train_toy(
+            model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does"
+        ).model
         if name == "collapsed" and kind not in KIN_LOSSES:
-            trained.get_submodule("model.decoder.class_embed.3").bias.data -= 4.0
+            trained.model.decoder.class_embed[3].bias.data -= 4.0
         found[name] = audit_heads(save(trained, tmp_path / name), held_out)
 
     assert (found["healthy"].healthy, found["collapsed"].healthy) == (True, False), found

@@ -15,6 +15,7 @@ from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.detector import Preprocessing
+from dentsight_pipeline.training.layers import supervised_layers
 from dentsight_pipeline.training.recipe import Recipe
 
 CONDITIONS = [f"condition {i}" for i in range(13)]
@@ -156,6 +157,16 @@ def test_weights_of_the_package_are_what_this_version_names(
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match=f"weights 'drawn'.*{digest}.*Install dentsight_pipeline again"):
         models.build(recipe, CONDITIONS)
+
+
+def test_which_heads_were_taught_is_this_trainings_to_say(smoke: Recipe, tmp_path: Path):
+    """The configuration names the published criterion, which teaches every head; a later training may use another."""
+    models.build(smoke.override({"criterion": "published"}), CONDITIONS).save_pretrained(tmp_path)
+
+    again = models.build(smoke.override({"weights": str(tmp_path), "criterion": "transformers"}), CONDITIONS)
+
+    assert supervised_layers(models.load(tmp_path).config) == (0, 1, 2)
+    assert supervised_layers(again.config) == (0, 2)
 
 
 def test_the_class_prior_sets_the_first_scores(smoke: Recipe):

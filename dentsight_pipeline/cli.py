@@ -319,6 +319,7 @@ def review(
     ref: Annotated[str, typer.Argument(help="A dataset key or subset; predictions or an evaluation: with the model.")],
     list_only: Annotated[bool, typer.Option("--list", help="Print the queue instead of opening the page.")] = False,
     corrections: Annotated[bool, typer.Option(help="Write what was decided: corrections.json and COCO files.")] = False,
+    apply: Annotated[str, typer.Option(help="With --corrections: a dataset key that reads them from now on.")] = "",
     by: Annotated[str, typer.Option(help="Who decides; a name, no account.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the review; default: reviews/QUEUE.")] = None,
     port: Annotated[int, typer.Option(min=0, help="Port of the page; 0 = a free one.")] = 0,
@@ -327,7 +328,7 @@ def review(
     """Review the labels that are likely wrong, best first, on a page on localhost, until Ctrl-C."""
     from dentsight_pipeline.commands import pages
 
-    pages.review(pages.ReviewRequest(ref, list_only, corrections, by, out, port), as_json)
+    pages.review(pages.ReviewRequest(ref, list_only, corrections, apply, by, out, port), as_json)
 
 
 @app.command()

@@ -83,6 +83,7 @@ class ReviewRequest:
     ref: str
     list_only: bool = False
     corrections: bool = False
+    apply: str = ""
     by: str = ""
     out: Path | None = None
     port: int = 0
@@ -101,7 +102,7 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
     if asked.corrections:
         from dentsight_pipeline.pages.reviewing import write_corrections
 
-        facts = {"files": [str(path) for path in write_corrections(workspace.store, folder)]}
+        facts = {"files": [str(path) for path in write_corrections(workspace.store, folder, asked.apply)]}
         return show(facts, as_json, lambda: "\n".join(facts["files"]))
     return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
 

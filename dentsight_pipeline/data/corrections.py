@@ -7,19 +7,31 @@ so is one whose label has become a third thing. Raw bytes are never touched; dec
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from dentsight_pipeline.data.agreement import pairwise_iou
+from dentsight_pipeline.data.normalise import split_counts
+from dentsight_pipeline.data.splits import read_splits, split_tables, store_tables
 from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
-from dentsight_pipeline.documents.review import Correction
+from dentsight_pipeline.documents.codec import pretty, write
+from dentsight_pipeline.documents.facts import LabelCorrectionsFacts, SplitsFacts
+from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.review import CORRECTIONS_FILE, Correction, Corrections, corrections_ref
 from dentsight_pipeline.documents.teeth import Box
 
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+OUTCOMES_FILE = "corrections.json"
+"""Of corrected splits: each correction with what became of it."""
 SAME_BOX_IOU = 0.9
 """From this overlap on a box is the one that was reviewed: Roboflow floors x and y anew in every version."""
 Outcome = Literal["applied", "contained", "conflict", "no such image"]
@@ -102,3 +114,50 @@ def _row(
 def _with_rows(split: Split, rows: list[dict[str, Any]]) -> Split:
     ordered = sorted(rows, key=lambda row: (row["image_id"], row["id"]))
     return Split(split.name, split.classes, split.images, pa.Table.from_pylist(ordered, schema=ANNOTATIONS))
+
+
+def publish_corrections(store: Store, made: Corrections, dataset: str) -> Manifest:
+    """Store corrections, and note them for the dataset whose labels they are to change.
+
+    Those of earlier reviews of the dataset stay and come first: normalisation begins with the raw export every time.
+
+    Args:
+        store: Where the reviewed splits are.
+        made: What people decided.
+        dataset: A dataset key; its next materialisation reads them.
+    """
+    from dentsight_pipeline.store.content import build, read_document
+
+    noted = store.read_ref(corrections_ref(dataset))
+    if noted:
+        before = store.get_manifest(noted["corrections"])
+        earlier = read_document(store, before, CORRECTIONS_FILE, Corrections).corrections
+        made = replace(made, corrections=(*earlier, *(one for one in made.corrections if one not in earlier)))
+    people = tuple(sorted({correction.who for correction in made.corrections}))
+    facts = LabelCorrectionsFacts(queue=made.queue, corrections=len(made.corrections), people=people)
+    files = {CORRECTIONS_FILE: pretty(made)}
+    manifest = build(store, Kind.LABEL_CORRECTIONS, files, {Asset.NORMALIZED_SPLITS: made.splits}, facts)
+    store.put_manifest(manifest)
+    store.write_ref(corrections_ref(dataset), {"corrections": manifest.digest})
+    return manifest
+
+
+def apply_stored(store: Store, splits: Manifest, corrections: Manifest) -> Manifest:
+    """Normalised splits with corrections, published; the images and all else stay, and each outcome is listed."""
+    from dentsight_pipeline.store.content import build, read_document
+
+    said = read_document(store, corrections, CORRECTIONS_FILE, Corrections).corrections
+    made = corrected(read_splits(store, splits), said)
+    facts = replace(
+        splits.facts_as(SplitsFacts),
+        splits={name: split_counts(split) for name, split in made.splits.items()},
+        corrections=dict(sorted(Counter(made.outcomes).items())),
+    )
+    outcomes = [{"outcome": outcome, "correction": one} for outcome, one in zip(made.outcomes, said, strict=True)]
+    files = {**splits.entries, **store_tables(store, split_tables(made.splits.values()))}
+    files[OUTCOMES_FILE] = write(outcomes)  # pyright: ignore[reportArgumentType]
+    inputs = {**splits.inputs, Asset.LABEL_CORRECTIONS: corrections.digest}
+    manifest = build(store, Kind.NORMALIZED_SPLITS, files, inputs, facts)
+    if not store.has_manifest(manifest.digest):
+        store.put_manifest(manifest)
+    return manifest

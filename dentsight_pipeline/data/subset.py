@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-_CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "dropped", "exports")
+_CARRIED = ("corpus", "source", "privacy", "mapping", "repairs", "leakage", "dropped", "exports", "corrections")
 
 
 def select_conditions(store: Store, normalized: Manifest) -> Manifest:

@@ -252,6 +252,8 @@ class DatasetFacts(Facts, frozen=True, kw_only=True, omit_defaults=True):
     """What the splits share."""
     exports: tuple[ExportPart, ...] = ()
     """What each brought, where there are several; absent where there is one."""
+    corrections: Mapping[str, int] = {}
+    """What became of people's corrections of labels, by outcome; absent without any."""
 
     @property
     def by_export(self) -> dict[str, tuple[Corpus, AppliedMapping]]:
@@ -438,6 +440,17 @@ class ToothReportFacts(Facts, frozen=True):
 # Releases ------------------------------------------------------------------------------------------------------------
 
 
+class LabelCorrectionsFacts(Facts, frozen=True, kw_only=True):
+    """Facts of `label-corrections`."""
+
+    queue: str
+    """Digest of the queue that was decided."""
+    corrections: int
+    """How many labels change."""
+    people: tuple[str, ...]
+    """Who decided, by the names they gave."""
+
+
 class ReaderAgreementFacts(Facts, frozen=True, kw_only=True):
     """Facts of a `reader-agreement`."""
 
@@ -514,6 +527,7 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.EVALUATION: EvaluationFacts,
     Kind.TOOTH_FINDINGS: ToothFindingsFacts,
     Kind.READER_AGREEMENT: ReaderAgreementFacts,
+    Kind.LABEL_CORRECTIONS: LabelCorrectionsFacts,
     Kind.TOOTH_REPORT: ToothReportFacts,
     Kind.RELEASE_REPORT: ReportFacts,
     Kind.RELEASE: ReleaseFacts,

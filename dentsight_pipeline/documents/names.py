@@ -23,6 +23,7 @@ class Kind(StrEnum):
     EVALUATION = "evaluation"
     TOOTH_FINDINGS = "tooth-findings"
     READER_AGREEMENT = "reader-agreement"
+    LABEL_CORRECTIONS = "label-corrections"
     TOOTH_REPORT = "tooth-report"
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
@@ -56,6 +57,8 @@ class Asset(StrEnum):
     CLASS_METRICS = "class_metrics"
     TOOTH_FINDINGS = "tooth_findings"
     READER_AGREEMENT = "reader_agreement"
+    LABEL_CORRECTIONS = "label_corrections"
+    """An input alone: what people decided about labels, which `dentsight review` makes."""
     TOOTH_REPORT = "tooth_report"
     RELEASE_REPORT = "release_report"
     RELEASED_MODEL = "released_model"
@@ -75,6 +78,7 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
     Asset.CLASS_METRICS: Kind.EVALUATION,
     Asset.TOOTH_FINDINGS: Kind.TOOTH_FINDINGS,
     Asset.READER_AGREEMENT: Kind.READER_AGREEMENT,
+    Asset.LABEL_CORRECTIONS: Kind.LABEL_CORRECTIONS,
     Asset.TOOTH_REPORT: Kind.TOOTH_REPORT,
     Asset.RELEASE_REPORT: Kind.RELEASE_REPORT,
     Asset.RELEASED_MODEL: Kind.RELEASE,

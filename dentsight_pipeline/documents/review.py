@@ -15,6 +15,11 @@ SuspectKind = Literal["missed", "spurious", "class", "place"]
 Verb = Literal["accept", "reject", "edit", "skip", "undo"]
 
 
+def corrections_ref(dataset: str) -> str:
+    """Where the store notes the corrections that a dataset key's normalisation reads."""
+    return f"label-corrections/{dataset}"
+
+
 class Suspect(Document, frozen=True, kw_only=True):
     """One label that may be wrong, or one that may be lacking."""
 

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.documents.codec import Document, convert, plain
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.review import corrections_ref
 from dentsight_pipeline.errors import DataError
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 PHANTOM = "phantom"
@@ -176,3 +179,9 @@ def phantom_of(location: str) -> tuple[int, int]:
 
 def _ref(key: str) -> str:
     return f"dataset/{key}"
+
+
+def corrections_for(store: Store, dataset: str) -> dict[str, Manifest]:
+    """What people decided about the labels of a dataset key, by the name of that input; empty when they did not."""
+    noted = store.read_ref(corrections_ref(dataset))
+    return {Asset.LABEL_CORRECTIONS: store.get_manifest(noted["corrections"])} if noted else {}

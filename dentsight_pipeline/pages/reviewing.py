@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dentsight_pipeline.data.corrections import corrected
+from dentsight_pipeline.data.corrections import corrected, publish_corrections
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.codec import Document, pretty, read, write
 from dentsight_pipeline.documents.review import (
@@ -28,6 +28,7 @@ from dentsight_pipeline.documents.review import (
 from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.suspects import as_box, labelled_images
+from dentsight_pipeline.intake.datasets import recall_dataset
 from dentsight_pipeline.pages.journal import Journal, read_journal
 from dentsight_pipeline.pages.server import Refused
 from dentsight_pipeline.store.objects import Store
@@ -188,14 +189,26 @@ def _after(suspect: Suspect, decision: Decision) -> tuple[str | None, Box | None
     return suspect.proposed_class or suspect.class_name, suspect.proposed_bbox or suspect.bbox
 
 
-def write_corrections(store: Store, folder: Path) -> list[Path]:
+def write_corrections(store: Store, folder: Path, dataset: str = "") -> list[Path]:
     """`corrections.json` from what was decided in a folder, and a COCO file of each split with them.
+
+    Args:
+        store: Where the reviewed splits are.
+        folder: Of the review.
+        dataset: A dataset key whose normalisation reads the corrections from now on; empty: none.
+
+    Returns:
+        The files.
 
     Raises:
         ConfigurationError: There is no review in the folder.
     """
     if not (folder / DECISIONS_FILE).is_file():
         raise ConfigurationError(f"Nothing was decided in {folder}. Review first, or give the review's folder (--out).")
+    if dataset and recall_dataset(store, dataset) is None:
+        raise ConfigurationError(
+            f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply)."
+        )
     queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
     made = corrections_of(queue, decided(read_journal(folder / DECISIONS_FILE, ReviewEntry)))
     splits = corrected(read_splits(store, store.get_manifest(queue.splits)), made.corrections).splits
@@ -203,6 +216,8 @@ def write_corrections(store: Store, folder: Path) -> list[Path]:
     paths |= {folder / f"{name}.coco.json": write(split.to_coco()) for name, split in splits.items()}
     for path, data in paths.items():
         path.write_bytes(data)
+    if dataset:
+        publish_corrections(store, made, dataset)
     return list(paths)
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dentsight_pipeline.data.corrections import corrected
+from dentsight_pipeline.data.corrections import apply_stored, corrected, publish_corrections
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.annotations import Split, coco_categories
-from dentsight_pipeline.documents.review import Correction
+from dentsight_pipeline.documents.facts import SplitsFacts
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.review import Correction, Corrections
+from dentsight_pipeline.intake.datasets import corrections_for
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.coco import from_coco
+from dentsight_pipeline_tests.data.export_builder import whole_export
 
 CLASSES = ("caries", "crown")
 HERE, NEAR, THERE = (10.0, 10.0, 40.0, 40.0), (10.0, 10.0, 40.4, 40.4), (100.0, 10.0, 40.0, 40.0)
@@ -68,3 +77,31 @@ def test_applying_twice_changes_nothing_more() -> None:
 
     assert again.outcomes == ("contained",)
     assert again.splits["train"].annotations.equals(once["train"].annotations)
+
+
+def test_stored_corrections_change_the_splits_and_stand_in_the_chain(tmp_path: Path) -> None:
+    """Raw bytes stay; the corrected splits name the corrections as an input, count outcomes, and are the same again."""
+    store = open_store(str(tmp_path / "store"))
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+    splits = normalise_export(store, raw)
+    train = read_split(store, splits, "train")
+    first = train.annotations.to_pylist()[0]
+    digest = train.images["sha256"][train.image_ids.tolist().index(first["image_id"])].as_py()
+    gone = change((train.classes[first["category_id"] - 1], tuple(first["bbox"])), None, image=digest)
+    lost = change(("caries", THERE), ("crown", THERE), image=digest)
+    made = Corrections(splits=splits.digest, queue="0" * 64, corrections=(gone, lost))
+
+    publish_corrections(store, made, "opg-v8")
+    decided = corrections_for(store, "opg-v8")[Asset.LABEL_CORRECTIONS]
+    after = apply_stored(store, splits, decided)
+
+    assert after.facts_as(SplitsFacts).corrections == {"applied": 1, "conflict": 1}
+    assert len(read_split(store, after, "train").annotations) == len(train.annotations) - 1
+    assert after.inputs == {Asset.RAW_EXPORT: raw.digest, Asset.LABEL_CORRECTIONS: decided.digest}
+    assert apply_stored(store, splits, decided).digest == after.digest
+    assert corrections_for(store, "opg-v9") == {}
+
+    later = change(None, ("caries", THERE), image=digest)
+    publish_corrections(store, Corrections(splits=after.digest, queue="1" * 64, corrections=(later,)), "opg-v8")
+    twice = apply_stored(store, splits, corrections_for(store, "opg-v8")[Asset.LABEL_CORRECTIONS])
+    assert twice.facts_as(SplitsFacts).corrections == {"applied": 2, "conflict": 1}

@@ -1,13 +1,13 @@
 """Data assets: from an export to the 13 conditions or the 32 teeth, partitioned by dataset."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dentsight_pipeline.data.reading import Reading, config_of
-from dentsight_pipeline.intake.datasets import recall_dataset, register_dataset
+from dentsight_pipeline.intake.datasets import corrections_for, recall_dataset, register_dataset
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.conditions import on_new_content
 from dentsight_pipeline.orchestration.partitions import checked_dataset_key, datasets
@@ -102,13 +102,18 @@ def normalized_splits(step: Step[None]) -> dg.MaterializeResult:
     raws = step.read_exports(raw_export)
     known = recall_dataset(step.store, step.dataset)
     readings = [known.reading(raw.digest) if known else Reading() for raw in raws]
-    return step.once(partial(_normalised, step, raws, readings), metadata.of_splits, config_of(readings))
+    decided = step.reads(corrections_for(step.store, step.dataset))
+    return step.once(partial(_normalised, step, raws, readings, decided), metadata.of_splits, config_of(readings))
 
 
-def _normalised(step: Step[None], raws: "Sequence[Manifest]", readings: Sequence[Reading]) -> "Manifest":
+def _normalised(
+    step: Step[None], raws: "Sequence[Manifest]", readings: Sequence[Reading], decided: "Mapping[str, Manifest]"
+) -> "Manifest":
     from dentsight_pipeline.data.combine import normalise_exports  # scipy: a second that recalled work does not need
+    from dentsight_pipeline.data.corrections import apply_stored
 
-    return normalise_exports(step.store, raws, readings, step.progress)
+    splits = normalise_exports(step.store, raws, readings, step.progress)
+    return apply_stored(step.store, splits, *decided.values()) if decided else splits
 
 
 def _conditions(store: "Store", splits: "Manifest") -> "Manifest":

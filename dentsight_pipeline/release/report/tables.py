@@ -184,6 +184,7 @@ def reading_rows(data: DatasetFacts) -> list[Row]:
         "Dropped on request": ", ".join(data.mapping.drop),
         "Loose labels": ", ".join(sorted(data.loose_classes)),
         "Repairs": counted(mended),
+        "Corrections of labels": counted(data.corrections),
         "Duplicate boxes left out": counted(copies),
         **{
             f"Not looked for{_of(name, exports)}": ", ".join(_uncovered(data.classes, mapping))

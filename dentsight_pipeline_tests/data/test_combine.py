@@ -191,6 +191,22 @@ def test_an_export_whose_stems_are_not_known_is_not_combined(tmp_path: Path) -> 
         normalise_exports(store, raws, NO_READING)
 
 
+def test_another_store_gives_the_same_dataset(
+    tmp_path: Path, store: Store, raws: list[Manifest], made: Manifest
+) -> None:
+    """A reproduction carries the raw exports with what is kept of their stems; the key decides nothing."""
+    other, copied = open_store(tmp_path / "copied"), open_store(tmp_path / "again")
+    for raw in raws:
+        for entry in raw.entries.values():
+            other.put_bytes(store.get_bytes(entry.sha256))
+        other.put_manifest(raw)
+        stems.carry_stems(store, other, raw.digest)
+
+    assert normalise_exports(other, raws, NO_READING).digest == made.digest
+    again = [ingest_export(builder.root, copied, Request(alone=False)) for builder in _exports(tmp_path)]
+    assert normalise_exports(copied, again, NO_READING).digest == made.digest
+
+
 def test_stems_are_kept_as_keyed_hashes(tmp_path: Path, folder: Path, store: Store, raws: list[Manifest]) -> None:
     """A name of a patient's file must not be found in the store, and not by hashing a guess either."""
     kept = stems.recall_stems(store, raws[0].digest)

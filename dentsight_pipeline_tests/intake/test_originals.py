@@ -59,3 +59,20 @@ def test_a_changed_and_a_missing_original_are_found(export: ExportBuilder, store
     assert len(report.missing_images) == 2
     assert report.missing_files == ("test/_annotations.coco.json",)
     assert "original file test/_annotations.coco.json is missing or was changed" in report.findings()
+
+
+def test_each_of_several_exports_is_proved_wherever_its_files_are(
+    tmp_path: Path, export: ExportBuilder, store: Store, raw: Manifest
+) -> None:
+    """The order of places says nothing; an export whose place was not named is told as such, not file by file."""
+    other = ExportBuilder(tmp_path / "other", seed=80)
+    for split in ("train", "valid", "test"):
+        other.image(split)
+    second = ingest_export(other.write(), store)
+
+    both = verify_originals(store, [raw, second], [other.root, export.root])
+    half = verify_originals(store, [raw, second], [export.root])
+
+    assert [report.intact for report in both] == [True, True]
+    assert [report.intact for report in half] == [True, False]
+    assert half[1].findings() == ["none of its 6 original files is there; name its place with --export"]

@@ -16,7 +16,7 @@ from dentsight_pipeline.intake.coco import find_coco, read_coco
 from dentsight_pipeline.intake.csv_table import find_csv, read_csv
 from dentsight_pipeline.intake.files import ExportFiles, linked_folder, without_top_folder
 from dentsight_pipeline.intake.foreign import unknown_export
-from dentsight_pipeline.intake.places import LABEL_FOLDER, find_places, refuse_unnamed, split_of
+from dentsight_pipeline.intake.places import LABEL_FOLDER, find_places, refuse_unnamed, split_in, split_of
 from dentsight_pipeline.intake.records import Export, Refusals, is_image, text_of
 from dentsight_pipeline.intake.voc import has_voc, read_voc
 from dentsight_pipeline.intake.yolo import YOLO_FILE, find_settings, read_yolo
@@ -44,7 +44,7 @@ def read_export(files: ExportFiles, refusals: Refusals | None = None) -> tuple[E
     files = without_top_folder(files, _is_mark)
     paths = files.paths()
     for link in sorted(files.linked):
-        if split_of(link.split("/", 1)[0]) or link.rpartition("/")[2].lower() in _MARKS:
+        if split_in(link) or link.rpartition("/")[2].lower() in _MARKS:
             raise linked_folder(files.name, link)
     readmes = {name: text_of(files, name) for name in README_FILES if name in paths}
     return replace(_in_its_layout(files, refusals), readmes=readmes), files

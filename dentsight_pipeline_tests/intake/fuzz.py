@@ -29,19 +29,28 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.documents.codec import write
+from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DentsightError
+from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.phantom.export import CATEGORY_NAMES, write_phantom_export
+from dentsight_pipeline.store.objects import open_store
 
 COCO_FILE = "_annotations.coco.json"
 LONGEST_S = 60
+UNFAIR = frozenset({"traceback", "hang", "partial", "contradiction"})
 Rng = random.Random
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutated export: `accepted`, `flagged`, `refused`, `traceback` or `hang`, and a line on why."""
+    """What became of one mutated export, and a line on why.
+
+    `accepted`, `flagged` and `refused` are fair; `traceback`, `hang`, `partial` (a product of what was refused) and
+    `contradiction` (ingestion did not do what `inspect` told) are not.
+    """
 
     seed: str
     mutation: str
@@ -528,8 +537,12 @@ MEANING: dict[str, tuple[Callable[[Path, Rng], None], ...]] = {
 # The campaign --------------------------------------------------------------------------------------------------------
 
 
+DONE_EACH = 10
+"""Every so many exports are ingested and normalised too: what `run` does with them before it trains."""
+
+
 def outcome_of(seeds: dict[str, Path], number: int, seed: int, *, semantic: bool) -> Outcome:
-    """Spoil one copy of a seed and look at what `inspect` makes of it."""
+    """Spoil one copy of a seed and look at what `inspect` makes of it, and sometimes ingestion."""
     rng = Rng(f"{seed}/{number}/{semantic}")
     kind = rng.choice(sorted(seeds))
     mutation = rng.choice((MEANING if semantic else SPOILING)[kind])
@@ -538,6 +551,8 @@ def outcome_of(seeds: dict[str, Path], number: int, seed: int, *, semantic: bool
         shutil.copytree(seeds[kind], export, symlinks=True)
         mutation(export, rng)
         result, said = _inspected(export)
+        if number % DONE_EACH == 0 and result not in ("traceback", "hang"):
+            result, said = _done(export, Path(scratch) / "store", result, said)
     return Outcome(kind, mutation.__name__, number, result, said)
 
 
@@ -556,6 +571,23 @@ def _inspected(export: Path) -> tuple[str, str]:
         return "refused", report.refusals[0].message[:200]
     flags = report.flags
     return ("flagged" if flags else "accepted"), json.dumps({"flags": flags, "repairs": report.repairs})
+
+
+def _done(export: Path, root: Path, told: str, why: str) -> tuple[str, str]:
+    """The same outcome when ingestion does what `inspect` told, and leaves nothing behind that it refuses."""
+    store = open_store(root)
+    try:
+        with _deadline(LONGEST_S):
+            normalise_export(store, ingest_export(export, store, Request(require=SPLITS, workers=1)))
+    except DentsightError as error:
+        if left := list(store.manifest_digests()):
+            return "partial", f"{len(left)} products were published: {error}"[:200]
+        return (told, why) if told == "refused" else ("contradiction", f"told {told}, but {error}"[:200])
+    except _TooLongError:
+        return "hang", f"longer than {LONGEST_S} s"
+    except Exception:
+        return "traceback", traceback.format_exc()[-600:]
+    return (told, why) if told != "refused" else ("contradiction", f"done, although told {why}"[:200])
 
 
 class _TooLongError(BaseException):
@@ -604,7 +636,7 @@ def main() -> None:
     table = collections.Counter((o.seed, o.mutation, o.result) for o in outcomes)
     for (kind, mutation, result), count in sorted(table.items()):
         sys.stdout.write(f"{kind:6} {mutation:24} {result:10} {count}\n")
-    bad = ("traceback", "hang") + (("accepted",) if arguments.semantic else ())
+    bad = UNFAIR | ({"accepted"} if arguments.semantic else set())
     for outcome in outcomes:
         if outcome.result in bad:
             sys.stdout.write(f"{outcome}\n")

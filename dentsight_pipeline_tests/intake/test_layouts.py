@@ -141,6 +141,16 @@ def test_two_levels_of_dentex_at_once_are_refused_with_the_way_to_both(tmp_path:
         read(tmp_path)
 
 
+def test_a_linked_image_folder_is_named_though_its_annotations_are_there(tmp_path: Path) -> None:
+    """It was `listed, but its file is missing` for every image of it."""
+    LAYOUTS["cvat_coco"](tmp_path / "export")
+    (tmp_path / "export" / "images" / "Train").rename(tmp_path / "away")
+    (tmp_path / "export" / "images" / "Train").symlink_to(tmp_path / "away")
+
+    with pytest.raises(DataError, match=r"images/Train is a symbolic link to a folder, which is not followed"):
+        read(tmp_path / "export")
+
+
 # Names ---------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from dentsight_pipeline.documents.facts import RawExportFacts
 from dentsight_pipeline.intake.ingest import ingest_export
-from dentsight_pipeline.orchestration.metadata import of_raw_export
+from dentsight_pipeline.orchestration.metadata import of_raw_exports
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
 
@@ -18,11 +18,12 @@ def test_what_an_export_says_can_be_kept_by_dagster_and_mlflow(tmp_path: Path) -
     """Both write UTF-8 into SQLite, and would end the run there, after all the work."""
     builder = whole_export(tmp_path / "export")
     builder.splits["train"]["licenses"] = [{"id": 1, "name": "CC \ud83d"}]
-    raw = ingest_export(builder.write(), open_store(tmp_path / "store"))
+    store = open_store(tmp_path / "store")
+    raw = ingest_export(builder.write(), store)
 
     @dg.asset
     def told() -> dg.MaterializeResult:
-        return dg.MaterializeResult(metadata=dict(of_raw_export(raw, "/exports/v8")))
+        return dg.MaterializeResult(metadata=dict(of_raw_exports(store, raw, {raw.digest: "/exports/v8"})))
 
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         assert dg.materialize([told], instance=instance).success

@@ -32,6 +32,7 @@ RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """[R = 101]"""
 AREA_RANGES_PX = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """[A = 4] square pixels, both ends included."""
+SIZES = tuple(AREA_RANGES_PX)[1:]
 MAX_DETECTIONS = (1, 10, 100)
 """[M = 3] per image and class."""
 _BOXES_AT_ONCE = 150_000
@@ -75,7 +76,7 @@ class EngineResult:
 
     def _figures(self, k: int) -> dict[str, float | None]:
         precision, recall = self.precision[:, :, k, :, -1], self.recall[:, k, 0, -1]
-        sizes = tuple(AREA_RANGES_PX)[1 : precision.shape[2]]
+        sizes = SIZES[: precision.shape[2] - 1]
         return {
             "ap": _present(precision[:, :, 0]),
             "ap50": _present(precision[0, :, 0]),

@@ -41,6 +41,7 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.engines import EngineResult
 from dentsight_pipeline.evaluation.figures import Counted, MeasuredPopulation, measure_populations
 from dentsight_pipeline.evaluation.folder import Evaluation, read_json_file, summary, write_evaluation
+from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.operating import choose_operating
 from dentsight_pipeline.evaluation.parts import by_export
 from dentsight_pipeline.evaluation.tier2 import Gated, measure_tier2, sample_sizes
@@ -162,10 +163,11 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
     say("engines", 0, 1)
     scored, engine_facts = _scored_by_both(given)
     say("match", 0, 1)
-    populations = _populations(given, scored)
+    matches = [by_area["all"] for by_area in matching.match(given.truth, given.found, areas=("all",))]
+    populations = _populations(given, scored, matches)
     measured = measure_populations(
         populations,
-        lambda k: matching.match_class(given.truth, given.found, k),
+        lambda k: {"all": matches[k], **matching.match_class(given.truth, given.found, k, engines.SIZES)},
         lambda done, total: say("bootstrap", done, total),
     )
     engine_facts = _with_own_distance(engine_facts, max(own.distance for own in measured.values()))
@@ -282,9 +284,10 @@ def _with_own_distance(facts: Engines, distance: float) -> Engines:
     return msgspec.structs.replace(facts, own_matching_max_abs_difference=distance)
 
 
-def _populations(given: Inputs, scored: Mapping[PopulationName, EngineResult]) -> list[Counted]:
-    """The populations, matched for all areas."""
-    matches = [by_area["all"] for by_area in matching.match(given.truth, given.found, areas=("all",))]
+def _populations(
+    given: Inputs, scored: Mapping[PopulationName, EngineResult], matches: Sequence[ClassMatches]
+) -> list[Counted]:
+    """The populations, with the matches for all areas."""
     operating = choose_operating(given.truth, matches, given.valid)
     return [
         Counted(

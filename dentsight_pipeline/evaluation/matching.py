@@ -124,9 +124,7 @@ class _Candidates:
     pair_iou: np.ndarray
 
 
-def match_class(
-    truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str] = tuple(AREA_RANGES_PX)
-) -> dict[str, ClassMatches]:
+def match_class(truth: GroundTruth, detections: Detections, k: int, areas: Sequence[str]) -> dict[str, ClassMatches]:
     """As `match`, for one class."""
     close = _candidates(truth, detections, k)
     by_score = np.argsort(-detections.scores[close.dt], kind="stable")  # ties stay in the order of images

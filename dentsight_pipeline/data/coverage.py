@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, LabelMapping, LabelRule
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, MAPPINGS, TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import AppliedMapping, Coverage
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError
@@ -108,9 +108,20 @@ def looked_for(
         splits: All of it.
         images: Stored sha256 → classes, of images that are declared by themselves.
     """
+    seen = _seen(rules, splits)
     if mapping.covers is None:
-        return LookedFor(mapping.source, _seen(rules, splits), False, images or {})
-    return LookedFor(mapping.source, mapping.covers, True, images or {}, _at_findings(mapping, rules))
+        return LookedFor(mapping.source, seen, False, images or {})
+    covers = _plausible(mapping.covers, seen) if mapping.source in MAPPINGS else mapping.covers
+    return LookedFor(mapping.source, covers, True, images or {}, _at_findings(mapping, rules))
+
+
+def _plausible(covers: Iterable[str], seen: Iterable[str]) -> tuple[str, ...]:
+    """What a packaged mapping declares, but no teeth (no conditions) where an export has no box of any.
+
+    Parts of known sources are handed on, teeth alone or conditions alone, under the README of the whole.
+    """
+    there = {cls in TEETH for cls in seen}
+    return tuple(cls for cls in covers if (cls in TEETH) in there)
 
 
 def _seen(rules: Mapping[str, LabelRule], splits: Sequence[RawSplit]) -> tuple[str, ...]:

@@ -67,6 +67,19 @@ def test_a_source_that_declares_everything_says_nothing_more(tmp_path: Path, sto
     assert "coverage" not in splits.facts["mapping"]
 
 
+def test_a_part_of_a_known_source_covers_what_it_is_a_part_of(tmp_path: Path, store: Store) -> None:
+    """Teeth alone under the README of the whole set would make healthy mouths of all its images."""
+    builder = ExportBuilder(tmp_path / "export")
+    builder.image("train", {"11": [TOOTH]})
+    builder.image("train", {})
+
+    splits = _normalised(store, builder, "opg-reporting")
+
+    assert _covered(store, splits) == [("teeth",)] * 2
+    with pytest.raises(DataError, match=r"No training image .* any of the 13 conditions"):
+        select_conditions(store, splits)
+
+
 def test_a_box_that_nobody_looked_for_stops_ingestion(tmp_path: Path, store: Store) -> None:
     """Either the box or the declaration is wrong; the message names the box and both remedies."""
     builder = ExportBuilder(tmp_path / "export")

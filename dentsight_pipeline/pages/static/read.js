@@ -66,9 +66,13 @@ function move(across, down) {
   choose(ROWS[Math.min(1, Math.max(0, row + down))][(place + across + 16) % 16]);
 }
 
-/* One request after the other, so that the last word on the page is the last word on disk. */
-function tell(path, body) {
+/* One request after the other, each made when its turn comes: a quick hand's second key must see what the first one did. */
+function tell(path, make) {
+  const position = view && view.position;
   busy = busy.then(async () => {
+    if (view && view.position !== position) return say("Not taken: that key came before this image was shown.", true);
+    const body = make && make();
+    if (body === null) return;
     try { show(await Xray.send(path, body)); } catch (error) {
       if (error.status === 409) { try { show(await Xray.send("/state")); } catch { /* said below */ } }
       say(error.message, true);
@@ -76,13 +80,20 @@ function tell(path, body) {
   });
   return busy;
 }
-const mark = (name) => { sure = null; say(""); return tell("/mark", { position: view.position, tooth, condition: name, present: !has(tooth, name) }); };
+function mark(name, on = tooth) {
+  return tell("/mark", () => {
+    sure = null; say("");
+    return { position: view.position, tooth: on, condition: name, present: !has(on, name) };
+  });
+}
 function finish(readable) {
-  const question = !readable ? "Leave this image out as unreadable? Do the same again." :
-    view.marks.length ? null : "Nothing is marked. Do the same again to say: no findings.";
-  if (question && sure !== question) { sure = question; return say(question); }
-  sure = null;
-  return tell("/finish", { position: view.position, readable });
+  return tell("/finish", () => {
+    const question = !readable ? "Leave this image out as unreadable? Do the same again." :
+      view.marks.length ? null : "Nothing is marked. Do the same again to say: no findings.";
+    if (question && sure !== question) { sure = question; say(question); return null; }
+    sure = null;
+    return { position: view.position, readable };
+  });
 }
 
 addEventListener("keydown", (event) => {

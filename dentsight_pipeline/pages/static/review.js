@@ -34,7 +34,9 @@ function boxes() {
 function look() { if (close && view.suspect.class) Xray.look(view.suspect.bbox); else Xray.viewer.viewport.goHome(); }
 
 function tell(path, body) {
+  const position = view && view.position;
   busy = busy.then(async () => {
+    if (body && body.verb !== "undo" && view.position !== position) return say("Not taken: that key came before this suspect was shown.", true);
     try { show(await Xray.send(path, body)); } catch (error) {
       if (error.status === 409) { try { show(await Xray.send("/state")); } catch { /* said below */ } }
       say(error.message, true);

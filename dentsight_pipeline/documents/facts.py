@@ -440,6 +440,17 @@ class ToothReportFacts(Facts, frozen=True):
 # Releases ------------------------------------------------------------------------------------------------------------
 
 
+class LabelReviewFacts(Facts, frozen=True, kw_only=True):
+    """Facts of a `label-review`."""
+
+    corpus: Corpus
+    """Whose labels are looked at."""
+    images: int
+    """On which predictions that never saw their sources were asked."""
+    suspects: Mapping[str, int]
+    """By kind."""
+
+
 class LabelCorrectionsFacts(Facts, frozen=True, kw_only=True):
     """Facts of `label-corrections`."""
 
@@ -528,6 +539,7 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.TOOTH_FINDINGS: ToothFindingsFacts,
     Kind.READER_AGREEMENT: ReaderAgreementFacts,
     Kind.LABEL_CORRECTIONS: LabelCorrectionsFacts,
+    Kind.LABEL_REVIEW: LabelReviewFacts,
     Kind.TOOTH_REPORT: ToothReportFacts,
     Kind.RELEASE_REPORT: ReportFacts,
     Kind.RELEASE: ReleaseFacts,

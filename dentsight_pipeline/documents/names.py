@@ -24,6 +24,7 @@ class Kind(StrEnum):
     TOOTH_FINDINGS = "tooth-findings"
     READER_AGREEMENT = "reader-agreement"
     LABEL_CORRECTIONS = "label-corrections"
+    LABEL_REVIEW = "label-review"
     TOOTH_REPORT = "tooth-report"
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
@@ -57,6 +58,7 @@ class Asset(StrEnum):
     CLASS_METRICS = "class_metrics"
     TOOTH_FINDINGS = "tooth_findings"
     READER_AGREEMENT = "reader_agreement"
+    LABEL_REVIEW = "label_review"
     LABEL_CORRECTIONS = "label_corrections"
     """An input alone: what people decided about labels, which `dentsight review` makes."""
     TOOTH_REPORT = "tooth_report"
@@ -79,6 +81,7 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
     Asset.TOOTH_FINDINGS: Kind.TOOTH_FINDINGS,
     Asset.READER_AGREEMENT: Kind.READER_AGREEMENT,
     Asset.LABEL_CORRECTIONS: Kind.LABEL_CORRECTIONS,
+    Asset.LABEL_REVIEW: Kind.LABEL_REVIEW,
     Asset.TOOTH_REPORT: Kind.TOOTH_REPORT,
     Asset.RELEASE_REPORT: Kind.RELEASE_REPORT,
     Asset.RELEASED_MODEL: Kind.RELEASE,

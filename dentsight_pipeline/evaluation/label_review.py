@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.annotations import Split
+from dentsight_pipeline.documents.codec import pretty
+from dentsight_pipeline.documents.facts import LabelReviewFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
-from dentsight_pipeline.documents.review import ReviewQueue, Suspect
+from dentsight_pipeline.documents.review import QUEUE_FILE, ReviewQueue, Suspect
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.product import stored_detections, stored_truth
 from dentsight_pipeline.evaluation.suspects import (
@@ -55,6 +58,23 @@ def review_queue(store: Store, made: Manifest) -> ReviewQueue:
         classes=next(iter(tables.values())).classes if tables else (),
         suspects=ranked(found),
     )
+
+
+def publish_review(store: Store, predictions: Manifest) -> Manifest:
+    """Publish the suspects that predictions and labels give; the manifest is of kind `label-review`."""
+    from dentsight_pipeline.store.content import build
+
+    queue = review_queue(store, predictions)
+    subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
+    facts = LabelReviewFacts(
+        corpus=subset.facts_as(SubsetFacts).corpus,
+        images=len(out_of_fold(store, predictions)),
+        suspects=dict(sorted(Counter(suspect.kind for suspect in queue.suspects).items())),
+    )
+    inputs = {Asset.TEST_PREDICTIONS: predictions.digest, Asset.NORMALIZED_SPLITS: queue.splits}
+    manifest = build(store, Kind.LABEL_REVIEW, {QUEUE_FILE: pretty(queue)}, inputs, facts)
+    store.put_manifest(manifest)
+    return manifest
 
 
 def out_of_fold(store: Store, predictions: Manifest) -> dict[str, Seen]:

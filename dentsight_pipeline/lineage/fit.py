@@ -46,6 +46,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
     Kind.READER_AGREEMENT: ((Asset.CLASS_METRICS,),),
     Kind.LABEL_CORRECTIONS: ((Asset.NORMALIZED_SPLITS,),),
+    Kind.LABEL_REVIEW: ((Asset.TEST_PREDICTIONS,), (Asset.NORMALIZED_SPLITS,)),
     Kind.TOOTH_FINDINGS: (*((asset,) for asset in _BELOW_FINDINGS),),
     Kind.TOOTH_REPORT: ((Asset.TOOTH_SUBSET,), (Asset.TOOTH_CHECKPOINT,), (Asset.TOOTH_PREDICTIONS,)),
 }

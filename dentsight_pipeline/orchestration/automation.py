@@ -60,6 +60,12 @@ champion_job = dg.define_asset_job(
     description="Evaluate the model in use on one dataset.",
 )
 
+review_job = dg.define_asset_job(
+    "review",
+    selection=dg.AssetSelection.assets(evaluation.label_review),
+    description="Rank the labels that are likely wrong, for one cell; follows `experiment`.",
+)
+
 readers_job = dg.define_asset_job(
     "readers",
     selection=dg.AssetSelection.assets(evaluation.reader_agreement, release.release_report),
@@ -99,6 +105,7 @@ jobs = [
     teeth_alone_data_job,
     teeth_alone_job,
     readers_job,
+    review_job,
 ]
 
 

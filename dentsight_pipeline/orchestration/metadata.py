@@ -13,6 +13,7 @@ from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, EvaluationD
 from dentsight_pipeline.documents.facts import (
     CheckpointFacts,
     DatasetFacts,
+    LabelReviewFacts,
     PreviewFacts,
     RawExportFacts,
     ReaderAgreementFacts,
@@ -152,6 +153,12 @@ def of_evaluation(store: "Store", manifest: "Manifest") -> Metadata:
 
 
 PER_TOOTH_CLASS = ("class", "n_gt", "n_found", "precision", "recall", "f1", "f1_low", "f1_high", "f1_with_true_teeth")
+
+
+def of_label_review(store: "Store", manifest: "Manifest") -> Metadata:
+    """How many labels are doubtful, by kind."""
+    facts = manifest.facts_as(LabelReviewFacts)
+    return {"images": facts.images, "suspects": _pairs("kind", facts.suspects, "suspects")}
 
 
 def of_reader_agreement(store: "Store", manifest: "Manifest") -> Metadata:

@@ -206,9 +206,7 @@ def write_corrections(store: Store, folder: Path, dataset: str = "") -> list[Pat
     if not (folder / DECISIONS_FILE).is_file():
         raise ConfigurationError(f"Nothing was decided in {folder}. Review first, or give the review's folder (--out).")
     if dataset and recall_dataset(store, dataset) is None:
-        raise ConfigurationError(
-            f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply)."
-        )
+        raise ConfigurationError(f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply).")
     queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
     made = corrections_of(queue, decided(read_journal(folder / DECISIONS_FILE, ReviewEntry)))
     splits = corrected(read_splits(store, store.get_manifest(queue.splits)), made.corrections).splits

@@ -74,6 +74,15 @@ def _predict_and_join(step: Step[EvaluationConfig], chain: "Mapping[str, Manifes
     return Made(made.digest, seen.record)
 
 
+@product(cells, reads=[test_predictions], group_name="evaluation", kinds={"python", "json"})
+def label_review(step: Step[None]) -> dg.MaterializeResult:
+    """Labels that are likely wrong, best first: from themselves, and from predictions that never saw their sources."""
+    from dentsight_pipeline.evaluation.label_review import publish_review
+
+    predictions = step.read(test_predictions)
+    return step.once(lambda: publish_review(step.store, predictions), metadata.of_label_review)
+
+
 class StudyConfig(EvaluationConfig):
     """Which readings are held against the model."""
 

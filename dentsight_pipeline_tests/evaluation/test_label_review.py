@@ -1,0 +1,58 @@
+"""The stored queue of doubtful labels: from predictions that never saw an image's source, and only those."""
+
+from __future__ import annotations
+
+import pytest
+
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.facts import LabelReviewFacts
+from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.review import QUEUE_FILE, ReviewQueue
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.label_review import out_of_fold, publish_review, review_queue
+from dentsight_pipeline.store.content import read_document
+from dentsight_pipeline_tests.lineage.chain_builder import Chain, build_chain
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """A whole chain of products of a small export."""
+    return build_chain(tmp_path_factory.mktemp("chain"))
+
+
+def test_the_queue_is_a_product_of_predictions_and_labels(chain: Chain) -> None:
+    """Best first, the same digest again, and its facts count what is in it."""
+    store, predictions = chain.store, chain.store.get_manifest(chain.digests["test_predictions"])
+
+    made = publish_review(store, predictions)
+
+    queue = read_document(store, made, QUEUE_FILE, ReviewQueue)
+    assert made.kind == Kind.LABEL_REVIEW
+    assert set(made.inputs) == {Asset.TEST_PREDICTIONS, Asset.NORMALIZED_SPLITS}
+    assert sum(made.facts_as(LabelReviewFacts).suspects.values()) == len(queue.suspects)
+    assert [s.score for s in queue.suspects] == sorted((s.score for s in queue.suspects), reverse=True)
+    assert publish_review(store, predictions).digest == made.digest
+    assert review_queue(store, made).digest == queue.digest
+
+
+def test_a_model_is_not_asked_about_sources_that_it_was_trained_on(chain: Chain) -> None:
+    """It would repeat their labels, and call every mistake right."""
+    store, predictions = chain.store, chain.store.get_manifest(chain.digests["test_predictions"])
+    splits = read_splits(store, store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET]))
+    trained_on = set(splits["train"].images["source_group"].to_pylist())
+
+    seen = out_of_fold(store, predictions)
+
+    sources = {
+        digest: source
+        for split in splits.values()
+        for digest, source in zip(*(split.images[c].to_pylist() for c in ("sha256", "source_group")), strict=True)
+    }
+    assert seen
+    assert not {sources[image] for image in seen} & trained_on
+
+
+def test_what_leads_to_no_labels_is_refused(chain: Chain) -> None:
+    """A raw export has no classes yet."""
+    with pytest.raises(ConfigurationError, match="leads to no labels"):
+        review_queue(chain.store, chain.store.get_manifest(chain.digests["raw_export"]))

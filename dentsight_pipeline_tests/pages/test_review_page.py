@@ -86,6 +86,7 @@ def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp
     assert {c["who"] for c in made} == {"A. <b>Bell</b>"}
 
 
+@pytest.mark.slow
 def test_nobody_corrects_without_a_name(subset: str) -> None:
     """A correction without a name is no evidence."""
     refused = CliRunner().invoke(app, ["review", subset])

@@ -27,6 +27,7 @@ from dentsight_pipeline.documents.evaluation import for_people, read_evaluation
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, Coverage, ExportPart, RawExportFacts
 from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutcome
 from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
 from dentsight_pipeline.documents.verdict import Override
 from dentsight_pipeline.errors import EvaluationError
@@ -692,3 +693,23 @@ def test_nothing_overflows_in_a_browser(plain, tmp_path, width_px):
     assert tiny_drawings == 0
     if width_px >= 1200:
         assert wide_tables == 0
+
+
+def test_a_reader_study_has_a_chapter_of_its_own(plain: Any, tmp_path: Path) -> None:
+    """Δκ by condition, and what the model changes; a title with HTML in it stays text."""
+    bounds = {"value": 0.031, "low": -0.012, "high": 0.074}
+    figures = dict.fromkeys(("model_kappa", "dentist_kappa", "model_ac1", "dentist_ac1", "dentist_alpha"), 0.6)
+    row = {"condition": "caries", "delta": bounds, "note": "", "alpha_with_model": 0.6, "items": 960, "images": 30}
+    fields = [f"{w}_{arm}" for w in ("sensitivity", "specificity") for arm in ("unaided", "aided", "change")]
+    arm = {"condition": "caries", "positives": 40, "negatives": 920, **dict.fromkeys(fields, bounds)}
+    told = {"title": "<b>Thirty</b>", "readers": ["x", "y"], "images": 30, "unfinished": 2, "measurements": []}
+    study = convert({**told, "conditions": [row | figures], "arms": [arm]}, ReaderAgreement, "a study")
+
+    paths = report.build_report(replace(plain[0], readers=study), tmp_path)
+
+    html = paths.html.read_text("utf-8")
+    chapter = html.split('id="readers"')[1].split("</section>")[0]
+    assert "&lt;b&gt;Thirty&lt;/b&gt;" in chapter
+    assert "2 readings still to be done" in chapter
+    assert "0.03" in chapter and "With the model against without" in chapter
+    assert 'id="readers"' not in plain[1].html.read_text("utf-8")

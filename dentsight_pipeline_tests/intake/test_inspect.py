@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dentsight_pipeline.data.normalise import normalise_export
@@ -192,7 +193,23 @@ def test_numbers_are_names_where_the_export_says_that_it_holds_versions(
     assert (report.distinct_sources, report.shared_names, report.identity.versions) == (
         sources, *((0, 3) if declared else (1, 0)),
     )  # fmt: skip
-    assert [row.n_pairs for row in report.agreement if row.name == "crown"] == [0]
+
+
+@pytest.mark.parametrize(("declared", "pairs"), [(True, 0), (False, 3)])
+def test_augmented_copies_are_no_second_reading(tmp_path: Path, declared: bool, pairs: int) -> None:
+    """Cropped by some pixels, with boxes cut off: two dentists do not differ like that, and nobody read either."""
+    builder = whole_export(tmp_path / "export")
+    for number in range(3):
+        data = jpeg(np.roll(picture(50, 320, 240), number, axis=1))
+        builder.image("train", {"crown": [[20 + 9 * number, 20, 40, 40]]}, stem="12_jpg", data=data, size=(320, 240))
+    builder.write()
+    if declared:
+        augmented = "The following augmentation was applied to create 3 versions of each source image:\n* Crop\n"
+        (builder.root / "README.roboflow.txt").write_text(augmented)
+
+    (crown,) = [row for row in inspect_export(builder.root).agreement if row.name == "crown"]
+
+    assert crown.n_pairs == pairs
 
 
 @pytest.mark.parametrize(("readme", "stem", "kind"), [("", "a.rf.0a", "roboflow"), ("", "a", "export")])

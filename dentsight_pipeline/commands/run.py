@@ -20,7 +20,6 @@ from dentsight_pipeline.documents.commands import CellMade
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, words
 from dentsight_pipeline.intake.limits import known_kinds
-from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
 from dentsight_pipeline.orchestration import recovery
 from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.failure import cause_of, is_deliberate, is_interruption, words_of
@@ -244,10 +243,12 @@ def _require_recipe(request: CellRequest) -> None:
 
 def _mappings(request: CellRequest) -> tuple[str, ...]:
     """Of each export; what cannot be read is refused before anything starts."""
-    if request.mapping and request.export:
-        mappings_of(request.mapping, len(request.export))
-    for file in request.mapping:
-        load_mapping(file)
+    if request.mapping:
+        from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
+
+        mappings_of(request.mapping, len(request.export) or len(request.mapping))
+        for file in request.mapping:
+            load_mapping(file)
     return request.mapping
 
 

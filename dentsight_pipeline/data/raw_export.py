@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
+from dentsight_pipeline.data.brought_mapping import MAPPING, mapping_of_raw
 from dentsight_pipeline.data.json_blocks import Content
 from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dentsight-raw-export/1"
-MAPPING = "mapping.json"
-"""The file of a raw export that says how it is to be read, where it brings a mapping of its own."""
 _ROWS_AT_ONCE = 4096
 """Records that are Python objects at a time."""
 
@@ -143,16 +142,6 @@ def read_raw(store: Store, raw: Manifest, progress: Progress | None = None) -> R
         raw.facts_as(RawExportFacts),
         mapping_of_raw(store, raw.digest),
     )
-
-
-def mapping_of_raw(store: Store, digest: str) -> OwnMapping | None:
-    """The mapping that a raw export brings; None where it brings none, or is not in the store."""
-    from dentsight_pipeline.store.content import read_bytes
-
-    raw = store.get_manifest(digest) if store.has_manifest(digest) else None
-    if raw is None or MAPPING not in raw.entries:
-        return None
-    return codec.read(read_bytes(store, raw, MAPPING), OwnMapping, MAPPING)
 
 
 def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schema, where: str) -> pa.Table:

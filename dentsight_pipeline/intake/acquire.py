@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dentsight_pipeline.data.raw_export import mapping_of_raw
+from dentsight_pipeline.data.brought_mapping import mapping_of_raw
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import ExportSetFacts, RawExportFacts
 from dentsight_pipeline.documents.mapping import OwnMapping
@@ -28,7 +28,6 @@ from dentsight_pipeline.intake.datasets import (
     recall_dataset,
 )
 from dentsight_pipeline.intake.limits import known_kinds
-from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
 from dentsight_pipeline.intake.paths import is_text, whole_text
 from dentsight_pipeline.phantom import CODE_VERSION
 from dentsight_pipeline.progress import Progress
@@ -132,8 +131,14 @@ def plan(
         alone=len(locations) == 1,
     )
     read = _Remembered(store, key, before if same else {}, known, not (source or drop or mappings))
-    files = mappings_of(mappings, len(locations))
-    return tuple(read.of(own, place, load_mapping(file)) for place, file in zip(locations, files, strict=True))
+    own_mappings = _read(mappings, len(locations)) if mappings else [None] * len(locations)
+    return tuple(read.of(own, place, mapping) for place, mapping in zip(locations, own_mappings, strict=True))
+
+
+def _read(mappings: Sequence[str], exports: int) -> list[OwnMapping | None]:
+    from dentsight_pipeline.intake.mapping_file import load_mapping, mappings_of
+
+    return [load_mapping(file) for file in mappings_of(mappings, exports)]
 
 
 @dataclass(frozen=True)

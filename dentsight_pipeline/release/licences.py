@@ -52,8 +52,8 @@ def _of_weights(store: Store, checkpoint: Manifest) -> dict[str, str]:
     """Of weights that came from outside: a folder, or a name on a hub."""
     if RECIPE not in checkpoint.entries:
         return {"weights": "unknown"}
-    weights = codec.convert(read_json(store, checkpoint, RECIPE).get("weights"), str | None, RECIPE)
-    if weights is None or weights.startswith(CHECKPOINT):
+    weights = codec.convert(read_json(store, checkpoint, RECIPE).get("weights") or "", str, RECIPE)
+    if not weights or weights.startswith(CHECKPOINT):
         return {}
     licence = checkpoint.facts_as(CheckpointFacts).weights_licence or published_licence(weights)
     return {f"weights {weights.rpartition('/')[2]}": licence}

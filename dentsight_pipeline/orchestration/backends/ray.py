@@ -75,7 +75,8 @@ class Ray:
         if answer.status_code == 404 and missing is not None:
             return missing
         if answer.status_code >= 500 and "already exists" not in answer.text:
-            raise UnreachableError(f"Ray at {self.address} answered {answer.status_code}.")
+            said = " ".join(answer.text.split())[-200:]
+            raise UnreachableError(f"Ray at {self.address} answered {answer.status_code}: {said}")
         if not answer.ok:
             said = f"{answer.status_code} {answer.text.strip().splitlines()[-1][:300]}"
             raise ConfigurationError(f"Ray at {self.address} refused: {said}. Correct {ADDRESS_VARIABLE}.")

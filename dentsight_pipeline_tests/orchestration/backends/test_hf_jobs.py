@@ -119,7 +119,7 @@ def test_a_training_through_the_played_hub_and_a_bucket_ends_in_the_store(
     """Nothing but the bucket is shared; no secret is in anything that was said."""
     ordered = in_bucket(8)
 
-    result = start(Detached(HfJobs.of_environment(), QUICK), ordered).result(180)
+    result = start(Detached(HfJobs.of_environment(), QUICK), ordered).result(600)
 
     told = "\n".join(ordered.log.lines) + hub.log("job1")
     assert result.job and ordered.steps == list(range(1, 9))

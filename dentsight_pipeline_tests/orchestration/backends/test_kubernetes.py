@@ -150,11 +150,11 @@ def test_a_training_in_a_played_pod_that_is_evicted_once_ends_in_the_store(
     """The next pod goes on from the bucket's state."""
     ordered = in_bucket(40)
     waiting = start(Detached(Kubernetes.of_environment(), QUICK), ordered)
-    wait_until(lambda: max(ordered.steps, default=0) >= 5, 120)
+    wait_until(lambda: max(ordered.steps, default=0) >= 5, 300)
     name = f"dentsight-{ordered.task.key}-1"
     cluster.stages[name] = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
     cluster.processes[name].terminate()
-    result = waiting.result(240)
+    result = waiting.result(600)
 
     assert result.job
     assert ordered.log.has("Evicted: The node was low on memory.")

@@ -72,7 +72,7 @@ def order(data: tuple[Store, Manifest], tmp_path: Path) -> Order:
 
 def after_step(ordered: Ordered, step: int) -> None:
     """Wait until a training has told this step's loss."""
-    wait_until(lambda: max(ordered.steps, default=0) >= step, 90, f"step {step}; {ordered.log.lines}")
+    wait_until(lambda: max(ordered.steps, default=0) >= step, 300, f"step {step}")
 
 
 def test_a_job_is_submitted_found_looked_at_and_cancelled(cluster: Cluster) -> None:
@@ -135,7 +135,7 @@ def test_a_training_through_slurm_gives_what_it_gives_here(order: Order) -> None
     """Log, losses and result come through the store alone."""
     ordered = order(8)
 
-    result = start(Detached(Slurm(), QUICK), ordered).result()
+    result = start(Detached(Slurm(), QUICK), ordered).result(600)
 
     assert ordered.steps == list(range(1, 9))
     assert ordered.log.has("train 8/8")
@@ -152,7 +152,7 @@ def test_a_requeued_job_saves_its_state_and_resumes(cluster: Cluster, order: Ord
     note = mailbox(disturbed.task).note()
     assert note is not None and note.job_id is not None
     cluster.ask("scontrol", "requeue", note.job_id)
-    result = waiting.result(180)
+    result = waiting.result(600)
 
     assert disturbed.said("Resuming at step")
     assert sorted(set(disturbed.steps)) == list(range(1, 21))
@@ -189,7 +189,7 @@ def test_slurmd_is_killed_and_the_training_goes_on_to_its_result(cluster: Cluste
     waiting = start(Detached(Slurm(), QUICK), ordered)
     after_step(ordered, 3)
     cluster.kill("slurmd")
-    result = waiting.result(180)
+    result = waiting.result(600)
 
     assert mailbox(ordered.task).store.has_manifest(result.digest)
     assert any(line.endswith(("RUNNING", "COMPLETING")) for line in cluster.jobs()), cluster.jobs()
@@ -206,7 +206,7 @@ def test_a_node_that_lost_its_power_is_given_up_although_squeue_says_running(clu
     assert any("RUNNING" in line for line in cluster.jobs())
     wait_until(lambda: ordered.log.has("was silent for"), 60)
     cluster.run("slurmd")
-    result = waiting.result(240)
+    result = waiting.result(600)
 
     assert ordered.said("Resuming at step")
     assert result.digest == undisturbed(order(20, evaluate_every_steps=10))
@@ -221,7 +221,7 @@ def test_the_controller_is_away_and_comes_back(cluster: Cluster, order: Order) -
     cluster.kill("slurmctld")
     with pytest.raises(UnreachableError):
         Slurm().look("1")
-    result = waiting.result(180)
+    result = waiting.result(600)
 
     assert mailbox(ordered.task).store.has_manifest(result.digest)
 
@@ -235,7 +235,7 @@ def test_the_orchestrator_is_gone_and_the_next_one_adopts(order: Order) -> None:
     time.sleep(5)
     second = order(12, evaluate_every_steps=6)
 
-    result = start(backend, second).result(180)
+    result = start(backend, second).result(600)
 
     assert second.steps == list(range(1, 13))
     assert result.digest
@@ -252,7 +252,7 @@ def test_a_trainer_killed_on_its_node_is_started_again_there(order: Order, tmp_p
     ]
     for process in trainers:
         process.kill()
-    result = waiting.result(180)
+    result = waiting.result(600)
 
     assert trainers
     assert ordered.said("Resuming at step")
@@ -268,7 +268,7 @@ def test_two_tasks_train_together_and_a_killed_one_ends_the_job_which_resumes(or
     for process in psutil.process_iter(["cmdline"]):
         if "-task-1/job.json" in " ".join(process.info["cmdline"] or []):
             process.kill()
-    result = waiting.result(300)
+    result = waiting.result(600)
 
     manifest = mailbox(ordered.task).store.get_manifest(result.digest)
     assert ordered.said("2 process(es)")

@@ -55,8 +55,10 @@ class Mailbox:
         return self._read("order.json", Order)
 
     def give(self, order: Order) -> None:
-        """Set the order, and take away how an earlier one ended."""
-        self.store.blobs.remove([self._at("end.json")])
+        """Set the order, and take away how an earlier one ended, unless that is this very one's result."""
+        end = self.end(order.digest)
+        if end is None or end.result is None:
+            self.store.blobs.remove([self._at("end.json")])
         self.store.blobs.write(self._at("order.json"), codec.write(order))
 
     def note(self) -> Note | None:

@@ -111,14 +111,25 @@ class UnreachableError(DentsightError):
 class Scheduler(Protocol):
     """A cluster or a service that runs a command somewhere; each method raises `UnreachableError` when it is silent."""
 
-    name: str
-    """As `DENTSIGHT_BACKEND` says it."""
-    shares_folders: bool
-    """Whether a folder of this machine can be the store of a worker; else it has to be a bucket."""
-    asks_for_gpu: bool
-    """Whether its settings ask for a GPU."""
-    price_per_hour: float | None
-    """What an hour of a job costs, where it says so."""
+    @property
+    def name(self) -> str:
+        """As `DENTSIGHT_BACKEND` says it."""
+        ...
+
+    @property
+    def shares_folders(self) -> bool:
+        """Whether a folder of this machine can be the store of a worker; else it has to be a bucket."""
+        ...
+
+    @property
+    def asks_for_gpu(self) -> bool:
+        """Whether its settings ask for a GPU."""
+        ...
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """What an hour of a job costs, where it says so."""
+        ...
 
     def submit(self, name: str, command: list[str], folder: Path) -> str:
         """Start a command under a name; gives the scheduler's id.

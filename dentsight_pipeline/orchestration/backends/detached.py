@@ -146,8 +146,11 @@ class Detached(Backend[Note]):
         """End the job; its state is saved, and the next start of the same work resumes."""
         note = mailbox(task).note() or handle
         if note.job_id is not None:
-            self._say(task, f"Cancelled: job {note.job_id} of {note.backend} is asked to save its state and to end.")
-            self.scheduler.cancel(note.job_id)
+            try:
+                self.scheduler.cancel(note.job_id)
+                self._say(task, f"Job {note.job_id} of {note.backend} is asked to save its state and to end.")
+            except UnreachableError as error:
+                task.context.log.warning(f"{error} Job {note.job_id} may go on there; end it by hand if it should not.")
 
     # ---- ordering ----------------------------------------------------------------------------------------------------
 
@@ -205,10 +208,17 @@ class Detached(Backend[Note]):
     def _find(self, task: Task, box: Mailbox, note: Note) -> Note | None:
         """The job of a note that does not name it yet: another orchestrator is at it, or died there."""
         until = time.monotonic() + self.pace.note
-        while note.job_id is None and time.monotonic() < until and not self.scheduler.find(name_of(box.key, note)):
+        while note.job_id is None and time.monotonic() < until and not self._is_known(name_of(box.key, note)):
             time.sleep(min(1.0, self.pace.hear))
             note = box.note() or note
         return note if note.job_id is not None else self._start(task, box, note)
+
+    def _is_known(self, name: str) -> bool:
+        """Whether the scheduler has a job of this name; False also where it does not answer."""
+        try:
+            return self.scheduler.find(name) is not None
+        except UnreachableError:
+            return False
 
     def _end_other(self, task: Task, note: Note) -> None:
         """A job of other settings under the same name would train in the same state: it is ended first."""

@@ -49,7 +49,7 @@ class Head:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
         )
-        wait_until(self._answers, 120, "a head that takes jobs")
+        wait_until(self._answers, 300, "a head that takes jobs")
 
     def _answers(self) -> bool:
         with suppress(UnreachableError):  # its agent comes some seconds after its dashboard

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,18 +28,16 @@ STORAGE = "storage:\n  postgres:\n    postgres_url:\n      env: DAGSTER_POSTGRES
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server with two empty databases; gives the start of their addresses."""
     if not PROGRAMS:
         pytest.skip("needs Debian's postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="postgres"))  # pytest's own folders are closed to the server's user
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    for parent in folder.parents[:-2]:
-        parent.chmod(parent.stat().st_mode | 0o011)  # the server's user must get there
     data = folder / "data"
 
     def call(program: str, *arguments: str) -> None:
@@ -55,6 +54,7 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://dentsight@127.0.0.1:{port}"
     finally:
         call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_killed_run_on_postgres_a_bucket_and_slurm_is_adopted_and_audited(
@@ -63,7 +63,7 @@ def test_a_killed_run_on_postgres_a_bucket_and_slurm_is_adopted_and_audited(
     """The orchestrator dies in the middle of the training; the same command hears the rest, and every byte holds."""
     for name in ("AWS_ENDPOINT_URL_S3", "XDG_CACHE_HOME", "DENTSIGHT_STORE"):
         monkeypatch.setenv(name, "")  # as before afterwards
-    with slurm(tmp_path / "slurm") as cluster, postgres(tmp_path / "postgres") as server, bucket(tmp_path):
+    with slurm(tmp_path / "slurm") as cluster, postgres() as server, bucket(tmp_path):
         home = new_home(tmp_path / "home")
         configuration = home.folder / "dagster.yaml"
         kept = configuration.read_text().partition("local_artifact_storage:")
@@ -104,4 +104,3 @@ def test_a_killed_run_on_postgres_a_bucket_and_slurm_is_adopted_and_audited(
     assert again.returncode == 0, again.stderr[-3000:]
     assert "goes on" in again.stderr or "is heard again" in again.stderr, again.stderr[-3000:]
     assert audited.returncode == 0, audited.stdout[-2000:] + audited.stderr[-2000:]
-    shutil.rmtree(tmp_path / "scratch", ignore_errors=True)

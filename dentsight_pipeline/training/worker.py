@@ -142,6 +142,7 @@ class Worker:
         job = order.fit or order.predict
         path = self.folder / "job.json"
         path.write_bytes(codec.write(_here(job, self.folder)))
+        end = None
         for attempt in range(RESTARTS + 1):
             status = self._train(_command(order, path, self.rank), order.interval_s)
             end = self._end(order, status)

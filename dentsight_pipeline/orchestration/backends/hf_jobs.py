@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -45,8 +45,10 @@ class HfJobs:
     """Kind of machine, e.g. `a10g-large`."""
     timeout: str = TIMEOUT
     """Longest run of one job; a training that needs more is ordered again and resumes."""
-    name: ClassVar[str] = "hf-jobs"
-    shares_folders: ClassVar[bool] = False
+    name: str = "hf-jobs"
+    """As `DENTSIGHT_BACKEND` says it."""
+    shares_folders: bool = False
+    """As `Scheduler` says."""
 
     @classmethod
     def of_environment(cls) -> "HfJobs":
@@ -119,7 +121,7 @@ class HfJobs:
 
 
 _NOT_MISSING = object()
-_HTTP_ERROR = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+_HTTP_ERROR: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 """Of the HTTP library that this release of the client is built on."""
 
 

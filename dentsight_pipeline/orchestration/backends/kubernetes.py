@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import urllib3
 
@@ -41,9 +41,12 @@ class Kubernetes:
     """Whose keys become the worker's environment: the bucket's credentials."""
     gpus: int = 1
     """Of one pod."""
-    name: ClassVar[str] = "kubernetes"
-    shares_folders: ClassVar[bool] = False
-    price_per_hour: ClassVar[float | None] = None
+    name: str = "kubernetes"
+    """As `DENTSIGHT_BACKEND` says it."""
+    shares_folders: bool = False
+    """As `Scheduler` says."""
+    price_per_hour: float | None = None
+    """Nobody tells."""
 
     @classmethod
     def of_environment(cls) -> "Kubernetes":

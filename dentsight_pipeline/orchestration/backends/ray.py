@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -23,8 +23,10 @@ class Ray:
     """E.g. `http://head:8265`."""
     gpus: int = 1
     """Of one job."""
-    name: ClassVar[str] = "ray"
-    price_per_hour: ClassVar[float | None] = None
+    name: str = "ray"
+    """As `DENTSIGHT_BACKEND` says it."""
+    price_per_hour: float | None = None
+    """Nobody tells."""
 
     @classmethod
     def of_environment(cls) -> "Ray":
@@ -65,7 +67,7 @@ class Ray:
         return str(self._ask("GET", f"{job_id}/logs", missing={}).get("logs", ""))[-2000:]
 
     def _ask(
-        self, method: str, path: str, body: object = None, missing: dict[str, Any] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None = None, missing: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """What the head answers; `missing` where it knows no such job."""
         try:

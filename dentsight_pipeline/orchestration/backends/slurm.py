@@ -5,7 +5,6 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.backends.base import Look, Phase, UnreachableError
@@ -48,9 +47,12 @@ class Slurm:
 
     options: tuple[str, ...] = ()
     """Of sbatch: partition, account, time, GRES, nodes, whatever it takes."""
-    name: ClassVar[str] = "slurm"
-    shares_folders: ClassVar[bool] = True
-    price_per_hour: ClassVar[float | None] = None
+    name: str = "slurm"
+    """As `DENTSIGHT_BACKEND` says it."""
+    shares_folders: bool = True
+    """As `Scheduler` says."""
+    price_per_hour: float | None = None
+    """Nobody tells."""
 
     @classmethod
     def of_environment(cls) -> "Slurm":

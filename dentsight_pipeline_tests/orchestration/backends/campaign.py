@@ -201,6 +201,11 @@ def campaign(folder: Path, seed: int, tell: Callable[[str], None], *, with_bucke
         yield Campaign(folder, cluster, random.Random(seed), tell, server=server)
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -213,8 +218,7 @@ def main() -> int:
         uri, subset, seed, folder = given.orchestrate
         orchestrate(uri, subset, int(seed), Path(folder))
         return 0
-    say = lambda text: sys.stdout.write(f"{text}\n") and sys.stdout.flush()  # noqa: E731
-    with campaign(Path(tempfile.mkdtemp(prefix="campaign")), given.seed, say) as running:
+    with campaign(Path(tempfile.mkdtemp(prefix="campaign")), given.seed, _say) as running:
         told = running.run(given.kills, given.parts.split(","))
     sys.stdout.write(f"{told.table()}\n{'; '.join(told.faults) or 'no faults'}\n")
     return 1 if told.faults else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -19,9 +20,15 @@ from dentsight_pipeline_tests.training.conftest import make_subset
 __all__ = ["aws_environment", "s3_server"]
 
 
-def tiny(steps: int, **fields: object) -> Recipe:
+def tiny(steps: int, **fields: Any) -> Recipe:
     """A training of so many steps, some tenths of a second each."""
-    size = {"image_width": 96, "image_height": 64, "num_queries": 20, "num_denoising": 10, "batch_size": 2}
+    size: dict[str, Any] = {
+        "image_width": 96,
+        "image_height": 64,
+        "num_queries": 20,
+        "num_denoising": 10,
+        "batch_size": 2,
+    }
     often = {"evaluate_every_steps": 4, "warmup_steps": 2, "max_steps": steps}
     return recipes.named("smoke").override({**size, **often, **fields})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -64,7 +65,7 @@ Order = Callable[..., Ordered]
 def order(data: tuple[Store, Manifest], tmp_path: Path) -> Order:
     """Makes tasks; each has a seed of its own, and so work of its own."""
 
-    def make(steps: int = 8, **fields: object) -> Ordered:
+    def make(steps: int = 8, **fields: Any) -> Ordered:
         return fit_task(*data, tiny(steps, seed=abs(hash(tmp_path.name)) % 10_000, **fields), tmp_path)
 
     return make

@@ -61,9 +61,13 @@ class HfJobs:
         """Every flavour that is not `cpu-…`."""
         return not self.flavor.startswith("cpu")
 
-    @cached_property
+    @property
     def price_per_hour(self) -> float | None:
         """Of the flavour, as the price list says."""
+        return self._price
+
+    @cached_property
+    def _price(self) -> float | None:
         offered = {one.name: one for one in _ask(self._api.list_jobs_hardware)}
         if self.flavor not in offered:
             exist = ", ".join(offered)

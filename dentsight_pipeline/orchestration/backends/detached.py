@@ -112,7 +112,10 @@ class Detached(Backend[Note]):
             self._end_other(task, note)
             return None
         if (end := box.end(note.order)) is not None:
-            return note if end.result is not None and box.store.has_manifest(end.result.digest) else None
+            if end.result is None or not box.store.has_manifest(end.result.digest):
+                return None
+            self._say(task, f"Job {note.job_id} of {note.backend} has ended meanwhile; it is heard now.")
+            return note
         if note.job_id is None:
             return self._find(task, box, note)
         if self._look(note).phase is Phase.GONE:

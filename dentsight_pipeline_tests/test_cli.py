@@ -9,9 +9,8 @@ from typing import Any
 
 import boto3
 import pytest
-from click.testing import Result
 from moto.server import ThreadedMotoServer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.errors import ConfigurationError

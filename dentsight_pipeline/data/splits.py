@@ -64,7 +64,7 @@ def read_splits(store: Store, manifest: Manifest) -> dict[str, Split]:
 
 def of_export(split: Split, export: str) -> Split:
     """The part of a split that came from one export."""
-    images = split.images.filter(pc.equal(split.images["export"], export))
+    images = split.images.filter(pc.equal(split.images["export"], export))  # pyright: ignore[reportAttributeAccessIssue]
     kept = np.isin(split.annotation_image_ids, images["id"].to_numpy())
     return replace(split, images=images, annotations=split.annotations.filter(pa.array(kept)))
 

@@ -84,7 +84,7 @@ def select_teeth(store: Store, normalized: Manifest) -> Manifest:
 def looked_at(split: Split, classes: Sequence[str]) -> Split:
     """One split with only these classes, and only the images that were looked at for any of them."""
     of_them = split.covered[:, [split.classes.index(name) for name in classes]]
-    return narrowed(split, classes, of_them.any(axis=1))
+    return narrowed(split, classes, np.any(of_them, axis=1))
 
 
 def narrowed(split: Split, classes: Sequence[str], keep: NDArray[np.bool_] | None = None) -> Split:

@@ -71,7 +71,7 @@ def publish_review(store: Store, predictions: Manifest) -> Manifest:
         images=len(out_of_fold(store, predictions)),
         suspects=dict(sorted(Counter(suspect.kind for suspect in queue.suspects).items())),
     )
-    inputs = {Asset.TEST_PREDICTIONS: predictions.digest, Asset.NORMALIZED_SPLITS: queue.splits}
+    inputs: dict[str, str] = {Asset.TEST_PREDICTIONS: predictions.digest, Asset.NORMALIZED_SPLITS: queue.splits}
     manifest = build(store, Kind.LABEL_REVIEW, {QUEUE_FILE: pretty(queue)}, inputs, facts)
     store.put_manifest(manifest)
     return manifest

@@ -218,15 +218,12 @@ def _confirmed_share(looked_at: Sequence[tuple[Labelled, Seen]], trusted: Mappin
     for image, found in looked_at:
         iou = pairwise_iou(image.boxes, found.boxes)
         for row, name in enumerate(image.names):
-            on = [
-                trusted[name](found.scores[d]) for d in np.flatnonzero(iou[row] >= SAME_IOU) if found.names[d] == name
-            ]
-            best[name].append(max(on, default=0.0))
+            best[name].append(_best_on(iou[row] >= SAME_IOU, found, name, trusted))
     return {name: float(np.mean(values)) for name, values in best.items()}
 
 
 def _best_on(on: np.ndarray, found: Seen, name: str, trusted: Mapping[str, Chances]) -> float:
-    chances = [trusted[name](found.scores[d]) for d in np.flatnonzero(on) if found.names[d] == name]
+    chances = [trusted[name](found.scores[d]) for d in map(int, np.flatnonzero(on)) if found.names[d] == name]
     return max(chances, default=0.0)
 
 
@@ -271,11 +268,11 @@ def _of_label(
 
 def _unlabelled(image: Labelled, found: Seen, chances: np.ndarray, explained: np.ndarray) -> Iterator[Suspect]:
     """Detections that no label explains, the best of each place."""
-    left = [d for d in np.argsort(-chances) if not explained[d] and chances[d] >= _LEAST_SCORE]
+    left = [d for d in map(int, np.argsort(-chances)) if not explained[d] and chances[d] >= _LEAST_SCORE]
     kept: list[int] = []
     for d in left:
         if found.names[d] in image.covered and not _overlaps(found.boxes[d], found.boxes[kept]):
-            kept.append(int(d))
+            kept.append(d)
             why = f"a {found.names[d]} is seen here, and nothing is labelled"
             yield image.lacking(found.names[d], as_box(found.boxes[d]), chances[d], why)
 

@@ -132,9 +132,11 @@ def label_folder(path: str) -> str | None:
     return None
 
 
-def with_label_files(
-    places: Places, split: str, suffix: str, refusals: Refusals
-) -> Iterator[tuple[str | None, str | None]]:
+LabelPair = tuple[str, str | None] | tuple[None, str]
+"""An image and its label file; one of the two may not be there."""
+
+
+def with_label_files(places: Places, split: str, suffix: str, refusals: Refusals) -> Iterator[LabelPair]:
     """Each image of a split with its label file: None for the one or the other that is not there.
 
     Args:

@@ -205,8 +205,7 @@ def corners_box(corners: Sequence[str | None]) -> list[float]:
 def whole_size(width: str | None, height: str | None) -> tuple[int, int]:
     """Width and height from texts; 0 and 0 when either says nothing that a size can be."""
     sizes = [
-        int(text) if (text or "").strip().isascii() and (text or "").strip().isdecimal() else 0
-        for text in (width, height)
+        int(text) if text.strip().isascii() and text.strip().isdecimal() else 0 for text in (width or "", height or "")
     ]
     return (sizes[0], sizes[1]) if min(sizes) > 0 and max(sizes) < 2**31 else (0, 0)
 

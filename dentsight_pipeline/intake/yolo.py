@@ -162,8 +162,9 @@ def _yolo_split(
     unlabelled: list[ExportImage] = []
     rows = AnnotationRows()
     pairs = with_label_files(places, split, ".txt", refusals)
-    for number, (path, label_file) in enumerate(pairs):
-        image = ExportImage(number, path or label_file, stem_of(path or label_file), 0, 0, exists=path is not None)
+    for number, pair in enumerate(pairs):
+        path, label_file = (pair[1] if pair[0] is None else pair[0]), pair[1]
+        image = ExportImage(number, path, stem_of(path), 0, 0, exists=pair[0] is not None)
         (images if label_file else unlabelled).append(image)
         if label_file is not None:
             for box, polygons, label in _yolo_annotations(files, label_file, names, refusals):

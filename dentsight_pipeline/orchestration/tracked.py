@@ -106,8 +106,8 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
         if verb == "fit":
             run.artifacts(product.digest, "checkpoint")
             shutil.rmtree(job.folder / "model", ignore_errors=True)  # its bytes are in the store
-        job = {"job": result.job} if result.job else {}
-        return Made(product.digest, {**record, **step.tracking.links(run), **job})
+        told = {"job": result.job} if result.job else {}
+        return Made(product.digest, {**record, **step.tracking.links(run), **told})
 
 
 def _tell_where(step: Step[Any], run: TrackedRun) -> None:

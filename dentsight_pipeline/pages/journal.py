@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
+from types import UnionType
 from typing import Generic, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ _START = "0" * 64
 class Journal(Generic[Entry]):
     """One such file, open for adding by this process alone; give it back with `close`."""
 
-    def __init__(self, path: Path, kind: type[Entry]) -> None:
+    def __init__(self, path: Path, kind: type[Entry] | UnionType) -> None:
         """Opens the file and reads what it holds.
 
         Raises:
@@ -67,13 +68,13 @@ class Journal(Generic[Entry]):
         return read_lines(data[:whole], self._kind, self.path)
 
 
-def read_journal(path: Path, kind: type[Entry]) -> list[Entry]:
+def read_journal(path: Path, kind: type[Entry] | UnionType) -> list[Entry]:
     """The entries of a journal, for reading alone; raises DataError as `Journal` does."""
     data = path.read_bytes()
     return read_lines(data[: data.rfind(b"\n") + 1], kind, path)[0]
 
 
-def read_lines(data: bytes, kind: type[Entry], path: Path) -> tuple[list[Entry], str]:
+def read_lines(data: bytes, kind: type[Entry] | UnionType, path: Path) -> tuple[list[Entry], str]:
     """Entries and the digest of the last line.
 
     Raises:

@@ -40,7 +40,7 @@ def read_readings(folder: Path) -> pa.Table:
         DataError: A line of the journal was changed.
     """
     study, path = read_study(folder), folder / READINGS_FILE
-    entries = read_journal(path, StudyEntry) if path.is_file() else []
+    entries: list[StudyEntry] = read_journal(path, StudyEntry) if path.is_file() else []
     finished = [entry for entry in entries if isinstance(entry, Finished)]
     if not finished:
         raise ConfigurationError(

@@ -96,7 +96,7 @@ def read_boxes(
             )
     for label, mean in noise.added.items():
         for _ in range(int(rng.poisson(mean))):
-            true = truth.get(label, ())
+            true = truth.get(label, np.empty((0, 4)))
             sides = true[int(rng.integers(len(true))), 2:] if len(true) else np.array(size) * _ADDED_SHARE
             drawn.setdefault(label, []).append(np.concatenate([rng.random(2) * (np.array(size) - sides), sides]))
     return {label: np.array(boxes) for label, boxes in drawn.items()}

@@ -71,7 +71,7 @@ def publish_tooth_report(
         seed=seed,
     )
     files = {REPORT: for_people(report), "report.html": _page(report).encode()}
-    inputs = {
+    inputs: dict[str, str] = {
         Asset.TOOTH_SUBSET: subset.digest,
         Asset.TOOTH_CHECKPOINT: checkpoint.digest,
         Asset.TOOTH_PREDICTIONS: predictions.digest,

@@ -110,7 +110,7 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     if recipe.criterion == "published":
         model.loss_function = Criterion(model.config, recipe.class_loss)
     elif hasattr(model.config, "criterion"):  # of the weights' own training
-        del model.config.criterion
+        del model.config.criterion  # pyright: ignore[reportAttributeAccessIssue]
     return use_fp32_criterion(model)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from dentsight_pipeline.data.agreement import PairedBoxes
 from dentsight_pipeline.documents.evaluation import LabelCeiling
@@ -24,7 +27,7 @@ SECOND = AnnotatorNoise(
 )
 
 
-def pair(source: str, a: dict[str, list[list[float]]], b: dict[str, list[list[float]]], names=CLASSES) -> PairedBoxes:
+def pair(source: str, a: Mapping[str, ArrayLike], b: Mapping[str, ArrayLike], names=CLASSES) -> PairedBoxes:
     """A pair of readings, boxes by class name."""
     in_a, in_b = ({names.index(k) + 1: np.array(v, float) for k, v in of.items()} for of in (a, b))
     return PairedBoxes(source, in_a, in_b, np.ones(len(names), bool))
@@ -92,7 +95,7 @@ def corpus(sources: int, rng: np.random.Generator) -> list[PairedBoxes]:
             if (n := int(rng.poisson(MEAN[name] * rng.gamma(2, 0.5))))
         }
         a, b = (read_boxes(truth, noise, SIZE, rng) for noise in (FIRST, SECOND))
-        pairs.append(pair(f"{number}", a, b))  # pyright: ignore[reportArgumentType]
+        pairs.append(pair(f"{number}", a, b))
     return pairs
 
 

@@ -461,7 +461,9 @@ def _change_xml(folder: Path, change: Callable[[list[float], tuple[float, float]
         for box in root.iter("bndbox"):
             new = change([float(box.findtext(side) or 0) for side in sides], (size[0], size[1]))
             for side, value in zip(sides, new, strict=True):
-                box.find(side).text = f"{value}"
+                corner = box.find(side)
+                assert corner is not None
+                corner.text = f"{value}"
         path.write_bytes(ElementTree.tostring(root))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ KEY = dg.AssetKey("thing")
 
 
 @contextmanager
-def opened(folder: Path, kind: dict[str, object]) -> Iterator[dg.DagsterInstance]:
+def opened(folder: Path, kind: Mapping[str, object]) -> Iterator[dg.DagsterInstance]:
     """An instance in a folder, with one of the two storages."""
     reference = InstanceRef.from_dir(str(folder), overrides={"storage": kind, "telemetry": {"enabled": False}})
     with dg.DagsterInstance.from_ref(reference) as instance:

@@ -349,6 +349,7 @@ def test_images_that_nobody_looked_at_for_conditions_are_no_empty_mouths(policy,
     row = _row(judged(plain(document), policy, healthy), "tier2_empty_mouth_fp_rate")
 
     assert (row.outcome, row.n) == ("INCONCLUSIVE", 1)
+    assert document.empty_mouth is not None
     assert document.empty_mouth.images_needed_for_below_5_percent == 59
 
 
@@ -962,7 +963,8 @@ def test_a_policy_may_ask_for_less(policy: Policy, evaluation: dict[str, Any], h
 
 def test_a_policy_without_licences_keeps_its_digest(policy: Policy) -> None:
     """Reports name policies by digest; those written before must stay the policies that they were."""
-    before = {name: value for name, value in plain(policy).items() if name != "uses"} | {"version": 1}
+    before: dict[str, Any] = {**plain(policy), "version": 1}
+    del before["uses"]
     later = (policies.LICENCE, *policies.READERS)
     before["gates"] = [gate for gate in before["gates"] if gate["metric"] not in later]
 

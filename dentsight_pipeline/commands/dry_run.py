@@ -105,7 +105,7 @@ def _planned(
     )
 
 
-def _recipe(record: Mapping[str, Any]) -> str:
+def _recipe(record: Mapping[str, object]) -> str:
     """Of a record's cell; empty for a dataset's."""
     return str(record.get("partition", "")).partition("|")[2]
 

@@ -68,8 +68,7 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     title = f"{step.dataset} × {step.recipe}"
     config = {"policy": policy.digest, "overrides": overrides, "champion": state, "title": title}
     make = partial(_judge, step, chain, policy, product.overrides_of(overrides), title)
-    show = partial(_write_and_show, step)
-    return _with_gates(step, step.once(make, show, config))
+    return _with_gates(step, step.once(make, partial(_write_and_show, step), config))
 
 
 def _judge(

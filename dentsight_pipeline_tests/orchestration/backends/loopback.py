@@ -99,7 +99,7 @@ class PlayedHub(Playing):
         parts, body = self.parts(), self.given()
         if parts[-1] == "cancel":
             self.service.deleted.append(parts[-2])
-            self.service.processes[parts[-2]].terminate()
+            self.service.processes[parts[-2]].kill()
             self.answer(200, self.job(parts[-2]))
             return
         self.service.asked.append(body)

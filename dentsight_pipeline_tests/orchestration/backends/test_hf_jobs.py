@@ -47,7 +47,7 @@ def test_a_job_is_ordered_with_a_timeout_a_label_and_its_secrets_as_such(
     assert asked["labels"]["dentsight-job"] == "dentsight-fit-1"
     assert asked["secrets"]["AWS_SECRET_ACCESS_KEY"] == "not-a-secret-either"
     assert "AWS_SECRET_ACCESS_KEY" not in asked["environment"]
-    wait_until(lambda: scheduler.look(job) == Look(Phase.GONE, "COMPLETED"), 20)
+    wait_until(lambda: scheduler.look(job) == Look(Phase.GONE, "COMPLETED"))
     assert scheduler.output(job, tmp_path) == "hello"
 
 
@@ -62,7 +62,7 @@ def test_a_running_job_is_found_by_its_label_and_cancelled(hub: Service, tmp_pat
     assert scheduler.look(job) == Look(Phase.WAITING, "SCHEDULING waiting for hardware")
     del hub.stages[job]
     scheduler.cancel(job)
-    wait_until(lambda: scheduler.look(job).phase is Phase.GONE, 20)
+    wait_until(lambda: scheduler.look(job).phase is Phase.GONE)
     assert scheduler.look("never").phase is Phase.GONE
 
 

@@ -85,19 +85,19 @@ class HfJobs:
                 timeout=self.timeout,
                 secrets=bucket_credentials(),
                 labels={LABEL: name},
-                **self._where,
+                namespace=self._namespace,
             )
         )
         return job.id
 
     def find(self, name: str) -> str | None:
         """By its label."""
-        jobs = _ask(lambda: list(self._api.list_jobs(labels={LABEL: name}, **self._where)))
+        jobs = _ask(lambda: list(self._api.list_jobs(labels={LABEL: name}, namespace=self._namespace)))
         return next((job.id for job in jobs if job.status and job.status.stage in _PHASES), None)
 
     def look(self, job_id: str) -> Look:
         """Its stage."""
-        job = _ask(lambda: self._api.inspect_job(job_id=job_id, **self._where), missing=None)
+        job = _ask(lambda: self._api.inspect_job(job_id=job_id, namespace=self._namespace), missing=None)
         if job is None or job.status is None:
             return Look(Phase.GONE, "unknown")
         stage = getattr(job.status.stage, "value", job.status.stage)
@@ -105,12 +105,13 @@ class HfJobs:
 
     def cancel(self, job_id: str) -> None:
         """By its id."""
-        _ask(lambda: self._api.cancel_job(job_id=job_id, **self._where), missing=None)
+        _ask(lambda: self._api.cancel_job(job_id=job_id, namespace=self._namespace), missing=None)
 
     def output(self, job_id: str, folder: Path) -> str:
         """The end of its log."""
         lines = _ask(
-            lambda: list(islice(self._api.fetch_job_logs(job_id=job_id, tail=20, **self._where), 20)), missing=[]
+            lambda: list(islice(self._api.fetch_job_logs(job_id=job_id, tail=20, namespace=self._namespace), 20)),
+            missing=[],
         )
         return "\n".join(lines)
 
@@ -119,9 +120,9 @@ class HfJobs:
         return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
     @cached_property
-    def _where(self) -> dict[str, Any]:
+    def _namespace(self) -> str:
         """The namespace, asked once: each call would ask for it again."""
-        return {"namespace": _ask(self._api.whoami)["name"]}
+        return _ask(self._api.whoami)["name"]
 
 
 _NOT_MISSING = object()

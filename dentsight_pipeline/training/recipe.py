@@ -387,29 +387,37 @@ def _v4() -> Recipe:
 
 
 def _smoke() -> Recipe:
-    """A model that learns from nothing in minutes on two CPU cores; for demonstrations, never for findings."""
+    """A model that learns in minutes on two CPU cores, from a start on phantoms; for demonstrations, not for findings."""
     return Recipe(
         name="smoke",
         architecture="tiny",
-        image_width=320,
-        image_height=192,
+        weights="phantom-tiny",  # 1,000 steps on phantoms, paid once
+        image_width=448,
+        image_height=256,
         pixel_std=0.2,
         num_queries=100,
         num_denoising=50,
         freeze_batch_norm="none",
-        max_steps=500,
+        # measured on phantoms from random weights, 332 and 498 of 1,000 steps: macro AP50 .31 and .44 on clean valid
+        # images; with transformers' loss 500 steps at 320×192 gave .25 on the demo's
+        criterion="published",
+        class_loss="matchability",
+        focal_alpha=1.0,
+        focal_gamma=1.5,
+        memory_format="channels-last",
+        max_steps=200,
         batch_size=4,
         eval_batch_size=8,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         weight_decay=1e-4,
         max_grad_norm=0.1,
         schedule="flat-cosine",
-        warmup_steps=50,
+        warmup_steps=20,
         flat_fraction=0.5,
         ema_decay=0.99,
         ema_warmup_steps=50,
         augment_flip=0.5,
-        evaluate_every_steps=125,
+        evaluate_every_steps=50,
         validation_images=64,
     )
 

@@ -44,6 +44,8 @@ from dentsight_pipeline.training.sampling import MicroBatches
 from dentsight_pipeline.training.setup import Setup
 
 CANVAS: dict[str, Scalar] = {"image_width": 448, "image_height": 256}
+FROM_NOTHING: dict[str, Scalar] = {"weights": None, "learning_rate": 1e-3, "warmup_steps": 50}
+"""What `smoke` needs when it starts from random weights."""
 MEASURED_STEPS, WARM_UP_STEPS = 8, 2
 ANNOTATIONS = "_annotations.coco.json"
 
@@ -76,7 +78,7 @@ def run(given: argparse.Namespace, store: Store) -> None:
 def recipe_of(fields: str, seed: int) -> Recipe:
     """`smoke` on the arena's canvas with `field=value,…`."""
     values = dict(pair.split("=", 1) for pair in fields.split(",") if pair)
-    return recipes.named("smoke").override({**CANVAS, "seed": seed, **values})
+    return recipes.named("smoke").override({**CANVAS, **FROM_NOTHING, "seed": seed, **values})
 
 
 def phantoms(store: Store, images: int) -> Manifest:

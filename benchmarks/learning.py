@@ -105,7 +105,14 @@ def overfit(given: argparse.Namespace, store: Store) -> None:
     """16 images by heart: the highest score and the mAP on the very images that were trained on."""
     subset = select_conditions(store, phantom(store, images=23, seed=3))  # 16 of them are for training
     steps = given.steps or 900
-    values = {**CANVAS, "seed": given.seed, "max_steps": steps, "augment_flip": 0.0, "evaluate_every_steps": steps}
+    values = {
+        **CANVAS,
+        **arena.FROM_NOTHING,
+        "seed": given.seed,
+        "max_steps": steps,
+        "augment_flip": 0.0,
+        "evaluate_every_steps": steps,
+    }
     trained = train("overfit", given, store, subset, recipes.named("smoke").override(values))
     measure("overfit", given, store, subset, trained, on="train", resamples=0)
 
@@ -116,7 +123,14 @@ def compare_recipes(given: argparse.Namespace, store: Store) -> None:
     teeth = select_teeth(store, phantom(store, given.images, seed=21))
     every = max(1, steps // 4)
     start = recipes.named("smoke").override(
-        {**TINY, "stage": 1, "seed": given.seed, "max_steps": given.pretraining_steps, "evaluate_every_steps": 300}
+        {
+            **TINY,
+            **arena.FROM_NOTHING,
+            "stage": 1,
+            "seed": given.seed,
+            "max_steps": given.pretraining_steps,
+            "evaluate_every_steps": 300,
+        }
     )
     weights = {"weights": f"checkpoint:{train('pretraining', given, store, teeth, start)}"}
     subset = select_conditions(store, phantom(store, given.images, seed=22))
@@ -140,7 +154,7 @@ def learn_real(given: argparse.Namespace, store: Store) -> None:
         raise SystemExit("`real` needs --export: the folder of a Roboflow export.")
     subset = select_conditions(store, normalise_export(store, ingest_export(given.export, store)))
     steps = given.steps or 700
-    short: dict[str, Scalar] = {**CANVAS, "seed": given.seed, "validation_images": None}
+    short: dict[str, Scalar] = {**CANVAS, **arena.FROM_NOTHING, "seed": given.seed, "validation_images": None}
     for name, values in (
         ("untrained", {**short, "max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-8}),
         ("trained", {**short, "max_steps": steps, "evaluate_every_steps": max(1, steps // 4)}),
@@ -154,7 +168,7 @@ def hide_labels(given: argparse.Namespace, store: Store) -> None:
     whole = arena.phantoms(store, given.images)
     steps = given.steps or 500
     length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": max(1, steps // 4), "seed": given.seed}
-    recipe = recipes.named("smoke").override(length)
+    recipe = recipes.named("smoke").override({**arena.FROM_NOTHING, **length})
     truth = ground_truth_of(read_split(store, whole, "test"))
     subsets = {"full": whole, "declared": hidden(store, whole, True), "undeclared": hidden(store, whole, False)}
     first = None

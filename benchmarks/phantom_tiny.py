@@ -35,7 +35,7 @@ from dentsight_pipeline.training.recipe import Recipe, Scalar
 
 FIELDS: dict[str, Scalar] = {
     **arena.CANVAS,
-    "weights": None,
+    **arena.FROM_NOTHING,
     "criterion": "published",
     "class_loss": "matchability",
     "focal_alpha": 1.0,

@@ -154,7 +154,7 @@ def export_of(root: Path) -> Path:
 
 def checkpoint_of(store: Store, subset: Manifest, seed: int = 0, **changes: str) -> Manifest:
     """A checkpoint whose weights are made-up bytes."""
-    recipe = recipes.named("smoke").override({"seed": str(seed), **changes})
+    recipe = recipes.named("smoke").override({"weights": "none", "seed": str(seed), **changes})
     files: dict[str, Path | bytes | Entry] = {
         "model/model.safetensors": np.random.default_rng(seed).bytes(4096),
         "model/config.json": b'{"architectures": ["DFineForObjectDetection"]}',

@@ -111,7 +111,7 @@ def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path
 
     found = diff(store, first.digest, second.digest)
 
-    assert plain(found.recipe) == {"learning_rate": {"a": 0.001, "b": 0.5}, "seed": {"a": 1, "b": 2}}
+    assert plain(found.recipe) == {"learning_rate": {"a": 0.0005, "b": 0.5}, "seed": {"a": 1, "b": 2}}
     assert plain(found.packages) == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found.code.same is False
     assert found.data.same is True

@@ -84,7 +84,7 @@ def test_the_provenance_answers_what_an_auditor_asks(intact_chain: Chain) -> Non
     assert found.code.dirty is False
     assert found.recipe is not None
     assert found.recipe.name == "smoke"
-    assert found.recipe.overrides == {"seed": 7}
+    assert found.recipe.overrides == {"seed": 7, "weights": None}
     assert found.seeds == {"training": 7, "bootstrap": 0}
     assert found.mlflow_runs == (f"{7:032x}",)
     assert "run-of-trained_checkpoint" in found.dagster_runs

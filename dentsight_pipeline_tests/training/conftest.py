@@ -97,9 +97,16 @@ def subset(store: Store) -> Manifest:
 
 @pytest.fixture
 def tiny_recipe() -> Recipe:
-    """The smoke recipe on a canvas of 96×64 pixels for a handful of steps: a second or two of CPU."""
+    """A model from nothing on a canvas of 96×64 pixels for a handful of steps: a second or two of CPU."""
     return recipes.named("smoke").override(
         {
+            "weights": None,
+            "learning_rate": 1e-3,
+            "criterion": "transformers",
+            "class_loss": "varifocal",
+            "focal_alpha": 0.75,
+            "focal_gamma": 2.0,
+            "memory_format": "contiguous",
             "image_width": 96,
             "image_height": 64,
             "num_queries": 20,

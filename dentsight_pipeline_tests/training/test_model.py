@@ -25,7 +25,7 @@ NEW_HEADS = ("class_embed", "enc_score_head", "denoising_class_embed")
 @pytest.fixture
 def smoke() -> Recipe:
     """The smoke recipe with few queries."""
-    return recipes.named("smoke").override({"num_queries": "20", "num_denoising": "10"})
+    return recipes.named("smoke").override({"weights": "none", "num_queries": "20", "num_denoising": "10"})
 
 
 @pytest.fixture
@@ -163,7 +163,9 @@ def test_which_heads_were_taught_is_this_trainings_to_say(smoke: Recipe, tmp_pat
     """The configuration names the published criterion, which teaches every head; a later training may use another."""
     models.build(smoke.override({"criterion": "published"}), CONDITIONS).save_pretrained(tmp_path)
 
-    again = models.build(smoke.override({"weights": str(tmp_path), "criterion": "transformers"}), CONDITIONS)
+    again = models.build(
+        smoke.override({"weights": str(tmp_path), "criterion": "transformers", "class_loss": "varifocal"}), CONDITIONS
+    )
 
     assert supervised_layers(models.load(tmp_path).config) == (0, 1, 2)
     assert supervised_layers(again.config) == (0, 2)

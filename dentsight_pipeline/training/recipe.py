@@ -387,7 +387,7 @@ def _v4() -> Recipe:
 
 
 def _smoke() -> Recipe:
-    """A model that learns in minutes on two CPU cores, from a start on phantoms; for demonstrations, not for findings."""
+    """A model that learns in minutes on two CPU cores from a start on phantoms; for demonstrations, not findings."""
     return Recipe(
         name="smoke",
         architecture="tiny",

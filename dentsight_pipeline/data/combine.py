@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 
 from dentsight_pipeline.data import agreement, leakage
-from dentsight_pipeline.data.coverage import covered_classes
 from dentsight_pipeline.data.normalise import (
     NormalisedDocument,
     loose_classes,
@@ -27,7 +26,7 @@ from dentsight_pipeline.data.normalise import (
     publish_splits,
     split_counts,
 )
-from dentsight_pipeline.data.ontology import CLASSES
+from dentsight_pipeline.data.ontology import CLASSES, covered_classes
 from dentsight_pipeline.data.raw_export import RawExport, read_raw
 from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.data.stems import one_group, recall_stems

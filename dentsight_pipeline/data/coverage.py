@@ -16,7 +16,7 @@ import numpy as np
 
 from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, MAPPINGS, TEETH, LabelMapping, LabelRule
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.facts import AppliedMapping, Coverage
+from dentsight_pipeline.documents.facts import Coverage
 from dentsight_pipeline.errors import AnnotationError, ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -43,18 +43,6 @@ def classes_named(names: Iterable[str], where: str = "covers") -> tuple[str, ...
             raise ConfigurationError(f"{where}: {name!r} is no class that can be looked for. Did you mean {near}?")
         found |= {*GROUPS.get(name, (name,))}
     return tuple(name for name in CLASSES if name in found)
-
-
-def names_of(classes: Iterable[str]) -> tuple[str, ...]:
-    """Classes in as few words as `covers` has for them: `teeth` for all 32, each condition by its name."""
-    held = set(classes)
-    teeth = ("teeth",) if held.issuperset(TEETH) else tuple(name for name in TEETH if name in held)
-    return (*teeth, *(name for name in CONDITIONS if name in held))
-
-
-def covered_classes(mapping: AppliedMapping) -> tuple[str, ...]:
-    """What was looked for in every image without a declaration of its own, from a dataset's facts."""
-    return CLASSES if mapping.coverage is None else mapping.coverage.classes
 
 
 @dataclass(frozen=True)

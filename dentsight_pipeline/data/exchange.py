@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import ClassLabel, Features, Image, List, Value
 
-from dentsight_pipeline.data.coverage import names_of
 from dentsight_pipeline.data.json_blocks import Content, json_blocks
+from dentsight_pipeline.data.ontology import names_of
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import SubsetFacts

@@ -365,3 +365,15 @@ def choose_source(readmes: Iterable[str], category_names: Collection[str], sourc
     if found := folded & NAMED_TEETH:
         return SourceChoice("oralvis", "category names", f"{len(found)} teeth by name and FDI number")
     return SourceChoice("canonical", "default", "neither READMEs nor category names are of a known source")
+
+
+def names_of(classes: Iterable[str]) -> tuple[str, ...]:
+    """Classes in as few words as `covers` has for them: `teeth` for all 32, each condition by its name."""
+    held = set(classes)
+    teeth = ("teeth",) if held.issuperset(TEETH) else tuple(name for name in TEETH if name in held)
+    return (*teeth, *(name for name in CONDITIONS if name in held))
+
+
+def covered_classes(mapping: AppliedMapping) -> tuple[str, ...]:
+    """What was looked for in every image without a declaration of its own, from a dataset's facts."""
+    return CLASSES if mapping.coverage is None else mapping.coverage.classes

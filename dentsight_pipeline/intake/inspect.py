@@ -15,10 +15,9 @@ import msgspec
 import pyarrow as pa
 
 from dentsight_pipeline.data.combine import Part, combined, normalised, refuse_unknown_drops
-from dentsight_pipeline.data.coverage import covered_classes, names_of
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.data.normalise import NormalisedDocument
-from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH
+from dentsight_pipeline.data.ontology import CONDITIONS, MAPPINGS, TEETH, covered_classes, names_of
 from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RawSplit

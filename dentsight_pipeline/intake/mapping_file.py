@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 from msgspec.structs import replace
 
-from dentsight_pipeline.data.coverage import names_of
-from dentsight_pipeline.data.ontology import LabelRule, SourceChoice, choose_source
+from dentsight_pipeline.data.ontology import LabelRule, SourceChoice, choose_source, names_of
 from dentsight_pipeline.data.own_mapping import image_classes, label_mapping
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.mapping import DROP, OwnMapping

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dentsight_pipeline.data.coverage import classes_named, names_of
+from dentsight_pipeline.data.coverage import classes_named
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, mapping_for
+from dentsight_pipeline.data.ontology import CLASSES, CONDITIONS, TEETH, mapping_for, names_of
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.documents.facts import SplitsFacts

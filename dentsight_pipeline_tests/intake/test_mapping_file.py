@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dentsight_pipeline.data.coverage import names_of
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.ontology import CLASSES
+from dentsight_pipeline.data.ontology import CLASSES, names_of
 from dentsight_pipeline.data.raw_export import mapping_of_raw
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.facts import SplitsFacts

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from dentsight_pipeline.data.coverage import covered_classes, names_of
+from dentsight_pipeline.data.ontology import covered_classes, names_of
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,

@@ -160,8 +160,8 @@ def test_inspect_tells_of_both_as_one(combined: Combined) -> None:
     said, facts = json.loads(done.stdout), combined.splits.facts_as(SplitsFacts)
 
     assert said["refusals"] == []
-    assert {tuple(part["images"].items()) for part in said["exports"]} == {
-        tuple(part.images.items()) for part in facts.exports
+    assert {frozenset(part["images"].items()) for part in said["exports"]} == {
+        frozenset(part.images.items()) for part in facts.exports
     }
     assert said["leakage"] == json.loads(json.dumps(combined.splits.facts["leakage"]))
     assert len(said["coverage"]) == 2

@@ -102,7 +102,10 @@ class Mailbox:
         """Keep a checkpoint's folder; bytes that are kept already do not travel. False when it went away meanwhile."""
         before = self.state()
         try:
+            whole = folder.stat().st_ino
             files = {path.name: self._put(path) for path in sorted(folder.iterdir())}
+            if folder.stat().st_ino != whole:  # saved once more meanwhile: a mixture of both would fit neither's sums
+                return False
         except FileNotFoundError:  # the training removes all but its last two
             return False
         self.store.blobs.write(self._at("state.json"), codec.write(State(step=step, files=files)))

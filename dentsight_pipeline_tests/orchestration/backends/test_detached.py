@@ -452,6 +452,33 @@ def test_a_state_travels_whole_and_a_damaged_one_is_refused(store: Store, tmp_pa
         box.fetch_state(tmp_path / "node-2")
 
 
+def test_a_state_that_is_saved_anew_while_it_is_read_is_not_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TERM saves the step that was just saved once more; files of both would fit neither's sums."""
+    box, saved = Mailbox(store, "fit-a-b"), tmp_path / "step-00000006"
+    for folder, content in ((saved, b"first"), (tmp_path / ".writing", b"second")):
+        folder.mkdir()
+        for name in ("model.safetensors", "state.json"):
+            (folder / name).write_bytes(content)
+    put = box._put
+
+    def put_and_replace(path: Path) -> str:
+        digest = put(path)
+        if (tmp_path / ".writing").exists():
+            shutil.rmtree(saved)
+            (tmp_path / ".writing").rename(saved)
+        return digest
+
+    monkeypatch.setattr(box, "_put", put_and_replace)
+
+    assert not box.save_state(6, saved)
+    assert box.state() is None
+    assert box.save_state(6, saved)
+    assert box.fetch_state(tmp_path / "node") == 6
+    assert (tmp_path / "node" / "checkpoints" / "step-00000006" / "state.json").read_bytes() == b"second"
+
+
 def test_the_bytes_of_an_older_state_are_not_kept(store: Store, tmp_path: Path) -> None:
     """A checkpoint of half a gigabyte each minute would fill the store."""
     box = Mailbox(store, "fit-a-b")

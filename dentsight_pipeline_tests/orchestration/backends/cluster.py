@@ -95,6 +95,9 @@ class Cluster:
             said = self.ask("sinfo", "--noheader", "--format=%T")
             if said.strip() in ("idle", "mixed", "allocated"):
                 return
+            if said.startswith(("drain", "down")):  # by a launch that failed; an administrator takes it in again
+                node = self.ask("sinfo", "--noheader", "--format=%N").strip()
+                self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
             time.sleep(0.3)
         raise AssertionError(
             f"no node within {seconds} s: {said}\n{(self.folder / 'slurmctld.log').read_text()[-2000:]}"

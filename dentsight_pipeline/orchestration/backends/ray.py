@@ -76,10 +76,9 @@ class Ray:
             raise UnreachableError(f"Ray does not answer at {self.address} ({type(error).__name__}).") from error
         if answer.status_code == 404 and missing is not None:
             return missing
+        said = f"{answer.status_code}: {' '.join(answer.text.split())[-300:]}"  # the end of a traceback
         if answer.status_code >= 500 and "already exists" not in answer.text:
-            said = " ".join(answer.text.split())[-200:]
-            raise UnreachableError(f"Ray at {self.address} answered {answer.status_code}: {said}")
+            raise UnreachableError(f"Ray at {self.address} answered {said}")
         if not answer.ok:
-            said = f"{answer.status_code} {answer.text.strip().splitlines()[-1][:300]}"
             raise ConfigurationError(f"Ray at {self.address} refused: {said}. Correct {ADDRESS_VARIABLE}.")
         return answer.json() if answer.content else {}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -48,6 +48,19 @@ from dentsight_pipeline.training.state import BEST_METRIC, Record, TrainingState
 
 CURVE_POINTS = 400
 """About how many points the curves of the training loss have."""
+
+
+class Saved(NamedTuple):
+    """The last checkpoint of this training's working folder."""
+
+    at: float
+    """When it was written or read, by the monotonic clock; the start, where there is none."""
+    step: int | None = None
+    """Of it."""
+    place: Path | None = None
+    """Its folder."""
+    best_step: int | None = None
+    """Step of the best weights in it."""
 
 
 def run_fit(job: FitJob, reporter: Reporter) -> str:
@@ -105,7 +118,7 @@ class Training:
         )
         self._say_what_is_trained()
         self.checkpoints = checkpointing.CheckpointFolder(self.job.folder / "checkpoints")
-        self._last_checkpoint: tuple[float, Path | None, int | None] = (time.monotonic(), None, None)
+        self._saved = Saved(time.monotonic())
         self._resume()
 
     # ---- preparing ---------------------------------------------------------------------------------------------------
@@ -157,7 +170,7 @@ class Training:
         self.step = found.step
         self.monitor.load_state(state.health)
         self.meters.go_on_from(state.cost)
-        self._last_checkpoint = (time.monotonic(), found.place, state.best.step)
+        self._saved = Saved(time.monotonic(), self.step, found.place, state.best.step)
         self._restore_random_state(found, state.processes)
         self.reporter.message(f"Resuming at step {self.step} of {self.total_steps}.")
 
@@ -276,12 +289,13 @@ class Training:
         if self.step % every == 0 or self.step == self.total_steps:
             self._evaluate()
             self._save()
-        elif self.processes.any(time.monotonic() - self._last_checkpoint[0] >= self.job.checkpoint_interval_s):
+        elif self.processes.any(time.monotonic() - self._saved.at >= self.job.checkpoint_interval_s):
             self._save()
 
     def _stop_if_asked(self) -> None:
         if self.processes.count == 1 and self.stop_asked:
-            self._save()
+            if self._saved.step != self.step:
+                self._save()
             raise TrainingError(
                 f"Training was asked to stop and did at step {self.step} of {self.total_steps}; its state is "
                 "kept. Start the same training again to go on."
@@ -352,9 +366,9 @@ class Training:
 
     def _write_checkpoint(self, random_states: list[checkpointing.RandomState]) -> None:
         tensors, unchanged = self.learner.tensors(), {}
-        _, last_place, last_best = self._last_checkpoint
-        if last_place is not None and last_best is not None and last_best == self.record.best.step:
-            unchanged["best"] = last_place / "best.safetensors"
+        last = self._saved
+        if last.place is not None and last.best_step is not None and last.best_step == self.record.best.step:
+            unchanged["best"] = last.place / "best.safetensors"
         elif self.record.best_weights is not None:
             tensors["best"] = self.record.best_weights
         state = TrainingState(
@@ -366,7 +380,7 @@ class Training:
             cost=self.meters.read(),
         )
         place = self.checkpoints.save(self.step, tensors, state, random_states, unchanged)
-        self._last_checkpoint = (time.monotonic(), place, self.record.best.step)
+        self._saved = Saved(time.monotonic(), self.step, place, self.record.best.step)
 
     def _publish(self) -> str:
         finished = publish.Finished(

@@ -213,6 +213,24 @@ def test_a_damaged_last_checkpoint_costs_steps_but_not_the_result(
     assert resumed.digest == whole.digest
 
 
+def test_a_step_that_has_just_been_saved_is_not_saved_again_to_stop(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second checkpoint took the first one's place while a worker elsewhere was reading it."""
+    saved: list[int] = []
+    save = checkpointing.CheckpointFolder.save
+
+    def counted(folder: checkpointing.CheckpointFolder, step: int, *arguments: Any) -> Path:
+        saved.append(step)
+        return save(folder, step, *arguments)
+
+    monkeypatch.setattr(checkpointing.CheckpointFolder, "save", counted)
+    with pytest.raises(TrainingError, match="asked to stop"):
+        _run_until(fit_job(store, subset, tiny_recipe, tmp_path / "work", checkpoint_interval_s=0), 3)
+
+    assert saved == [1, 2, 3]
+
+
 def _run_until(job: FitJob, last: int) -> None:
     """Trains until a step, then asks the training to stop, as SIGTERM does."""
 

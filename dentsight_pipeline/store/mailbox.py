@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -32,6 +32,8 @@ from dentsight_pipeline.store.objects import Store
 T = TypeVar("T")
 PIECE_BYTES = 4 << 20
 """Longest piece of events or output."""
+FILES = {"events": "events.jsonl", "output": "output.log"}
+"""File by kind of piece, in the worker's folder and in the copy of who hears it."""
 
 
 class Mailbox:
@@ -97,6 +99,12 @@ class Mailbox:
         self.store.blobs.remove([key for key, _ in self.store.blobs.scan(f"{self._folder}/")])
 
     # The state -------------------------------------------------------------------------------------------------------
+
+    def save_newest(self, folder: Path, beyond: int) -> int:
+        """Keep the newest checkpoint of a training's folder if it is of a step beyond; gives the step that is kept."""
+        newest = max((folder / "checkpoints").glob("step-*"), default=None)
+        step = int(newest.name.removeprefix("step-")) if newest else 0
+        return step if newest is not None and step > beyond and self.save_state(step, newest) else beyond
 
     def save_state(self, step: int, folder: Path) -> bool:
         """Keep a checkpoint's folder; bytes that are kept already do not travel. False when it went away meanwhile."""
@@ -218,8 +226,6 @@ class Receiver:
         folder: Where `events.jsonl` and `output.log` are kept.
     """
 
-    FILES: ClassVar = {"events": "events.jsonl", "output": "output.log"}
-
     def __init__(self, box: Mailbox, folder: Path) -> None:
         self.box, self.folder, self._note = box, folder, folder / "heard.json"
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,15 +236,15 @@ class Receiver:
     def receive(self) -> Beat | None:
         """Copy what is new; gives the worker's last beat."""
         beat = self.box.beat()
-        if beat is not None and any(getattr(beat, kind) > self._pieces.get(kind, 0) for kind in self.FILES):
-            for kind in self.FILES:
+        if beat is not None and any(getattr(beat, kind) > self._pieces.get(kind, 0) for kind in FILES):
+            for kind in FILES:
                 self._copy(kind, getattr(beat, kind))
             write_whole(self._note, codec.write(Heard(pieces=self._pieces, sizes=self._sizes)))
         return beat
 
     def _copy(self, kind: str, until: int) -> None:
         """Append pieces; bytes that were copied and not noted before a kill are written again, alike."""
-        path = self.folder / self.FILES[kind]
+        path = self.folder / FILES[kind]
         path.touch()
         with path.open("r+b") as file:
             file.seek(self._sizes.get(kind, 0))

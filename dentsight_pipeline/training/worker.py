@@ -29,7 +29,7 @@ from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.job import Failure, Result
 from dentsight_pipeline.documents.remote import End, Order, Probe
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, StorageError
-from dentsight_pipeline.store.mailbox import Mailbox, Sender
+from dentsight_pipeline.store.mailbox import FILES, Mailbox, Sender
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline.training.job import EXIT_REFUSED
 from dentsight_pipeline.training.leash import die_with_parent
@@ -42,7 +42,6 @@ RESTARTS = 2
 PATIENCE_S, LAST_PATIENCE_S = 120.0, 1800.0
 """How long a store that does not answer is asked again, at the start and for the last word."""
 SCRATCH_VARIABLE = "DENTSIGHT_SCRATCH"
-FILES = {"events": "events.jsonl", "output": "output.log"}
 T = TypeVar("T")
 
 
@@ -189,10 +188,7 @@ class Worker:
         if self.sender is None:
             return
         self.sender.send()
-        newest = max((self.folder / "checkpoints").glob("step-*"), default=None)
-        step = int(newest.name.removeprefix("step-")) if newest else 0
-        if newest is not None and step > self.saved and self.box.save_state(step, newest):
-            self.saved = step
+        self.saved = self.box.save_newest(self.folder, self.saved)
 
     def _failure(self, verb: str, status: int) -> Failure:
         """What the trainer said, or how it died."""

@@ -34,7 +34,7 @@ from dentsight_pipeline.orchestration.backends.base import (
 )
 from dentsight_pipeline.orchestration.backends.local import end_of, error_of, following
 from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.mailbox import Mailbox, Receiver
+from dentsight_pipeline.store.mailbox import FILES, Mailbox, Receiver
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline.training.reporting import in_words
 from dentsight_pipeline.training.versions import versions
@@ -134,7 +134,7 @@ class Detached(Backend[Note]):
         """Hear the job until the store says that it is done; order it again when it is lost."""
         box, folder = mailbox(task), task.job.folder / "remote"
         watching = _Watch(self, task, box, handle, Receiver(box, folder))
-        with following(folder / "events.jsonl", folder / "events.heard", _telling(task)):
+        with following(folder / FILES["events"], folder / "events.heard", _telling(task)):
             end = watching.until_the_end()
         if end.failure is not None:
             raise error_of(end.failure)
@@ -243,10 +243,8 @@ class Detached(Backend[Note]):
 
     def _bring_state(self, task: Task, box: Mailbox) -> None:
         """What an attempt on this machine has reached goes along, where it is further than the store."""
-        newest = max((task.job.folder / "checkpoints").glob("step-*"), default=None)
-        step, state = int(newest.name.removeprefix("step-")) if newest else 0, box.state()
-        if newest is not None and step > (state.step if state else 0):
-            box.save_state(step, newest)
+        state = box.state()
+        box.save_newest(task.job.folder, beyond=state.step if state else 0)
 
     def _look(self, note: Note) -> Look:
         """The scheduler's hint; one that does not answer says nothing against the job."""
@@ -356,7 +354,7 @@ class _Watch:
             told = self.backend.scheduler.output(self.note.job_id or "", self.task.job.folder).strip()
         except UnreachableError as error:
             told = str(error)
-        told = told or end_of(self.receiver.folder / "output.log")
+        told = told or end_of(self.receiver.folder / FILES["output"])
         return f"Its state is kept: launch the same cell again and it resumes. The end of its output:\n{told}"
 
     def _tell(self, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,9 @@ EXIT_REFUSED = 2
 """Exit status after a deliberate error; `error.json` says which."""
 EXIT_COLLAPSED = 6
 """Exit status after `HeadCollapseError`."""
+
+ALONE = ("--standalone",)
+"""How the processes of one machine meet."""
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -36,6 +40,21 @@ def load(kind: type[AnyJob], path: Path) -> AnyJob:
             f"Job file {path} is no {kind.__name__}: {error.problem}. "
             f"Its fields are {', '.join(kind.__struct_fields__)}."
         ) from error
+
+
+def trainer_of(verb: str, path: Path, processes: int = 1, meet: Sequence[str] = ALONE) -> list[str]:
+    """Module and arguments that do a job; through torchrun where a training is more than one process.
+
+    Args:
+        verb: `fit` or `predict`; only the former takes several.
+        path: The job file.
+        processes: On this machine.
+        meet: torchrun's options that say how all of them find each other.
+    """
+    module = ["dentsight_pipeline.training", verb, str(path)]
+    if verb != "fit" or (processes == 1 and meet == ALONE):
+        return module
+    return ["torch.distributed.run", *meet, "--max-restarts=0", f"--nproc-per-node={processes}", "-m", *module]
 
 
 def write_result(folder: Path, digest: str, record: RunRecord) -> None:

@@ -78,8 +78,10 @@ class Setup:
         weights = self.recipe.weights
         if weights is None or self.initial_checkpoint is not None:
             return ""
-        if weights in models.PACKAGED or not Path(weights).is_dir():
-            return _PACKAGED_LICENCE if weights in models.PACKAGED else published_licence(weights)
+        if weights in models.PACKAGED:
+            return _PACKAGED_LICENCE
+        if not Path(weights).is_dir():
+            return published_licence(weights)
         card = Path(weights, "README.md")
         return licence_on_card(card.read_text("utf-8", "replace")) if card.is_file() else "unknown"
 

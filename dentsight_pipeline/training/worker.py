@@ -31,7 +31,7 @@ from dentsight_pipeline.documents.remote import End, Order, Probe
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, StorageError
 from dentsight_pipeline.store.mailbox import FILES, Mailbox, Sender
 from dentsight_pipeline.store.objects import open_store
-from dentsight_pipeline.training.job import EXIT_REFUSED
+from dentsight_pipeline.training.job import ALONE, EXIT_REFUSED, trainer_of
 from dentsight_pipeline.training.leash import die_with_parent
 from dentsight_pipeline.training.versions import CODE, differences, versions
 
@@ -226,14 +226,9 @@ def _here(job: object, folder: Path) -> object:
 
 
 def _command(order: Order, job: Path, rank: int) -> list[str]:
-    """The trainer; through torchrun where it is more than one process."""
-    trainer = ["dentsight_pipeline.training", order.verb, str(job)]
-    nodes = _tasks() if order.verb == "fit" else 1
-    if nodes > 1 or (order.processes > 1 and order.verb == "fit"):
-        meet = ["--standalone"] if nodes == 1 else _rendezvous(nodes, rank)
-        torchrun = ["torch.distributed.run", *meet, "--max-restarts=0", f"--nproc-per-node={order.processes}"]
-        trainer = [*torchrun, "-m", *trainer]
-    return [sys.executable, "-m", *trainer]
+    """The trainer, together with those of the other tasks."""
+    meet = _rendezvous(_tasks(), rank) if order.verb == "fit" and _tasks() > 1 else ALONE
+    return [sys.executable, "-m", *trainer_of(order.verb, job, order.processes, meet)]
 
 
 def _tasks() -> int:

@@ -22,6 +22,7 @@ from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Failure, Job, Result
 from dentsight_pipeline.orchestration.backends.base import Backend, Task
 from dentsight_pipeline.store.files import write_whole
+from dentsight_pipeline.training.job import trainer_of
 
 OUTPUT_FILE = "output.log"
 """In a job's folder: everything that its process printed, over all attempts."""
@@ -128,12 +129,9 @@ class LocalBackend(Backend[Running]):
     def _command(self, verb: str, workdir: Path, locks: Path) -> list[str]:
         """The trainer behind its guard, through torchrun where one training has several GPUs."""
         width = self.width
-        trainer = ["dentsight_pipeline.training", verb, str(workdir / JOB_FILE)]
-        if verb == "fit" and width > 1:
-            torchrun = ["torch.distributed.run", "--standalone", "--max-restarts=0", f"--nproc-per-node={width}"]
-            trainer = [*torchrun, "-m", *trainer]
         slots = ["--slots", str(max(1, self.count // width)), "--width", str(width)]
-        return _guarded(trainer, locks, [*slots, "--alone", str(workdir / "attempt.lock")], self.grace_seconds)
+        options = [*slots, "--alone", str(workdir / "attempt.lock")]
+        return _guarded(trainer_of(verb, workdir / JOB_FILE, width), locks, options, self.grace_seconds)
 
 
 def run_alone(verb: str, job: Job, locks: Path, grace_seconds: int = 20) -> str:
@@ -148,7 +146,7 @@ def run_alone(verb: str, job: Job, locks: Path, grace_seconds: int = 20) -> str:
     workdir = job.folder
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / JOB_FILE).write_bytes(codec.write(job))
-    trainer = ["dentsight_pipeline.training", verb, str(workdir / JOB_FILE)]
+    trainer = trainer_of(verb, workdir / JOB_FILE)
     # stdout stays free for the caller's JSON.
     with (workdir / OUTPUT_FILE).open("ab") as log:
         process = subprocess.Popen(_guarded(trainer, locks, ["--slots", "1"], grace_seconds), stdout=log, stderr=log)

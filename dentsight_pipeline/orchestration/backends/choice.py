@@ -100,16 +100,20 @@ def _backend_of(task: Task) -> Backend:
     if note is not None and note.backend not in (name, LOCAL) and (other := _goes_on(task, note.backend)):
         return other
     if name != LOCAL:
-        return Detached(SCHEDULERS[name](), processes=max(1, gpus()))
+        return _detached(name)
     if note is not None:
         box.fetch_state(task.job.folder)
     return LocalBackend()
 
 
+def _detached(name: str) -> Detached:
+    return Detached(SCHEDULERS[name](), processes=max(1, gpus()))
+
+
 def _goes_on(task: Task, name: str) -> Detached | None:
     """The backend of an earlier start where its job goes on; a worker that is given up ends itself when replaced."""
     try:
-        earlier = Detached(SCHEDULERS[name]())
+        earlier = _detached(name)
         return earlier if earlier.adopt(task) is not None else None
     except (KeyError, ConfigurationError, UnreachableError) as error:
         task.context.log.warning(

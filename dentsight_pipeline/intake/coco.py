@@ -29,7 +29,7 @@ from dentsight_pipeline.intake.dentex import LICENCE, flattened
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.masks import mask_polygons
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
-from dentsight_pipeline.intake.places import Places, split_in, split_of
+from dentsight_pipeline.intake.places import Places, one_for_each_split, split_in, split_of
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -93,15 +93,7 @@ def find_coco(files: ExportFiles, places: Callable[[], Places]) -> list[CocoFile
     """The annotation files of an export, in the order of their splits; none when it has none."""
     own = [path for path in files.paths() if path.rpartition("/")[2] == COCO_FILE]
     found = own or [path for path in _json_files(files) if _is_coco(files.read(path))]
-    if not found:
-        return []
-    by_split: dict[str, str] = {}
-    for file in found:
-        split = split_in(file) or "train"
-        if split in by_split:
-            problem = f"{by_split[split]} and {file} both annotate the {split} images"
-            raise DataError(f"{files.name}: {problem}. Give the folder of one of them; --export takes several.")
-        by_split[split] = file
+    by_split = one_for_each_split(files.name, found)
     if own:  # Roboflow writes one beside the images of each split
         _refuse_unlabelled(files, places(), by_split)
     return [CocoFile(split, by_split[split]) for split in SPLITS if split in by_split]

@@ -14,7 +14,7 @@ from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
-from dentsight_pipeline.intake.places import split_in
+from dentsight_pipeline.intake.places import one_for_each_split
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
     AnnotationRows,
@@ -40,15 +40,7 @@ def find_csv(files: ExportFiles) -> dict[str, str]:
     Raises:
         DataError: Two tables are of one split.
     """
-    found: dict[str, str] = {}
-    for path in files.paths():
-        if path.rpartition("/")[2] == CSV_FILE:
-            split = split_in(path) or "train"
-            if split in found:
-                problem = f"{found[split]} and {path} both annotate the {split} images"
-                raise DataError(f"{files.name}: {problem}. Give the folder of one of them; --export takes several.")
-            found[split] = path
-    return found
+    return one_for_each_split(files.name, (path for path in files.paths() if path.rpartition("/")[2] == CSV_FILE))
 
 
 def read_csv(files: ExportFiles, tables: Mapping[str, str], refusals: Refusals) -> Export:

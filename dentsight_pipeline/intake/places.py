@@ -60,6 +60,26 @@ def split_of(folder: str) -> str | None:
     return SPLIT_WORDS.get(folder.lower())
 
 
+def one_for_each_split(name: str, annotation_files: Iterable[str]) -> dict[str, str]:
+    """Split → its annotation file, by the words of their paths; one without such a word is of the training images.
+
+    Args:
+        name: What the user gave, for messages.
+        annotation_files: Paths.
+
+    Raises:
+        DataError: Two files are of one split.
+    """
+    found: dict[str, str] = {}
+    for path in annotation_files:
+        split = split_in(path) or "train"
+        if split in found:
+            problem = f"{found[split]} and {path} both annotate the {split} images"
+            raise DataError(f"{name}: {problem}. Give the folder of one of them; --export takes several.")
+        found[split] = path
+    return found
+
+
 def find_places(name: str, paths: Iterable[str], split_of: Mapping[str, str] | None = None) -> Places:
     """The splits of an export by the names of its folders; of one without such folders, all of it as `train`.
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
-from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path
@@ -23,11 +21,11 @@ from dentsight_pipeline.intake.records import (
     ExportSplit,
     Refusals,
     corners_box,
-    in_order,
     is_image,
     stem_of,
     text_of,
     whole_size,
+    with_names_in_use,
 )
 
 CSV_FILE = "_annotations.csv"
@@ -49,10 +47,7 @@ def read_csv(files: ExportFiles, tables: Mapping[str, str], refusals: Refusals) 
     Raises:
         DataError: One is no such table; rows that cannot be meant go to `refusals`.
     """
-    found = [_split(files, split, path, refusals) for split, path in tables.items()]
-    names = sorted({name for split in found for name in split.label_counts})
-    categories = tuple(RawCategory(number, name, False) for number, name in enumerate(names))
-    return Export("csv", in_order(replace(split, categories=categories) for split in found))
+    return Export("csv", with_names_in_use(_split(files, split, path, refusals) for split, path in tables.items()))
 
 
 def _split(files: ExportFiles, split: str, file: str, refusals: Refusals) -> ExportSplit:

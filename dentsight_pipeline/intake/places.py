@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.paths import refuse_unsafe_path
-from dentsight_pipeline.intake.records import Refusals, is_image
+from dentsight_pipeline.intake.records import ExportImage, Refusals, is_image, stem_of
 
 SPLIT_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("train", "training", "obj_train_data"), "train"),
@@ -152,12 +152,10 @@ def label_folder(path: str) -> str | None:
     return None
 
 
-LabelPair = tuple[str, str | None] | tuple[None, str]
-"""An image and its label file; one of the two may not be there."""
-
-
-def with_label_files(places: Places, split: str, suffix: str, refusals: Refusals) -> Iterator[LabelPair]:
-    """Each image of a split with its label file: None for the one or the other that is not there.
+def with_label_files(
+    places: Places, split: str, suffix: str, refusals: Refusals
+) -> Iterator[tuple[ExportImage, str | None]]:
+    """Each image of a split with its label file, or None; of a label file without an image one that is not there.
 
     Args:
         places: Of the export.
@@ -173,10 +171,11 @@ def with_label_files(places: Places, split: str, suffix: str, refusals: Refusals
             problem = "two images share one label file. Rename one of them."
             refusals.add(DataError(f"{_bare(path)}.*: {problem}"))
             continue
+        yield ExportImage(len(taken), path, stem_of(path), 0, 0), folded.get(key)
         taken.add(key)
-        yield path, folded.get(key)
-    for path in sorted(_plain((p for key, p in folded.items() if key not in taken), refusals), key=_bare):
-        yield None, path
+    without = _plain((path for key, path in folded.items() if key not in taken), refusals)
+    for number, path in enumerate(sorted(without, key=_bare), start=len(taken)):
+        yield ExportImage(number, path, stem_of(path), 0, 0, exists=False), path
 
 
 def _bare(path: str) -> str:

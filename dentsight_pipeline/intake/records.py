@@ -179,6 +179,14 @@ def in_order(splits: Iterable[ExportSplit]) -> list[ExportSplit]:
     return sorted(splits, key=lambda split: SPLITS.index(split.name))
 
 
+def with_names_in_use(splits: Iterable[ExportSplit]) -> list[ExportSplit]:
+    """The splits in published order, with the class names that occur in any, in alphabetical order: none are listed."""
+    found = in_order(splits)
+    names = sorted({name for split in found for name in split.label_counts})
+    categories = tuple(RawCategory(number, name, False) for number, name in enumerate(names))
+    return [replace(split, categories=categories) for split in found]
+
+
 def is_id(value: object) -> bool:
     """An integer that an id can be: JSON's have no largest one, but records do."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.paths import is_text
@@ -24,10 +23,9 @@ from dentsight_pipeline.intake.records import (
     ExportSplit,
     Refusals,
     corners_box,
-    in_order,
-    stem_of,
     text_of,
     whole_size,
+    with_names_in_use,
 )
 
 _LIST = re.compile(r"(^|/)ImageSets/Main/[^/]+\.txt$", re.IGNORECASE)
@@ -45,10 +43,7 @@ def has_voc(files: ExportFiles) -> bool:
 def read_voc(files: ExportFiles, places: Places, refusals: Refusals) -> Export:
     """Reads every XML file; no README. Class names are those that occur, in alphabetical order."""
     places = _by_lists(files, places)
-    found = [_voc_split(files, places, split, refusals) for split in places.paths]
-    names = sorted({name for split in found for name in split.label_counts})
-    categories = tuple(RawCategory(number, name, False) for number, name in enumerate(names))
-    return Export("voc", in_order(replace(split, categories=categories) for split in found))
+    return Export("voc", with_names_in_use(_voc_split(files, places, split, refusals) for split in places.paths))
 
 
 def _by_lists(files: ExportFiles, places: Places) -> Places:
@@ -73,18 +68,16 @@ def _voc_split(files: ExportFiles, places: Places, split: str, refusals: Refusal
     images: list[ExportImage] = []
     unlabelled: list[ExportImage] = []
     rows = AnnotationRows()
-    for number, (path, file) in enumerate(with_label_files(places, split, ".xml", refusals)):
-        shown = path or file or ""
-        image = ExportImage(number, shown, stem_of(shown), 0, 0, exists=path is not None)
+    for image, file in with_label_files(places, split, ".xml", refusals):
         if file is None:
             unlabelled.append(image)
             continue
         root = _tree(files, file, refusals)
         if root is None:
             continue
-        images.append(replace(image, **dict(zip(("width", "height"), whole_size(*_size(root)), strict=True))))
+        images.append(_of_size(image, root))
         for label, box in _objects(root, files, file, refusals):
-            rows.add(len(rows), number, label, box)
+            rows.add(len(rows), image.id, label, box)
     return ExportSplit(split, places.label_folder(split), (), images, rows.table(), unlabelled=unlabelled)
 
 
@@ -103,8 +96,9 @@ def _tree(files: ExportFiles, file: str, refusals: Refusals) -> ElementTree.Elem
     return None
 
 
-def _size(root: ElementTree.Element) -> tuple[str | None, str | None]:
-    return root.findtext("size/width"), root.findtext("size/height")
+def _of_size(image: ExportImage, root: ElementTree.Element) -> ExportImage:
+    width, height = whole_size(root.findtext("size/width"), root.findtext("size/height"))
+    return replace(image, width=width, height=height)
 
 
 def _objects(

@@ -27,7 +27,6 @@ from dentsight_pipeline.intake.records import (
     in_order,
     is_id,
     is_image,
-    stem_of,
     text_of,
 )
 
@@ -161,14 +160,11 @@ def _yolo_split(
     images: list[ExportImage] = []
     unlabelled: list[ExportImage] = []
     rows = AnnotationRows()
-    pairs = with_label_files(places, split, ".txt", refusals)
-    for number, pair in enumerate(pairs):
-        path, label_file = (pair[1] if pair[0] is None else pair[0]), pair[1]
-        image = ExportImage(number, path, stem_of(path), 0, 0, exists=pair[0] is not None)
+    for image, label_file in with_label_files(places, split, ".txt", refusals):
         (images if label_file else unlabelled).append(image)
         if label_file is not None:
             for box, polygons, label in _yolo_annotations(files, label_file, names, refusals):
-                rows.add(len(rows), number, label, box, polygons, ["box_from_polygon"] * (box is None))
+                rows.add(len(rows), image.id, label, box, polygons, ["box_from_polygon"] * (box is None))
     folder = places.label_folder(split)
     return ExportSplit(split, folder, categories, images, rows.table(), relative=True, unlabelled=unlabelled)
 

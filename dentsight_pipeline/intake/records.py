@@ -1,7 +1,7 @@
 """What the readers of all layouts share: the records of an export, read but not judged, and how one is refused.
 
 Boxes are `[x, y, width, height]`, x to the right and y down from the image's top left corner. What a layout looks like
-belongs in its own reader (`coco.py`, `yolo.py`).
+belongs in its own reader (`coco.py`, `yolo.py`, `voc.py`, `csv_table.py`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ the first pixel is 0 or 1, and half of them do not know.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -51,7 +52,7 @@ def _by_lists(files: ExportFiles, places: Places) -> Places:
     lists = {split: path for path in files.paths() if _LIST.search(path) and (split := split_in(path[-12:]))}
     if places.folders or not lists:
         return places
-    bare = {path.rpartition("/")[2].rpartition(".")[0]: [] for path in places.paths["train"]}
+    bare = defaultdict[str, list[str]](list)
     for path in places.paths["train"]:
         bare[path.rpartition("/")[2].rpartition(".")[0]].append(path)
     stems = {

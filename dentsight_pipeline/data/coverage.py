@@ -131,7 +131,7 @@ def refuse_uncovered(
     """Refuses every label of a split that has a box where nobody looked for its class: one of the two is wrong."""
     if not coverage.images and (not coverage.declared or coverage.classes == CLASSES):
         return
-    there, image, where = _labels(raw).dictionary.to_pylist(), _image_rows(raw), coverage.matrix(raw)
+    there, image, where = _labels(raw).dictionary.to_pylist(), raw.image_rows, coverage.matrix(raw)
     for label, cls in [(name, cls) for name in there if name in rules for cls in rules[name].classes]:
         boxes = _boxes_of(raw, label)
         wrong = boxes[(image[boxes] >= 0) & ~where[image[boxes], CLASSES.index(cls)]]
@@ -149,19 +149,9 @@ def _boxes_of(raw: RawSplit, name: str) -> NDArray[np.int64]:
     return np.flatnonzero(labels.indices.to_numpy() == labels.dictionary.to_pylist().index(name))
 
 
-def _image_rows(raw: RawSplit) -> NDArray[np.int64]:
-    """Row of each annotation's image, shape [annotations]; -1 for an image that is not there."""
-    ids, wanted = raw.images["id"].to_numpy(), raw.annotations["image_id"].to_numpy()
-    if not len(ids):
-        return np.full(len(wanted), -1)
-    order = np.argsort(ids, kind="stable")
-    found = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    return np.where(ids[found] == wanted, found, -1)
-
-
 def _images_with(raw: RawSplit, name: str) -> NDArray[np.int64]:
     """Rows of the images that have a label."""
-    found = _image_rows(raw)[_boxes_of(raw, name)] if name in _labels(raw).dictionary.to_pylist() else np.array([], int)
+    found = raw.image_rows[_boxes_of(raw, name)] if name in _labels(raw).dictionary.to_pylist() else np.array([], int)
     return np.unique(found[found >= 0])
 
 

@@ -161,12 +161,9 @@ def _sizes(raw: RawSplit, image: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _in_image_order(raw: RawSplit) -> _Boxes:
     """Its annotations; those of images that are not there are left out."""
-    ids, wanted = raw.images["id"].to_numpy(), raw.annotations["image_id"].to_numpy()
-    by_id = np.argsort(ids, kind="stable")
-    place = np.minimum(np.searchsorted(ids, wanted, sorter=by_id), len(ids) - 1) if len(ids) else wanted[:0]
-    image = by_id[place]
+    image = raw.image_rows
     rows = np.argsort(image, kind="stable")
-    rows = rows[ids[image[rows]] == wanted[rows]]
+    rows = rows[image[rows] >= 0]
     label = raw.annotations["label"].combine_chunks().indices.to_numpy().astype(np.int64)
     boxes = flat_values(raw.annotations["bbox"]).reshape(-1, 4)
     return _Boxes(rows, image[rows], label[rows], boxes[rows])

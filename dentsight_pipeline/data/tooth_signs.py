@@ -91,10 +91,8 @@ def tooth_signs(
 
 def _teeth(split: RawSplit, teeth: Mapping[str, str]) -> _Teeth:
     numbers = _numbers(split.annotations["label"], teeth)
-    ids = split.images["id"].to_numpy()
-    order = np.argsort(ids)
-    image = order[np.searchsorted(ids[order], split.annotations["image_id"].to_numpy())] if len(ids) else ids
-    enough = np.bincount(image[numbers != ""], minlength=len(ids)) >= FEWEST_TEETH
+    image = split.image_rows
+    enough = np.bincount(image[numbers != ""], minlength=len(split.images)) >= FEWEST_TEETH
     rows = np.flatnonzero((numbers != "") & enough[image])
     rows = rows[np.argsort(image[rows], kind="stable")]
     sizes = np.stack([split.images[side].to_numpy() for side in ("width", "height")], axis=1).astype(float)

@@ -119,6 +119,16 @@ class RawSplit:
     images: pa.Table
     annotations: pa.Table
 
+    @cached_property
+    def image_rows(self) -> NDArray[np.int64]:
+        """`[n_annotations]`: the row of each annotation's image, -1 for an image that is not there."""
+        ids, wanted = self.images["id"].to_numpy(), self.annotations["image_id"].to_numpy()
+        if not len(ids):
+            return np.full(len(wanted), -1)
+        by_id = np.argsort(ids, kind="stable")
+        found = by_id[np.minimum(np.searchsorted(ids, wanted, sorter=by_id), len(ids) - 1)]
+        return np.where(ids[found] == wanted, found, -1)
+
 
 @dataclass(frozen=True)
 class Split:

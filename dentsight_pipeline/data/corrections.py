@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from msgspec.structs import replace
 
 from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.normalise import split_counts
 from dentsight_pipeline.data.splits import read_splits, split_tables, store_tables
-from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split
+from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split, table_of
 from dentsight_pipeline.documents.codec import pretty, write
 from dentsight_pipeline.documents.facts import LabelCorrectionsFacts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
@@ -69,20 +69,21 @@ def corrected(splits: Mapping[str, Split], corrections: Sequence[Correction]) ->
     made = {}
     for name, split in splits.items():
         rows = split.annotations.to_pylist()
-        for place in [n for n, image in enumerate(split.images["sha256"].to_pylist()) if image in by_image]:
-            image = split.images["sha256"][place].as_py()
-            for number in by_image[image]:
-                outcomes[number] = _apply(rows, split, int(split.image_ids[place]), corrections[number], free)
+        of_image = [rows[a:b] for a, b in pairwise(split.offsets)]
+        for place, image in enumerate(split.images["sha256"].to_pylist()):
+            for number in by_image.get(image, ()):
+                image_id = int(split.image_ids[place])
+                outcomes[number] = _apply(of_image[place], split, image_id, corrections[number], free)
                 free += outcomes[number] == "applied"
-        made[name] = _with_rows(split, rows)
+        labels = table_of([*chain.from_iterable(of_image)], ANNOTATIONS)
+        made[name] = Split(name, split.classes, split.images, labels)
     return Corrected(made, tuple(outcomes))
 
 
 def _apply(rows: list[dict[str, Any]], split: Split, image_id: int, correction: Correction, free: int) -> Outcome:
-    """Change the rows of one image by one correction."""
-    own = [row for row in rows if row["image_id"] == image_id]
-    before = _find(own, split, correction.before_class, correction.before_bbox)
-    after = _find(own, split, correction.after_class, correction.after_bbox)
+    """Change the rows of one image by one correction; what it adds has the largest id and stands last."""
+    before = _find(rows, split, correction.before_class, correction.before_bbox)
+    after = _find(rows, split, correction.after_class, correction.after_bbox)
     if after is not None or (correction.after_class is None and before is None):
         return "contained"
     if before is None and correction.before_class is not None:
@@ -109,11 +110,6 @@ def _row(
     kept = {"raw_name": name, "loose": False} if before is None else {key: before[key] for key in ("raw_name", "loose")}
     box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": []}
     return {**kept, **box, "id": free, "image_id": image_id, "category_id": split.classes.index(name) + 1}
-
-
-def _with_rows(split: Split, rows: list[dict[str, Any]]) -> Split:
-    ordered = sorted(rows, key=lambda row: (row["image_id"], row["id"]))
-    return Split(split.name, split.classes, split.images, pa.Table.from_pylist(ordered, schema=ANNOTATIONS))
 
 
 def publish_corrections(store: Store, made: Corrections, dataset: str) -> Manifest:

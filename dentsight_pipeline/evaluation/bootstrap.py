@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
+from dentsight_pipeline.documents.evaluation import Bounds
+
 ALPHA = 0.10
 """Two-sided error; each end is a one-sided 95 % bound."""
 MINIMUM_GROUPS = 5
@@ -70,6 +72,15 @@ class Interval:
     low: float | None = None
     high: float | None = None
     note: str = ""
+
+    @property
+    def bounds(self) -> Bounds:
+        """As documents have it; they keep the note elsewhere."""
+        return Bounds(value=self.value, low=self.low, high=self.high)
+
+    def named(self, name: str) -> dict[str, float | None]:
+        """As fields of a document: `name`, `name_low` and `name_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from dentsight_pipeline.data.agreement import NO_BOXES, PairedBoxes, kappas, most_pairs, pairwise_iou, told_categories
 from dentsight_pipeline.data.ontology import CONDITIONS, TEETH
-from dentsight_pipeline.documents.evaluation import MACRO, Bounds, LabelCeiling
+from dentsight_pipeline.documents.evaluation import MACRO, LabelCeiling
 from dentsight_pipeline.evaluation import bootstrap
 from dentsight_pipeline.evaluation.bootstrap import Draws, Weights
 from dentsight_pipeline.evaluation.engines import IOU_THRESHOLDS
@@ -182,7 +182,7 @@ def _row(name: str, drawn: Draws, weights: Weights, marked: np.ndarray, pairs: i
         pairs=pairs,
         sources=units,
         boxes=int(marked.sum()),
-        **{figure: Bounds(value=own.value, low=own.low, high=own.high) for figure, own in found.items()},
+        **{figure: own.bounds for figure, own in found.items()},
         note="; ".join(part for part in (note, found["ap"].note) if part),
     )
 

@@ -266,6 +266,5 @@ def _flat(measured: Mapping[str, Interval], exact: Mapping[str, float | None]) -
     fields: dict[str, float | None] = {}
     for metric, own in measured.items():
         of_engine = exact.get(metric)
-        value = own.value if of_engine is None else of_engine
-        fields |= {metric: value, f"{metric}_low": own.low, f"{metric}_high": own.high}
+        fields |= own.named(metric) if of_engine is None else {**own.named(metric), metric: of_engine}
     return fields

@@ -30,8 +30,7 @@ def two_figures(drawn: Sequence[Draws], gt_counts: np.ndarray, weights: Weights)
     mean, units = macro_of(drawn), bootstrap.units_with(gt_counts, weights)
     fields: dict[str, float | None] = {}
     for i, name in enumerate(("ap", "ap50")):
-        own = bootstrap.interval(mean, units, at=(i,))
-        fields |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+        fields |= bootstrap.interval(mean, units, at=(i,)).named(name)
     return fields
 
 

@@ -21,7 +21,6 @@ from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,
     EVALUATION_FILE,
-    Bounds,
     EvaluationDocument,
     Measurement,
 )
@@ -40,7 +39,6 @@ from dentsight_pipeline.documents.study import Study
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation import bootstrap
 from dentsight_pipeline.evaluation.agreement import Agreement, agreement_of_table, joint_counts
-from dentsight_pipeline.evaluation.bootstrap import Interval
 from dentsight_pipeline.evaluation.ceiling import on_teeth
 from dentsight_pipeline.evaluation.figures import measurement
 
@@ -103,11 +101,7 @@ def _is_dentist(table: pa.Table) -> pa.Array:
 
 def _agreement(row: Agreement) -> ConditionAgreement:
     same = {name: getattr(row, name) for name in ConditionAgreement.__struct_fields__ if name not in ("delta", "note")}
-    return ConditionAgreement(**same, delta=_bounds(row.delta), note=row.delta.note)
-
-
-def _bounds(of: Interval) -> Bounds:
-    return Bounds(value=of.value, low=of.low, high=of.high)
+    return ConditionAgreement(**same, delta=row.delta.bounds, note=row.delta.note)
 
 
 def _measurement(row: Agreement, population: str) -> Measurement:
@@ -170,7 +164,7 @@ def _effect(name: str, items: _Items, weights: bootstrap.Weights) -> ArmEffect:
 
     drawn = bootstrap.draws(rates, weights)
     found = [
-        _bounds(bootstrap.interval(drawn, n_images, at=(place,), bounds=None if place % 3 == 2 else (0.0, 1.0)))
+        bootstrap.interval(drawn, n_images, at=(place,), bounds=None if place % 3 == 2 else (0.0, 1.0)).bounds
         for place in range(6)
     ]
     fields = [f"{what}_{arm}" for what in ("sensitivity", "specificity") for arm in ("unaided", "aided", "change")]

@@ -15,7 +15,6 @@ import numpy as np
 
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,
-    Bounds,
     Calibration,
     CalibrationError,
     ClassCalibration,
@@ -168,9 +167,9 @@ def measure_empty_mouth(of: Gated) -> tuple[EmptyMouth, Rows]:
         images_not_fully_covered=int((~of.truth.fully_covered)[of.images].sum()),
         images_with_false_positive=images_hit,
         false_positives=positives,
-        rate=_bounds(rate),
+        rate=rate.bounds,
         rate_interval="Clopper-Pearson",
-        per_image=_bounds(per_image),
+        per_image=per_image.bounds,
         per_image_interval="Garwood",
         images_needed_for_below_5_percent=needed,
         images_needed_at_observed_rate=None if rate.value is None else empty_mouth.images_needed(rate=rate.value),
@@ -285,7 +284,7 @@ def _froc_points(of: Gated, part: ClassMatches, images: np.ndarray) -> FrocPoint
         sensitivity=tuple(m.value for m in measured),
         low=tuple(m.low for m in measured),
         high=tuple(m.high for m in measured),
-        mean=_bounds(bootstrap.interval(drawn.map(lambda values: values.mean(axis=0)), units)),
+        mean=bootstrap.interval(drawn.map(lambda values: values.mean(axis=0)), units).bounds,
     )
 
 
@@ -295,7 +294,3 @@ def _parts(measured: Mapping[str, tuple[Part, Measurement]]) -> dict[str, Part]:
 
 def _rows(measured: Mapping[str, tuple[object, Measurement]]) -> Rows:
     return [row for _, row in measured.values()]
-
-
-def _bounds(measured: Interval) -> Bounds:
-    return Bounds(value=measured.value, low=measured.low, high=measured.high)

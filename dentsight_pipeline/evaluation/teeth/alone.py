@@ -131,7 +131,7 @@ def _count(mouths: Sequence[Mouth], resamples: int, seed: int) -> ToothCount:
     }
     fields: dict[str, float | None] = {}
     for name, own in measured.items():
-        fields |= {name: own.value, f"{name}_low": own.low, f"{name}_high": own.high}
+        fields |= own.named(name)
     return ToothCount(
         n_gt=sum(len(mouth.true_teeth) for mouth in mouths),
         n_found=sum(len(mouth.teeth) for mouth in mouths),

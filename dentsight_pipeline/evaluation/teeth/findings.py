@@ -345,6 +345,6 @@ def _figures(counts: ThresholdCounts, weights: Weights) -> dict[str, float | Non
         "f1": (counts.f1, counts.gt_counts),
     }
     for name, (statistic, informative) in statistics.items():
-        measured = bootstrap.interval(bootstrap.draws(statistic, weights), bootstrap.units_with(informative, weights))
-        figures |= {name: measured.value, f"{name}_low": measured.low, f"{name}_high": measured.high}
+        units = bootstrap.units_with(informative, weights)
+        figures |= bootstrap.interval(bootstrap.draws(statistic, weights), units).named(name)
     return figures

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from dentsight_pipeline.evaluation import bootstrap
 from dentsight_pipeline.evaluation.bootstrap import Draws, Weights
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.figures import macro_of, measurement
-from dentsight_pipeline.evaluation.matching import ClassMatches, match
-from dentsight_pipeline.evaluation.metrics import CurveTable
+from dentsight_pipeline.evaluation.matching import ClassMatches, match_all_sizes
+from dentsight_pipeline.evaluation.parts import draws_of
 from dentsight_pipeline.progress import Progress
 
 
@@ -79,7 +78,7 @@ def compare(
     drawn = []
     for step, found in enumerate((challenger, champion)):
         say("compare", step, 2)
-        drawn.append(_draws_of([by_area["all"].subset(mask) for by_area in match(truth, found, ("all",))], weights))
+        drawn.append(_draws_of([own.subset(mask) for own in match_all_sizes(truth, found)], weights))
     counts = _gt_counts(truth, mask)
     rows = [
         _row(metric, name, population, (ours - theirs, at), own, weights)
@@ -99,13 +98,8 @@ def _row(
 
 def _draws_of(matches: Sequence[ClassMatches], weights: Weights) -> list[Draws]:
     """AP and AP50 draws [2, ·] of each class and of the macro mean."""
-    drawn = [bootstrap.draws(partial(_ap_and_ap50, CurveTable.from_matches(own)), weights) for own in matches]
+    drawn = [draws_of(own, weights) for own in matches]
     return [*drawn, macro_of(drawn)]
-
-
-def _ap_and_ap50(table: CurveTable, weights: np.ndarray) -> np.ndarray:
-    precision, _ = table.average_precision(weights)
-    return np.stack([precision.mean(axis=0), precision[0]])
 
 
 def _gt_counts(truth: GroundTruth, mask: np.ndarray) -> list[np.ndarray]:

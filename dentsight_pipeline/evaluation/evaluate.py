@@ -31,7 +31,6 @@ from dentsight_pipeline.documents.evaluation import (
     Curve,
     Engines,
     EvaluationDocument,
-    ExportFigures,
     LabelCeiling,
     PopulationName,
 )
@@ -163,7 +162,7 @@ def evaluate(given: Inputs, progress: Progress | None = None) -> Evaluation:
     say("engines", 0, 1)
     scored, engine_facts = _scored_by_both(given)
     say("match", 0, 1)
-    matches = [by_area["all"] for by_area in matching.match(given.truth, given.found, areas=("all",))]
+    matches = matching.match_all_sizes(given.truth, given.found)
     populations = _populations(given, scored, matches)
     measured = measure_populations(
         populations,
@@ -311,7 +310,8 @@ def _assembled(
 ) -> Evaluation:
     """The document and the tables, with Tier 2 measured on the gated population."""
     classes = given.truth.class_names
-    gated = _gated(given, next(own for own in populations if own.name == given.gated))
+    counted = next(own for own in populations if own.name == given.gated)
+    gated = _gated(given, counted)
     tier2, tier2_rows = measure_tier2(gated)
     typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(gated.operating.best_f1))
     shown = errors_by_type.Shown(given.truth, given.found, typed, gated.operating.best_f1)
@@ -335,17 +335,11 @@ def _assembled(
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part),
         label_ceilings=given.label_ceilings,
-        by_export=_by_export(given, next(own for own in populations if own.name == given.gated)),
+        by_export=by_export(counted, given.exports, given.truth.groups, given.resamples, given.seed),
         notes=(*given.truth.notes, *given.notes),
     )
     curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}
     return Evaluation(document, curves, shown)
-
-
-def _by_export(given: Inputs, gated: Counted) -> tuple[ExportFigures, ...]:
-    if not given.exports:
-        return ()
-    return by_export(gated, given.exports, given.truth.groups, given.resamples, given.seed)
 
 
 def _bootstrap_facts(given: Inputs) -> BootstrapFacts:

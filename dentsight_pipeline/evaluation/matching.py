@@ -80,6 +80,11 @@ def match(
     return [match_class(truth, detections, k, areas) for k in range(len(truth.class_names))]
 
 
+def match_all_sizes(truth: GroundTruth, detections: Detections) -> list[ClassMatches]:
+    """For each class, its matches whatever the size of the boxes."""
+    return [by_area["all"] for by_area in match(truth, detections, areas=("all",))]
+
+
 def iou_of_pairs(a_xywh: np.ndarray, b_xywh: np.ndarray, b_crowd: np.ndarray | None = None) -> np.ndarray:
     """[P] IoU of the P pairs of boxes; with a crowd box, the intersection over the area of `a` (pycocotools, bbIou)."""
     width = np.minimum(a_xywh[:, 0] + a_xywh[:, 2], b_xywh[:, 0] + b_xywh[:, 2]) - np.maximum(

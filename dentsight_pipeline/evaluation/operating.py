@@ -53,7 +53,7 @@ def choose_operating(
             f"Thresholds are to come from a split with the classes {', '.join(valid[0].class_names)}, but those "
             f"evaluated are {', '.join(truth.class_names)}. Give the validation split of the same dataset."
         )
-    matches = [by_area["all"] for by_area in matching.match(*valid, areas=("all",))]
+    matches = matching.match_all_sizes(*valid)
     p95, best_f1 = _thresholds(matches)
     if not calibration.scores_are_probabilities(matches):
         return Operating("valid", p95, best_f1, None)

@@ -1,4 +1,4 @@
-"""AP and AP50 of a part of the images or of the classes: by export, by jaw and side. Populations: `figures.py`."""
+"""AP and AP50 of a part of the images or of the classes: an export, a jaw, the images of a comparison."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def two_figures(drawn: Sequence[Draws], gt_counts: np.ndarray, weights: Weights)
 def by_export(
     of: Counted, exports: Sequence[str], groups: np.ndarray, resamples: int, seed: int
 ) -> tuple[ExportFigures, ...]:
-    """The figures of each export's images; none where all are of one.
+    """The figures of each export's images; none where all are of one, or nothing says of which.
 
     Args:
         of: The population.
-        exports: Export of each image [I], those outside of the population included.
+        exports: Export of each image [I], those outside of the population included; empty where nothing says.
         groups: [I] their source groups.
         resamples: Bootstrap resamples.
         seed: Bootstrap seed.

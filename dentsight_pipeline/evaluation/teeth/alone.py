@@ -99,7 +99,7 @@ def _shown(teeth: Sequence[Marked], threshold: float) -> list[Marked]:
 
 def _groups(truth: GroundTruth, found: Detections, weights: Weights) -> list[ToothGroup]:
     """The mean AP of the teeth of each group that are there."""
-    matches = [by_area["all"] for by_area in matching.match(truth, found, areas=("all",))]
+    matches = matching.match_all_sizes(truth, found)
     drawn = [draws_of(own, weights) for own in matches]
     return [_group(name, _of(truth, quadrants), matches, drawn, weights) for name, quadrants in GROUPS.items()]
 

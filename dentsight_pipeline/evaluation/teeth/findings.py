@@ -124,8 +124,7 @@ def choose_tooth_threshold(truth: GroundTruth | None, teeth: Mapping[int, Sequen
         _boxes([tooth for _, tooth in listed]),
         np.array([tooth.score for _, tooth in listed], np.float64),
     )
-    matches = matching.match(truth, found, areas=("all",))
-    curve = operating_points.score_curve(operating_points.pooled([by_area["all"] for by_area in matches]))
+    curve = operating_points.score_curve(operating_points.pooled(matching.match_all_sizes(truth, found)))
     return float("inf") if curve is None else curve.best_f1().threshold
 
 

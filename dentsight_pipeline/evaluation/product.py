@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentsight_pipeline.data.splits import read_split, read_stored, split_names
+from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import EvaluationFacts, PredictionsFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, Kind
@@ -54,16 +56,9 @@ def evaluate_predictions(
         EvaluationError: The predictions belong to other data, or there is no test split to evaluate.
     """
     _require_fit(subset, predictions)
-    truth = stored_truth(store, subset, EVALUATED)
-    given = Inputs(
-        truth=truth,
-        found=stored_detections(store, predictions, EVALUATED, truth),
-        mirrored=stored_detections(store, predictions, MIRRORED, truth) if has_pass(predictions, MIRRORED) else None,
-        valid=_validation(store, subset, predictions),
-        resamples=resamples,
-        seed=seed,
+    given = replace(
+        stored_inputs(store, subset, predictions, resamples, seed),
         label_ceilings=stored_ceilings(store, subset, resamples=resamples, seed=seed),
-        exports=exports_of(store, subset),
     )
     facts = EvaluationFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,
@@ -81,14 +76,28 @@ def evaluate_predictions(
     return manifest
 
 
+def stored_inputs(store: Store, subset: Manifest, predictions: Manifest, resamples: int, seed: int) -> Inputs:
+    """What is evaluated of predictions on a subset; raises as `stored_truth` and `stored_detections` do."""
+    split = read_split(store, subset, EVALUATED)
+    truth = _truth_of(subset, split)
+    return Inputs(
+        truth=truth,
+        found=stored_detections(store, predictions, EVALUATED, truth),
+        mirrored=stored_detections(store, predictions, MIRRORED, truth) if has_pass(predictions, MIRRORED) else None,
+        valid=_validation(store, subset, predictions),
+        resamples=resamples,
+        seed=seed,
+        exports=tuple(split.images["export"].to_pylist()),
+    )
+
+
 def stored_truth(store: Store, subset: Manifest, split: str) -> GroundTruth:
     """A split of a subset, to be scored against; raises as `read_split` and `ground_truth_of` do."""
-    return ground_truth_of(read_split(store, subset, split), f"{split} of {subset.kind} {subset.digest[:12]}")
+    return _truth_of(subset, read_split(store, subset, split))
 
 
-def exports_of(store: Store, subset: Manifest) -> tuple[str, ...]:
-    """The export of each test image."""
-    return tuple(read_split(store, subset, EVALUATED).images["export"].to_pylist())
+def _truth_of(subset: Manifest, split: Split) -> GroundTruth:
+    return ground_truth_of(split, f"{split.name} of {subset.kind} {subset.digest[:12]}")
 
 
 def has_pass(predictions: Manifest, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -181,8 +181,6 @@ def _report_inputs(
 
     evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
-    exports = map(store.get_manifest, raw_exports(splits.inputs))
-    below = [evaluation, predictions, checkpoint, subset, splits, *exports]
     data = plain(splits.facts_as(SplitsFacts)) | plain(subset.facts_as(SubsetFacts))
     training = first_record(store, checkpoint.digest)
     test = read_split(store, subset, "test")
@@ -196,13 +194,22 @@ def _report_inputs(
         data=convert(data, ReportedData, "the facts of splits and subset"),
         checkpoint=checkpoint.facts_as(CheckpointFacts),
         predictions=predictions.facts_as(PredictionsFacts),
-        chain=[ChainLink(kind=manifest.kind, digest=manifest.digest) for manifest in below],
+        chain=chain_links(store, (evaluation, predictions, checkpoint, subset)),
         cost=training.cost,
         links={"MLflow run": training.mlflow_url} if training.mlflow_url else {},
         champion=champion,
         truth=Truth.of_split(test),
         images=lambda image_id: store.get_bytes(subset.entry(names[image_id]).sha256),
     )
+
+
+def chain_links(store: Store, above: Sequence[Manifest]) -> tuple[ChainLink, ...]:
+    """The products that a report rests on, from the newest, by way of the subset that is the last given, down to the
+    raw exports.
+    """
+    splits = store.get_manifest(above[-1].inputs[Asset.NORMALIZED_SPLITS])
+    below = (*above, splits, *map(store.get_manifest, raw_exports(splits.inputs)))
+    return tuple(ChainLink(kind=manifest.kind, digest=manifest.digest) for manifest in below)
 
 
 def stored_agreement(store: Store, made: Manifest) -> ReaderAgreement:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dentsight_pipeline.data.splits import split_names
+from dentsight_pipeline.documents.codec import finite
 from dentsight_pipeline.documents.evaluation import for_people
 from dentsight_pipeline.documents.facts import CheckpointFacts, SubsetFacts, ToothReportFacts
 from dentsight_pipeline.documents.health import HeadHealth
-from dentsight_pipeline.documents.names import Asset, CorpusKind, Kind, raw_exports
-from dentsight_pipeline.documents.report import REPORT, ChainLink
+from dentsight_pipeline.documents.names import Asset, CorpusKind, Kind
+from dentsight_pipeline.documents.report import REPORT
 from dentsight_pipeline.documents.teeth import ToothReport
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
-from dentsight_pipeline.evaluation.product import (
-    EVALUATED,
-    MIRRORED,
-    THRESHOLDS_FROM,
-    exports_of,
-    has_pass,
-    stored_detections,
-    stored_truth,
-)
+from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM, stored_inputs
 from dentsight_pipeline.evaluation.teeth.alone import measure_alone
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.release.product import chain_links
 from dentsight_pipeline.store.content import build, read_document
 
 if TYPE_CHECKING:
@@ -60,8 +51,8 @@ def publish_tooth_report(
         EvaluationError: There is no test split, or nothing that can be measured on it.
     """
     subset = store.get_manifest(checkpoint.inputs[Asset.TOOTH_SUBSET])
-    given = _inputs(store, subset, predictions, resamples, seed)
-    report = _report(store, checkpoint, predictions, given, title, progress)
+    given = stored_inputs(store, subset, predictions, resamples, seed)
+    report = _report(store, (predictions, checkpoint, subset), given, title, progress)
     facts = ToothReportFacts(
         title=title,
         corpus=report.corpus,
@@ -81,26 +72,10 @@ def publish_tooth_report(
     return manifest
 
 
-def _inputs(store: Store, subset: Manifest, predictions: Manifest, resamples: int, seed: int) -> Inputs:
-    truth, valid = stored_truth(store, subset, EVALUATED), None
-    if has_pass(predictions, THRESHOLDS_FROM) and THRESHOLDS_FROM in split_names(subset):
-        known = stored_truth(store, subset, THRESHOLDS_FROM)
-        valid = known, stored_detections(store, predictions, THRESHOLDS_FROM, known)
-    return Inputs(
-        truth=truth,
-        found=stored_detections(store, predictions, EVALUATED, truth),
-        mirrored=stored_detections(store, predictions, MIRRORED, truth) if has_pass(predictions, MIRRORED) else None,
-        valid=valid,
-        resamples=resamples,
-        seed=seed,
-        exports=exports_of(store, subset),
-    )
-
-
 def _report(
-    store: Store, checkpoint: Manifest, predictions: Manifest, given: Inputs, title: str, progress: Progress | None
+    store: Store, chain: tuple[Manifest, Manifest, Manifest], given: Inputs, title: str, progress: Progress | None
 ) -> ToothReport:
-    subset = store.get_manifest(checkpoint.inputs[Asset.TOOTH_SUBSET])
+    _, checkpoint, subset = chain
     threshold, populations = measure_alone(
         given.truth, given.found, given.valid, resamples=given.resamples, seed=given.seed
     )
@@ -108,22 +83,15 @@ def _report(
     return ToothReport(
         title=title,
         corpus=data.corpus,
-        threshold=threshold if math.isfinite(threshold) else None,
+        threshold=finite(threshold),
         thresholds_from=THRESHOLDS_FROM if given.valid else EVALUATED,
         populations=populations,
         evaluation=evaluate(given, progress).document,
         data=data,
         checkpoint=checkpoint.facts_as(CheckpointFacts),
         health=read_document(store, checkpoint, "health.json", HeadHealth),
-        chain=tuple(_chain(store, predictions, checkpoint, subset)),
+        chain=chain_links(store, chain),
     )
-
-
-def _chain(store: Store, *above: Manifest) -> Iterator[ChainLink]:
-    """The products that the report rests on, from the newest down to the raw exports."""
-    splits = store.get_manifest(above[-1].inputs[Asset.NORMALIZED_SPLITS])
-    for manifest in (*above, splits, *map(store.get_manifest, raw_exports(splits.inputs))):
-        yield ChainLink(kind=manifest.kind, digest=manifest.digest)
 
 
 def _page(report: ToothReport) -> str:

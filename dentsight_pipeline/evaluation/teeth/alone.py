@@ -6,6 +6,7 @@ AP of each tooth is the evaluation's, as of any class. Which tooth has a conditi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from dentsight_pipeline.documents.teeth import StageOne, ToothCount, ToothGroup
 from dentsight_pipeline.evaluation import bootstrap, matching
 from dentsight_pipeline.evaluation.bootstrap import Draws, Interval, Weights
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.parts import draws_of, two_figures
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
     Mouth,
+    at_least,
     by_image,
     choose_tooth_threshold,
     numbering,
@@ -58,48 +61,57 @@ def measure_alone(
     Returns:
         The least score of a tooth (+∞ when none is hit), and the figures by population; None where it has no image.
     """
-    chosen_truth, chosen_found = valid or (truth, found)
-    threshold = choose_tooth_threshold(chosen_truth, _mouths(chosen_truth, chosen_found))
-    masks = {"all": np.ones(len(truth.image_ids), bool), "clean": truth.clean}
-    measured: dict[PopulationName, StageOne | None] = {
-        "all": None,
-        "clean": None,
+    marked, matches = _marked(truth, found), matching.match_all_sizes(truth, found)
+    threshold = choose_tooth_threshold(*((valid[0], _marked(*valid)) if valid else (truth, marked)))
+    mouths = _mouths(truth, {image: at_least(teeth, threshold) for image, teeth in marked.items()})
+    masks: dict[PopulationName, np.ndarray | None] = {
+        "all": np.ones(len(truth.image_ids), bool),
+        "clean": truth.clean,
     }
-    for name in measured:
-        mask = masks[name]
-        if mask is not None and mask.any():
-            measured[name] = _measure(truth.subset(mask), found.subset(mask), threshold, resamples, seed)
-    return threshold, measured
+    return threshold, {
+        name: None if mask is None or not mask.any() else _measure(truth, matches, mouths, mask, resamples, seed)
+        for name, mask in masks.items()
+    }
 
 
-def _mouths(truth: GroundTruth, found: Detections) -> dict[int, list[Marked]]:
+def _marked(truth: GroundTruth, found: Detections) -> dict[int, list[Marked]]:
     return {image: one_mouth(teeth) for image, teeth in by_image(found, truth).items()}
 
 
-def _measure(truth: GroundTruth, found: Detections, threshold: float, resamples: int, seed: int) -> StageOne:
-    weights = bootstrap.draw(truth.groups, resamples, seed)
-    marked, there = _mouths(truth, found), by_image(truth, truth)
+def _mouths(truth: GroundTruth, found: Mapping[int, Sequence[Marked]]) -> list[Mouth]:
+    """Each image with the teeth found and annotated."""
+    there = by_image(truth, truth)
     clean = np.ones(len(truth.image_ids), bool) if truth.clean is None else truth.clean
-    whole = truth.fully_covered
-    rows = zip(truth.image_ids[whole].tolist(), truth.groups[whole].tolist(), clean[whole].tolist(), strict=True)
-    mouths = [Mouth(str(g), ok, _shown(marked.get(i, []), threshold), (), there.get(i, []), ()) for i, g, ok in rows]
+    columns = (column.tolist() for column in (truth.image_ids, truth.groups, clean))
+    return [
+        Mouth(str(group), ok, found.get(image, []), (), there.get(image, []), ())
+        for image, group, ok in zip(*columns, strict=True)
+    ]
+
+
+def _measure(
+    truth: GroundTruth,
+    matches: Sequence[ClassMatches],
+    every: Sequence[Mouth],
+    images: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> StageOne:
+    """The figures on the images where the mask `images` is true."""
+    weights = bootstrap.draw(truth.groups[images], resamples, seed)
+    mouths = list(compress(every, images & truth.fully_covered))
     return StageOne(
-        images=len(truth.image_ids),
+        images=int(images.sum()),
         groups=weights.n_groups,
-        ap=tuple(_groups(truth, found, weights)),
+        ap=tuple(_groups(truth, [own.subset(images) for own in matches], weights)),
         images_counted=len(mouths),
         teeth=numbering(mouths, resamples, seed) if mouths else None,
         count=_count(mouths, resamples, seed) if mouths else None,
     )
 
 
-def _shown(teeth: Sequence[Marked], threshold: float) -> list[Marked]:
-    return [tooth for tooth in teeth if (tooth.score or 0.0) >= threshold]
-
-
-def _groups(truth: GroundTruth, found: Detections, weights: Weights) -> list[ToothGroup]:
+def _groups(truth: GroundTruth, matches: Sequence[ClassMatches], weights: Weights) -> list[ToothGroup]:
     """The mean AP of the teeth of each group that are there."""
-    matches = matching.match_all_sizes(truth, found)
     drawn = [draws_of(own, weights) for own in matches]
     return [_group(name, _of(truth, quadrants), matches, drawn, weights) for name, quadrants in GROUPS.items()]
 
@@ -109,7 +121,7 @@ def _of(truth: GroundTruth, quadrants: str) -> list[int]:
 
 
 def _group(
-    name: str, own: Sequence[int], matches: Sequence[matching.ClassMatches], drawn: Sequence[Draws], weights: Weights
+    name: str, own: Sequence[int], matches: Sequence[ClassMatches], drawn: Sequence[Draws], weights: Weights
 ) -> ToothGroup:
     counts = np.sum([matches[k].gt_counts for k in own], axis=0)
     return ToothGroup(

@@ -103,6 +103,11 @@ def one_mouth(found: Iterable[Marked]) -> list[Marked]:
     return kept
 
 
+def at_least(found: Iterable[Marked], threshold: float) -> list[Marked]:
+    """Those with a score that reaches the threshold."""
+    return [marked for marked in found if marked.score is not None and marked.score >= threshold]
+
+
 def choose_tooth_threshold(truth: GroundTruth | None, teeth: Mapping[int, Sequence[Marked]]) -> float:
     """The score from which on a tooth counts as found: the best F1 over all teeth together at IoU .50.
 

@@ -32,6 +32,7 @@ from dentsight_pipeline.evaluation.product import EVALUATED, THRESHOLDS_FROM, ha
 from dentsight_pipeline.evaluation.teeth.findings import (
     Marked,
     Mouth,
+    at_least,
     by_image,
     choose_tooth_threshold,
     findings_by_tooth,
@@ -229,7 +230,7 @@ def _teeth_found(store: Store, chain: Mapping[str, Manifest], predictions: Manif
     truth = _tooth_truth(store, subset, chosen_on)
     threshold = choose_tooth_threshold(truth, _mouths_of(store, conditions, predictions, chosen_on))
     found = _mouths_of(store, conditions, predictions, EVALUATED)
-    return _Teeth({image: _at_least(teeth, threshold) for image, teeth in found.items()}, threshold, chosen_on)
+    return _Teeth({image: at_least(teeth, threshold) for image, teeth in found.items()}, threshold, chosen_on)
 
 
 def _mouths_of(store: Store, conditions: Manifest, predictions: Manifest, split: str) -> Boxes:
@@ -248,7 +249,7 @@ def _conditions_found(store: Store, chain: Mapping[str, Manifest], truth: Ground
     least = {name: point.threshold_best_f1 for name, point in evaluation.operating_points.items()}
     found = by_image(stored_detections(store, chain[Asset.TEST_PREDICTIONS], EVALUATED, truth), truth)
     kept = {
-        image: [own for own in conditions if _at_least([own], _or_infinity(least.get(own.name)))]
+        image: [own for own in conditions if at_least([own], _or_infinity(least.get(own.name)))]
         for image, conditions in found.items()
     }
     return _Conditions(kept, least, evaluation.thresholds_from)
@@ -256,10 +257,6 @@ def _conditions_found(store: Store, chain: Mapping[str, Manifest], truth: Ground
 
 def _or_infinity(threshold: float | None) -> float:
     return math.inf if threshold is None else threshold
-
-
-def _at_least(found: Sequence[Marked], threshold: float) -> list[Marked]:
-    return [marked for marked in found if marked.score is not None and marked.score >= threshold]
 
 
 def _annotated_teeth(store: Store, subset: Manifest) -> Boxes:

@@ -119,7 +119,8 @@ class Reading:
             IntegrityError: An image or the model's findings are not those that the study names.
         """
         self.folder = folder
-        self.study, self.model = read_study(folder), read_model(folder)
+        self.study = read_study(folder)
+        self.model = read_model(folder, self.study)
         _require_images(folder, self.study)
         self.journal: Journal[StudyEntry] = Journal(folder / READINGS_FILE, StudyEntry)
         try:
@@ -127,10 +128,8 @@ class Reading:
         except ConfigurationError:
             self.journal.close()
             raise
-        self._progress = {name: _Progress() for name in self.study.readers}
-        for entry in self.journal.entries:
-            if not isinstance(entry, Registered) and entry.reader in self._progress:
-                self._progress[entry.reader].tell(entry)
+        told = _progress_of(self.journal.entries)
+        self._progress = {name: told.get(name, _Progress()) for name in self.study.readers}
 
     def _register(self) -> None:
         if not self.journal.entries:
@@ -154,15 +153,14 @@ class Reading:
 
     def view(self, reader: str, now: float | None = None) -> View:
         """What a reader's page shows now."""
-        tasks, done = self.schedule(reader), len(self._progress[reader].finished)
-        task = tasks[done] if done < len(tasks) else None
+        done, task = self._turn(reader)
         wait = self._wait(reader, task, time.time() if now is None else now)
         shown = task if wait == 0 else None
         return View(
             title=self.study.title,
             reader=reader,
             position=done,
-            total=len(tasks),
+            total=len(self.study.images) * self.study.sessions,
             session=1 + (task.session if task else self.study.sessions - 1),
             sessions=self.study.sessions,
             state="done" if task is None else "washout" if wait else "reading",
@@ -220,9 +218,13 @@ class Reading:
         self.journal.append(entry)
         self._progress[entry.reader].tell(entry)
 
+    def _turn(self, reader: str) -> tuple[int, Task | None]:
+        """How many images are done, and which is next; None when all are."""
+        done = len(self._progress[reader].finished)
+        return done, next(iter(self.schedule(reader)[done:]), None)
+
     def _task(self, reader: str, position: int) -> Task:
-        done, tasks = len(self._progress[reader].finished), self.schedule(reader)
-        task = tasks[done] if done < len(tasks) else None
+        done, task = self._turn(reader)
         if task is None or position != done or self._wait(reader, task, time.time()):
             raise Refused(409, "This image is finished, perhaps in another window; the page shows the one in turn.")
         return task
@@ -292,15 +294,15 @@ def meant(study: Study) -> Study:
     return study
 
 
-def read_model(folder: Path) -> ModelFindings:
+def read_model(folder: Path, study: Study) -> ModelFindings:
     """The model's findings in a study's folder, none where it has none.
 
     Raises:
         IntegrityError: They are not those that the study names.
     """
-    study, path = read_study(folder), folder / MODEL_FILE
     if not study.model_sha256:
         return {}
+    path = folder / MODEL_FILE
     data = path.read_bytes() if path.is_file() else b""
     _require_bytes(str(path), data, study.model_sha256)
     return read(data, ModelFindings, path)
@@ -335,12 +337,16 @@ def _require_bytes(what: str, data: bytes, sha256: str) -> None:
 
 def marks_of(entries: list[StudyEntry]) -> Mapping[tuple[str, int, str], set[tuple[str, str]]]:
     """Tooth × condition by reader, session and image, as the last word on each is."""
+    return {
+        (reader, session, image): set(marks)
+        for reader, own in _progress_of(entries).items()
+        for (session, image), marks in own.marks.items()
+    }
+
+
+def _progress_of(entries: list[StudyEntry]) -> dict[str, _Progress]:
     progress: dict[str, _Progress] = {}
     for entry in entries:
         if not isinstance(entry, Registered):
             progress.setdefault(entry.reader, _Progress()).tell(entry)
-    return {
-        (reader, session, image): set(marks)
-        for reader, own in progress.items()
-        for (session, image), marks in own.marks.items()
-    }
+    return progress

@@ -32,8 +32,8 @@ READINGS = pa.schema(
 """One row for each reader, image, tooth and condition of a finished image."""
 
 
-def read_readings(folder: Path) -> pa.Table:
-    """All finished readings of a study, the model's among them, a table of schema `READINGS`.
+def study_readings(folder: Path) -> StudyReadings:
+    """A study with all its finished readings, the model's among them.
 
     Raises:
         ConfigurationError: No study, not the registered one, or nobody has finished an image.
@@ -47,23 +47,17 @@ def read_readings(folder: Path) -> pa.Table:
             f"Nobody has finished an image of {folder} yet. Read it with `dentsight read {folder}`."
         )
     require_registered(entries, study, folder)
-    rows = [*_dentists(study, entries, finished), *_model(study, read_model(folder))]
-    return pa.Table.from_pylist(rows, schema=READINGS)
+    rows = [*_dentists(study, entries, finished), *_model(study, read_model(folder, study))]
+    lacking = len(study.readers) * len(study.images) * study.sessions - len(finished)
+    return StudyReadings(study, pa.Table.from_pylist(rows, schema=READINGS), lacking)
 
 
 def write_readings(folder: Path) -> list[Path]:
-    """The readings as CSV and Parquet in the study's folder; raises as `read_readings`."""
-    table = read_readings(folder)
+    """The readings as CSV and Parquet in the study's folder; raises as `study_readings`."""
+    table = study_readings(folder).table
     csv.write_csv(table, folder / CSV_FILE)
     parquet.write_table(table, folder / PARQUET_FILE)
     return [folder / CSV_FILE, folder / PARQUET_FILE]
-
-
-def study_readings(folder: Path) -> StudyReadings:
-    """A study with its readings, as they are evaluated; raises as `read_readings`."""
-    study, table = read_study(folder), read_readings(folder)
-    done = [entry for entry in read_journal(folder / READINGS_FILE, StudyEntry) if isinstance(entry, Finished)]
-    return StudyReadings(study, table, len(study.readers) * len(study.images) * study.sessions - len(done))
 
 
 def _dentists(study: Study, entries: list[StudyEntry], finished: Iterable[Finished]) -> Iterable[dict[str, Any]]:

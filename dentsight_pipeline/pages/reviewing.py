@@ -6,6 +6,7 @@ As in a reader study everything follows from the queue and its journal; undo is 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -98,14 +99,11 @@ class Review:
         total = len(self.queue.suspects)
         position = next((place for place in range(total) if place not in decisions), total)
         suspect = self.queue.suspects[position] if position < total else None
-        counts: dict[str, int] = {}
-        for decision in decisions.values():
-            counts[decision.verb] = counts.get(decision.verb, 0) + 1
         return ReviewView(
             position=position,
             total=total,
             decided=len(decisions),
-            counts=counts,
+            counts=Counter(decision.verb for decision in decisions.values()),
             suspect=suspect,
             neighbours=self.neighbours.get(suspect.image, ()) if suspect else (),
             classes=self.queue.classes,

@@ -1,7 +1,9 @@
 """`dentsight read` and `review`: pages on localhost, and what people said on them."""
 
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,10 @@ from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.study import STUDY_FILE
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from dentsight_pipeline.documents.review import ReviewQueue
+    from dentsight_pipeline.pages.server import Door
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
@@ -35,8 +40,7 @@ def read(asked: ReadRequest, as_json: bool) -> None:
     if asked.export:
         from dentsight_pipeline.pages.readings import write_readings
 
-        facts = {"files": [str(path) for path in write_readings(asked.study)]}
-        return show(facts, as_json, lambda: "\n".join(facts["files"]))
+        return _written(write_readings(asked.study), as_json)
     return _plan(asked, as_json) if asked.plan else _serve(asked, as_json)
 
 
@@ -64,16 +68,10 @@ def _planned_from(store: "Store", ref: str) -> "Manifest":
 def _serve(asked: ReadRequest, as_json: bool) -> None:
     from dentsight_pipeline.pages.reading import Reading
     from dentsight_pipeline.pages.reading_page import reading_page
-    from dentsight_pipeline.pages.server import Door, listening, serve
 
     reading = Reading(asked.study)
-    opened = listening(asked.port)
-    door = Door(reading.study.readers, opened.getsockname()[1])
-    facts = {"study": reading.study.digest, "links": {name: door.link(name) for name in door.people}}
-    links = [f"{name}: {link}" for name, link in facts["links"].items()]
-    show(facts, as_json, lambda: "\n".join(["One link for each reader, until Ctrl-C:", *links]))
-    sys.stdout.flush()
-    serve(reading_page(reading, door), opened)
+    facts, heading = {"study": reading.study.digest}, ["One link for each reader, until Ctrl-C:"]
+    _until_stopped(partial(reading_page, reading), reading.study.readers, asked.port, facts, heading, as_json)
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,7 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
     if asked.corrections:
         from dentsight_pipeline.pages.reviewing import write_corrections
 
-        facts = {"files": [str(path) for path in write_corrections(workspace.store, folder, asked.apply)]}
-        return show(facts, as_json, lambda: "\n".join(facts["files"]))
+        return _written(write_corrections(workspace.store, folder, asked.apply), as_json)
     return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
 
 
@@ -128,15 +125,35 @@ def _review_until_stopped(
     from dentsight_pipeline.errors import ConfigurationError
     from dentsight_pipeline.pages.review_page import review_page
     from dentsight_pipeline.pages.reviewing import Review, keep_queue, neighbours_of
-    from dentsight_pipeline.pages.server import Door, listening, serve
 
     if not asked.by.strip():
         raise ConfigurationError("A correction needs a name: give yours with --by NAME. It is no account.")
     keep_queue(folder, queue)
-    opened = listening(asked.port)
-    door = Door((asked.by.strip(),), opened.getsockname()[1])
-    page = review_page(Review(folder, neighbours_of(store, queue)), door, store.get_bytes)
-    facts = {"queue": queue.digest, "folder": str(folder), "links": {name: door.link(name) for name in door.people}}
-    show(facts, as_json, lambda: "\n".join(f"{name}: {link}" for name, link in facts["links"].items()))
+    page = partial(review_page, Review(folder, neighbours_of(store, queue)), image_bytes=store.get_bytes)
+    facts = {"queue": queue.digest, "folder": str(folder)}
+    _until_stopped(page, (asked.by.strip(),), asked.port, facts, [], as_json)
+
+
+def _until_stopped(
+    page: "Callable[[Door], Starlette]",
+    people: Sequence[str],
+    port: int,
+    facts: Mapping[str, str],
+    heading: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Serve a page to people, each by a link of his own that is told first."""
+    from dentsight_pipeline.pages.server import Door, listening, serve
+
+    opened = listening(port)
+    door = Door(people, opened.getsockname()[1])
+    links = {name: door.link(name) for name in people}
+    told = [*heading, *(f"{name}: {link}" for name, link in links.items())]
+    show({**facts, "links": links}, as_json, lambda: "\n".join(told))
     sys.stdout.flush()
-    serve(page, opened)
+    serve(page(door), opened)
+
+
+def _written(files: Iterable[Path], as_json: bool) -> None:
+    facts = {"files": [str(path) for path in files]}
+    show(facts, as_json, lambda: "\n".join(facts["files"]))

@@ -13,7 +13,7 @@ from dentsight_pipeline.documents.commands import CellPlanned, StepPlanned
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.orchestration.backends.choice import backend_name, scheduler
 from dentsight_pipeline.orchestration.executor import execute_here
-from dentsight_pipeline.orchestration.partitions import cell_key, datasets
+from dentsight_pipeline.orchestration.partitions import datasets
 from dentsight_pipeline.orchestration.product import DRY_RUN_TAG, NotMadeError
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracked import price_here
@@ -60,11 +60,8 @@ def _known(dataset: str, request: cells.CellRequest, configs: Mapping[str, dict[
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions(str(datasets.name), [dataset])
         for job in cells.chain(request):
-            config = {
-                "ops": {asset: {"config": configs[asset]} for asset in job.makes if asset in configs},
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            }
-            partition = cell_key(dataset, request.recipe) if job.by_recipe else dataset
+            config = {"ops": job.ops(configs), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+            partition = job.partition(dataset, request.recipe)
             run_id, definition = str(uuid.uuid4()), defs.resolve_job_def(job.name)
             result = execute_here(definition, instance, partition, config, run_id, {DRY_RUN_TAG: "true"}, job.makes)
             _raise_refusal(result)

@@ -50,19 +50,9 @@ def _plan(asked: ReadRequest, as_json: bool) -> None:
 
     store = Workspace().store
     plan = Plan(asked.readers, asked.images, asked.title, asked.crossover, asked.washout_days, asked.seed)
-    study = plan_study(store, _planned_from(store, asked.plan), asked.study, plan)
+    study = plan_study(store, _named(store, asked.plan), asked.study, plan)
     facts = {"study": study.digest, "images": len(study.images), "readers": study.readers, "design": study.design}
     show(facts, as_json, lambda: f"{asked.study / STUDY_FILE}: {len(study.images)} images, study {study.digest[:12]}")
-
-
-def _planned_from(store: "Store", ref: str) -> "Manifest":
-    from dentsight_pipeline.commands.export import subset_of
-    from dentsight_pipeline.documents.names import Kind
-    from dentsight_pipeline.intake.datasets import recall_dataset
-    from dentsight_pipeline.lineage.reference import resolve
-
-    named = store.get_manifest(resolve(store, ref).digest) if recall_dataset(store, ref) is None else None
-    return named if named and named.kind == Kind.TOOTH_FINDINGS else subset_of(store, ref)
 
 
 def _serve(asked: ReadRequest, as_json: bool) -> None:
@@ -93,7 +83,7 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
     from dentsight_pipeline.orchestration.resources import Workspace
 
     workspace = Workspace()
-    queue = review_queue(workspace.store, _reviewed(workspace.store, asked.ref))
+    queue = review_queue(workspace.store, _named(workspace.store, asked.ref))
     folder = asked.out or Path("reviews") / queue.digest[:12]
     if asked.list_only:
         return show(queue, as_json, lambda: "\n".join(_lines(queue)))
@@ -102,14 +92,6 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
 
         return _written(write_corrections(workspace.store, folder, asked.apply), as_json)
     return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
-
-
-def _reviewed(store: "Store", ref: str) -> "Manifest":
-    from dentsight_pipeline.commands.export import subset_of
-    from dentsight_pipeline.intake.datasets import recall_dataset
-    from dentsight_pipeline.lineage.reference import resolve
-
-    return subset_of(store, ref) if recall_dataset(store, ref) else store.get_manifest(resolve(store, ref).digest)
 
 
 def _lines(queue: "ReviewQueue") -> list[str]:
@@ -157,3 +139,12 @@ def _until_stopped(
 def _written(files: Iterable[Path], as_json: bool) -> None:
     facts = {"files": [str(path) for path in files]}
     show(facts, as_json, lambda: "\n".join(facts["files"]))
+
+
+def _named(store: "Store", ref: str) -> "Manifest":
+    """What a reference means; a dataset key means its newest condition subset."""
+    from dentsight_pipeline.commands.export import subset_of
+    from dentsight_pipeline.intake.datasets import recall_dataset
+    from dentsight_pipeline.lineage.reference import resolve
+
+    return subset_of(store, ref) if recall_dataset(store, ref) else store.get_manifest(resolve(store, ref).digest)

@@ -7,6 +7,7 @@ terminal sees what they do.
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,10 @@ class CellRequest:
     stage: str = ""
 
 
+_Facts = dict[str, Any]
+"""Metadata of one materialisation, or configuration of one asset."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """One job of a cell's chain."""
@@ -64,6 +69,14 @@ class _Job:
     """Whether it is partitioned by dataset × recipe, else by dataset."""
     of_teeth: bool = False
     """Whether it runs only when the teeth were asked for."""
+
+    def partition(self, dataset: str, recipe: str) -> str:
+        """The key that it runs for."""
+        return cell_key(dataset, recipe) if self.by_recipe else dataset
+
+    def ops(self, configs: Mapping[str, _Facts]) -> _Facts:
+        """The run configuration of its assets."""
+        return {asset: {"config": configs[asset]} for asset in self.makes if asset in configs}
 
 
 _CHAIN = (
@@ -83,9 +96,6 @@ _TEETH_ALONE = (
 )
 STAGES = {"": _CHAIN, "teeth": _TEETH_ALONE}
 """What `--stage` chooses; without it the conditions, and the teeth beside them where they are asked for."""
-
-_Facts = dict[str, Any]
-"""Metadata of one materialisation."""
 
 
 def run(request: CellRequest, as_json: bool) -> None:
@@ -128,9 +138,8 @@ def _run_jobs(
     terminal = {"terminal": {"config": {"assets": [asset for job in chosen for asset in job.makes]}}}
     made: dict[str, _Facts] = {}
     for job in chosen:
-        partition = cell_key(dataset, request.recipe) if job.by_recipe else dataset
-        ops = {asset: {"config": config} for asset, config in configs.items() if asset in job.makes}
-        made |= _execute(defs.resolve_job_def(job.name), instance, partition, {"ops": ops, "loggers": terminal})
+        partition, config = job.partition(dataset, request.recipe), {"ops": job.ops(configs), "loggers": terminal}
+        made |= _execute(defs.resolve_job_def(job.name), instance, partition, config)
     return made
 
 

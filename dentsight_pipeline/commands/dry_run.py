@@ -16,7 +16,7 @@ from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.partitions import datasets
 from dentsight_pipeline.orchestration.product import DRY_RUN_TAG, NotMadeError
 from dentsight_pipeline.orchestration.resources import Workspace
-from dentsight_pipeline.orchestration.tracked import price_here
+from dentsight_pipeline.orchestration.tracked import price_per_hour
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.log import LogEntry
 
@@ -39,8 +39,7 @@ def plan(request: cells.CellRequest) -> CellPlanned:
     dataset = cells.dataset_of(request)
     reused = _known(dataset, request, cells.configs_of(request))
     chain = [asset for job in cells.chain(request) for asset in job.makes]
-    chosen = scheduler()
-    price = chosen.price_per_hour if chosen else price_here()
+    price = price_per_hour(scheduler())
     earlier = log.read(Workspace().store).entries
     steps = [_planned(asset, asset in reused, request.recipe, earlier, price) for asset in chain]
     return CellPlanned(
@@ -79,9 +78,7 @@ def _raise_refusal(result: dg.ExecuteInProcessResult) -> None:
             raise cause
 
 
-def _planned(
-    asset: str, reused: bool, recipe: str, earlier: Iterable[LogEntry], price_per_hour: float | None
-) -> StepPlanned:
+def _planned(asset: str, reused: bool, recipe: str, earlier: Iterable[LogEntry], per_hour: float | None) -> StepPlanned:
     """One step, by the newest record of the same asset and recipe that tells its cost."""
     where = backend_name() if asset in AWAY else "here"
     if reused:
@@ -90,14 +87,16 @@ def _planned(
     record = next((record for record in reversed(like)), {})
     cost = record.get("cost") or {}
     seconds = cost.get("wall_s") if cost else _duration(record)
-    price = cost.get("price") if price_per_hour is None or seconds is None else seconds / 3600 * price_per_hour
+    price = cost.get("price") if per_hour is None or seconds is None else seconds / 3600 * per_hour
+    if asset not in AWAY:
+        price = None
     return StepPlanned(
         asset=asset,
         reused=False,
         where=where,
         seconds=seconds,
-        price=price if asset in AWAY else None,
-        currency=None if price is None or asset not in AWAY else cost.get("currency") or "USD",
+        price=price,
+        currency=None if price is None else cost.get("currency") or "USD",
         measured_on=(record.get("hardware") or {}).get("device"),
     )
 

@@ -41,8 +41,9 @@ def dry_run(planned: "CellPlanned") -> str:
     """Of a cell that is not run."""
     lines = [f"{planned.dataset} × {planned.recipe}, trainings on: {planned.backend}"]
     for step in planned.steps:
-        made = "made where the gates allow" if step.asset == Asset.RELEASED_MODEL else f"made on {step.where}"
-        told = "reused" if step.reused else f"{made.replace('on here', 'here')}, time {_about(step.seconds)}"
+        place = step.where if step.where == "here" else f"on {step.where}"
+        made = "where the gates allow" if step.asset == Asset.RELEASED_MODEL else place
+        told = "reused" if step.reused else f"made {made}, time {_about(step.seconds)}"
         if not step.reused and step.where != "here":
             told += f", price {'unknown' if step.price is None else f'about {step.price:.2f} {step.currency}'}"
         lines.append(f"  {step.asset:20} {told}" + (f" (as on {step.measured_on})" if step.measured_on else ""))

@@ -14,6 +14,8 @@ from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
 
 if TYPE_CHECKING:
+    from dentsight_pipeline.orchestration.backends.base import Scheduler
+    from dentsight_pipeline.orchestration.backends.choice import ChosenBackend
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.training.recipe import Recipe
 
@@ -23,23 +25,24 @@ SPLITS_PREDICTED = ("valid", "test")
 
 def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collapse: str) -> Made:
     """Train a recipe on a subset; `allow_head_collapse` is the reason to go on with a collapsed head, or empty."""
-    price = price_here()
     job = FitJob(
         store_uri=step.store.uri,
         workdir=str(step.workspace.scratch("fit", f"{subset.digest[:16]}-{recipe.digest[:16]}")),
         subset=subset.digest,
         recipe=recipe.model_dump(mode="json"),
         allow_head_collapse=allow_head_collapse or None,
-        price_per_hour=step.backend.price_per_hour if price is None else price,
+        price_per_hour=price_per_hour(step.backend),
         cache_dir=str(step.workspace.folder / "cache"),
     )
     return _run_job(step, "fit", job, step.inputs)
 
 
-def price_here() -> float | None:
-    """What an hour costs, as the environment says."""
-    price = os.environ.get(PRICE_VARIABLE)
-    return float(price) if price else None
+def price_per_hour(backend: "ChosenBackend | Scheduler | None") -> float | None:
+    """What an hour of a job costs: as the environment says, else as its scheduler does, where there is one."""
+    told = os.environ.get(PRICE_VARIABLE)
+    if told:
+        return float(told)
+    return None if backend is None else backend.price_per_hour
 
 
 def predict(step: Step[Any], subset: "Manifest", checkpoint: "Manifest", *, images_only: bool = False) -> Made:

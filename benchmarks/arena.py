@@ -63,8 +63,7 @@ def run(given: argparse.Namespace, store: Store) -> None:
             recipe = recipe.override({"max_steps": round((given.steps or 268) / share)})
         recipe = recipe.override({"evaluate_every_steps": max(1, recipe.total_steps(0) // 4)})
         checkpoint, spent = trained(given.out, store, subset, recipe)
-        stored = read_stored(store, predicted(given.out, store, subset, checkpoint), "test.arrow", DETECTIONS)
-        found = detections_of(stored, truth)
+        found = found_by(given.out, store, subset, checkpoint, truth)
         figures: dict[str, Any] = {"variant": variant, "seed": given.seed, "steps": recipe.max_steps, "cpu_s": spent}
         figures |= {"checkpoint": checkpoint, **scores(truth, found)}
         if first is None:
@@ -81,10 +80,10 @@ def recipe_of(fields: str, seed: int) -> Recipe:
     return recipes.named("smoke").override({**CANVAS, **FROM_NOTHING, "seed": seed, **values})
 
 
-def phantoms(store: Store, images: int) -> Manifest:
-    """The phantom arena's subset."""
+def phantoms(store: Store, images: int, seed: int = 22) -> Manifest:
+    """The phantom arena's subset, or that of other phantoms."""
     with tempfile.TemporaryDirectory() as folder:
-        write_phantom_export(Path(folder) / "export", images, 22)
+        write_phantom_export(Path(folder) / "export", images, seed)
         return select_conditions(store, normalise_export(store, ingest_export(Path(folder) / "export", store)))
 
 
@@ -187,6 +186,12 @@ def predicted(out: Path, store: Store, subset: Manifest, checkpoint: str) -> Man
     )
     with Reporter(workdir) as reporter:
         return store.get_manifest(run_predict(job, reporter))
+
+
+def found_by(out: Path, store: Store, subset: Manifest, checkpoint: str, truth: Any) -> Any:
+    """A checkpoint's detections on test, as they are evaluated."""
+    stored = read_stored(store, predicted(out, store, subset, checkpoint), "test.arrow", DETECTIONS)
+    return detections_of(stored, truth)
 
 
 def scores(truth: Any, found: Any) -> dict[str, Any]:

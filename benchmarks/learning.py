@@ -44,7 +44,7 @@ from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.job import FitJob, PredictJob
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import HeadCollapseError
-from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
+from dentsight_pipeline.evaluation.columns import ground_truth_of
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
@@ -174,9 +174,7 @@ def hide_labels(given: argparse.Namespace, store: Store) -> None:
     first = None
     for name in given.variant or subsets:
         checkpoint, spent = arena.trained(given.out, store, subsets[name], recipe)
-        found = detections_of(
-            read_stored(store, arena.predicted(given.out, store, whole, checkpoint), "test.arrow", DETECTIONS), truth
-        )
+        found = arena.found_by(given.out, store, whole, checkpoint, truth)
         against = arena.difference(truth, found, first or found)
         show(name, checkpoint=checkpoint, cpu_s=spent, **arena.scores(truth, found), against_full=against)
         first = first or found

@@ -78,17 +78,15 @@ def train(given: argparse.Namespace) -> None:
 def score(given: argparse.Namespace) -> None:
     """Ours and every peer's figures on test, and ours minus theirs on the same resamples."""
     from benchmarks import arena
-    from dentsight_pipeline.data.splits import read_split, read_stored
-    from dentsight_pipeline.documents.detections import DETECTIONS
-    from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
+    from dentsight_pipeline.data.splits import read_split
+    from dentsight_pipeline.evaluation.columns import ground_truth_of
     from dentsight_pipeline.evaluation.validation import read_detections
     from dentsight_pipeline.store.objects import open_store
 
     store = open_store(given.out / "store")
     subset = store.get_manifest((given.out / "subset").read_text())
     truth = ground_truth_of(read_split(store, subset, "test"))
-    predictions = arena.predicted(given.out, store, subset, given.ours)
-    ours = detections_of(read_stored(store, predictions, "test.arrow", DETECTIONS), truth)
+    ours = arena.found_by(given.out, store, subset, given.ours, truth)
     print(json.dumps({"model": "ours", **arena.scores(truth, ours)}))
     for file in sorted(given.out.glob("*.json")):
         theirs = read_detections(json.loads(file.read_text()), truth, source=file.name)

@@ -13,20 +13,14 @@ import argparse
 import hashlib
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 from benchmarks import arena
-from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.splits import read_split, read_stored
-from dentsight_pipeline.data.subset import select_conditions
-from dentsight_pipeline.documents.detections import DETECTIONS
-from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
-from dentsight_pipeline.intake.ingest import ingest_export
-from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.evaluation.columns import ground_truth_of
 from dentsight_pipeline.store import content
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -59,18 +53,10 @@ AP50 {ap50}, macro AP {ap}. AP50 by class: {classes}.
 """
 
 
-def corpus(store: Store, images: int, seed: int) -> Manifest:
-    """The phantoms' condition subset."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_phantom_export(Path(folder) / "export", images, seed)
-        return select_conditions(store, normalise_export(store, ingest_export(Path(folder) / "export", store)))
-
-
 def figures(given: argparse.Namespace, store: Store, subset: Manifest, checkpoint: str) -> dict[str, Any]:
     """What the README says of the checkpoint."""
     truth = ground_truth_of(read_split(store, subset, "test"))
-    predictions = arena.predicted(given.out, store, subset, checkpoint)
-    found = arena.scores(truth, detections_of(read_stored(store, predictions, "test.arrow", DETECTIONS), truth))
+    found = arena.scores(truth, arena.found_by(given.out, store, subset, checkpoint, truth))
     classes = ", ".join(f"{name} {value}" for name, value in found["classes"].items() if value is not None)
     clean = truth.clean if truth.clean is not None else truth.partial
     macro = {name: f"{value} [{low}, {high}]" for name, (value, low, high) in found["macro"].items()}
@@ -103,7 +89,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="field=value of the recipe")
     given = parser.parse_args()
     store = open_store(given.out / "store")
-    subset = corpus(store, given.images, given.corpus_seed)
+    subset = arena.phantoms(store, given.images, given.corpus_seed)
     values: dict[str, Scalar] = {"max_steps": given.steps, "evaluate_every_steps": max(1, given.steps // 6)}
     changed = dict(pair.split("=", 1) for pair in given.set)
     recipe = recipes.named("smoke").override({**FIELDS, **values, **changed})

@@ -2,11 +2,9 @@
 /* The reader study's page: shows what the server says, and tells it every mark. */
 const ROWS = [["18", "17", "16", "15", "14", "13", "12", "11", "21", "22", "23", "24", "25", "26", "27", "28"],
   ["48", "47", "46", "45", "44", "43", "42", "41", "31", "32", "33", "34", "35", "36", "37", "38"]];
-const by = (id) => document.getElementById(id);
 let view = null, tooth = "18", digits = "", sure = null, hidden = false, busy = Promise.resolve();
 
 const has = (t, c) => view.marks.some(([tooth, condition]) => tooth === t && condition === c);
-function say(text, bad = false) { by("message").textContent = text; by("message").className = bad ? "bad" : ""; }
 
 function show(next) {
   const moved = !view || view.position !== next.position || view.state !== next.state;
@@ -73,10 +71,7 @@ function tell(path, make) {
     if (view && view.position !== position) return say("Not taken: that key came before this image was shown.", true);
     const body = make && make();
     if (body === null) return;
-    try { show(await Xray.send(path, body)); } catch (error) {
-      if (error.status === 409) { try { show(await Xray.send("/state")); } catch { /* said below */ } }
-      say(error.message, true);
-    }
+    await Xray.ask(show, path, body);
   });
   return busy;
 }

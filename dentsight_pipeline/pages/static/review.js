@@ -1,12 +1,10 @@
 "use strict";
 /* The review's page: one suspect after the other, by keys. */
-const by = (id) => document.getElementById(id);
 let view = null, edited = null, close = true, busy = Promise.resolve();
 const QUESTION = { missed: (s) => s.class ? `Is a ${s.class} missing here?` : "Nothing is labelled on this image. Is that right?",
   spurious: (s) => `Is this ${s.class} really there?`, class: (s) => s.proposed_class ? `${s.class}, or rather ${s.proposed_class}?` : `Is ${s.class} the right name?`,
   place: (s) => `Does this ${s.class} lie here?` };
 const ACCEPT = { missed: (s) => s.class ? `Yes, add the ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is ${s.proposed_class}` : "The name is wrong", place: () => "Move it to the green box" };
-function say(text, bad = false) { by("message").textContent = text; by("message").className = bad ? "bad" : ""; }
 
 function show(next) {
   const moved = !view || view.position !== next.position;
@@ -37,10 +35,7 @@ function tell(path, body) {
   const position = view && view.position;
   busy = busy.then(async () => {
     if (body && body.verb !== "undo" && view.position !== position) return say("Not taken: that key came before this suspect was shown.", true);
-    try { show(await Xray.send(path, body)); } catch (error) {
-      if (error.status === 409) { try { show(await Xray.send("/state")); } catch { /* said below */ } }
-      say(error.message, true);
-    }
+    await Xray.ask(show, path, body);
   });
   return busy;
 }

@@ -1,7 +1,8 @@
 "use strict";
-/* The X-ray with zoom, window and level, and boxes on it; shared by reading and review. */
+/* What reading and review share: the X-ray with zoom, window and level, and boxes on it; the message; talk with the server. */
+const by = (id) => document.getElementById(id);
+function say(text, bad = false) { by("message").textContent = text; by("message").className = bad ? "bad" : ""; }
 const Xray = (() => {
-  const byId = (id) => document.getElementById(id);
   let viewer = null, shown = null, boxes = [];
 
   function open(url, then) {
@@ -9,7 +10,7 @@ const Xray = (() => {
     shown = url;
     if (!viewer) {
       viewer = OpenSeadragon({
-        element: byId("viewer"), showNavigationControl: false, maxZoomPixelRatio: 8, animationTime: 0.3,
+        element: by("viewer"), showNavigationControl: false, maxZoomPixelRatio: 8, animationTime: 0.3,
         gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true }, drawer: "canvas",
       });
       viewer.innerTracker.keyHandler = null; /* the page has keys of its own */
@@ -48,14 +49,14 @@ const Xray = (() => {
   }
 
   function contrast(width, level) {
-    byId("window").value = width; byId("level").value = level;
-    const slope = 255 / byId("window").value, intercept = 0.5 - (byId("level").value / 255) * slope;
+    by("window").value = width; by("level").value = level;
+    const slope = 255 / by("window").value, intercept = 0.5 - (by("level").value / 255) * slope;
     for (const channel of document.querySelectorAll("#window-level feComponentTransfer > *")) {
       channel.setAttribute("slope", slope); channel.setAttribute("intercept", intercept);
     }
   }
-  const change = (width, level) => contrast(+byId("window").value + width, +byId("level").value + level);
-  const zoom = (by) => { if (viewer) viewer.viewport.zoomBy(by).applyConstraints(); };
+  const change = (width, level) => contrast(+by("window").value + width, +by("level").value + level);
+  const zoom = (factor) => { if (viewer) viewer.viewport.zoomBy(factor).applyConstraints(); };
   const home = () => { if (viewer) viewer.viewport.goHome(); };
 
   const KEYS = {
@@ -66,9 +67,9 @@ const Xray = (() => {
   function key(event) { if (!KEYS[event.key]) return false; KEYS[event.key](); return true; }
 
   addEventListener("DOMContentLoaded", () => {
-    byId("zoom-in").onclick = KEYS["+"]; byId("zoom-out").onclick = KEYS["-"]; byId("zoom-home").onclick = home;
-    byId("contrast-home").onclick = KEYS["="];
-    for (const id of ["window", "level"]) byId(id).oninput = () => change(0, 0);
+    by("zoom-in").onclick = KEYS["+"]; by("zoom-out").onclick = KEYS["-"]; by("zoom-home").onclick = home;
+    by("contrast-home").onclick = KEYS["="];
+    for (const id of ["window", "level"]) by(id).oninput = () => change(0, 0);
   });
 
   /* Post to the server and give what it answers; a refusal or a silent server is an Error with a sentence. */
@@ -86,5 +87,13 @@ const Xray = (() => {
     if (!response.ok) throw Object.assign(new Error(told.error), { status: response.status });
     return told;
   }
-  return { open, close, draw, look, point, key, send, get viewer() { return viewer; } };
+
+  /* Show what the server answers, or say why it refuses; what is not in turn any more gives way to what is. */
+  async function ask(show, path, body) {
+    try { show(await send(path, body)); } catch (error) {
+      if (error.status === 409) { try { show(await send("/state")); } catch { /* said below */ } }
+      say(error.message, true);
+    }
+  }
+  return { open, close, draw, look, point, key, ask, get viewer() { return viewer; } };
 })();

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from dentsight_pipeline.errors import IntegrityError, StorageError
 from dentsight_pipeline.store import objects
 from dentsight_pipeline.store.names import object_key
 from dentsight_pipeline.store.s3 import S3Blobs
-from dentsight_pipeline_tests.local_server import QuietHandler, serving
+from dentsight_pipeline_tests.local_server import QuietHandler, free_port, serving
 
 from .conftest import BucketPlace
 
@@ -99,10 +98,7 @@ def test_missing_credentials_are_named_and_no_secret_is_shown(
 
 def test_an_endpoint_that_does_not_answer_is_named(bucket: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing hangs: boto3 tries again a few times, and then the network is named."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
     store = objects.open_store(bucket.store.uri, cache=bucket.store.blobs.cache.root)  # pyright: ignore
 

@@ -12,7 +12,6 @@ import argparse
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from dentsight_pipeline.documents.job import Result
 from dentsight_pipeline.orchestration.backends.detached import Detached, mailbox
 from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.backends.cluster import Cluster, slurm
 from dentsight_pipeline_tests.orchestration.backends.conftest import tiny
 from dentsight_pipeline_tests.orchestration.backends.tasks import QUICK, Ordered, fit_task, undisturbed
@@ -173,9 +173,7 @@ class Campaign:
 @contextmanager
 def bucket(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """An S3 server in a process of its own, with a bucket, and the environment that leads there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     keys = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
     place = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", "XDG_CACHE_HOME": str(folder / "cache")}
     os.environ.update({**keys, **place, "AWS_EC2_METADATA_DISABLED": "true"})

@@ -17,6 +17,8 @@ from typing import Literal
 import psutil
 import pytest
 
+from dentsight_pipeline_tests.local_server import free_port
+
 Daemon = Literal["slurmctld", "slurmd"]
 
 CONFIGURATION = """
@@ -72,7 +74,9 @@ class Cluster:
         for name in ("state", "spool"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         host = socket.gethostname().partition(".")[0]
-        text = CONFIGURATION.format(host=host, folder=self.folder, controller=_port(), node=_port(), slots=self.slots)
+        text = CONFIGURATION.format(
+            host=host, folder=self.folder, controller=free_port(), node=free_port(), slots=self.slots
+        )
         self.configuration.write_text(text)
         self.run("slurmctld")
         self.run("slurmd")
@@ -170,9 +174,3 @@ def slurm(folder: Path, slots: int = 2) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

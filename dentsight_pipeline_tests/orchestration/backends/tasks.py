@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,12 +113,12 @@ def start(backend: Detached, ordered: Ordered) -> Waiting:
 
 def wait_until(condition: Callable[[], Any], seconds: float = 60, what: str = "") -> Any:
     """Wait until something holds; gives it."""
-    waiting = threading.Event()
-    for _ in range(int(seconds / 0.1)):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         if found := condition():
             return found
-        waiting.wait(0.1)
-    raise AssertionError(f"not within {seconds} s: {what or condition}; {os.times().elapsed}")
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {what or condition}")
 
 
 def undisturbed(ordered: Ordered) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from dentsight_pipeline.orchestration.backends.base import Phase, UnreachableErr
 from dentsight_pipeline.orchestration.backends.detached import Detached
 from dentsight_pipeline.orchestration.backends.ray import ADDRESS_VARIABLE, Ray
 from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.backends.conftest import tiny
 from dentsight_pipeline_tests.orchestration.backends.tasks import QUICK, fit_task, start, undisturbed, wait_until
 from dentsight_pipeline_tests.training.conftest import make_subset
@@ -41,7 +41,7 @@ class Head:
 
     def start(self) -> None:
         """Start it, and wait until it takes jobs."""
-        ports = [f"--port={_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
+        ports = [f"--port={free_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
         options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
         ray = Path(sys.executable).with_name("ray")
         self.process = subprocess.Popen(
@@ -67,19 +67,13 @@ class Head:
         psutil.wait_procs(family, timeout=10)
 
 
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """A running head; its sockets need a short path."""
     if not Path(sys.executable).with_name("ray").exists():
         pytest.skip("needs ray[default]")
     folder = Path(tempfile.mkdtemp(prefix="ray"))
-    running = Head(folder, _port())
+    running = Head(folder, free_port())
     try:
         running.start()
         yield running

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, new_home
 from dentsight_pipeline_tests.orchestration.backends.campaign import bucket
 from dentsight_pipeline_tests.orchestration.backends.cluster import slurm
@@ -33,9 +33,7 @@ def postgres() -> Iterator[str]:
     if not PROGRAMS:
         pytest.skip("needs Debian's postgresql")
     folder = Path(tempfile.mkdtemp(prefix="postgres"))  # pytest's own folders are closed to the server's user
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     folder.chmod(0o777)
     data = folder / "data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,11 +48,14 @@ def review_queue(store: Store, made: Manifest) -> ReviewQueue:
     """
     predictions = _predictions_behind(store, made)
     splits = _splits_behind(store, predictions or made)
+    return _queue(store, splits, predictions, out_of_fold(store, predictions) if predictions else {})
+
+
+def _queue(store: Store, splits: Manifest, predictions: Manifest | None, seen: Mapping[str, Seen]) -> ReviewQueue:
     tables = read_splits(store, splits)
     images = list(labelled_images(tables.values()))
     found = [*label_suspects(images), *_contradicting_copies(images)]
-    if predictions is not None:
-        found += predicted_suspects(_with_conditions(images), out_of_fold(store, predictions))
+    found += predicted_suspects(_with_conditions(images), seen)
     return ReviewQueue(
         splits=splits.digest,
         predictions=(predictions.digest,) if predictions else (),
@@ -64,11 +68,12 @@ def publish_review(store: Store, predictions: Manifest) -> Manifest:
     """Publish the suspects that predictions and labels give; the manifest is of kind `label-review`."""
     from dentsight_pipeline.store.content import build
 
-    queue = review_queue(store, predictions)
+    seen = out_of_fold(store, predictions)
+    queue = _queue(store, _splits_behind(store, predictions), predictions, seen)
     subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
     facts = LabelReviewFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,
-        images=len(out_of_fold(store, predictions)),
+        images=len(seen),
         suspects=dict(sorted(Counter(suspect.kind for suspect in queue.suspects).items())),
     )
     inputs: dict[str, str] = {Asset.TEST_PREDICTIONS: predictions.digest, Asset.NORMALIZED_SPLITS: queue.splits}
@@ -95,8 +100,10 @@ def _seen(
     found = stored_detections(store, predictions, split.name, truth)
     names = np.array(truth.class_names)[found.class_index]
     columns = (split.images[column].to_pylist() for column in ("sha256", "source_group"))
-    for row, (image, source) in enumerate(zip(*columns, strict=True)):
-        own = found.image_index == row
+    by_image = np.argsort(found.image_index, kind="stable")
+    ends = np.searchsorted(found.image_index[by_image], np.arange(len(split.images) + 1)).tolist()
+    for image, source, (start, end) in zip(*columns, pairwise(ends), strict=True):
+        own = by_image[start:end]
         if source not in trained_on:
             yield image, Seen(names[own].tolist(), found.boxes_xywh_px[own], found.scores[own])
 

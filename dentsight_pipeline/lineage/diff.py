@@ -106,9 +106,7 @@ def _fields(a: Mapping[str, Cell], b: Mapping[str, Cell]) -> dict[str, Sides]:
 
 
 def _data(store: Store, a: Manifest, b: Manifest) -> DataDifference:
-    read = [read_splits(store, subset) for subset in (a, b)]
-    shared = set.intersection(*({name for split in splits.values() for name in _exports(split)} for splits in read))
-    before, after = ({}, {}) if a.digest == b.digest else (_images(splits, shared) for splits in read)
+    before, after = ({}, {}) if a.digest == b.digest else _images_of_both(store, a, b)
     images, labels = _image_changes(before, after), _label_changes(before, after)
     several = any(subset.facts_as(SubsetFacts).exports for subset in (a, b))
     return DataDifference(
@@ -136,6 +134,13 @@ class _Image:
 
 _Images = Mapping[tuple[str, str], _Image]
 """sha256 of every image, and its export where both datasets have that: a picture of two exports is two images."""
+
+
+def _images_of_both(store: Store, a: Manifest, b: Manifest) -> tuple[_Images, _Images]:
+    before, after = read_splits(store, a), read_splits(store, b)
+    exports = [{name for split in splits.values() for name in _exports(split)} for splits in (before, after)]
+    shared = exports[0] & exports[1]
+    return _images(before, shared), _images(after, shared)
 
 
 def _images(splits: Mapping[str, Split], shared: Collection[str]) -> _Images:

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+OTHER_SIDE = {"1": "2", "2": "1", "3": "4", "4": "3"}
+"""Quadrant → its counterpart across the midline: the first digit of a tooth's number in a mirror."""
+OTHER_JAW = {"1": "4", "4": "1", "2": "3", "3": "2"}
+"""Quadrant → its counterpart in the other jaw."""
 _LEFT_OF_PATIENT = frozenset("23")
 _UPPER = frozenset("12")
 

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from dentsight_pipeline.data.fdi import OTHER_SIDE
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
 from dentsight_pipeline.evaluation.matching import iou_of_pairs, pairs_in_same_cell
 from dentsight_pipeline.evaluation.operating_points import ratio
 
-_QUADRANT_ACROSS = {"1": "2", "2": "1", "3": "4", "4": "3"}
 _FDI = re.compile(r"[1-4][1-8]")
 
 
@@ -91,7 +91,7 @@ def mirrored_class(class_names: Sequence[str]) -> np.ndarray:
     place = {name: k for k, name in enumerate(class_names)}
 
     def across(name: str) -> str:
-        return _QUADRANT_ACROSS[name[0]] + name[1] if _FDI.fullmatch(name) else name
+        return OTHER_SIDE[name[0]] + name[1] if _FDI.fullmatch(name) else name
 
     return np.array([place.get(across(name), place[name]) for name in class_names], dtype=np.intp)
 

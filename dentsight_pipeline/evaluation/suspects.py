@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from dentsight_pipeline.data.agreement import pairwise_iou
-from dentsight_pipeline.data.fdi import tooth_flags
+from dentsight_pipeline.data.fdi import OTHER_JAW, OTHER_SIDE, tooth_flags
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.review import Suspect
@@ -137,13 +137,9 @@ def _misplaced_teeth(image: Labelled) -> Iterator[Suspect]:
         kind, _, name = flag.partition(":")
         for row in np.flatnonzero(image.named(name)).tolist():
             score = _SURE if kind == "wrong_jaw" else _LIKELY
-            proposed = {"wrong_side": _OTHER_SIDE, "wrong_jaw": _OTHER_JAW}.get(kind, {}).get(name[0])
+            proposed = {"wrong_side": OTHER_SIDE, "wrong_jaw": OTHER_JAW}.get(kind, {}).get(name[0])
             better = None if proposed is None else proposed + name[1]
             yield image.suspect(row, "class", score, f"tooth {name} {words[kind]}", proposed_class=better)
-
-
-_OTHER_SIDE = {"1": "2", "2": "1", "3": "4", "4": "3"}
-_OTHER_JAW = {"1": "4", "4": "1", "2": "3", "3": "2"}
 
 
 def _twins(image: Labelled) -> Iterator[Suspect]:

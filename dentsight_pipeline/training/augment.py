@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dentsight_pipeline.data.fdi import OTHER_SIDE
 from dentsight_pipeline.training.recipe import Recipe
 
-FDI_MIRROR = {"1": "2", "2": "1", "3": "4", "4": "3"}
-"""Quadrants that a horizontal flip exchanges: upper right with upper left, lower left with lower right."""
 LEAST_VISIBLE_SHARE = 0.3
 """A box of which a crop leaves a smaller share of its area is dropped."""
 
@@ -51,8 +50,8 @@ def mirrored_labels(classes: Sequence[str]) -> NDArray[np.int64]:
     index = {name: i for i, name in enumerate(classes)}
 
     def mirror(name: str) -> str:
-        is_tooth = len(name) == 2 and name.isdigit() and name[0] in FDI_MIRROR
-        return FDI_MIRROR[name[0]] + name[1] if is_tooth else name
+        is_tooth = len(name) == 2 and name.isdigit() and name[0] in OTHER_SIDE
+        return OTHER_SIDE[name[0]] + name[1] if is_tooth else name
 
     return np.array([index.get(mirror(name), i) for i, name in enumerate(classes)], dtype=np.int64)
 

@@ -141,15 +141,13 @@ def _named(boxes: Mapping[int, np.ndarray], classes: Sequence[str]) -> list[tupl
 def on_teeth(rows: Sequence[tuple[str, np.ndarray]]) -> set[tuple[str, str]]:
     """Conditions with the teeth that have them, from the named boxes [x, y, w, h] of one image, teeth among them."""
     teeth, conditions = ([row for row in rows if (row[0] in TEETH) == wanted] for wanted in (True, False))
-    return _joined(teeth, conditions) if teeth and conditions else set()
-
-
-def _joined(
-    teeth: Sequence[tuple[str, np.ndarray]], conditions: Sequence[tuple[str, np.ndarray]]
-) -> set[tuple[str, str]]:
-    (names, found), (fdi, places) = (list(zip(*own, strict=True)) for own in (conditions, teeth))
-    joined = join_teeth(np.array(found), names, np.array(places), fdi)
+    (names, found), (fdi, places) = (_columns(own) for own in (conditions, teeth))
+    joined = join_teeth(found, names, places, fdi)
     return {(names[finding.condition], tooth) for finding in joined for tooth in finding.fdi}
+
+
+def _columns(rows: Sequence[tuple[str, np.ndarray]]) -> tuple[list[str], np.ndarray]:
+    return [name for name, _ in rows], np.array([box for _, box in rows])
 
 
 def label_ceilings(counted: CountedPairs, *, resamples: int = 1000, seed: int = 0) -> tuple[LabelCeiling, ...]:

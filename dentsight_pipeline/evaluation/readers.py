@@ -239,15 +239,13 @@ def stored_truth_by_tooth(store: Store, evaluation: Manifest, study: Study) -> T
     """What the labels say of a study's images, tooth by tooth; an image whose teeth nobody numbered has no truth."""
     from dentsight_pipeline.data.ontology import TEETH
     from dentsight_pipeline.data.splits import read_splits
+    from dentsight_pipeline.evaluation.suspects import labelled_images
 
     subset = store.get_manifest(evaluation.inputs[Asset.CONDITION_SUBSET])
     splits = read_splits(store, store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS]))
     wanted = {image.sha256 for image in study.images}
-    truth: dict[str, Collection[tuple[str, str]]] = {}
-    for split in splits.values():
-        for row, digest in enumerate(split.images["sha256"].to_pylist()):
-            own = slice(*split.offsets[row : row + 2])
-            names = [split.classes[number - 1] for number in split.category_ids[own].tolist()]
-            if digest in wanted and any(name in TEETH for name in names):
-                truth[digest] = on_teeth(list(zip(names, split.boxes_xywh_px[own], strict=True)))
-    return truth
+    return {
+        own.image: on_teeth(list(zip(own.names, own.boxes, strict=True)))
+        for own in labelled_images(splits.values())
+        if own.image in wanted and any(name in TEETH for name in own.names)
+    }

@@ -204,9 +204,9 @@ class _Case:
     @cached_property
     def not_looked_for(self) -> tuple[str, ...]:
         """Classes of the policy of which the gated images tell nothing."""
-        counts = self.evaluation.gated.looked_at if self.evaluation.gated else {}
+        unknown = self.evaluation.gated.not_looked_for if self.evaluation.gated else ()
         known = self.evaluation.classes or self.policy.classes
-        return tuple(name for name in self.policy.classes if name not in known or counts.get(name) == 0)
+        return tuple(name for name in self.policy.classes if name not in known or name in unknown)
 
     @cached_property
     def head(self) -> tuple[Head, _Ruling]:

@@ -110,11 +110,8 @@ def named_in(text: str) -> tuple[Terms, ...]:
 
 def strictest(licences: Iterable[str]) -> Terms:
     """The strictest of all that texts name; unknown when there is none."""
-    return max((terms for text in licences for terms in named_in(text)), key=_strictness, default=terms_of("unknown"))
-
-
-def _strictness(terms: Terms) -> tuple[int, int, str]:
-    return terms.strictness
+    named = (terms for text in licences for terms in named_in(text))
+    return max(named, key=lambda terms: terms.strictness, default=terms_of("unknown"))
 
 
 def together(*texts: str) -> str:

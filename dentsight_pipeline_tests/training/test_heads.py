@@ -117,7 +117,7 @@ def test_other_detectors_with_a_head_in_every_layer_are_audited_too(
         if name == "collapsed" and kind in KIN_LOSSES:
             plant_main(model, KIN_LOSSES[kind])
         trained: Any = train_toy(
-            model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does"
+            model, steps=172, evaluations=(160, 172), allow="shows what the planted fault does", learning_rate=2e-3
         ).model
         if name == "collapsed" and kind not in KIN_LOSSES:
             trained.model.decoder.class_embed[3].bias.data -= 4.0

@@ -173,9 +173,10 @@ def predicted_suspects(images: Sequence[Labelled], seen: Mapping[str, Seen]) -> 
     """
     looked_at = [(image, seen[image.image]) for image in images if image.image in seen]
     trusted = calibrated(looked_at)
-    confirmed = _confirmed_share(looked_at, trusted)
-    for image, found in looked_at:
-        yield from _of_image(image, found, _chances(found, trusted), confirmed)
+    rated = [(image, found, _chances(found, trusted)) for image, found in looked_at]
+    confirmed = _confirmed_share(rated)
+    for image, found, chances in rated:
+        yield from _of_image(image, found, chances, confirmed)
 
 
 def _chances(found: Seen, trusted: Mapping[str, Chances]) -> np.ndarray:
@@ -208,19 +209,14 @@ def calibrated(looked_at: Sequence[tuple[Labelled, Seen]]) -> dict[str, Chances]
     return {name: Chances(*map(np.array, zip(*own, strict=True))) for name, own in told.items()}
 
 
-def _confirmed_share(looked_at: Sequence[tuple[Labelled, Seen]], trusted: Mapping[str, Chances]) -> dict[str, float]:
+def _confirmed_share(rated: Sequence[tuple[Labelled, Seen, np.ndarray]]) -> dict[str, float]:
     """How far labels of each class are confirmed: the mean of the best chance on them."""
     best: dict[str, list[float]] = defaultdict(list)
-    for image, found in looked_at:
-        iou = pairwise_iou(image.boxes, found.boxes)
+    for image, found, chances in rated:
+        iou, predicted = pairwise_iou(image.boxes, found.boxes), np.array(found.names, object)
         for row, name in enumerate(image.names):
-            best[name].append(_best_on(iou[row] >= SAME_IOU, found, name, trusted))
+            best[name].append(chances[(iou[row] >= SAME_IOU) & (predicted == name)].max(initial=0.0))
     return {name: float(np.mean(values)) for name, values in best.items()}
-
-
-def _best_on(on: np.ndarray, found: Seen, name: str, trusted: Mapping[str, Chances]) -> float:
-    chances = [trusted[name](found.scores[d]) for d in map(int, np.flatnonzero(on)) if found.names[d] == name]
-    return max(chances, default=0.0)
 
 
 def _of_image(image: Labelled, found: Seen, chances: np.ndarray, confirmed: Mapping[str, float]) -> Iterator[Suspect]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -153,11 +152,11 @@ def read_content(
     _refuse_missing_splits(files.name, export, request.require, refusals)
     choice = chosen(export, request.label_source, own)
     drop = request.drop if request.alone else set(request.drop) & set(export.category_names())
-    refuse_unknown_labels(export, choice.mapping, drop, refusals)
+    rules = resolved_labels(export, choice.mapping, drop, refusals)
 
     # What a mapping says is `mapping.json`, wherever it came from.
     other_files = tuple(file for file in hashed.seen() if not (file.name or "").endswith(MAPPING_FILE))
-    teeth = _tooth_names(export, choice.mapping, drop)
+    teeth = _tooth_names(rules)
     shown = frozenset(path for split in export.splits for path in _to_look_at(split, teeth))
     known = known or KnownOriginals()
     coloured = _spread([image.path for split in export.splits for image in split.images if image.exists])
@@ -170,7 +169,7 @@ def read_content(
         for kind, (wrong, total) in tooth_signs(split, teeth, images.grays).items():
             limits.judge(split.file, kind, wrong, total)
     own = own and by_digest(own, {path: image.sha256 for path, image in images.by_path.items()})
-    _refuse_uncovered(splits, choice.mapping, own, drop, refusals)
+    _refuse_uncovered(splits, choice.mapping, rules, own, refusals)
     repairs = maker.repairs()
     raw = RawExport(
         export.layout,
@@ -236,8 +235,10 @@ def _refuse_missing_splits(name: str, export: Export, required: Sequence[str], r
             refusals.add(missing_split(name, split, present))
 
 
-def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collection[str], refusals: Refusals) -> None:
-    """Refuses every label name that the mapping does not know, and every `drop` that the export does not have.
+def resolved_labels(
+    export: Export, mapping: LabelMapping, drop: Collection[str], refusals: Refusals
+) -> dict[str, LabelRule]:
+    """The rule of each label name that the mapping knows; refuses all others, and every `drop` that is no label.
 
     Raises:
         UnknownLabelError: The first unknown or ambiguous name, unless refusals are collected.
@@ -249,6 +250,7 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
             raise ConfigurationError(f"--drop {name!r}: the export has no such label. It has {names}.")
     counts = sum((split.label_counts for split in export.splits), Counter[str]())
     seen: set[str] = set(drop)
+    rules: dict[str, LabelRule] = {}
     for split in export.splits:
         for category in split.categories:
             if category.placeholder or category.name in seen:
@@ -256,37 +258,28 @@ def refuse_unknown_labels(export: Export, mapping: LabelMapping, drop: Collectio
             seen.add(category.name)
             where = f"{split.file}, category {category.id} ({counts[category.name]} annotations)"
             try:
-                mapping.resolve(category.name, where)
+                rules[category.name] = mapping.resolve(category.name, where)
             except UnknownLabelError as error:
                 refusals.add(error)
+    return rules
 
 
 def _refuse_uncovered(
     splits: Sequence[RawSplit],
     mapping: LabelMapping,
+    rules: Mapping[str, LabelRule],
     own: OwnMapping | None,
-    drop: Collection[str],
     refusals: Refusals,
 ) -> None:
     """Refuses boxes of classes that the mapping says nobody looked for; unknown names are refused elsewhere."""
-    names = {category.name for split in splits for category in split.categories} - set(drop)
-    rules: dict[str, LabelRule] = {}
-    for name in names:
-        with suppress(UnknownLabelError):
-            rules[name] = mapping.resolve(name)
     coverage = looked_for(mapping, rules, splits, image_classes(own))
     for split in splits:
         refuse_uncovered(split, rules, coverage, refusals.add)
 
 
-def _tooth_names(export: Export, mapping: LabelMapping, drop: Collection[str]) -> dict[str, str]:
+def _tooth_names(rules: Mapping[str, LabelRule]) -> dict[str, str]:
     """Raw name → FDI number, of the names that mean one tooth."""
-    found: dict[str, str] = {}
-    for name in set(export.category_names()) - set(drop):
-        with suppress(UnknownLabelError):  # it is refused elsewhere
-            (tooth,) = mapping.resolve(name).classes[:1] or ("",)
-            found |= {name: tooth} if tooth in TEETH else {}
-    return found
+    return {name: rule.classes[0] for name, rule in rules.items() if rule.classes and rule.classes[0] in TEETH}
 
 
 def _to_look_at(split: ExportSplit, teeth: Mapping[str, str]) -> list[str]:

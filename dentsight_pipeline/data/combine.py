@@ -126,7 +126,7 @@ def _names(raw: RawExport) -> set[str]:
 def combined(parts: Sequence[Part]) -> NormalisedDocument:
     """Several normalised exports as one dataset."""
     whole = _Whole(parts)
-    splits = {name: whole.split(name) for name in SPLITS if any(_has(part, [name]) for part in parts)}
+    splits = {name: whole.split(name) for name in SPLITS if any(name in part.made.splits for part in parts)}
     tables = list(splits.values())
     fingerprints = {digest: code for part in parts for digest, code in part.raw.fingerprints.items()}
     augmented = {name for name, part in zip(whole.names, parts, strict=True) if part.raw.facts.source.versions}
@@ -158,18 +158,21 @@ class _Whole:
                 yield replace(item, stem_group=same.get(item.stem_group or "", item.stem_group))
 
     @cached_property
-    def digests(self) -> list[str]:
+    def digests(self) -> NDArray[np.str_]:
         """Of every image's bytes."""
-        return [item for part in self.parts for s in part.raw.splits for item in s.images["sha256"].to_pylist()]
+        return np.array(
+            [item for part in self.parts for s in part.raw.splits for item in s.images["sha256"].to_pylist()]
+        )
 
     def split(self, name: str) -> Split:
         """One split of all exports, one export after the other; ids go on from those of the splits before."""
         earlier = SPLITS[: SPLITS.index(name)]
         image = int(np.isin(self.splits, earlier).sum()) + 1
-        box = sum(len(part.made.splits[other].annotations) for part in self.parts for other in _has(part, earlier)) + 1
+        before = [split for part in self.parts for split in part.made.splits.values() if split.name in earlier]
+        box = sum(len(split.annotations) for split in before) + 1
         images, annotations = [IMAGES.empty_table()], [ANNOTATIONS.empty_table()]
         for k, part in enumerate(self.parts):
-            for own in [part.made.splits[name] for _ in _has(part, [name])]:
+            if (own := part.made.splits.get(name)) is not None:
                 rows = np.flatnonzero((self.exports == k) & (np.array(self.splits) == name))
                 images.append(_with(own.images, IMAGES, self._keys(k, rows, image)))
                 annotations.append(_with(own.annotations, ANNOTATIONS, _moved(own, image, box)))
@@ -216,7 +219,6 @@ class _Whole:
 
     def _part(self, k: int) -> ExportPart:
         facts, own = self.parts[k].made.facts, self.exports == k
-        digests = np.array(self.digests)
         return ExportPart(
             name=self.names[k],
             raw_export=self.parts[k].digest,
@@ -225,7 +227,7 @@ class _Whole:
             mapping=facts.mapping,
             images={name: split.images for name, split in facts.splits.items()},
             annotations=sum(split.annotations for split in facts.splits.values()),
-            same_bytes=_also_in(digests, own),
+            same_bytes=_also_in(self.digests, own),
             same_source=_also_in(self.sources.numbers, own),
         )
 
@@ -235,10 +237,6 @@ def export_names(parts: Sequence[Part]) -> list[str]:
     names = [part.made.facts.corpus.name for part in parts]
     tags = [part.digest[:8] or str(number) for number, part in enumerate(parts, start=1)]
     return [f"{name} ({tag})" if names.count(name) > 1 else name for name, tag in zip(names, tags, strict=True)]
-
-
-def _has(part: Part, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name in part.made.splits]
 
 
 def _moved(own: Split, image: int, box: int) -> dict[str, Any]:

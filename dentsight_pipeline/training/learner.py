@@ -65,15 +65,22 @@ class Learner:
         classes: Names in label order.
         processes: Where.
         weights: Folder that replaces the recipe's `weights`: a `checkpoint:` that was fetched from the store.
+        untaught: Labels that no training image covers.
     """
 
     def __init__(
-        self, recipe: Recipe, classes: Sequence[str], processes: Processes, weights: Path | None = None
+        self,
+        recipe: Recipe,
+        classes: Sequence[str],
+        processes: Processes,
+        weights: Path | None = None,
+        untaught: Sequence[int] = (),
     ) -> None:
         self.recipe, self.processes = recipe, processes
         self._preprocessing = Preprocessing.of_recipe(recipe)
         set_seed(recipe.seed)
         model = models.build(recipe, classes, weights=weights)
+        models.silence(model, untaught)
         self.initial_weights_sha256 = _digest_of(model)
         nn.Module.to(model, processes.device)
         self.raw_model: nn.Module = model

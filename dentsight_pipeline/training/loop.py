@@ -10,12 +10,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -109,14 +110,15 @@ class Training:
         images = self.train.labelled
         self.sampler = EpochSampler(images.labels_by_image, images.covered, self.recipe)
         self.total_steps = self.sampler.total_steps
-        self.learner = Learner(self.recipe, self.train.labelled.classes, started, setup.weights)
+        untaught = np.flatnonzero(~images.covered.any(axis=0)).tolist()
+        self.learner = Learner(self.recipe, images.classes, started, setup.weights, untaught)
         self.monitor = HeadHealthMonitor(
             self.learner.raw_model,
             total_steps=self.total_steps,
             warmup_steps=self.recipe.warmup(self.total_steps),
             num_labels=len(self.train.labelled.classes),
         )
-        self._say_what_is_trained()
+        self._say_what_is_trained(untaught)
         self.checkpoints = checkpointing.CheckpointFolder(self.job.folder / "checkpoints")
         self._saved = Saved(time.monotonic())
         self._resume()
@@ -150,13 +152,16 @@ class Training:
         )
         return Letterboxed(images, cached)
 
-    def _say_what_is_trained(self) -> None:
+    def _say_what_is_trained(self, untaught: Sequence[int]) -> None:
         parameters = models.count_parameters(self.learner.raw_model)
         self.reporter.message(
             f"{parameters:,} parameters; {optim.describe_groups(self.learner.optimizer.param_groups)}; "
             f"{len(self.train.labelled)} training images, {self.sampler.steps_per_epoch} steps an epoch, "
             f"{self.total_steps} steps on {hardware().device}, {self.processes.count} process(es)."
         )
+        if untaught:
+            names = ", ".join(self.train.labelled.classes[label] for label in untaught)
+            self.reporter.message(f"No training image covers {names}: the model will not find them.")
 
     def _resume(self) -> None:
         """Goes on from the newest intact checkpoint of the same training, where there is one."""

@@ -30,6 +30,8 @@ KIN = ("d_fine", "rt_detr", "rt_detr_v2", "deimv2")
 """Model types with a class head in every decoder layer, which an audit can read; only the first is trained here."""
 CLASS_OUTPUTS = 5
 """Place of all layers' logits among the criterion's arguments: after logits, labels, device, boxes, configuration."""
+SILENT_LOGIT = -20.0
+"""Of a class that nothing teaches; low enough that what the decoder adds for the quality of boxes changes nothing."""
 OLDEST_TRANSFORMERS = (5, 18)
 """Older ones compute D-FINE's main loss over denoising queries too, which collapses the class head."""
 
@@ -112,6 +114,18 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     elif hasattr(model.config, "criterion"):  # of the weights' own training
         del model.config.criterion  # pyright: ignore[reportAttributeAccessIssue]
     return use_fp32_criterion(model)
+
+
+def silence(model: DFineForObjectDetection, labels: Sequence[int]) -> None:
+    """Gives classes that no training image covers a score of nearly 0, which training leaves there.
+
+    Nothing teaches their rows of the heads, but what the rows read changes: without this their scores wander, win
+    queries from the classes that are taught, and fill the detections.
+    """
+    with torch.no_grad():
+        for head in (*(model.model.decoder.class_embed or []), model.model.enc_score_head):
+            head.weight[list(labels)] = 0.0
+            head.bias[list(labels)] = SILENT_LOGIT
 
 
 def check_weights(recipe: Recipe, weights: str | Path | None = None) -> None:

@@ -518,3 +518,23 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, still_reci
     found = validation.detect(model, Letterboxed(split, images), range(5), recipe, torch.device("cpu"))
     best = next(e for e in two.validation if e.step == double.facts["best_step"])
     assert validation.score(split, found)["valid/map_50"] == pytest.approx(best.values["valid/map_50"], abs=1e-9)
+
+
+def test_a_class_that_no_training_image_covers_stays_silent(store: Store, tiny_recipe: Recipe, tmp_path: Path):
+    """Untaught scores wandered above the taught ones on real X-rays: they won the queries, and head health tripped."""
+
+    def without_crowns(_: str, coco: dict[str, Any]) -> None:
+        for image in coco["images"]:
+            image["covered"] = [1, 3]
+        coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 2]
+
+    subset = make_subset(store, {"train": 6, "valid": 3}, change=without_crowns)
+    checkpoint = run(fit_job(store, subset, tiny_recipe, tmp_path / "work"))
+    model = models.load(content.materialise(store, checkpoint, tmp_path / "out", prefix="model/") / "model")
+
+    with torch.no_grad():
+        scores = model(pixel_values=torch.rand(2, 3, 64, 96)).logits.sigmoid().amax((0, 1))
+
+    assert scores[1] < 1e-6
+    assert scores[[0, 2]].min() > 1e-3
+    assert "No training image covers crown" in messages(tmp_path / "work")

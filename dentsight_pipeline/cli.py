@@ -278,6 +278,19 @@ def audit(
     raise typer.Exit(auditing.audit(ref, export or [], key, head or [], as_json))
 
 
+@app.command()
+def archive(
+    ref: Annotated[str, typer.Argument(help="A release: digest, folder, NAME@alias, or `release` for the newest.")],
+    out: Annotated[Path, typer.Argument(help="New folder, or new file ending in .tar.")],
+    key: Annotated[Path | None, typer.Option(help="Public key it was signed with; default: this workspace's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write everything that an audit of a release needs, images included, with a script that verifies it offline."""
+    from dentsight_pipeline.commands import evidence
+
+    evidence.archive(ref, out, key, as_json)
+
+
 @app.command("export")
 def export_(
     ref: Annotated[str, typer.Argument(help="A subset or dataset key; with --onnx a checkpoint, release or folder.")],

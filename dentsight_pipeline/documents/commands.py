@@ -107,3 +107,20 @@ class Initialised(Document, frozen=True):
     """Where bytes go."""
     mlflow: str
     """Where figures go."""
+
+
+class Archived(Document, frozen=True, kw_only=True):
+    """What `dentsight archive` wrote."""
+
+    release: str
+    """Digest of the release; worth noting elsewhere."""
+    path: str
+    """The folder or tar."""
+    files: int
+    """How many are in it."""
+    bytes: int
+    """Of all objects."""
+    images: int
+    """X-rays among them."""
+    log_head: str
+    """Newest entry of the log, `sequence:sha256`; worth noting elsewhere."""

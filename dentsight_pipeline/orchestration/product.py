@@ -199,7 +199,7 @@ class Step(Generic[Settings]):
         from dentsight_pipeline.store import memo as memory
 
         config = None if config is None else dict(config)
-        key = None if config is None else memory.key(self.asset, self._version, self._digests, config)
+        key = None if config is None else memory.key(self.asset, self.version, self._digests, config)
         known = memory.recall(self.store, key) if key else None
         known = known or (registered if self.dry else None)
         if known is not None:
@@ -217,7 +217,8 @@ class Step(Generic[Settings]):
         return replace(made, head=head)
 
     @property
-    def _version(self) -> str:
+    def version(self) -> str:
+        """The asset's code version."""
         return (self.context.assets_def.code_versions_by_key or {})[self.context.asset_key] or ""
 
     @property
@@ -230,7 +231,7 @@ class Step(Generic[Settings]):
 
         record = {
             "asset": self.asset,
-            "code_version": self._version,
+            "code_version": self.version,
             "partition": self.partition,
             "inputs": self._digests,
             "config": config,

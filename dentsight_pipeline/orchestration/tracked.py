@@ -27,7 +27,7 @@ def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collap
     """Train a recipe on a subset; `allow_head_collapse` is the reason to go on with a collapsed head, or empty."""
     job = FitJob(
         store_uri=step.store.uri,
-        workdir=str(step.workspace.scratch("fit", f"{subset.digest[:16]}-{recipe.digest[:16]}")),
+        workdir=_workdir(step, "fit", subset, recipe),
         subset=subset.digest,
         recipe=recipe.model_dump(mode="json"),
         allow_head_collapse=allow_head_collapse or None,
@@ -59,7 +59,7 @@ def predict(step: Step[Any], subset: "Manifest", checkpoint: "Manifest", *, imag
     splits = tuple(split for split in SPLITS_PREDICTED if split in split_names(subset))
     job = PredictJob(
         store_uri=step.store.uri,
-        workdir=str(step.workspace.scratch("predict", f"{subset.digest[:16]}-{checkpoint.digest[:16]}")),
+        workdir=_workdir(step, "predict", subset, checkpoint),
         checkpoint=checkpoint.digest,
         subset=subset.digest,
         splits=splits,
@@ -111,6 +111,11 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
             shutil.rmtree(job.folder / "model", ignore_errors=True)  # its bytes are in the store
         told = {"job": result.job} if result.job else {}
         return Made(product.digest, {**record, **step.tracking.links(run), **told})
+
+
+def _workdir(step: Step[Any], verb: str, *inputs: "Manifest | Recipe") -> str:
+    """Of this very work: what code of another version left there, half done or whole, is not gone on with."""
+    return str(step.workspace.scratch(verb, "-".join([*(one.digest[:16] for one in inputs), step.version])))
 
 
 def _tell_where(step: Step[Any], run: TrackedRun) -> None:

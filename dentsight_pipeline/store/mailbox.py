@@ -41,7 +41,7 @@ class Mailbox:
 
     Args:
         store: The store.
-        key: The work's name, e.g. `fit-<subset>-<recipe>`.
+        key: The work's name, e.g. `fit-<subset>-<recipe>-<code version>`.
     """
 
     def __init__(self, store: Store, key: str) -> None:

@@ -20,8 +20,6 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import outbox
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home, new_home
 
-pytestmark = pytest.mark.xdist_group("outbox")
-
 KEY = "rf-key-that-nobody-may-read"
 SUPERVISED = "  module: dentsight_pipeline.orchestration.launcher\n  class: SupervisedRunLauncher\n"
 Usage = namedtuple("Usage", "total used free")

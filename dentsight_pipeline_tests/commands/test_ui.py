@@ -16,6 +16,7 @@ import pytest
 
 from dentsight_pipeline.commands import ui
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.assets.conftest import new_home
 
 
@@ -31,12 +32,11 @@ def answers(address: str, seconds: float = 120) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("servers")
 def test_a_killed_server_is_started_again_on_the_same_address(tmp_path: Path) -> None:
     """Nobody restarts anything at night; and a bookmark has to stay good."""
     (tmp_path / "home").mkdir()
     home = new_home(tmp_path / "home")
-    ports = ui.free_port(3700), ui.free_port(5800)
+    ports = free_port(), free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "dentsight_pipeline.cli", "ui"),

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import psutil
 
-from dentsight_pipeline.commands.ui import dagster_command, free_port
+from dentsight_pipeline.commands import ui
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home
 
 Part = Literal["webserver", "daemon", "code server", "worker", "guard", "trainer"]
@@ -45,11 +46,11 @@ class Servers:
 
     def start(self, seconds: float = 120) -> None:
         """Start everything, and wait until the code location is loaded."""
-        self.port = free_port(self.port or 3200)
+        self.port = ui.free_port(self.port or free_port())
         environment = {**self.home.environment, "DAGSTER_HOME": str(self.home.folder), "OMP_NUM_THREADS": "1"}
         with (self.home.folder / "servers.log").open("ab") as log:
             self.process = subprocess.Popen(
-                dagster_command(self.port),
+                ui.dagster_command(self.port),
                 cwd=self.home.folder,
                 env={**environment, **self.variables},
                 stdout=log,

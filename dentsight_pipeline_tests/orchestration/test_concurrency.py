@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from dentsight_pipeline.commands.ui import free_port, mlflow_command
+from dentsight_pipeline.commands.ui import mlflow_command
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home
 from dentsight_pipeline_tests.orchestration.conftest import DATASET
 from dentsight_pipeline_tests.orchestration.servers import (
@@ -30,7 +31,7 @@ from dentsight_pipeline_tests.orchestration.servers import (
 )
 from dentsight_pipeline_tests.orchestration.test_crashes import assert_nothing_is_left, assert_trained_once_and_whole
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = pytest.mark.slow
 
 STEPS = 24
 LOCKED = re.compile(r"database is locked|database table is locked|OperationalError", re.IGNORECASE)
@@ -63,7 +64,7 @@ class MlflowServer:
     """A real MLflow server that can be stopped and started again on the same database and port."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port(5700)
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         workspace = Workspace(root=str(folder))
         self._tracking = Tracking(workspace=workspace)

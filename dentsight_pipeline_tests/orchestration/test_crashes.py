@@ -22,7 +22,7 @@ from dentsight_pipeline_tests.orchestration.servers import (
     wait_for_step,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = pytest.mark.slow
 
 STEPS = 24
 TRAINING_PARTS: tuple[Part, ...] = ("worker", "guard", "trainer")

@@ -9,7 +9,7 @@ import pytest
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home, new_home
 from dentsight_pipeline_tests.orchestration.kills import campaign
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from dentsight_pipeline_tests.local_server import QuietHandler, serving
 from dentsight_pipeline_tests.orchestration.assets.conftest import new_home
 from dentsight_pipeline_tests.orchestration.servers import LOCATION, Servers, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("servers")]
+pytestmark = pytest.mark.slow
 
 SENSOR = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "sensorName": "new_roboflow_version"}
 START = "mutation($s: SensorSelector!) { startSensor(sensorSelector: $s) { __typename ... on Sensor { id } } }"

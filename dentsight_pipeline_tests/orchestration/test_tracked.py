@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
+from dentsight_pipeline.orchestration import tracked
 from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.orchestration.tracked import PRICE_VARIABLE, price_per_hour
 
@@ -15,3 +19,24 @@ def test_the_price_that_a_person_sets_stands_over_the_schedulers(monkeypatch: py
 
     monkeypatch.setenv(PRICE_VARIABLE, "2.5")
     assert (price_per_hour(None), price_per_hour(Slurm(price_per_hour=1.5))) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("verb", ["fit", "predict"])
+def test_work_of_another_code_version_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """The trainer gives what is finished or half done in its folder: a memo that asks anew got the old bytes back."""
+    monkeypatch.setattr(tracked, "_run_job", lambda step, verb, job, inputs: job.workdir)
+    subset = SimpleNamespace(digest="a" * 64, kind="condition-subset", entries={})
+    recipe = SimpleNamespace(digest="b" * 64, model_dump=lambda mode: {})
+    folders = []
+    for version in ("1", "2", "2"):
+        step = SimpleNamespace(
+            version=version,
+            store=SimpleNamespace(uri="s3://bucket/store"),
+            backend=SimpleNamespace(price_per_hour=None),
+            workspace=SimpleNamespace(scratch=lambda *parts: tmp_path.joinpath(*parts), folder=tmp_path),
+            inputs={},
+        )
+        made = tracked.fit(step, subset, recipe, "") if verb == "fit" else tracked.predict(step, subset, recipe)  # type: ignore[arg-type]
+        folders.append(made)
+
+    assert folders[0] != folders[1] == folders[2]

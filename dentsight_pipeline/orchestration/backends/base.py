@@ -50,14 +50,18 @@ class Task:
 class Backend(ABC, Generic[Handle]):
     """Where jobs run."""
 
-    def perform(self, task: Task) -> Result:
+    def perform(self, task: Task, adopted: Handle | None = None) -> Result:
         """Do one job to its end, going on with what an earlier start of it left.
+
+        Args:
+            task: The job.
+            adopted: What `adopt` gave, where whoever chose this backend has asked already.
 
         Raises:
             DentsightError: The job refused, with its own words, or it was lost too often.
             RetryRequested: It was killed from outside; Dagster takes the step up again, and it resumes.
         """
-        handle = self.adopt(task) or self.submit(task)
+        handle = adopted or self.adopt(task) or self.submit(task)
         try:
             return self.watch(task, handle)
         except INTERRUPTIONS:

@@ -8,8 +8,9 @@ import dagster as dg
 
 from dentsight_pipeline.documents.events import Event
 from dentsight_pipeline.documents.job import Job, Result
+from dentsight_pipeline.documents.remote import Note
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.orchestration.backends.base import Backend, Scheduler, Task, UnreachableError, gpus
+from dentsight_pipeline.orchestration.backends.base import Scheduler, Task, UnreachableError, gpus
 from dentsight_pipeline.orchestration.backends.detached import Detached, mailbox
 from dentsight_pipeline.orchestration.backends.local import LocalBackend
 
@@ -83,8 +84,7 @@ class ChosenBackend(dg.ConfigurableResource):
     ) -> Result:
         """Run one job to its end, as `Backend.perform` says."""
         version = (context.assets_def.code_versions_by_key or {}).get(context.asset_key) or ""
-        task = Task(context, verb, job, locks, listen, version)
-        return _backend_of(task).perform(task)
+        return perform(Task(context, verb, job, locks, listen, version))
 
     @property
     def price_per_hour(self) -> float | None:
@@ -93,28 +93,30 @@ class ChosenBackend(dg.ConfigurableResource):
         return chosen.price_per_hour if chosen else None
 
 
-def _backend_of(task: Task) -> Backend:
-    """The chosen backend, or the one where this very work still runs."""
+def perform(task: Task) -> Result:
+    """Do a job where an earlier start of this very work still runs, else at the chosen backend."""
     name, box = backend_name(), mailbox(task)
     note = box.note()
-    if note is not None and note.backend not in (name, LOCAL) and (other := _goes_on(task, note.backend)):
-        return other
+    if note is not None and note.backend not in (name, LOCAL) and (found := _goes_on(task, note.backend)):
+        backend, adopted = found
+        return backend.perform(task, adopted)
     if name != LOCAL:
-        return _detached(name)
+        return _detached(name).perform(task)
     if note is not None:
         box.fetch_state(task.job.folder)
-    return LocalBackend()
+    return LocalBackend().perform(task)
 
 
 def _detached(name: str) -> Detached:
     return Detached(SCHEDULERS[name](), processes=max(1, gpus()))
 
 
-def _goes_on(task: Task, name: str) -> Detached | None:
-    """The backend of an earlier start where its job goes on; a worker that is given up ends itself when replaced."""
+def _goes_on(task: Task, name: str) -> tuple[Detached, Note] | None:
+    """The backend where an earlier start's job goes on, and the job; a worker given up ends itself when replaced."""
     try:
         earlier = _detached(name)
-        return earlier if earlier.adopt(task) is not None else None
+        adopted = earlier.adopt(task)
+        return None if adopted is None else (earlier, adopted)
     except (KeyError, ConfigurationError, UnreachableError) as error:
         task.context.log.warning(
             f"This work was ordered at {name}, which cannot be asked ({error}). It is ordered anew."

@@ -8,14 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dentsight_pipeline.documents.facts import EvaluationFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home, new_home
 from dentsight_pipeline_tests.orchestration.servers import TINY_TRAINING
-
-pytestmark = pytest.mark.xdist_group("champion")
 
 STEPS = [f"--set={name}={value}" for name, value in {**TINY_TRAINING, "max_steps": "2"}.items()]
 MEASURE = """

@@ -19,8 +19,6 @@ from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, TINY, FinishedCell
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 ASSETS = (
     "raw_export",
     "normalized_splits",

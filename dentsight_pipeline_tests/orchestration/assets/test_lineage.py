@@ -10,8 +10,6 @@ import pytest
 
 from dentsight_pipeline_tests.orchestration.assets.conftest import FinishedCell, Home
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 PRODUCTS = (
     "release-report",
     "evaluation",

@@ -12,8 +12,6 @@ import pytest
 from dentsight_pipeline_tests.local_server import QuietHandler, serving
 from dentsight_pipeline_tests.orchestration.assets.conftest import FinishedCell
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 KEY = "rf-key-that-nobody-may-read"
 
 

@@ -19,7 +19,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, Home, new_home
 
-pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 UNDECLARED = ("--source", "canonical")

@@ -17,8 +17,6 @@ from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
 
-pytestmark = pytest.mark.xdist_group("graph")
-
 
 @dataclass(frozen=True)
 class Teeth:

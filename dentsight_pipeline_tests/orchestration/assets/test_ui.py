@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,10 +20,8 @@ import cv2
 import psutil
 import pytest
 
-from dentsight_pipeline.commands.ui import free_port
+from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.assets.conftest import FinishedCell, Home
-
-pytestmark = pytest.mark.xdist_group("graph")
 
 GROUPS = ("data", "training", "evaluation", "release")
 LAUNCH = """
@@ -65,7 +62,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(finished_cell: FinishedCell) -> Iterator[Served]:
     """`dentsight ui` in the finished cell's home, stopped as a person stops it: with Ctrl-C."""
-    ports = free_port(3600 + os.getpid() % 900), free_port(5600 + os.getpid() % 900)  # others may start servers too
+    ports = free_port(), free_port()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "dentsight_pipeline.cli", "ui"),

@@ -355,31 +355,67 @@ def test_a_folder_is_no_store_for_a_worker_far_away(ordered: Ordered) -> None:
     assert scheduler.submitted == []
 
 
-def test_a_job_goes_on_where_it_was_ordered_although_another_backend_is_chosen_now(
-    ordered: Ordered, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The setting changed between two attempts; the training must not run twice."""
-    scheduler = FakeScheduler(beat_until)
-    Detached(scheduler, FAST).submit(ordered.task)
+@pytest.fixture
+def here(ordered: Ordered, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """This machine is chosen now; gives the work that it was asked to do."""
+    asked: list[str] = []
     monkeypatch.setenv(choice.BACKEND_VARIABLE, "local")
-    monkeypatch.setitem(choice.SCHEDULERS, "slurm", lambda: scheduler)
-
-    found = choice._backend_of(ordered.task)
-    scheduler.cancel("1")
-    wait_until(lambda: not scheduler._lives("1"), 10)
-
-    assert isinstance(found, Detached) and found.scheduler is scheduler
-    assert not isinstance(choice._backend_of(ordered.task), Detached)
+    monkeypatch.setattr(choice.LocalBackend, "perform", lambda self, task: asked.append(task.key))
+    return asked
 
 
-def test_an_earlier_backend_that_cannot_be_asked_is_left_behind_with_a_word(
-    ordered: Ordered, monkeypatch: pytest.MonkeyPatch
+def test_a_job_goes_on_where_it_was_ordered_although_another_backend_is_chosen_now(
+    ordered: Ordered, here: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The setting changed between two attempts: the training must not run twice, and is adopted and told of once."""
+    release = threading.Event()
+    scheduler = FakeScheduler(lambda box, _: finish(box, 3, lambda: not release.is_set()))
+    Detached(scheduler, FAST).submit(ordered.task)
+    monkeypatch.setitem(choice.SCHEDULERS, "slurm", lambda: scheduler)
+    monkeypatch.setattr(choice, "_detached", lambda name: Detached(choice.SCHEDULERS[name](), FAST))
+    threading.Timer(0.5, release.set).start()
+
+    result = choice.perform(ordered.task)
+
+    assert (result.job, here) == (detached.digest_of(ordered.task), [])
+    assert sum("is heard again" in line for line in ordered.log.lines) == 1
+    assert len(scheduler.submitted) == 1
+
+
+def test_a_job_that_is_gone_at_the_earlier_backend_goes_on_at_the_one_chosen_now(
+    ordered: Ordered, here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways: from Slurm to Ray with the state in the store, and from there to this machine."""
+    saved = tmp_path / "step-00000005"
+    saved.mkdir()
+    (saved / "state.json").write_text("{}")
+    gone, next_one = FakeScheduler(lambda *_: None), FakeScheduler(lambda *_: None, name="ray")
+    monkeypatch.setitem(choice.SCHEDULERS, "slurm", lambda: gone)
+    monkeypatch.setitem(choice.SCHEDULERS, "ray", lambda: next_one)
+    Detached(gone, FAST).submit(ordered.task)
+    mailbox(ordered.task).save_state(5, saved)
+    wait_until(lambda: not gone._lives("1"), 10)
+    monkeypatch.setenv(choice.BACKEND_VARIABLE, "ray")
+    monkeypatch.setattr(Detached, "watch", lambda self, task, handle: handle)
+
+    note: object = choice.perform(ordered.task)
+
+    assert note == mailbox(ordered.task).note()
+    assert isinstance(note, Note) and (note.backend, note.attempt, note.step) == ("ray", 2, 5)
+    monkeypatch.setenv(choice.BACKEND_VARIABLE, "local")
+    wait_until(lambda: not next_one._lives("1"), 10)
+    choice.perform(ordered.task)
+    assert here == [ordered.task.key]
+    assert (ordered.task.job.folder / "checkpoints" / "step-00000005" / "state.json").exists()
+
+
+def test_an_earlier_backend_that_cannot_be_asked_is_left_behind_with_a_word(ordered: Ordered, here: list[str]) -> None:
     """Its settings are gone for good; should its worker still live, it finds itself replaced."""
     Detached(FakeScheduler(beat_until, name="moon"), FAST).submit(ordered.task)
-    monkeypatch.setenv(choice.BACKEND_VARIABLE, "local")
 
-    assert not isinstance(choice._backend_of(ordered.task), Detached)
+    choice.perform(ordered.task)
+
+    assert here == [ordered.task.key]
     assert ordered.log.has("ordered at moon")
 
 

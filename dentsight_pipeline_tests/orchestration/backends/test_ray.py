@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from dentsight_pipeline import errors
@@ -20,66 +14,17 @@ from dentsight_pipeline.orchestration.backends.base import Phase, UnreachableErr
 from dentsight_pipeline.orchestration.backends.detached import Detached
 from dentsight_pipeline.orchestration.backends.ray import ADDRESS_VARIABLE, Ray
 from dentsight_pipeline.store.objects import open_store
-from dentsight_pipeline_tests.local_server import free_port
 from dentsight_pipeline_tests.orchestration.backends.conftest import tiny
+from dentsight_pipeline_tests.orchestration.backends.ray_head import Head, ray_head
 from dentsight_pipeline_tests.orchestration.backends.tasks import QUICK, fit_task, start, undisturbed, wait_until
 from dentsight_pipeline_tests.training.conftest import make_subset
 
 
-@dataclass
-class Head:
-    """A Ray head with its dashboard."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def scheduler(self) -> Ray:
-        """The backend at this head."""
-        return Ray(f"http://127.0.0.1:{self.port}", gpus=0)
-
-    def start(self) -> None:
-        """Start it, and wait until it takes jobs."""
-        ports = [f"--port={free_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
-        options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
-        ray = Path(sys.executable).with_name("ray")
-        self.process = subprocess.Popen(
-            [ray, "start", *options, *ports, f"--temp-dir={self.folder}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        wait_until(self._answers, 300, "a head that takes jobs")
-
-    def _answers(self) -> bool:
-        with suppress(UnreachableError):  # its agent comes some seconds after its dashboard
-            return bool(self.scheduler.submit(f"ready-{time.monotonic_ns()}", ["true"], self.folder))
-        return False
-
-    def kill(self) -> None:
-        """`kill -9` of everything that it consists of, jobs included."""
-        assert self.process is not None
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.process.wait()
-        psutil.wait_procs(family, timeout=10)
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A running head; its sockets need a short path."""
-    if not Path(sys.executable).with_name("ray").exists():
-        pytest.skip("needs ray[default]")
-    folder = Path(tempfile.mkdtemp(prefix="ray"))
-    running = Head(folder, free_port())
-    try:
-        running.start()
+    """A running head."""
+    with ray_head() as running:
         yield running
-    finally:
-        running.kill()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_head_that_does_not_answer_says_nothing_of_a_job() -> None:

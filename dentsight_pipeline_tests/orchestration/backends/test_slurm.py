@@ -29,8 +29,6 @@ from dentsight_pipeline_tests.orchestration.backends.tasks import (
 )
 from dentsight_pipeline_tests.training.conftest import make_subset
 
-pytestmark = pytest.mark.xdist_group("slurm")
-
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -21,7 +21,7 @@ from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, ne
 from dentsight_pipeline_tests.orchestration.backends.campaign import bucket
 from dentsight_pipeline_tests.orchestration.backends.cluster import slurm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 pytest.importorskip("dagster_postgres", reason="needs the extra postgres")
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 STORAGE = "storage:\n  postgres:\n    postgres_url:\n      env: DAGSTER_POSTGRES_URL\n"

@@ -23,8 +23,6 @@ from dentsight_pipeline.orchestration.tracking import outbox
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.store import content
 
-pytestmark = pytest.mark.xdist_group("outbox")
-
 
 @dataclass
 class Line:

@@ -31,6 +31,8 @@ from dentsight_pipeline.training.recipe import Recipe
 
 DETECTIONS_PER_IMAGE = 300
 """The best (query, class) pairs kept of an image; COCO's metrics look at 100 a class, Roboflow's and HF's at 300."""
+NO_FINDING_LOGIT = models.SILENT_LOGIT + 5.0
+"""What answers below it says nothing: a class that no training image covers, and what the decoder adds to it."""
 PROCESSOR = "preprocessor_config.json"
 
 Channels = tuple[float, float, float]
@@ -237,7 +239,7 @@ def best_detections(
     """The best (query, class) pairs of one image, ties in the order of queries.
 
     The rule is that of transformers' `post_process_object_detection` (a query may answer with several classes), in
-    float64: it sigmoids in float32, where confident scores tie.
+    float64: it sigmoids in float32, where confident scores tie. Classes that nobody looked for in training are none.
 
     Args:
         logits: [num_queries, num_classes].
@@ -247,6 +249,7 @@ def best_detections(
     """
     flat = logits.ravel()
     best = np.argsort(-flat, kind="stable")[:limit]
+    best = best[flat[best] > NO_FINDING_LOGIT]
     queries, labels = np.divmod(best, logits.shape[1])
     scores = 1.0 / (1.0 + np.exp(-flat[best]))
     return Detections(geometry.denormalise(boxes_cxcywh[queries]), scores, labels.astype(np.int64))

@@ -13,6 +13,7 @@ is `heads.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from dentsight_pipeline.documents.health import HeadHealth, LogOnly, MonitorState, Reading, RuleOutcome, Signals
 from dentsight_pipeline.errors import HeadCollapseError
+from dentsight_pipeline.training.criterion import only_covered
 from dentsight_pipeline.training.layers import (
     LayerReadings,
     finite,
@@ -264,7 +266,8 @@ def _read_batch(detector: Any, batch: LabelledBatch) -> tuple[Tensor, Tensor, Te
     """Per-image maxima `[batch_size, decoder_layers]`; scores matched, scores unmatched, whether the class is right."""
     device = next(detector.parameters()).device
     readings = read_layers(detector, batch["pixel_values"].to(device))
-    labels = [{name: image[name].to(device) for name in ("class_labels", "boxes")} for image in batch["labels"]]
+    labels = [{name: value.to(device) for name, value in image.items()} for image in batch["labels"]]
+    readings = dataclasses.replace(readings, logits=only_covered(labels, readings.logits))
     scores, classes = readings.logits.sigmoid().max(-1)  # [batch_size, num_queries] each
     is_matched, correct = torch.zeros_like(scores, dtype=torch.bool), [torch.empty(0)]
     for image, (queries, truths) in enumerate(_match(detector.config, readings, labels)):

@@ -120,12 +120,26 @@ def silence(model: DFineForObjectDetection, labels: Sequence[int]) -> None:
     """Gives classes that no training image covers a score of nearly 0, which training leaves there.
 
     Nothing teaches their rows of the heads, but what the rows read changes: without this their scores wander, win
-    queries from the classes that are taught, and fill the detections.
+    queries from the classes that are taught, and fill the detections. A class that was silent in the starting weights
+    and is taught now begins anew.
     """
-    with torch.no_grad():
-        for head in (*(model.model.decoder.class_embed or []), model.model.enc_score_head):
+    for head in _class_heads(model):
+        _wake(head, sorted(set(silent_labels(head)) - set(labels)), _prior_logit(model))
+        with torch.no_grad():
             head.weight[list(labels)] = 0.0
             head.bias[list(labels)] = SILENT_LOGIT
+
+
+def silent_labels(head: nn.Linear) -> list[int]:
+    """Labels that `silence` took out of a head."""
+    return torch.nonzero((head.bias == SILENT_LOGIT) & (head.weight == 0).all(dim=1)).flatten().tolist()
+
+
+@torch.no_grad()
+def _wake(head: nn.Linear, labels: Sequence[int], prior_logit: float) -> None:
+    if labels:  # else no random number is drawn
+        head.weight[labels] = nn.init.xavier_uniform_(torch.empty_like(head.weight))[labels]
+        head.bias[labels] = prior_logit
 
 
 def check_weights(recipe: Recipe, weights: str | Path | None = None) -> None:
@@ -276,14 +290,22 @@ def _size_of(loaded: DFineConfig) -> str | None:
 
 def _reset_heads(model: DFineForObjectDetection) -> None:
     """Initialises the class heads, the encoder's score head and the denoising embedding as for another class count."""
-    heads = [*(model.model.decoder.class_embed or []), model.model.enc_score_head]
-    prior = model.config.initializer_bias_prior_prob or 1 / (heads[-1].out_features + 1)
     with torch.no_grad():
-        for head in heads:
+        for head in _class_heads(model):
             nn.init.xavier_uniform_(head.weight)
-            nn.init.constant_(head.bias, float(torch.logit(torch.tensor(prior))))
+            nn.init.constant_(head.bias, _prior_logit(model))
         if model.config.num_denoising:
             nn.init.xavier_uniform_(model.model.denoising_class_embed.weight)
+
+
+def _class_heads(model: DFineForObjectDetection) -> list[nn.Linear]:
+    """Of each decoder layer and of the encoder."""
+    return [*(model.model.decoder.class_embed or []), model.model.enc_score_head]
+
+
+def _prior_logit(model: DFineForObjectDetection) -> float:
+    prior = model.config.initializer_bias_prior_prob or 1 / (model.model.enc_score_head.out_features + 1)
+    return float(torch.logit(torch.tensor(prior)))
 
 
 def _to_fp32(value: Any) -> Any:

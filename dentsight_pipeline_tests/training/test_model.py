@@ -225,3 +225,33 @@ def test_pixels_are_scaled_on_the_device_and_black_stays_zero(smoke: Recipe):
     assert pixels.shape == (1, 3, 1, 2)
     assert pixels[0, :, 0, 0].tolist() == [0.0, 0.0, 0.0]
     assert pixels[0, :, 0, 1].tolist() == pytest.approx([5.0] * 3)
+
+
+def test_a_class_that_was_silent_and_is_taught_now_begins_anew(smoke: Recipe, tmp_path: Path):
+    """At a logit of -20 no gradient is left that a training of usual length could climb."""
+    torch.manual_seed(2)
+    model = models.build(smoke, CONDITIONS)
+    models.silence(model, [4])
+    model.save_pretrained(tmp_path)
+    later = models.build(smoke, CONDITIONS, weights=tmp_path)
+    models.silence(later, [5])
+
+    taught = torch.arange(13) != 5
+    for head, before in zip(models._class_heads(later), models._class_heads(model), strict=True):
+        assert models.silent_labels(head) == [5]
+        assert head.bias[4] > -4
+        assert head.weight[4].abs().max() > 0
+        kept = taught & (torch.arange(13) != 4)
+        torch.testing.assert_close(head.weight[kept], before.weight[kept], rtol=0, atol=0)
+
+
+def test_where_every_class_is_taught_not_a_bit_changes(smoke: Recipe):
+    """Weights and random numbers of every training on complete labels stay what they were."""
+    torch.manual_seed(3)
+    model = models.build(smoke, CONDITIONS)
+    before, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    models.silence(model, [])
+
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

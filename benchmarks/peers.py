@@ -6,7 +6,8 @@
     python benchmarks/peers.py score --out DIR [--export DIR] --ours CHECKPOINT             # table, paired differences
 
 PEER is an environment of its own with `ultralytics` (AGPL: never a dependency of this project) and torchvision, which
-it does not start without. `train` imports nothing of this project. What else writes `DIR/NAME.json`, COCO results on
+it does not start without. `train` imports nothing of this project. Warming up takes three epochs of theirs: a sixth of
+the training here, where it is short. What else writes `DIR/NAME.json`, COCO results on
 test with `image_id` of the store, is scored as well (RF-DETR, LibreYOLO).
 """
 
@@ -18,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
@@ -39,15 +42,18 @@ def write_data(given: argparse.Namespace) -> None:
         folder = given.out / "yolo" / name
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True, exist_ok=True)
+        drawn = np.random.default_rng(1).permutation(len(split.images))
         for row, image in enumerate(split.images.to_pylist()):
+            # `rect` reads files in the order of their names: versions of one source must not be neighbours in training
+            stem = f"{drawn[row]:06d}-{image['id']}" if name == "train" else image["id"]
             suffix = Path(image["file_name"]).suffix
             content = store.local_path(subset.entry(image["file_name"]).sha256).read_bytes()
-            (folder / "images" / f"{image['id']}{suffix}").write_bytes(content)
+            (folder / "images" / f"{stem}{suffix}").write_bytes(content)
             own = slice(split.offsets[row], split.offsets[row + 1])
             x, y, w, h = (split.boxes_xywh_px[own] / ([image["width"], image["height"]] * 2)).T
             lines = zip(split.category_ids[own] - 1, x + w / 2, y + h / 2, w, h, strict=True)
             text = "\n".join(" ".join(f"{value:.9g}" for value in line) for line in lines)
-            (folder / "labels" / f"{image['id']}.txt").write_text(text)
+            (folder / "labels" / f"{stem}.txt").write_text(text)
     names = "\n".join(f"  {i}: {name}" for i, name in enumerate(split.classes))
     paths = f"path: {given.out.resolve() / 'yolo'}\ntrain: train/images\nval: valid/images\ntest: test/images\n"
     (given.out / "yolo" / "data.yaml").write_text(f"{paths}names:\n{names}\n")
@@ -62,6 +68,7 @@ def train(given: argparse.Namespace) -> None:
     model.train(
         data=str(given.out / "yolo" / "data.yaml"), epochs=given.epochs, imgsz=IMAGE_SIDE, batch=4, rect=True,
         pretrained=False, device="cpu", workers=0, seed=given.seed, project=str(given.out), plots=False,
+        warmup_epochs=min(3.0, given.epochs / 6),
     )  # fmt: skip
     print(json.dumps({"model": given.model, "epochs": given.epochs, "cpu_s": time.process_time() - began}), flush=True)
     found: list[dict[str, Any]] = []

@@ -68,15 +68,17 @@ def heads(
 
 def predict(images: list[Path], checkpoint: str, out: Path, threshold: float, as_json: bool) -> None:
     """Find conditions on images, as JSON and pictures in `out`."""
+    from dentsight_pipeline.intake.dicom import xray_files
     from dentsight_pipeline.lineage.reference import checkpoint_folder
     from dentsight_pipeline.orchestration.resources import Workspace
     from dentsight_pipeline.orchestration.tracking.registry import registry_of
     from dentsight_pipeline.training.xrays import predict_images
 
+    xrays, left_out = xray_files(images)
     out.mkdir(parents=True, exist_ok=True)
     workspace = Workspace()
     with checkpoint_folder(workspace.store, checkpoint, registry_of(workspace)) as folder:
-        found = predict_images(images, folder, threshold, pictures=out)
-    facts = {"checkpoint": checkpoint, "threshold": threshold, "findings": plain(found)}
+        found = predict_images(xrays, folder, threshold, pictures=out)
+    facts = {"checkpoint": checkpoint, "threshold": threshold, "left_out": dict(left_out), "findings": plain(found)}
     (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     show(facts, as_json, lambda: text.findings(facts, out))

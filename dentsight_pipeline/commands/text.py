@@ -88,7 +88,9 @@ def findings(facts: Facts, out: Path) -> str:
     """Of predictions on somebody's own images."""
     rows = [{"image": item["image"], **finding} for item in facts["findings"] for finding in item["findings"]]
     shown = table(rows, ["image", "class", "score", "bbox_xywh_px"])
-    return f"{shown}\nPictures and findings.json are in {out}. Research only."
+    others = ", ".join(f"{count} {name}" for name, count in facts["left_out"].items())
+    left = f"\nLeft out, being of other modalities: {others}." if others else ""
+    return f"{shown}{left}\nPictures and findings.json are in {out}. Research only."
 
 
 def heads(facts: Facts) -> str:

@@ -2,7 +2,8 @@
 
 Stripping is lossless: the coded picture is copied byte for byte, and only segments or chunks that do not change it are
 left out. A picture that is only right together with its EXIF orientation is turned and stored as PNG, and so is one in
-another format that is read without loss. Which patterns count as identifiers belongs in `privacy.py`.
+another format that is read without loss, DICOM (`dicom.py`) among them. Which patterns count as identifiers belongs in
+`privacy.py`.
 
 Sources: JPEG markers from ITU-T T.81, table B.1; JFIF from ITU-T T.871; EXIF orientation from CIPA DC-008 (tag 274);
 PNG chunks from the W3C PNG specification, sections 5 and 11.
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dentsight_pipeline.data.dicom import DicomError, is_dicom, picture
 from dentsight_pipeline.errors import DataError
 
 MAX_PIXELS = 150_000_000
@@ -49,7 +51,6 @@ _SIGNATURES = (
     (4, b"ftyphei", "a HEIC image"),
     (4, b"jP  ", "a damaged JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "a damaged JPEG 2000"),
-    (128, b"DICM", "a DICOM file"),
     (0, b"%PDF", "a PDF"),
 )
 """Place, bytes and name of what is refused by its name."""
@@ -100,6 +101,8 @@ def clean(data: bytes) -> CleanImage:
         stripped, size, orientation, removed, mended, extension = *_strip_mended_jpeg(data), "jpg"
     elif data.startswith(_PNG_SIGNATURE):
         stripped, size, orientation, removed, extension, mended = *_strip_png(data), "png", {}
+    elif is_dicom(data):
+        return _of_dicom(data)
     else:
         return _converted(data)
     _refuse_absurd_size(size)
@@ -365,14 +368,17 @@ def _scaled(data: bytes) -> tuple[bytes, dict[str, str]]:
     used = next(bits for bits in _DETECTOR_BITS if most < 1 << bits)
     if most == 0 or used == 16:
         return data, {}
-    out = io.BytesIO()
-    Image.fromarray(np.left_shift(pixels, 16 - used, dtype=np.uint16)).save(out, "PNG")
-    return out.getvalue(), {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
+    moved = _png(Image.fromarray(np.left_shift(pixels, 16 - used, dtype=np.uint16)))
+    return moved, {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
 
 
 def _as_png(image: Image.Image, mode: str) -> bytes:
+    return _png(ImageOps.exif_transpose(image).convert(mode))
+
+
+def _png(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    ImageOps.exif_transpose(image).convert(mode).save(out, "PNG", exif=b"", pnginfo=None)
+    image.save(out, "PNG", exif=b"", pnginfo=None)
     return _strip_png(out.getvalue())[0]
 
 
@@ -402,6 +408,17 @@ def _refuse_what_png_cannot_hold(image: Image.Image) -> None:
         raise ImageBytesError(f"it is a {image.format} of {pages} pictures. Export the one that is meant")
     if image.mode not in _STORED_MODES:
         raise ImageBytesError(f"it is a {image.format} of {image.mode} pixels. Convert it to grayscale or RGB")
+
+
+def _of_dicom(data: bytes) -> CleanImage:
+    """A DICOM file's picture as it is meant to be seen, as PNG; not one of its tags."""
+    try:
+        pixels, done = picture(data, MAX_PIXELS)
+    except DicomError as error:
+        raise ImageBytesError(str(error)) from None
+    size = (pixels.shape[1], pixels.shape[0])
+    stored, removed = _png(Image.fromarray(pixels)), {"DICOM elements": 1}
+    return CleanImage(stored, "png", *size, 1, size, removed, {"converted_image": done})
 
 
 def _not_read(data: bytes) -> str:

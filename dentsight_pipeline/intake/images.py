@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 from dentsight_pipeline.data.modality import colour_spread
 from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
@@ -114,9 +115,10 @@ class ImageKeeper:
             data = self.files.read(path)
             original = sha256(data).hexdigest()
             image, code = self._found(original) or self._made(data, original)
-            shown = path in self.shown
-            gray = decode_gray(data, (image.width, image.height), GRAY_PX) if shown else None
-            return path, image, code, gray, colour_spread(data) if path in self.coloured else None
+            shown, coloured = path in self.shown, path in self.coloured
+            seen = clean(data).data if is_dicom(data) and (shown or coloured) else data
+            gray = decode_gray(seen, (image.width, image.height), GRAY_PX) if shown else None
+            return path, image, code, gray, colour_spread(seen) if coloured else None
         except ImageBytesError as error:
             return DataError(f"{self.files.findable(path)}: {error}.")
         except DataError as error:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dentsight_pipeline.data.dicom import is_dicom
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.store.files import written_whole
-from dentsight_pipeline.training import letterbox
 from dentsight_pipeline.training.detector import Detections, load_detector
 
 Threshold = float | Mapping[str, float]
@@ -33,7 +35,7 @@ def predict_images(
     """Findings on one's own X-rays.
 
     Args:
-        paths: JPEG or PNG files.
+        paths: Image files of any kind that ingestion takes, DICOM too.
         checkpoint_folder: A model or checkpoint folder.
         threshold: An evaluation's operating points, or one score; a class without one is not shown, because nothing
             says which of its scores to believe.
@@ -42,7 +44,8 @@ def predict_images(
 
     Raises:
         DataError: A file that cannot be read as an image.
-        ConfigurationError: The folder holds no model, or a threshold is for a class that it does not know.
+        ConfigurationError: A DICOM file without the packages that read it; the folder holds no model, or a threshold is
+            for a class that it does not know.
     """
     detector = load_detector(checkpoint_folder, device)
     if isinstance(threshold, Mapping) and (unknown := sorted(set(threshold) - set(detector.classes))):
@@ -52,19 +55,36 @@ def predict_images(
         )
     answers = []
     for path in paths:
-        image = _read(path)
+        name, image = read_xray(path)
         findings = _shown(detector.detect([image])[0], detector.classes, threshold, image.shape)
-        picture = None if pictures is None else draw_findings(image, findings, pictures / f"{path.stem}.findings.png")
-        shown = None if picture is None else str(picture)
+        drawn = None if pictures is None else draw_findings(image, findings, pictures / f"{name.stem}.findings.png")
+        shown = None if drawn is None else str(drawn)
         height, width = image.shape
-        answers.append(XrayFindings(image=str(path), width=width, height=height, picture=shown, findings=findings))
+        answers.append(XrayFindings(image=str(name), width=width, height=height, picture=shown, findings=findings))
     return answers
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def read_xray(path: Path) -> tuple[Path, NDArray[np.uint8]]:
+    """The picture as ingestion would store it, and by which name it is spoken of.
+
+    Returns:
+        The path, but of a DICOM file the sha256 of its bytes: archives name files and folders after patients and UIDs;
+        and [height, width] gray values.
+
+    Raises:
+        ConfigurationError: A DICOM file without the packages that read it.
+        DataError: There is no such file, or it cannot be read as an image.
+    """
     if not path.is_file():
-        raise DataError(f"There is no image {path}. Give the path of a JPEG or PNG file.")
-    return letterbox.read_grayscale(str(path))
+        raise DataError(f"There is no image {path}. Give the path of an image file, a folder or a DICOMDIR.")
+    data = path.read_bytes()
+    try:
+        image = decode_gray(clean(data).data, (1, 1))
+    except ImageBytesError as error:
+        raise DataError(f"{path}: {error}.") from None
+    if image is None:
+        raise DataError(f"Image {path} cannot be decoded. Export it again; the file may be cut off.")
+    return Path(sha256(data).hexdigest()) if is_dicom(data) else path, image
 
 
 def _shown(

@@ -271,7 +271,7 @@ def test_what_is_not_read_is_refused_by_its_name() -> None:
         (lossless_jpeg(picture(1), marker=0xCB), "it is a JPEG with arithmetic coding"),
         (b"\xff\xd8\xff\xf7\x00\x0b\x08" + b"\0" * 40, "it is a JPEG-LS image"),
         (b"\0\0\0\x20ftypavif", "it is an AVIF image"),
-        (b"\0" * 128 + b"DICM", "it is a DICOM file"),
+        (b"\0" * 128 + b"DICM", "it is a DICOM file of unnamed modality"),
         (pages.getvalue(), "it is a TIFF of 2 pictures. Export the one that is meant"),
         (cmyk.getvalue(), "it is a TIFF of CMYK pixels. Convert it to grayscale or RGB"),
         (b"BM" + b"x" * 60, "it is neither JPEG nor PNG|cannot be decoded"),

@@ -389,7 +389,7 @@ class TestSingleImages:
         folder = model_folder(tiny_recipe, tmp_path / "model")
         (tmp_path / "text.png").write_text("not an image")
 
-        with pytest.raises(DataError, match=r"text\.png cannot be decoded"):
+        with pytest.raises(DataError, match=r"text\.png: it is neither JPEG nor PNG"):
             predict_images([tmp_path / "text.png"], folder, 0.5)
         with pytest.raises(DataError, match=r"There is no image .*absent\.png"):
             predict_images([tmp_path / "absent.png"], folder, 0.5)

@@ -1,0 +1,248 @@
+"""DICOM files: the picture as it is meant to be seen, not one tag of it, and a refusal wherever one cannot be sure."""
+
+from __future__ import annotations
+
+import io
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from dentsight_pipeline.data import dicom
+from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray, metadata_left
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, encoded, panoramic
+from dentsight_pipeline_tests.data.dicom_fuzz import judged, mutated
+from dentsight_pipeline_tests.data.export_builder import jpeg
+from dentsight_pipeline_tests.data.export_builder import picture as drawn
+from dentsight_pipeline_tests.data.test_image_bytes import lossless_jpeg
+
+GENTLE = 2048 + (drawn(1).astype(int) - drawn(1)[0, 0]) * 4
+"""12 bits in steps that the encoder of the tests has codes for."""
+
+
+def values(bits: int = 12) -> np.ndarray:
+    """A smooth picture that uses all of its bits."""
+    gray = drawn(1).astype(float)
+    return np.rint((gray - gray.min()) / np.ptp(gray) * ((1 << bits) - 1)).astype(np.uint16)
+
+
+def seen(made: Dataset | bytes) -> np.ndarray:
+    """What is stored of a DICOM file."""
+    data = clean(made if isinstance(made, bytes) else as_bytes(made)).data
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels
+
+
+@pytest.mark.parametrize("bits", range(8, 17))
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_8_to_16_bits_of_either_polarity_give_the_same_picture(bits: int, photometric: str) -> None:
+    """As a share of the brightest value that the bits hold; PNG gets 8 bits for 8, else 16."""
+    stored, most = values(bits), (1 << bits) - 1
+    given = most - stored if photometric == "MONOCHROME1" else stored
+
+    made = seen(panoramic(given, bits, photometric))
+
+    top = 255 if bits == 8 else 65535
+    assert made.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.abs(made - stored / most * top).max() <= 0.5
+
+
+def test_the_modality_panoramic_and_digital_radiography_are_read_and_every_other_is_refused_by_its_name() -> None:
+    """A bitewing or a CT slice looks like an X-ray to a detector."""
+    assert seen(panoramic(values(), Modality="DX")).shape == (48, 64)
+    for other in ("IO", "CT", "OT"):
+        with pytest.raises(ImageBytesError, match=f"of {other} modality. Panoramic X-rays are read: PX and DX"):
+            clean(as_bytes(panoramic(values(), Modality=other)))
+
+
+WINDOW = {"WindowCenter": "2048", "WindowWidth": "1024"}
+
+
+@pytest.mark.parametrize(
+    ("function", "shares"),
+    [  # of PS3.3 C.11.2.1.2 and C.11.2.1.3, for the values below, by hand
+        ("LINEAR", [0, 0, (2048 - 2047.5) / 1023 + 0.5, 1]),
+        ("LINEAR_EXACT", [0, 0, 0.5, 1]),
+        ("SIGMOID", [1 / (1 + np.exp(8)), 1 / (1 + np.exp(2)), 0.5, 1 / (1 + np.exp(-4 * 2047 / 1024))]),
+    ],
+)
+def test_a_window_is_applied_as_the_standard_writes_it(function: str, shares: list[float]) -> None:
+    """Without it, what a radiographer saw as bright is somewhere in the dark."""
+    stored = np.array([[0, 1536, 2048, 4095]])
+
+    made = seen(panoramic(stored, **WINDOW, VOILUTFunction=function))
+
+    assert np.abs(made[0] - np.array(shares) * 65535).max() <= 0.5
+
+
+def test_the_first_of_several_windows_and_a_rescale_before_it_count() -> None:
+    """Window values are those after the rescale."""
+    stored = np.array([[0, 1536, 2048, 4095]])
+    one = seen(panoramic(stored, **WINDOW))
+    scaled = {"RescaleSlope": "2", "RescaleIntercept": "-1000"}
+
+    several = panoramic(stored, WindowCenter=["2048", "9"], WindowWidth=["1024", "99"])
+    rescaled = panoramic(stored, VOILUTFunction="LINEAR_EXACT", WindowCenter="3096", WindowWidth="2048", **scaled)
+
+    assert np.array_equal(seen(several), one)
+    exact = seen(panoramic(stored, VOILUTFunction="LINEAR_EXACT", **WINDOW))
+    assert np.abs(seen(rescaled).astype(int) - exact).max() <= 1
+    assert np.array_equal(seen(panoramic(stored, **scaled)), seen(panoramic(stored)))
+
+
+def test_a_voi_lut_is_looked_up() -> None:
+    """Devices with a curve of their own write one instead of a window."""
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], (np.arange(4096)[::-1] * 16).tolist()
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+
+    made = seen(panoramic(np.array([[0, 4095, 100]]), VOILUTSequence=[table]))
+
+    assert made.tolist() == [[4095 * 16, 0, 3995 * 16]]
+
+
+def test_every_compression_without_loss_gives_the_stored_values() -> None:
+    """What archives hold: JPEG lossless, JPEG-LS, JPEG 2000, RLE, and none; also deflated, and implicit VR."""
+    plain, made = seen(panoramic(values())), panoramic(values())
+    made.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian
+
+    assert np.array_equal(seen(made), plain)
+    for syntax in (uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless):
+        assert np.array_equal(seen(encoded(panoramic(values()), syntax)), plain), syntax.name
+    expected = seen(panoramic(GENTLE))
+    for syntax in (uid.JPEGLosslessSV1, uid.JPEGLossless):
+        made = encoded(panoramic(values()), syntax, lossless_jpeg(GENTLE, 12))
+        assert np.array_equal(seen(made), expected), syntax.name
+    deflated = panoramic(values())
+    deflated.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    assert np.array_equal(seen(deflated), plain)
+
+
+def test_a_baseline_jpeg_gives_what_its_decoder_gives() -> None:
+    """8 bits with loss; another decoder rounds otherwise by a gray value."""
+    stream = jpeg(drawn(1))
+
+    made = seen(encoded(panoramic(drawn(1), 8), uid.JPEGBaseline8Bit, stream))
+
+    assert np.abs(made.astype(int) - np.asarray(Image.open(io.BytesIO(stream)))).max() <= 1
+
+
+@pytest.mark.skipif(shutil.which("dcmcjpeg") is None, reason="dcmtk is not installed")
+@pytest.mark.parametrize(("option", "tolerance"), [("+ee", 80), ("+el", 0), ("+e1", 0)])
+def test_jpegs_of_12_bits_by_another_toolkit_are_read(option: str, tolerance: int, tmp_path: Path) -> None:
+    """dcmtk's extended (with loss, of 4,096 values) and lossless JPEG: nothing here encodes 12 bits with loss."""
+    (tmp_path / "plain.dcm").write_bytes(as_bytes(panoramic(values())))
+
+    command = ["dcmcjpeg", option, tmp_path / "plain.dcm", tmp_path / "coded.dcm"]
+    subprocess.run(command, check=True, capture_output=True)
+
+    made = seen((tmp_path / "coded.dcm").read_bytes()).astype(int)
+    assert np.abs(made - seen(panoramic(values()))).max() <= tolerance * 16
+
+
+def test_files_without_preamble_and_without_any_beginning_are_read() -> None:
+    """Old archives send the data set alone."""
+    plain = seen(panoramic(values()))
+
+    for meta in (True, False):
+        assert np.array_equal(seen(as_bytes(panoramic(values()), preamble=False, meta=meta)), plain)
+
+
+@pytest.mark.parametrize(("name", "value"), [("Rows", 47), ("Rows", 4), ("Columns", 63), ("Columns", 66), ("Rows", 49)])
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless])
+def test_compressed_pixels_of_another_size_are_refused(syntax: str, name: str, value: int) -> None:
+    """Some decoders drop what is too much: the picture would be a slanted one."""
+    made = encoded(panoramic(values()), syntax)
+    setattr(made, name, value)
+
+    with pytest.raises(ImageBytesError):
+        clean(as_bytes(made))
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"NumberOfFrames": "3"}, "of 3 frames. Export the one that is meant"),
+        ({"SamplesPerPixel": 3}, "in colour"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "in colour"),
+        ({"PixelRepresentation": 1}, "not of 8 to 16 unsigned bits"),
+        ({"BitsStored": 7, "HighBit": 6}, "not of 8 to 16 unsigned bits"),
+        ({"HighBit": 12}, "contradictory"),
+        ({"PresentationLUTShape": "INVERSE"}, "contradictory"),
+        ({"WindowCenter": "2048"}, "contradictory"),
+        ({"RescaleSlope": "2"}, "contradictory"),
+        ({"Rows": 47}, "pixels are cut off, or more than it says"),
+        ({"Rows": 49}, "pixels are cut off, or more than it says"),
+        ({"PixelData": None}, "without PixelData"),
+        ({"BitsStored": None}, "without BitsStored"),
+        ({"WindowCenter": "2048", "WindowWidth": "0"}, "a window that is none"),
+        ({"WindowCenter": "90000", "WindowWidth": "10"}, "shows nothing of the picture"),
+        ({"BurnedInAnnotation": "YES"}, "says who the patient is in its pixels"),
+        ({"PresentationIntentType": "FOR PROCESSING"}, "meant for processing"),
+        ({"PatientOrientation": ["R", "F"]}, "a mirrored DICOM file"),
+        ({"Rows": 60000, "Columns": 60000}, "claims 60000×60000 pixels"),
+    ],
+)
+def test_what_is_no_single_sound_picture_is_refused_with_the_reason(tags: dict[str, Any], words: str) -> None:
+    """A wrong picture looks like a good one."""
+    made = panoramic(values())
+    for name, value in tags.items():
+        if value is None:
+            delattr(made, name)
+        else:
+            setattr(made, name, value)
+
+    with pytest.raises(ImageBytesError, match=words):
+        clean(as_bytes(made))
+
+
+def test_no_tag_stays_in_what_is_stored_and_none_is_told() -> None:
+    """Text of every kind, dates, UIDs, private tags and the preamble: all that could tell whose picture it is."""
+    stored = clean(as_bytes(panoramic(values())))
+
+    told = stored.data + repr((stored.removed, stored.mended)).encode()
+    assert [text for text in PLANTED if text.encode() in told] == []
+    assert metadata_left(stored.data) == []
+    assert stored.mended == {"converted_image": "a DICOM file of 12 bits, stored as PNG"}
+
+
+def test_a_12_bit_picture_and_its_png_are_the_same_8_bit_grays() -> None:
+    """What a detector sees of either."""
+    out = io.BytesIO()
+    Image.fromarray(values()).save(out, "PNG")
+
+    files = out.getvalue(), as_bytes(panoramic(values()))
+    of_png, of_dicom = (decode_gray(clean(data).data, (1, 1)) for data in files)
+
+    assert of_png is not None and of_dicom is not None
+    assert np.abs(of_png.astype(int) - of_dicom).max() <= 1
+
+
+def test_without_the_packages_the_refusal_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra is not installed by default."""
+    data = as_bytes(panoramic(values()))
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    dicom.pydicom.cache_clear()
+
+    with pytest.raises(ConfigurationError, match=r"pip install 'dentsight-pipeline\[dicom\]'"):
+        clean(data)
+
+
+def test_mutated_files_are_refused_or_give_the_true_picture() -> None:
+    """A sample of the campaign in docs/log.md: no other error, and no picture that other bytes than pixels changed."""
+    outcomes = [judged(mutated(number, random.Random(number))) for number in range(80)]
+
+    assert set(outcomes) <= {"refused", "same picture", "pixels changed", "another legal tag"}
+    assert outcomes.count("refused") > 20
+    assert outcomes.count("another legal tag") <= 2

@@ -1,0 +1,65 @@
+"""Findings on a person's own X-rays where these are DICOM: the same as of the PNG, and nothing of the tags."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import uid
+
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.detections import XrayFindings
+from dentsight_pipeline.phantom.drawing import draw
+from dentsight_pipeline.phantom.mouth import sample_mouth
+from dentsight_pipeline.training.xrays import predict_images
+from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, encoded, panoramic
+
+TRAINED = Path(__file__).parents[2] / "dentsight_pipeline" / "training" / "weights" / "phantom-tiny"
+"""A trained model: an untrained one's queries tie, and answer otherwise for a gray value of noise."""
+
+
+@cache
+def phantom() -> np.ndarray:
+    """A drawn X-ray of 12 bits."""
+    gray = draw(sample_mouth(np.random.default_rng(5)), 640, np.random.default_rng(6)).gray
+    return np.rint(gray.astype(float) / 255 * 4095).astype(np.uint16)
+
+
+def found(path: Path, data: bytes, pictures: Path | None = None) -> XrayFindings:
+    path.write_bytes(data)
+    (answer,) = predict_images([path], TRAINED, 0.2, pictures=pictures, device="cpu")
+    return answer
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEG2000Lossless])
+def test_a_12_bit_inverted_dicom_file_has_the_findings_of_its_png(syntax: str, tmp_path: Path) -> None:
+    """Boxes within 0.5 px and scores within 0.02: of 8 bits, the two differ by at most one gray value."""
+    out, made = io.BytesIO(), panoramic(4095 - phantom(), photometric="MONOCHROME1")
+    Image.fromarray(phantom()).save(out, "PNG")
+    dicom = made if syntax == uid.ExplicitVRLittleEndian else encoded(made, syntax)
+
+    of_png, of_dicom = found(tmp_path / "a.png", out.getvalue()), found(tmp_path / "a.dcm", as_bytes(dicom))
+
+    assert len(of_png.findings) >= 5
+    assert [one.name for one in of_dicom.findings] == [one.name for one in of_png.findings]
+    for one, other in zip(of_dicom.findings, of_png.findings, strict=True):
+        assert np.abs(np.subtract(one.bbox_xywh_px, other.bbox_xywh_px)).max() < 0.5
+        assert abs(one.score - other.score) < 0.02
+
+
+def test_neither_names_nor_contents_of_what_is_written_hold_a_tag_or_the_files_own_name(tmp_path: Path) -> None:
+    """Archives name files by UIDs and folders by patients: what is written speaks of the file by its sha256."""
+    folder = tmp_path / f"{PLANTED[0]}^Anna"
+    folder.mkdir()
+
+    answer = found(folder / f"{PLANTED[2]}.3.dcm", as_bytes(panoramic(phantom())), tmp_path / "out")
+
+    written = list((tmp_path / "out").iterdir())
+    held = b"\n".join(path.name.encode() + path.read_bytes() for path in written) + codec.write(answer)
+    assert [text for text in PLANTED if text.encode() in held] == []
+    assert [path.name for path in written] == [f"{answer.image}.findings.png"]
+    assert len(answer.image) == 64

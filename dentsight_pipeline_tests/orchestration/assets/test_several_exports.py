@@ -74,7 +74,7 @@ class Combined:
 def combined(tmp_path_factory: pytest.TempPathFactory) -> Combined:
     """Two of three images of each split have their teeth marked, two of three their conditions: one of three both."""
     folder = tmp_path_factory.mktemp("exports")
-    write_phantom_export(folder / "whole", 48, 3)
+    write_phantom_export(folder / "whole", 24, 3, width=640)
     teeth = filtered(folder / "whole", folder / "teeth", TEETH.__contains__, lambda k: k % 3 != 0)
     conditions = filtered(folder / "whole", folder / "conditions", lambda n: n not in TEETH, lambda k: k % 3 != 1)
     made = Combined(new_home(tmp_path_factory.mktemp("home")), teeth, conditions, {})

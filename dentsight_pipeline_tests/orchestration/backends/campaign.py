@@ -121,7 +121,9 @@ class Told:
 
 def order(store: Store, subset: str, folder: Path) -> Ordered:
     """The training of a round; a process that is killed orders the same again."""
-    return fit_task(store, store.get_manifest(subset), tiny(STEPS, evaluate_every_steps=10), folder)
+    return fit_task(
+        store, store.get_manifest(subset), tiny(STEPS, evaluate_every_steps=10), folder, checkpoint_interval_s=1.0
+    )
 
 
 def orchestrate(engine: str, uri: str, subset: str, folder: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_training_in_a_played_pod_that_is_evicted_once_ends_in_the_store(
     cluster: Service, in_bucket: Callable[[int], Ordered]
 ) -> None:
     """The next pod goes on from the bucket's state."""
-    ordered = in_bucket(40)
+    ordered = in_bucket(20)
     waiting = start(Detached(Kubernetes.of_environment(), QUICK), ordered)
     wait_until(lambda: max(ordered.steps, default=0) >= 5, 300)
     name = f"dentsight-{ordered.task.key}-1"

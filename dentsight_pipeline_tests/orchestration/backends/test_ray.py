@@ -73,7 +73,7 @@ def test_a_head_killed_in_the_middle_and_started_again_gives_the_same_checkpoint
     monkeypatch.setenv("DENTSIGHT_SCRATCH", str(tmp_path / "scratch"))
     store = open_store(tmp_path / "store")
     subset = make_subset(store, {"train": 12, "valid": 5})
-    ordered = fit_task(store, subset, tiny(40, evaluate_every_steps=20), tmp_path)
+    ordered = fit_task(store, subset, tiny(24, evaluate_every_steps=12), tmp_path)
     waiting = start(Detached(head.scheduler, QUICK), ordered)
     wait_until(lambda: max(ordered.steps, default=0) >= 6, 300, f"step 6; {ordered.log.lines}")
     head.kill()

@@ -44,7 +44,7 @@ class Servers:
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, seconds: float = 120) -> None:
+    def start(self, seconds: float = 400) -> None:
         """Start everything, and wait until the code location is loaded."""
         self.port = ui.free_port(self.port or free_port())
         environment = {**self.home.environment, "DAGSTER_HOME": str(self.home.folder), "OMP_NUM_THREADS": "1"}

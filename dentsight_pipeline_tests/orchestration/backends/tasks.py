@@ -122,7 +122,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60, what: str = ""
 
 
 def undisturbed(ordered: Ordered) -> str:
-    """The digest of the same training in one go, on this machine; a checkpoint after each step would double its time."""
+    """The digest of the same training in one go, on this machine; checkpoints would double its time."""
     folder = ordered.task.job.folder.with_name("undisturbed")
     job = replace(ordered.task.job, workdir=str(folder), checkpoint_interval_s=600.0)
     return run_alone("fit", job, folder / "locks")

@@ -92,7 +92,7 @@ class Cluster:
             stderr=subprocess.DEVNULL,
         )
 
-    def wait_for_node(self, seconds: float = 60) -> None:
+    def wait_for_node(self, seconds: float = 120) -> None:
         """Wait until the node takes jobs."""
         deadline, said = time.monotonic() + seconds, ""
         while time.monotonic() < deadline:

@@ -79,7 +79,7 @@ class MlflowServer:
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             with suppress(OSError):
                 urllib.request.urlopen(f"{self.url}/health", timeout=2).close()

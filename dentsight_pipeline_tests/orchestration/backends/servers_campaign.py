@@ -29,15 +29,15 @@ from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.mailbox import Mailbox
 from dentsight_pipeline_tests.orchestration.assets.conftest import new_home
-from dentsight_pipeline_tests.orchestration.backends.campaign import KILLS_A_ROUND, Told, say
+from dentsight_pipeline_tests.orchestration.backends.campaign import HANGS_SECONDS, KILLS_A_ROUND, Told, say
 from dentsight_pipeline_tests.orchestration.backends.cluster import Cluster, slurm
 from dentsight_pipeline_tests.orchestration.servers import Servers, running
 from dentsight_pipeline_tests.orchestration.test_concurrency import MlflowServer
 
 PARTS = ("daemon", "code server", "run worker", "MLflow", "training worker")
 DATASET = "tiny-v1"
-STEPS = 120
-TRAINING = {"image_width": "96", "image_height": "64", "evaluate_every_steps": "40", "max_steps": str(STEPS)}
+STEPS = 60
+TRAINING = {"image_width": "96", "image_height": "64", "evaluate_every_steps": "30", "max_steps": str(STEPS)}
 
 
 @dataclass
@@ -69,10 +69,10 @@ class Campaign:
             if not todo or self._is_over(known):
                 break
             self._kill(todo.pop(0))
-        group = self.servers.wait(run, 400)
+        group = self.servers.wait(run, HANGS_SECONDS)
         while group[-1]["status"] != "SUCCESS":  # its workers died more often than it is tried again: by a person
             self.tell(f"round {number} is launched again after {len(group)} runs: {group[-1]['status']}")
-            group = self.servers.wait(self._launch(number), 400)
+            group = self.servers.wait(self._launch(number), HANGS_SECONDS)
         self._examine(number, set(self._boxes()) - known)
 
     def _launch(self, number: int) -> str:
@@ -119,10 +119,11 @@ class Campaign:
         end, fit = box.end(order.digest), order.fit
         assert fit is not None
         folder = self.servers.home.folder / "undisturbed" / str(number)
-        expected = run_alone("fit", replace(fit, workdir=str(folder)), folder / "locks")
+        alone = replace(fit, workdir=str(folder), checkpoint_interval_s=600.0)
+        expected = run_alone("fit", alone, folder / "locks")
         digest = end.result.digest if end and end.result else "(no result)"
         entries = len(log.read(self.servers.home.store).of(expected))
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.5)
         found = {"another order": bool(made), "other digest": digest != expected, "entries": entries != 1, **left}

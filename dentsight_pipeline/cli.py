@@ -129,6 +129,12 @@ def run(
         list[str] | None, typer.Option(help='A missed hard gate to override: gate_id="Name: reason"; repeatable.')
     ] = None,
     with_teeth: Annotated[bool, typer.Option(help="Stage 1 as well: the 32 teeth.")] = False,
+    with_review: Annotated[
+        bool, typer.Option(help="Rank the labels that are likely wrong: three more trainings, on folds.")
+    ] = False,
+    study: Annotated[
+        Path | None, typer.Option(help="Folder of a reader study to judge the model with as well.")
+    ] = None,
     stage: Annotated[str, typer.Option(help="teeth: stage 1 alone, with a report of its own and no gates.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be made, where, and its cost.")
@@ -153,6 +159,8 @@ def run(
         allow_head_collapse=allow_head_collapse,
         gate_overrides=fields(override, "--override"),
         with_teeth=with_teeth,
+        with_review=with_review,
+        study=absolute(study),
         stage=stage,
     )
     if dry_run:
@@ -333,6 +341,13 @@ def review(
     list_only: Annotated[bool, typer.Option("--list", help="Print the queue instead of opening the page.")] = False,
     corrections: Annotated[bool, typer.Option(help="Write what was decided: corrections.json and COCO files.")] = False,
     apply: Annotated[str, typer.Option(help="With --corrections: a dataset key that reads them from now on.")] = "",
+    hand_over: Annotated[
+        Path | None, typer.Option(help="Write what is open for other tools: CVAT, COCO, and a table.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="Upload what is open as pre-annotations to a Roboflow workspace/project.")
+    ] = "",
+    answers: Annotated[Path | None, typer.Option(help="Take back what CVAT or Roboflow (COCO) say of it.")] = None,
     by: Annotated[str, typer.Option(help="Who decides; a name, no account.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder of the review; default: reviews/QUEUE.")] = None,
     port: Annotated[int, typer.Option(min=0, help="Port of the page; 0 = a free one.")] = 0,
@@ -341,7 +356,8 @@ def review(
     """Review the labels that are likely wrong, best first, on a page on localhost, until Ctrl-C."""
     from dentsight_pipeline.commands import pages
 
-    pages.review(pages.ReviewRequest(ref, list_only, corrections, apply, by, out, port), as_json)
+    asked = pages.ReviewRequest(ref, list_only, corrections, apply, hand_over, to, answers, by, out, port)
+    pages.review(asked, as_json)
 
 
 @app.command()

@@ -20,7 +20,13 @@ from dentsight_pipeline.orchestration.tracked import price_per_hour
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.log import LogEntry
 
-AWAY = (Asset.TRAINED_CHECKPOINT, Asset.TEST_PREDICTIONS, Asset.TOOTH_CHECKPOINT, Asset.TOOTH_FINDINGS)
+AWAY = (
+    Asset.TRAINED_CHECKPOINT,
+    Asset.TEST_PREDICTIONS,
+    Asset.TOOTH_CHECKPOINT,
+    Asset.TOOTH_FINDINGS,
+    Asset.LABEL_REVIEW,
+)
 """What runs at the backend."""
 
 
@@ -65,7 +71,7 @@ def _known(dataset: str, request: cells.CellRequest, configs: Mapping[str, dict[
             result = execute_here(definition, instance, partition, config, run_id, {DRY_RUN_TAG: "true"}, job.makes)
             _raise_refusal(result)
             known |= {e.asset_key.to_user_string() for e in result.get_asset_materialization_events() if e.asset_key}
-            if not result.success and not job.of_teeth:
+            if not result.success and not job.option:
                 break
     return known
 

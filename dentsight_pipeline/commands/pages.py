@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from dentsight_pipeline.documents.review import ReviewQueue
+    from dentsight_pipeline.pages.reviewing import Neighbour, Review
     from dentsight_pipeline.pages.server import Door
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
@@ -72,13 +73,16 @@ class ReviewRequest:
     list_only: bool = False
     corrections: bool = False
     apply: str = ""
+    hand_over: Path | None = None
+    to: str = ""
+    answers: Path | None = None
     by: str = ""
     out: Path | None = None
     port: int = 0
 
 
 def review(asked: ReviewRequest, as_json: bool) -> None:
-    """List the suspects of a dataset, write out the corrections, or let somebody decide until Ctrl-C."""
+    """List the suspects of a dataset, exchange them with other tools, or let somebody decide until Ctrl-C."""
     from dentsight_pipeline.evaluation.label_review import review_queue
     from dentsight_pipeline.orchestration.resources import Workspace
 
@@ -91,6 +95,10 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
         from dentsight_pipeline.pages.reviewing import write_corrections
 
         return _written(write_corrections(workspace.store, folder, asked.apply), as_json)
+    if asked.hand_over or asked.to:
+        return _hand_over(workspace.store, _opened(folder, queue, {}), asked, as_json)
+    if asked.answers:
+        return _take_back(workspace.store, _opened(folder, queue, {}), asked.answers, asked, as_json)
     return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
 
 
@@ -104,16 +112,49 @@ def _lines(queue: "ReviewQueue") -> list[str]:
 def _review_until_stopped(
     store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool
 ) -> None:
-    from dentsight_pipeline.errors import ConfigurationError
     from dentsight_pipeline.pages.review_page import review_page
-    from dentsight_pipeline.pages.reviewing import Review, keep_queue, neighbours_of
+    from dentsight_pipeline.pages.reviewing import neighbours_of
+
+    who = _named_reviewer(asked)
+    page = partial(review_page, _opened(folder, queue, neighbours_of(store, queue)), image_bytes=store.get_bytes)
+    facts = {"queue": queue.digest, "folder": str(folder)}
+    _until_stopped(page, (who,), asked.port, facts, [], as_json)
+
+
+def _named_reviewer(asked: ReviewRequest) -> str:
+    from dentsight_pipeline.errors import ConfigurationError
 
     if not asked.by.strip():
         raise ConfigurationError("A correction needs a name: give yours with --by NAME. It is no account.")
+    return asked.by.strip()
+
+
+def _opened(folder: Path, queue: "ReviewQueue", neighbours: "dict[str, tuple[Neighbour, ...]]") -> "Review":
+    from dentsight_pipeline.pages.reviewing import Review, keep_queue
+
     keep_queue(folder, queue)
-    page = partial(review_page, Review(folder, neighbours_of(store, queue)), image_bytes=store.get_bytes)
-    facts = {"queue": queue.digest, "folder": str(folder)}
-    _until_stopped(page, (asked.by.strip(),), asked.port, facts, [], as_json)
+    return Review(folder, neighbours)
+
+
+def _hand_over(store: "Store", review: "Review", asked: ReviewRequest, as_json: bool) -> None:
+    """Write the open suspects for other tools, and upload them to Roboflow where that was asked for."""
+    from dentsight_pipeline.intake.roboflow import RoboflowClient, parse_project
+    from dentsight_pipeline.pages.handover import upload, write_handover
+
+    project, client = (parse_project(asked.to), RoboflowClient.from_environment()) if asked.to else ("", None)
+    files = write_handover(store, review, asked.hand_over) if asked.hand_over else []
+    uploaded = upload(store, review, client, project) if client else 0
+    facts = {"files": list(map(str, files)), "uploaded": uploaded}
+    lines = [*facts["files"], *([f"{uploaded} images uploaded to {asked.to} as pre-annotations"] if client else [])]
+    show(facts, as_json, lambda: "\n".join(lines))
+
+
+def _take_back(store: "Store", review: "Review", path: Path, asked: ReviewRequest, as_json: bool) -> None:
+    from dentsight_pipeline.pages.answers import take_answers
+
+    told = take_answers(store, review, path, _named_reviewer(asked))
+    line = "{images} images decided, {corrections} corrections, {open} suspects on them still open".format(**told)
+    show(told, as_json, lambda: line)
 
 
 def _until_stopped(

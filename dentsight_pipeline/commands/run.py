@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import msgspec
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
@@ -50,6 +49,8 @@ class CellRequest:
     allow_head_collapse: str = ""
     gate_overrides: dict[str, str] = field(default_factory=dict)
     with_teeth: bool = False
+    with_review: bool = False
+    study: str = ""
     stage: str = ""
 
 
@@ -67,8 +68,8 @@ class _Job:
     """Its assets, in order."""
     by_recipe: bool
     """Whether it is partitioned by dataset × recipe, else by dataset."""
-    of_teeth: bool = False
-    """Whether it runs only when the teeth were asked for."""
+    option: str = ""
+    """The field of the request without which it does not run."""
 
     def partition(self, dataset: str, recipe: str) -> str:
         """The key that it runs for."""
@@ -81,13 +82,15 @@ class _Job:
 
 _CHAIN = (
     _Job("data", ("raw_export", "normalized_splits", "condition_subset"), by_recipe=False),
-    _Job("teeth_data", ("tooth_subset",), by_recipe=False, of_teeth=True),  # early: it may refuse the export
+    _Job("teeth_data", ("tooth_subset",), by_recipe=False, option="with_teeth"),  # early: it may refuse the export
     _Job(
         "experiment",
         ("trained_checkpoint", "test_predictions", "class_metrics", "release_report", "released_model"),
         by_recipe=True,
     ),
-    _Job("teeth", ("tooth_checkpoint", "tooth_findings"), by_recipe=True, of_teeth=True),
+    _Job("teeth", ("tooth_checkpoint", "tooth_findings"), by_recipe=True, option="with_teeth"),
+    _Job("readers", ("reader_agreement", "release_report"), by_recipe=True, option="study"),
+    _Job("review", ("label_review",), by_recipe=True, option="with_review"),
 )
 
 _TEETH_ALONE = (
@@ -95,7 +98,7 @@ _TEETH_ALONE = (
     _Job("teeth_alone", ("tooth_checkpoint", "tooth_report"), by_recipe=True),
 )
 STAGES = {"": _CHAIN, "teeth": _TEETH_ALONE}
-"""What `--stage` chooses; without it the conditions, and the teeth beside them where they are asked for."""
+"""What `--stage` chooses; without it the conditions, and beside them what else is asked for."""
 
 
 def run(request: CellRequest, as_json: bool) -> None:
@@ -145,7 +148,7 @@ def _run_jobs(
 
 def chain(request: CellRequest) -> list[_Job]:
     """The jobs of a cell, in order."""
-    return [job for job in STAGES[request.stage] if request.with_teeth or not job.of_teeth]
+    return [job for job in STAGES[request.stage] if not job.option or getattr(request, job.option)]
 
 
 def _execute(
@@ -181,8 +184,11 @@ def _told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMa
         report_digest=report["digest"],
         released=made.get("released_model", {}).get("digest"),
         cached=[name for name, facts in made.items() if facts["reused"]],
-        tooth_findings_digest=made["tooth_findings"]["digest"] if request.with_teeth else msgspec.UNSET,
+        **{f"{name}_digest": made[name]["digest"] for name in _ON_REQUEST if name in made},
     )
+
+
+_ON_REQUEST = ("tooth_findings", "reader_agreement", "label_review")
 
 
 def _teeth_told(request: CellRequest, dataset: str, made: dict[str, _Facts]) -> CellMade:
@@ -222,8 +228,10 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
     _require_recipe(request)
     if request.stage not in STAGES:
         raise ConfigurationError(f"--stage {request.stage} is none; there is `teeth`. Leave it out for the conditions.")
-    if request.stage and request.with_teeth:
-        raise ConfigurationError("--stage teeth is stage 1 alone, --with-teeth both stages. Give one of them.")
+    if request.stage and (request.with_teeth or request.with_review or request.study):
+        raise ConfigurationError(
+            "--stage teeth is stage 1 alone; --with-teeth, --with-review and --study need stage 2. Leave --stage out."
+        )
     training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
     return {
         "raw_export": {
@@ -236,6 +244,8 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
         },
         "trained_checkpoint": training,
         "tooth_checkpoint": training,
+        "label_review": training,
+        "reader_agreement": {"study": request.study},
         "release_report": {"policy": _policy_of(request), "overrides": request.gate_overrides},
     }
 

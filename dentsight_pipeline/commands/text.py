@@ -31,6 +31,8 @@ def run(cell: "CellMade") -> str:
         "Checkpoint: ": cell.checkpoint_digest,
         "Reused:     ": ", ".join(cell.cached),
         "By tooth:   ": cell.tooth_findings_digest or "",
+        "Dentists:   ": cell.reader_agreement_digest or "",
+        "Suspects:   ": cell.label_review_digest and f"dentsight review {cell.label_review_digest[:12]}",
         "Verdict: ": cell.verdict,
         "Report: ": cell.report,
     }
@@ -195,9 +197,15 @@ def _data(data: "DataDifference") -> list[str]:
     exports = [{"export": name, **plain(counts)} for name, counts in data.exports.items()]
     return [
         f"Data: {images.added} images added, {images.removed} removed, moved between splits: {moved}.",
+        *([_corrections(data.corrections)] if data.corrections else []),
         *([table(exports, list(exports[0]))] if exports else []),
         *([table(labels, list(labels[0]))] if labels else []),
     ]
+
+
+def _corrections(sides: "Sides") -> str:
+    words = [", ".join(f"{n} {how}" for how, n in side.items()) or "none" for side in (sides.a, sides.b)]
+    return f"Corrections of labels: {words[0]} → {words[1]}."
 
 
 def _changed(title: str, fields: "Mapping[str, Sides]") -> list[str]:

@@ -62,20 +62,23 @@ def test_split_is_clean(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
 
 def labels_are_known(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
     """Every annotation's raw name is in the mapping, and the mapping gives the class that the annotation has."""
+    from dentsight_pipeline.data.corrections import CORRECTED
     from dentsight_pipeline.data.validity import wrong_classes
     from dentsight_pipeline.documents.dataset import LabelRow
     from dentsight_pipeline.store.content import read_bytes
 
     labels = codec.read(read_bytes(store, manifest, "labels.json"), list[LabelRow], "labels.json")
-    wrong: Counter[tuple[str, str]] = Counter()
+    facts, wrong = manifest.facts_as(DatasetFacts), Counter[tuple[str, str]]()
+    corrected = {CORRECTED: facts.classes} if Asset.LABEL_CORRECTIONS in manifest.inputs else {}
     for export in sorted({row.export for row in labels}):
         known = {row.raw_name: row.classes for row in labels if row.export == export}
+        known |= corrected
         wrong += wrong_classes(_splits(store, manifest, export), known)
     if wrong:
         rows = [{"raw name": raw, "class": name, "annotations": n} for (raw, name), n in wrong.most_common(_SHOWN)]
         summary = f"{sum(wrong.values())} annotations have a class that the mapping does not give."
         return _outcome(labels_are_known, False, summary, rows)
-    rows = _label_rows(labels, manifest.facts_as(DatasetFacts).splits)
+    rows = _label_rows(labels, facts.splits)
     return _outcome(labels_are_known, True, f"All {len(labels)} raw names are mapped or dropped.", rows)
 
 
@@ -108,6 +111,16 @@ def teeth_are_plausible(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
     told = ", ".join(f"{flag} {n}" for flag, n in manifest.facts_as(SplitsFacts).flags.items())
     summary = f"{len(rows)} images with implausible teeth: {told}." if rows else "No implausible teeth."
     return _outcome(teeth_are_plausible, not rows, summary, rows[:_SHOWN])
+
+
+def corrections_fit(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
+    """What people corrected was put onto the labels, or was there already: else a person looks again."""
+    from dentsight_pipeline.data.corrections import unfit
+
+    told = manifest.facts_as(SplitsFacts).corrections
+    rows = unfit(store, manifest) if told else []
+    summary = ", ".join(f"{n} {outcome}" for outcome, n in told.items()) or "Nothing was corrected"
+    return _outcome(corrections_fit, not rows, f"{summary}.", rows[:_SHOWN])
 
 
 def no_identifiers_left(store: Store, manifest: Manifest) -> CheckOutcomeFacts:
@@ -169,7 +182,13 @@ def class_counts_as_expected(current: Manifest, previous: Manifest | None, previ
 CHECKS: Mapping[str, tuple[Check, ...]] = {
     Kind.RAW_EXPORT: (no_identifiers_left,),
     Kind.EXPORT_SET: (no_identifiers_left,),
-    Kind.NORMALIZED_SPLITS: (test_split_is_clean, labels_are_known, boxes_are_valid, teeth_are_plausible),
+    Kind.NORMALIZED_SPLITS: (
+        test_split_is_clean,
+        labels_are_known,
+        boxes_are_valid,
+        teeth_are_plausible,
+        corrections_fit,
+    ),
     Kind.CONDITION_SUBSET: (boxes_are_valid, no_identifiers_left),
     Kind.TOOTH_SUBSET: (boxes_are_valid, no_identifiers_left),
 }

@@ -34,7 +34,9 @@ OUTCOMES_FILE = "corrections.json"
 """Of corrected splits: each correction with what became of it."""
 SAME_BOX_IOU = 0.9
 """From this overlap on a box is the one that was reviewed: Roboflow floors x and y anew in every version."""
-Outcome = Literal["applied", "contained", "conflict", "no such image"]
+CORRECTED = "(corrected)"
+"""The raw name of a label that a person made or renamed: it is none of the export's."""
+Outcome = Literal["applied", "contained", "conflict", "not looked for", "no such image"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Corrected:
     Attributes:
         splits: By name.
         outcomes: In the order of the corrections. `contained`: the labels say so already; `conflict`: the label
-            that was reviewed is not there (any more), and neither is what it was to become.
+            that was reviewed is not there (any more), and neither is what it was to become; `not looked for`: it would
+            add a class that does not count as looked for in the image.
     """
 
     splits: dict[str, Split]
@@ -72,27 +75,39 @@ def corrected(splits: Mapping[str, Split], corrections: Sequence[Correction]) ->
         of_image = [rows[a:b] for a, b in pairwise(split.offsets)]
         for place, image in enumerate(split.images["sha256"].to_pylist()):
             for number in by_image.get(image, ()):
-                image_id = int(split.image_ids[place])
-                outcomes[number] = _apply(of_image[place], split, image_id, corrections[number], free)
+                outcomes[number] = _apply(of_image[place], split, place, corrections[number], free)
                 free += outcomes[number] == "applied"
         labels = table_of([*chain.from_iterable(of_image)], ANNOTATIONS)
         made[name] = Split(name, split.classes, split.images, labels)
     return Corrected(made, tuple(outcomes))
 
 
-def _apply(rows: list[dict[str, Any]], split: Split, image_id: int, correction: Correction, free: int) -> Outcome:
+def _apply(rows: list[dict[str, Any]], split: Split, place: int, correction: Correction, free: int) -> Outcome:
     """Change the rows of one image by one correction; what it adds has the largest id and stands last."""
+    name, bbox = correction.after_class, _inside(split, place, correction.after_bbox)
     before = _find(rows, split, correction.before_class, correction.before_bbox)
-    after = _find(rows, split, correction.after_class, correction.after_bbox)
-    if after is not None or (correction.after_class is None and before is None):
+    if _find(rows, split, name, bbox) is not None or (name is None and before is None):
         return "contained"
-    if before is None and correction.before_class is not None:
+    if (before is None and correction.before_class is not None) or (name is not None and bbox is None):
         return "conflict"
+    if name is not None and not split.covered[place, split.classes.index(name)]:
+        return "not looked for"
     if before is not None:
         rows.remove(before)
-    if correction.after_class is not None and correction.after_bbox is not None:
-        rows.append(_row(split, image_id, correction.after_class, correction.after_bbox, before, free))
+    if name is not None and bbox is not None:
+        rows.append(_row(split, place, name, bbox, before, free))
     return "applied"
+
+
+def _inside(split: Split, place: int, bbox: Box | None) -> Box | None:
+    """The part of a box that lies in its image; None where nothing does."""
+    if bbox is None:
+        return None
+    size = [split.images[side][place].as_py() for side in ("width", "height")]
+    low = np.clip(bbox[:2], 0, size)
+    high = np.clip(np.add(bbox[:2], bbox[2:]), 0, size)
+    x, y, w, h = (*low.tolist(), *(high - low).tolist())
+    return (x, y, w, h) if min(w, h) > 0 else None
 
 
 def _find(rows: Iterable[dict[str, Any]], split: Split, name: str | None, bbox: Box | None) -> dict[str, Any] | None:
@@ -104,12 +119,13 @@ def _find(rows: Iterable[dict[str, Any]], split: Split, name: str | None, bbox: 
     return same[int(iou.argmax())] if len(same) and iou.max() >= SAME_BOX_IOU else None
 
 
-def _row(
-    split: Split, image_id: int, name: str, bbox: Box, before: Mapping[str, Any] | None, free: int
-) -> dict[str, Any]:
-    kept = {"raw_name": name, "loose": False} if before is None else {key: before[key] for key in ("raw_name", "loose")}
+def _row(split: Split, place: int, name: str, bbox: Box, before: Mapping[str, Any] | None, free: int) -> dict[str, Any]:
+    """A label in a new place keeps what its source called it; one of another name, or a new one, is a person's."""
+    number = split.classes.index(name) + 1
+    same = before is not None and before["category_id"] == number
+    kept = {key: before[key] for key in ("raw_name", "loose")} if same else {"raw_name": CORRECTED, "loose": False}
     box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": []}
-    return {**kept, **box, "id": free, "image_id": image_id, "category_id": split.classes.index(name) + 1}
+    return {**kept, **box, "id": free, "image_id": int(split.image_ids[place]), "category_id": number}
 
 
 def publish_corrections(store: Store, made: Corrections, dataset: str) -> Manifest:
@@ -157,3 +173,21 @@ def apply_stored(store: Store, splits: Manifest, corrections: Manifest) -> Manif
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     return manifest
+
+
+def unfit(store: Store, splits: Manifest) -> list[dict[str, str]]:
+    """The corrections that corrected splits neither took nor held already, as rows for a person."""
+    from dentsight_pipeline.store.content import read_json
+
+    return [
+        {
+            "outcome": row["outcome"],
+            "image": row["correction"]["image"][:12],
+            "was": row["correction"]["before_class"] or "nothing",
+            "becomes": row["correction"]["after_class"] or "nothing",
+            "who": row["correction"]["who"],
+            "why": row["correction"]["why"],
+        }
+        for row in read_json(store, splits, OUTCOMES_FILE)
+        if row["outcome"] not in ("applied", "contained")
+    ]

@@ -30,6 +30,10 @@ class CellMade(Document, frozen=True):
     """Assets that were reused."""
     tooth_findings_digest: str | msgspec.UnsetType = msgspec.UNSET
     """The findings by tooth, where they were asked for."""
+    reader_agreement_digest: str | msgspec.UnsetType = msgspec.UNSET
+    """What dentists say against the model, where a study was given."""
+    label_review_digest: str | msgspec.UnsetType = msgspec.UNSET
+    """The labels that are likely wrong, where they were asked for."""
 
 
 class StepPlanned(Document, frozen=True, kw_only=True):

@@ -282,6 +282,8 @@ class SubsetFacts(DatasetFacts, frozen=True):
 
     images_left_out: int
     """Images of the splits that are no part of it."""
+    fold: tuple[int, int] | None = None
+    """Which of how many folds it is, from 1, where sources are parted otherwise than published; else absent."""
 
 
 class CheckOutcomeFacts(Facts, frozen=True):
@@ -446,7 +448,7 @@ class LabelReviewFacts(Facts, frozen=True, kw_only=True):
     corpus: Corpus
     """Whose labels are looked at."""
     images: int
-    """On which predictions that never saw their sources were asked."""
+    """On which models that never saw their sources were asked."""
     suspects: Mapping[str, int]
     """By kind."""
 

@@ -272,6 +272,8 @@ class DataDifference(Document, frozen=True, kw_only=True):
     """By class, of those with any change."""
     exports: Mapping[str, ExportChanges] = {}
     """By export, where A or B has several."""
+    corrections: Sides | None = None
+    """What became of people's corrections of labels, outcome → how many; absent where there are none."""
 
 
 class CodeDifference(Document, frozen=True, kw_only=True):

@@ -93,24 +93,34 @@ CHECKPOINT = "checkpoint:"
 """Prefix of a recipe's `weights` that names a checkpoint manifest of the store."""
 
 
+def numbered(asset: str, number: int) -> str:
+    """What the k-th of several inputs of one sort is called; a single one goes by the asset's name."""
+    return f"{asset}_{number}"
+
+
+def each(inputs: Mapping[str, str], asset: str) -> tuple[str, ...]:
+    """Digests of all inputs of one sort, in their order."""
+    several = {int(name.rpartition("_")[2]): name for name in inputs if _NUMBER.sub("", name) == asset != name}
+    names = [name for name in (asset,) if name in inputs] + [several[k] for k in sorted(several)]
+    return tuple(inputs[name] for name in names)
+
+
 def raw_export_name(number: int) -> str:
-    """What the k-th export of a dataset with several is called among its inputs; a single one is `raw_export`."""
-    return f"{Asset.RAW_EXPORT}_{number}"
+    """What the k-th export of a dataset with several is called among its inputs."""
+    return numbered(Asset.RAW_EXPORT, number)
 
 
 def raw_exports(inputs: Mapping[str, str]) -> tuple[str, ...]:
     """Digests of the raw exports among a product's inputs, in their order."""
-    numbered = {int(name.rpartition("_")[2]): name for name in inputs if _EXPORT.fullmatch(name)}
-    names = [name for name in (Asset.RAW_EXPORT,) if name in inputs] + [numbered[k] for k in sorted(numbered)]
-    return tuple(inputs[name] for name in names)
+    return each(inputs, Asset.RAW_EXPORT)
 
 
 def kind_of_input(name: str) -> Kind | None:
     """What an input of this name must be; None for a name that nothing is said about."""
-    return Kind.RAW_EXPORT if _EXPORT.fullmatch(name) else KIND_OF_ASSET.get(name)
+    return KIND_OF_ASSET.get(_NUMBER.sub("", name))
 
 
-_EXPORT = re.compile(rf"{Asset.RAW_EXPORT}_[1-9]\d*")
+_NUMBER = re.compile(r"_[1-9]\d*$")
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """The published splits, in the order in which ids are given."""

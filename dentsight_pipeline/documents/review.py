@@ -81,17 +81,15 @@ class Decision(Document, frozen=True, kw_only=True, tag="decision"):
     """A name typed in, no account."""
     suspect: int
     """Its place in the queue, from 0."""
-    verb: Verb
-    """`accept`: the label is wrong as proposed; `edit`: it is wrong, and becomes what is said here."""
+    verb: Literal["accept", "reject", "edit", "skip", "undo", "answer"]
+    """`accept`: the label is wrong as proposed; `edit`: it is wrong, and becomes what is said here; `answer`: the whole
+    image was decided in another tool, which its own line tells."""
     class_name: str | None = field(name="class", default=None)
     """Of an edit: the name that is right."""
     bbox: Box | None = None
     """Of an edit: where it lies."""
     at: float
     """Seconds since 1970."""
-
-
-ReviewEntry = Opened | Decision
 
 
 class Correction(Document, frozen=True, kw_only=True):
@@ -115,6 +113,24 @@ class Correction(Document, frozen=True, kw_only=True):
     """When, in seconds since 1970."""
     why: str
     """What spoke for it."""
+
+
+class Answered(Document, frozen=True, kw_only=True, tag="answered"):
+    """What came back from another tool about one image; it takes the place of what was decided on it before."""
+
+    who: str
+    """A name typed in, no account."""
+    image: str
+    """Stored digest of the image."""
+    open: tuple[int, ...]
+    """Suspects on it that nobody has decided, by their place in the queue."""
+    corrections: tuple[Correction, ...]
+    """All that the answer changes on it."""
+    at: float
+    """Seconds since 1970."""
+
+
+ReviewEntry = Opened | Decision | Answered
 
 
 class Corrections(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):

@@ -13,7 +13,7 @@ from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.facts import LabelReviewFacts, SubsetFacts
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, numbered
 from dentsight_pipeline.documents.review import QUEUE_FILE, ReviewQueue, Suspect
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.product import stored_detections, stored_truth
@@ -26,6 +26,7 @@ from dentsight_pipeline.evaluation.suspects import (
     predicted_suspects,
     ranked,
 )
+from dentsight_pipeline.store.content import build, read_document
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -40,56 +41,58 @@ def review_queue(store: Store, made: Manifest) -> ReviewQueue:
 
     Args:
         store: Where everything is.
-        made: Normalised splits or a subset of them: what needs no model. Predictions, or what was made from them: what
-            their checkpoint sees on images whose sources it never saw, as well.
+        made: A label review, whose queue was asked of folds. Normalised splits or a subset of them: what needs no
+            model. Predictions, or what was made from them: what their checkpoint sees on images whose sources it never
+            saw, as well.
 
     Raises:
         ConfigurationError: It leads to no labels.
     """
+    if made.kind == Kind.LABEL_REVIEW:
+        return read_document(store, made, QUEUE_FILE, ReviewQueue)
     predictions = _predictions_behind(store, made)
-    splits = _splits_behind(store, predictions or made)
-    return _queue(store, splits, predictions, out_of_fold(store, predictions) if predictions else {})
+    asked = [predictions] if predictions else []
+    return _queue(store, _splits_behind(store, predictions or made), asked, out_of_fold(store, asked))
 
 
-def _queue(store: Store, splits: Manifest, predictions: Manifest | None, seen: Mapping[str, Seen]) -> ReviewQueue:
+def _queue(store: Store, splits: Manifest, predictions: Sequence[Manifest], seen: Mapping[str, Seen]) -> ReviewQueue:
     tables = read_splits(store, splits)
     images = list(labelled_images(tables.values()))
     found = [*label_suspects(images), *_contradicting_copies(images)]
     found += predicted_suspects(_with_conditions(images), seen)
     return ReviewQueue(
         splits=splits.digest,
-        predictions=(predictions.digest,) if predictions else (),
+        predictions=tuple(made.digest for made in predictions),
         classes=next(iter(tables.values())).classes if tables else (),
         suspects=ranked(found),
     )
 
 
-def publish_review(store: Store, predictions: Manifest) -> Manifest:
-    """Publish the suspects that predictions and labels give; the manifest is of kind `label-review`."""
-    from dentsight_pipeline.store.content import build
-
+def publish_review(store: Store, subset: Manifest, predictions: Sequence[Manifest]) -> Manifest:
+    """Publish the suspects that labels and the predictions of folds give; the manifest is of kind `label-review`."""
     seen = out_of_fold(store, predictions)
-    queue = _queue(store, _splits_behind(store, predictions), predictions, seen)
-    subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
+    queue = _queue(store, _splits_behind(store, subset), predictions, seen)
     facts = LabelReviewFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,
         images=len(seen),
         suspects=dict(sorted(Counter(suspect.kind for suspect in queue.suspects).items())),
     )
-    inputs: dict[str, str] = {Asset.TEST_PREDICTIONS: predictions.digest, Asset.NORMALIZED_SPLITS: queue.splits}
+    asked = {numbered(Asset.TEST_PREDICTIONS, k): made.digest for k, made in enumerate(predictions, start=1)}
+    inputs = {Asset.CONDITION_SUBSET: subset.digest, Asset.NORMALIZED_SPLITS: queue.splits, **asked}
     manifest = build(store, Kind.LABEL_REVIEW, {QUEUE_FILE: pretty(queue)}, inputs, facts)
     store.put_manifest(manifest)
     return manifest
 
 
-def out_of_fold(store: Store, predictions: Manifest) -> dict[str, Seen]:
-    """What a checkpoint saw on images of sources that it never saw in training, by digest of the image."""
-    subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
-    tables = read_splits(store, subset)
-    trained_on = set(tables["train"].images["source_group"].to_pylist()) if "train" in tables else set()
+def out_of_fold(store: Store, predictions: Iterable[Manifest]) -> dict[str, Seen]:
+    """What checkpoints saw on images of sources that they never saw in training, by digest of the image."""
     seen: dict[str, Seen] = {}
-    for name in [name for name in _OUT_OF_FOLD if name in tables and f"{name}.arrow" in predictions.entries]:
-        seen |= dict(_seen(store, subset, predictions, tables[name], trained_on))
+    for made in predictions:
+        subset = store.get_manifest(made.inputs[Asset.CONDITION_SUBSET])
+        tables = read_splits(store, subset)
+        trained_on = set(tables["train"].images["source_group"].to_pylist()) if "train" in tables else set()
+        for name in [name for name in _OUT_OF_FOLD if name in tables and f"{name}.arrow" in made.entries]:
+            seen |= dict(_seen(store, subset, made, tables[name], trained_on))
     return seen
 
 

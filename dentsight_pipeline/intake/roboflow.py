@@ -43,6 +43,7 @@ _LONGEST_WAIT_S = 300.0
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _EXPIRED_LINK = frozenset({400, 401, 403, 404, 410})
 _RANGE_NOT_SATISFIABLE = 416
+_CONFLICT = 409
 _SLUG = re.compile(r"[A-Za-z0-9_-]+")
 _SECRET_PARAMETER = re.compile(r"(?i)([?&;](?:api_key|key|token|[\w-]*signature|[\w-]*credential)=)[^&\s'\"<>)]*")
 
@@ -95,6 +96,20 @@ def parse_location(location: str) -> tuple[str, str, int]:
     return parts[0], parts[1], int(parts[2])
 
 
+def parse_project(place: str) -> str:
+    """The project of `workspace/project`; the key says which workspace is meant.
+
+    Raises:
+        ConfigurationError: The place has another form.
+    """
+    parts = place.removeprefix("roboflow:").strip("/").split("/")
+    if len(parts) != 2 or not all(map(_SLUG.fullmatch, parts)):
+        raise ConfigurationError(
+            f"{place!r} is no project on Roboflow. Write workspace/project, e.g. my-team/opg-review."
+        )
+    return parts[1]
+
+
 def read_key(variables: Mapping[str, str]) -> SecretStr | None:
     """The API key from the environment or from the file that it names; None when neither is set.
 
@@ -130,6 +145,7 @@ class _Answer(msgspec.Struct):
     project: object = None
     version: object = None
     progress: object = None
+    id: object = None
     error: object = msgspec.UNSET
     message: object = ""
 
@@ -241,6 +257,27 @@ class RoboflowClient:
                 self._fetch(_link(answer), fresh_link, target, report)
         return DownloadedExport(target, identity)
 
+    def upload_image(self, project: str, name: str, data: bytes, batch: str) -> str:
+        """Put an image into a project, into a batch of its own, and give its id there; one that is there stays.
+
+        Raises:
+            ConfigurationError: The key was refused.
+            DataError: There is no such project, or Roboflow does not answer.
+        """
+        sent = {"files": {"file": (name, data)}, "data": {"name": name}}
+        status, answer = self._ask(f"dataset/{project}/upload", {"name": name, "batch": batch}, sent)
+        if status != 200 or not isinstance(answer.id, str):
+            raise self._refused(f"upload to project {project}", status, answer)
+        return answer.id
+
+    def annotate(self, project: str, image: str, name: str, coco: str, job: str) -> None:
+        """Attach boxes to an image as pre-annotations, for people to approve; raises as `upload_image` does."""
+        asked = {"name": f"{name}.coco.json", "jobName": job, "prediction": "true"}
+        sent = {"json": {"annotationFile": coco, "labelmap": None}}
+        status, answer = self._ask(f"dataset/{project}/annotate/{image}", asked, sent)
+        if status != 200 and not (status == _CONFLICT and "already annotated" in _message(answer)):
+            raise self._refused(f"annotation of image {image} of project {project}", status, answer)
+
     def _export(self, workspace: str, project: str, version: int, export_format: str, report: Progress) -> _Answer:
         """The API's answer that holds the link, after waiting for the export to be generated."""
         path = f"{workspace}/{project}/{version}/{export_format}"
@@ -308,12 +345,14 @@ class RoboflowClient:
             return 0, None, f"the connection ended after {part.size} of {part.expected} bytes"
         return 200, None, None
 
-    def _ask(self, path: str, parameters: Mapping[str, str]) -> tuple[int, _Answer]:
-        """GET a JSON document, tried again while Roboflow is busy or unreachable."""
+    def _ask(
+        self, path: str, parameters: Mapping[str, str], sent: Mapping[str, Any] | None = None
+    ) -> tuple[int, _Answer]:
+        """GET a JSON document, or POST what is sent, tried again while Roboflow is busy or unreachable."""
         url = f"{self.base_url.rstrip('/')}/{quote(path)}"
         failures = 0
         while True:
-            status, pause, answer, problem = self._ask_once(url, parameters)
+            status, pause, answer, problem = self._ask_once(url, parameters, sent or {})
             if problem is None:
                 return status, answer
             failures += 1
@@ -324,12 +363,16 @@ class RoboflowClient:
                 )
             self._wait(failures, pause, problem)
 
-    def _ask_once(self, url: str, parameters: Mapping[str, str]) -> tuple[int, float | None, _Answer, str | None]:
+    def _ask_once(
+        self, url: str, parameters: Mapping[str, str], sent: Mapping[str, Any]
+    ) -> tuple[int, float | None, _Answer, str | None]:
         """One request. No exception leaves this frame: those of `requests` carry the URL, and the URL the key."""
         with self._quiet_logs():
             try:
-                response = requests.get(
+                response = requests.request(
+                    "POST" if sent else "GET",
                     url,
+                    **sent,
                     params={**parameters, "api_key": self.api_key.get_secret_value()},
                     timeout=self.timeout_s,
                     allow_redirects=False,  # another host must not be handed the key

@@ -116,7 +116,14 @@ def _data(store: Store, a: Manifest, b: Manifest) -> DataDifference:
         images=images,
         labels=labels,
         exports=_export_changes(before, after) if several else {},
+        corrections=_corrections(a, b),
     )
+
+
+def _corrections(a: Manifest, b: Manifest) -> Sides | None:
+    """Of both, where labels of one were corrected; of the same subset there is nothing to tell."""
+    of_a, of_b = (dict(subset.facts_as(SubsetFacts).corrections) for subset in (a, b))
+    return Sides(a=of_a, b=of_b) if of_a != of_b else None
 
 
 def _counts(subset: Manifest) -> dict[str, int]:

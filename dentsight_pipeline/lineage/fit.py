@@ -19,7 +19,7 @@ from dentsight_pipeline.documents.facts import (
     ReportFacts,
     SplitsFacts,
 )
-from dentsight_pipeline.documents.names import Asset, Kind, kind_of_input, raw_export_name, raw_exports
+from dentsight_pipeline.documents.names import Asset, Kind, kind_of_input, numbered, raw_export_name, raw_exports
 from dentsight_pipeline.documents.release import chain_behind
 from dentsight_pipeline.documents.report import REPORT_FILES
 from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
@@ -46,7 +46,7 @@ NEEDS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     Kind.RELEASE: ((Asset.RELEASE_REPORT,),),
     Kind.READER_AGREEMENT: ((Asset.CLASS_METRICS,),),
     Kind.LABEL_CORRECTIONS: ((Asset.NORMALIZED_SPLITS,),),
-    Kind.LABEL_REVIEW: ((Asset.TEST_PREDICTIONS,), (Asset.NORMALIZED_SPLITS,)),
+    Kind.LABEL_REVIEW: ((numbered(Asset.TEST_PREDICTIONS, 1),), (Asset.NORMALIZED_SPLITS,)),
     Kind.TOOTH_FINDINGS: (*((asset,) for asset in _BELOW_FINDINGS),),
     Kind.TOOTH_REPORT: ((Asset.TOOTH_SUBSET,), (Asset.TOOTH_CHECKPOINT,), (Asset.TOOTH_PREDICTIONS,)),
 }

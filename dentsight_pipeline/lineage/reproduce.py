@@ -27,7 +27,7 @@ from dentsight_pipeline.documents.evaluation import (
     PopulationName,
     RankedFigures,
 )
-from dentsight_pipeline.documents.facts import EvaluationFacts
+from dentsight_pipeline.documents.facts import EvaluationFacts, SubsetFacts
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
 from dentsight_pipeline.documents.lineage import Code, MetricCompared, Record, Remade, Reproduction
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
@@ -145,7 +145,7 @@ def _make_again(work: _Work, checkpoint: Manifest, record: Record) -> Iterator[M
         work.keep(raw, *_remake_raw(work, raw))
         carry_stems(store, work.fresh, raw.digest)
     work.keep(splits, _remake_splits(work, raws, splits), "made")
-    work.keep(subset, _remake_subset(work, splits, subset.kind), "made")
+    work.keep(subset, _remake_subset(work, splits, subset), "made")
     trained = _train(work, checkpoint, subset, record)
     predictions, evaluation = made_with(store, checkpoint)
     if predictions is None:
@@ -176,16 +176,24 @@ def _draw(work: _Work, location: str) -> str:
 
 def _remake_splits(work: _Work, raws: Sequence[Manifest], splits: Manifest) -> str:
     from dentsight_pipeline.data.combine import normalise_exports
+    from dentsight_pipeline.data.corrections import apply_stored
 
     readings = readings_in(first_record(work.store, splits.digest).config or {}, len(raws))
-    return normalise_exports(work.fresh, raws, readings, work.say).digest
+    made = normalise_exports(work.fresh, raws, readings, work.say)
+    if Asset.LABEL_CORRECTIONS in splits.inputs:
+        decided = work.store.get_manifest(splits.inputs[Asset.LABEL_CORRECTIONS])
+        work.copy(decided)
+        made = apply_stored(work.fresh, made, decided)
+    return made.digest
 
 
-def _remake_subset(work: _Work, splits: Manifest, kind: str) -> str:
+def _remake_subset(work: _Work, splits: Manifest, subset: Manifest) -> str:
+    from dentsight_pipeline.data.folds import publish_fold
     from dentsight_pipeline.data.subset import select_conditions, select_teeth
 
-    select = select_conditions if kind == Kind.CONDITION_SUBSET else select_teeth
-    return select(work.fresh, splits).digest
+    select = select_conditions if subset.kind == Kind.CONDITION_SUBSET else select_teeth
+    made, fold = select(work.fresh, splits), subset.facts_as(SubsetFacts).fold
+    return (publish_fold(work.fresh, made, *fold) if fold else made).digest
 
 
 def _train(work: _Work, checkpoint: Manifest, subset: Manifest, record: Record) -> str:

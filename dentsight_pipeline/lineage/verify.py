@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dentsight_pipeline.data.corrections import OUTCOMES_FILE
+from dentsight_pipeline.documents.facts import LabelCorrectionsFacts, SplitsFacts
 from dentsight_pipeline.documents.lineage import AuditResult, Code
-from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.errors import IntegrityError
 from dentsight_pipeline.lineage.events import CrossCheck, Event, cross_check
 from dentsight_pipeline.lineage.fit import misfits
@@ -177,7 +179,18 @@ def _notes(walked: Walk, bytes_of: str, kept: Records) -> Iterator[str]:
         below = len(walked.products) - 1
         command = f"`dentsight audit {walked.top[:12]}`"
         yield f"The bytes of the {below} products below were not hashed again; {command} does."
+    yield from _corrected(walked)
     yield from _made_again(walked, kept)
+
+
+def _corrected(walked: Walk) -> Iterator[str]:
+    """Whose corrections the labels of the chain hold, and what became of them."""
+    for splits in walked.products.values():
+        decided = walked.input_of(splits, Asset.LABEL_CORRECTIONS) if splits.kind == Kind.NORMALIZED_SPLITS else None
+        if decided is not None:
+            people = ", ".join(decided.facts_as(LabelCorrectionsFacts).people)
+            told = ", ".join(f"{n} {outcome}" for outcome, n in splits.facts_as(SplitsFacts).corrections.items())
+            yield f"Labels of the {name_of(splits)} were corrected by {people}: {told} ({OUTCOMES_FILE} lists them)."
 
 
 def _made_again(walked: Walk, kept: Records) -> Iterator[str]:

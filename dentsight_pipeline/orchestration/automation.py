@@ -63,7 +63,7 @@ champion_job = dg.define_asset_job(
 review_job = dg.define_asset_job(
     "review",
     selection=dg.AssetSelection.assets(evaluation.label_review),
-    description="Rank the labels that are likely wrong, for one cell; follows `experiment`.",
+    description="Rank the labels that are likely wrong by models of folds, for one cell; follows `data`.",
 )
 
 readers_job = dg.define_asset_job(

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.documents.codec import plain
@@ -45,7 +45,14 @@ def price_per_hour(backend: "ChosenBackend | Scheduler | None") -> float | None:
     return None if backend is None else backend.price_per_hour
 
 
-def predict(step: Step[Any], subset: "Manifest", checkpoint: "Manifest", *, images_only: bool = False) -> Made:
+def predict(
+    step: Step[Any],
+    subset: "Manifest",
+    checkpoint: "Manifest",
+    *,
+    images_only: bool = False,
+    splits: Sequence[str] = SPLITS_PREDICTED,
+) -> Made:
     """Predict every split that is evaluated, and the mirrored test images.
 
     Args:
@@ -53,17 +60,19 @@ def predict(step: Step[Any], subset: "Manifest", checkpoint: "Manifest", *, imag
         subset: Whose images are looked at.
         checkpoint: The model.
         images_only: The model finds other classes than the subset has; nothing is predicted mirrored.
+        splits: What is looked at; with less than every split that is evaluated, nothing is predicted mirrored.
     """
     from dentsight_pipeline.data.splits import split_names
 
-    splits = tuple(split for split in SPLITS_PREDICTED if split in split_names(subset))
+    whole = splits == SPLITS_PREDICTED and not images_only
+    splits = tuple(split for split in splits if split in split_names(subset))
     job = PredictJob(
         store_uri=step.store.uri,
         workdir=_workdir(step, "predict", subset, checkpoint),
         checkpoint=checkpoint.digest,
         subset=subset.digest,
         splits=splits,
-        mirrored=() if images_only else tuple(split for split in splits if split == "test"),
+        mirrored=tuple(split for split in splits if split == "test" and whole),
         images_only=images_only,
     )
     teeth = images_only or subset.kind == Kind.TOOTH_SUBSET

@@ -13,10 +13,12 @@ from pathlib import Path
 from dentsight_pipeline.data.corrections import corrected, publish_corrections
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.codec import Document, pretty, read, write
+from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.review import (
     CORRECTIONS_FILE,
     DECISIONS_FILE,
     QUEUE_FILE,
+    Answered,
     Correction,
     Corrections,
     Decision,
@@ -30,8 +32,10 @@ from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.suspects import as_box, labelled_images
 from dentsight_pipeline.intake.datasets import recall_dataset
+from dentsight_pipeline.lineage.environment import environment
 from dentsight_pipeline.pages.journal import Journal, read_journal
 from dentsight_pipeline.pages.server import Refused
+from dentsight_pipeline.store import log
 from dentsight_pipeline.store.objects import Store
 
 
@@ -91,7 +95,7 @@ class Review:
     @property
     def decisions(self) -> dict[int, Decision]:
         """The last word on each suspect, in the order in which they were decided."""
-        return decided(self.journal.entries)
+        return decided(self.journal.entries, self.queue)
 
     def view(self) -> ReviewView:
         """The first suspect that nobody has decided."""
@@ -129,26 +133,39 @@ class Review:
         )
 
     def _undo(self, who: str) -> None:
-        last = next(reversed(self.decisions), None)
+        last = next((place for place, own in reversed(self.decisions.items()) if own.verb != "answer"), None)
         if last is None:
             raise Refused(409, "There is nothing to take back.")
         self.journal.append(Decision(who=who, suspect=last, verb="undo", at=time.time()))
 
 
-def decided(entries: Sequence[ReviewEntry]) -> dict[int, Decision]:
+def is_open(decision: Decision | None) -> bool:
+    """Whether a suspect is still to be decided; a skipped one is."""
+    return decision is None or decision.verb == "skip"
+
+
+def decided(entries: Sequence[ReviewEntry], queue: ReviewQueue) -> dict[int, Decision]:
     """The last word on each suspect, the newest last."""
     standing: dict[int, Decision] = {}
     for entry in entries:
-        if isinstance(entry, Decision):
+        if isinstance(entry, Answered):
+            on_image = [place for place, suspect in enumerate(queue.suspects) if suspect.image == entry.image]
+            standing = {place: own for place, own in standing.items() if place not in on_image}
+            closed = (place for place in on_image if place not in entry.open)
+            standing |= {place: Decision(who=entry.who, suspect=place, verb="answer", at=entry.at) for place in closed}
+        elif isinstance(entry, Decision):
             standing.pop(entry.suspect, None)
             if entry.verb != "undo":
                 standing[entry.suspect] = entry
     return standing
 
 
-def corrections_of(queue: ReviewQueue, decisions: dict[int, Decision]) -> Corrections:
-    """What accepted and edited suspects change, in the order of the queue."""
-    made = [
+def corrections_of(queue: ReviewQueue, entries: Sequence[ReviewEntry]) -> Corrections:
+    """What answers of other tools change, and then what accepted and edited suspects do, in the order of the queue."""
+    decisions = decided(entries, queue)
+    answers = {entry.image: entry.corrections for entry in entries if isinstance(entry, Answered)}
+    made = [correction for own in answers.values() for correction in own]
+    made += [
         correction
         for place, suspect in enumerate(queue.suspects)
         if place in decisions
@@ -158,8 +175,8 @@ def corrections_of(queue: ReviewQueue, decisions: dict[int, Decision]) -> Correc
 
 
 def _correction(suspect: Suspect, decision: Decision) -> Iterator[Correction]:
-    after = _after(suspect, decision)
-    if decision.verb in ("accept", "edit") and after is not None:
+    after = after_decision(suspect, decision)
+    if after is not None:
         missed = suspect.annotation is None
         yield Correction(
             image=suspect.image,
@@ -174,8 +191,10 @@ def _correction(suspect: Suspect, decision: Decision) -> Iterator[Correction]:
         )
 
 
-def _after(suspect: Suspect, decision: Decision) -> tuple[str | None, Box | None] | None:
-    """Name and place that are right; two None: the label goes; None: nothing to change is known."""
+def after_decision(suspect: Suspect, decision: Decision) -> tuple[str | None, Box | None] | None:
+    """Name and place that are right; two None: the label goes; None: nothing changes, or nothing better is known."""
+    if decision.verb not in ("accept", "edit"):
+        return None
     if decision.verb == "edit":
         return decision.class_name, decision.bbox
     if suspect.kind == "spurious":
@@ -206,15 +225,22 @@ def write_corrections(store: Store, folder: Path, dataset: str = "") -> list[Pat
     if dataset and recall_dataset(store, dataset) is None:
         raise ConfigurationError(f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply).")
     queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
-    made = corrections_of(queue, decided(read_journal(folder / DECISIONS_FILE, ReviewEntry)))
+    made = corrections_of(queue, read_journal(folder / DECISIONS_FILE, ReviewEntry))
     splits = corrected(read_splits(store, store.get_manifest(queue.splits)), made.corrections).splits
     paths = {folder / CORRECTIONS_FILE: pretty(made)}
     paths |= {folder / f"{name}.coco.json": write(split.to_coco()) for name, split in splits.items()}
     for path, data in paths.items():
         path.write_bytes(data)
     if dataset:
-        publish_corrections(store, made, dataset)
+        _publish(store, made, dataset)
     return list(paths)
+
+
+def _publish(store: Store, made: Corrections, dataset: str) -> None:
+    """Store the corrections, and note how they came about, as an asset's step does."""
+    manifest = publish_corrections(store, made, dataset)
+    record = {"asset": Asset.LABEL_CORRECTIONS.value, "inputs": dict(manifest.inputs), "started": round(time.time(), 3)}
+    log.append(store, manifest.digest, {**record, **environment()})
 
 
 def neighbours_of(store: Store, queue: ReviewQueue) -> dict[str, tuple[Neighbour, ...]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dentsight_pipeline.data import checks
 from dentsight_pipeline.data.corrections import apply_stored, corrected, publish_corrections
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
@@ -101,7 +102,34 @@ def test_stored_corrections_change_the_splits_and_stand_in_the_chain(tmp_path: P
     assert apply_stored(store, splits, decided).digest == after.digest
     assert corrections_for(store, "opg-v9") == {}
 
-    later = change(None, ("caries", THERE), image=digest)
+    later = change(None, ("caries", (40.0, 30.0, 9.0, 9.0)), image=digest)
     publish_corrections(store, Corrections(splits=after.digest, queue="1" * 64, corrections=(later,)), "opg-v8")
     twice = apply_stored(store, splits, corrections_for(store, "opg-v8")[Asset.LABEL_CORRECTIONS])
     assert twice.facts_as(SplitsFacts).corrections == {"applied": 2, "conflict": 1}
+
+
+def test_corrected_labels_pass_the_checks_that_guard_training(tmp_path: Path) -> None:
+    """Renamed and new labels have no raw name of the export, and a box may be drawn beyond the picture's edge."""
+    store = open_store(str(tmp_path / "store"))
+    splits = normalise_export(store, ingest_export(whole_export(tmp_path / "export").write(), store))
+    train = read_split(store, splits, "train")
+    first = train.annotations.to_pylist()[0]
+    digest = train.images["sha256"][train.image_ids.tolist().index(first["image_id"])].as_py()
+    name, box = train.classes[first["category_id"] - 1], tuple(first["bbox"])
+    other = "crown" if name != "crown" else "caries"
+    made = (
+        change((name, box), (other, box), image=digest),
+        change(None, ("caries", (50.0, 40.0, 500.0, 500.0)), image=digest),
+        change(("caries", THERE), None, image="b"),
+    )
+    publish_corrections(store, Corrections(splits=splits.digest, queue="0" * 64, corrections=made), "opg-v8")
+
+    after = apply_stored(store, splits, corrections_for(store, "opg-v8")[Asset.LABEL_CORRECTIONS])
+
+    checks.require(store, after)
+    assert checks.labels_are_known(store, after).passed
+    assert checks.boxes_are_valid(store, after).passed
+    fit = checks.corrections_fit(store, after)
+    assert (fit.passed, fit.blocking, fit.summary) == (False, False, "2 applied, 1 no such image.")
+    assert [row["outcome"] for row in fit.rows] == ["no such image"]
+    assert checks.corrections_fit(store, splits).passed

@@ -23,15 +23,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 def test_the_queue_is_a_product_of_predictions_and_labels(chain: Chain) -> None:
     """Best first, the same digest again, and its facts count what is in it."""
     store, predictions = chain.store, chain.store.get_manifest(chain.digests["test_predictions"])
+    subset = store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET])
 
-    made = publish_review(store, predictions)
+    made = publish_review(store, subset, [predictions])
 
     queue = read_document(store, made, QUEUE_FILE, ReviewQueue)
     assert made.kind == Kind.LABEL_REVIEW
-    assert set(made.inputs) == {Asset.TEST_PREDICTIONS, Asset.NORMALIZED_SPLITS}
+    assert set(made.inputs) == {"test_predictions_1", Asset.CONDITION_SUBSET, Asset.NORMALIZED_SPLITS}
     assert sum(made.facts_as(LabelReviewFacts).suspects.values()) == len(queue.suspects)
     assert [s.score for s in queue.suspects] == sorted((s.score for s in queue.suspects), reverse=True)
-    assert publish_review(store, predictions).digest == made.digest
+    assert publish_review(store, subset, [predictions]).digest == made.digest
     assert review_queue(store, made).digest == queue.digest
 
 
@@ -41,7 +42,7 @@ def test_a_model_is_not_asked_about_sources_that_it_was_trained_on(chain: Chain)
     splits = read_splits(store, store.get_manifest(predictions.inputs[Asset.CONDITION_SUBSET]))
     trained_on = set(splits["train"].images["source_group"].to_pylist())
 
-    seen = out_of_fold(store, predictions)
+    seen = out_of_fold(store, [predictions])
 
     sources = {
         digest: source

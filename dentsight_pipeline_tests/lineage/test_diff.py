@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.data.combine import normalise_exports
+from dentsight_pipeline.data.corrections import apply_stored
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.reading import Reading
+from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.lineage import Difference, MetricRow
+from dentsight_pipeline.documents.review import Answered, Correction, ReviewQueue
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.intake.datasets import RegisteredExport, corrections_for, register_dataset
 from dentsight_pipeline.intake.ingest import Request, ingest_export
 from dentsight_pipeline.lineage.diff import diff
+from dentsight_pipeline.lineage.verify import audit
+from dentsight_pipeline.pages.reviewing import Review, keep_queue, write_corrections
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -74,6 +80,38 @@ def test_labels_and_images_are_counted_by_class(store: Store, tmp_path: Path) ->
     assert plain(found.labels["crown"]) == {
         **nothing, "renamed": 1, "with_added_images": 2, "renamed_to": {"caries": 1},
     }  # fmt: skip
+
+
+def test_corrections_are_told_by_diff_and_audit(store: Store, tmp_path: Path) -> None:
+    """A box that a person took away: who did it, what became of it, and a chain that is intact down to the export."""
+    raw = ingest_export(first_version(tmp_path / "v8").write(), store)
+    before = normalise_export(store, raw)
+    train = read_split(store, before, "train")
+    image, box = train.images["sha256"][1].as_py(), tuple(train.annotations["bbox"][train.offsets[1]].as_py())
+    said = {"annotation": None, "after_class": None, "after_bbox": None, "who": "A. Bell", "at": 0.0, "why": "seen"}
+    made = Correction(image=image, before_class="caries", before_bbox=box, **said)  # pyright: ignore[reportArgumentType]
+    register_dataset(store, "opg-v8", raw.digest, [RegisteredExport(raw_export=raw.digest, location="v8")])
+    queue = ReviewQueue(splits=before.digest, classes=train.classes, suspects=())
+    keep_queue(tmp_path / "review", queue)
+    answer = Answered(who="A. Bell", image=image, open=(), corrections=(made,), at=0.0)
+    review = Review(tmp_path / "review", {})
+    review.journal.append(answer)
+    write_corrections(store, tmp_path / "review", "opg-v8")
+    after = apply_stored(store, before, *corrections_for(store, "opg-v8").values())
+    subsets = [select_conditions(store, splits) for splits in (before, after)]
+    first, second = (checkpoint_of(store, subset, 1) for subset in subsets)
+    products = [("raw_export", raw), ("normalized_splits", before), ("normalized_splits", after)]
+    products += [("condition_subset", subset) for subset in subsets]
+    for asset, product in [*products, ("trained_checkpoint", first), ("trained_checkpoint", second)]:
+        recorded(store, asset, product)
+
+    found = diff(store, first.digest, second.digest).data
+    audited = audit(store, second.digest)
+
+    assert plain(found.corrections) == {"a": {}, "b": {"applied": 1}}
+    assert found.labels["caries"].removed == 1
+    assert audited.findings == ()
+    assert any("were corrected by A. Bell: 1 applied" in note for note in audited.notes)
 
 
 def test_each_export_is_told_with_what_it_brought(store: Store, tmp_path: Path) -> None:

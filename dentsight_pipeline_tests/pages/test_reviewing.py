@@ -46,7 +46,7 @@ def test_every_kind_of_suspect_becomes_its_correction(review: Review) -> None:
     for position in range(5):
         review.decide(WHO, position, "accept")
 
-    made = corrections_of(QUEUE, review.decisions).corrections
+    made = corrections_of(QUEUE, review.journal.entries).corrections
 
     changes = [(c.annotation, c.before_class, c.after_class, c.after_bbox) for c in made]
     assert changes == [
@@ -62,7 +62,7 @@ def test_rejected_and_skipped_suspects_change_nothing_and_an_edit_says_what_is_r
     review.decide(WHO, 1, "skip")
     review.decide(WHO, 2, "edit", "caries", BETTER)
 
-    made = corrections_of(QUEUE, review.decisions).corrections
+    made = corrections_of(QUEUE, review.journal.entries).corrections
 
     assert [(c.annotation, c.after_class, c.after_bbox) for c in made] == [(2, "caries", BETTER)]
 

@@ -10,8 +10,9 @@ import dagster as dg
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.orchestration import metadata, tracked
 from dentsight_pipeline.orchestration.assets.data import condition_subset, tooth_subset
-from dentsight_pipeline.orchestration.assets.training import test_predictions, tooth_checkpoint
+from dentsight_pipeline.orchestration.assets.training import RecipeConfig, test_predictions, tooth_checkpoint
 from dentsight_pipeline.orchestration.conditions import on_new_content
+from dentsight_pipeline.orchestration.folds import predictions_out_of_fold
 from dentsight_pipeline.orchestration.partitions import cells
 from dentsight_pipeline.orchestration.product import Made, Step, product
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from dentsight_pipeline.evaluation.readers import StudyReadings
     from dentsight_pipeline.store.canonical import JSON
     from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.training.recipe import Recipe
 
 
 class EvaluationConfig(dg.Config):
@@ -74,13 +76,39 @@ def _predict_and_join(step: Step[EvaluationConfig], chain: "Mapping[str, Manifes
     return Made(made.digest, seen.record)
 
 
-@product(cells, reads=[test_predictions], group_name="evaluation", kinds={"python", "json"})
-def label_review(step: Step[None]) -> dg.MaterializeResult:
-    """Labels that are likely wrong, best first: from themselves, and from predictions that never saw their sources."""
+class ReviewConfig(RecipeConfig):
+    """How many models are asked about labels, and what is changed about their recipe."""
+
+    folds: int = 3
+    """Models to train, each without the sources that it is then asked about."""
+
+
+@product(
+    cells,
+    reads=[condition_subset],
+    settings=ReviewConfig,
+    version="2",
+    gpu=True,
+    group_name="evaluation",
+    kinds={"pytorch", "json"},
+)
+def label_review(step: Step[ReviewConfig]) -> dg.MaterializeResult:
+    """Labels that are likely wrong, best first: from themselves, and from models that never saw their sources."""
+    from dentsight_pipeline.data import checks
+    from dentsight_pipeline.training import recipe as recipes
+
+    recipe, subset = recipes.named(step.recipe).override(step.config.overrides), step.read(condition_subset)
+    checks.require(step.store, subset)
+    config = {"recipe": recipe.digest, "folds": step.config.folds}
+    return step.once(partial(_ask_folds, step, subset, recipe), metadata.of_label_review, config)
+
+
+def _ask_folds(step: Step[ReviewConfig], subset: "Manifest", recipe: "Recipe") -> "Manifest":
     from dentsight_pipeline.evaluation.label_review import publish_review
 
-    predictions = step.read(test_predictions)
-    return step.once(lambda: publish_review(step.store, predictions), metadata.of_label_review)
+    reason, of = step.config.allow_head_collapse, step.config.folds
+    seen = [predictions_out_of_fold(step, subset, recipe, reason, number, of) for number in range(1, of + 1)]
+    return publish_review(step.store, subset, seen)
 
 
 class StudyConfig(EvaluationConfig):

@@ -1,0 +1,67 @@
+"""`dentsight run --with-review` and `--study`: what is asked for beside a cell, through Dagster."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.facts import LabelReviewFacts, SubsetFacts
+from dentsight_pipeline.documents.names import Asset, each
+from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell
+
+pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def reviewed(finished_cell: FinishedCell) -> dict[str, Any]:
+    """What the second run said; only the review is new."""
+    home = finished_cell.home
+    done = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-review", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_image_is_asked_about_by_a_model_that_never_saw_its_source(
+    finished_cell: FinishedCell, reviewed: dict[str, Any]
+) -> None:
+    """Three trainings, each on a fold of its own, and together they see all images."""
+    store = finished_cell.home.store
+    review = store.get_manifest(reviewed["label_review_digest"])
+
+    asked = [store.get_manifest(digest) for digest in each(review.inputs, Asset.TEST_PREDICTIONS)]
+    trained = [store.get_manifest(made.inputs[Asset.TRAINED_CHECKPOINT]) for made in asked]
+    folds = [store.get_manifest(made.inputs[Asset.CONDITION_SUBSET]) for made in trained]
+    images = sum(len(split.images) for split in read_splits(store, folds[0]).values())
+    assert [fold.facts_as(SubsetFacts).fold for fold in folds] == [(1, 3), (2, 3), (3, 3)]
+    assert review.facts_as(LabelReviewFacts).images == images
+    assert all(made.inputs[Asset.CONDITION_SUBSET] == fold.digest for made, fold in zip(asked, folds, strict=True))
+
+
+def test_an_audit_follows_the_review_through_every_fold_to_the_export(
+    finished_cell: FinishedCell, reviewed: dict[str, Any]
+) -> None:
+    """Folds, trainings and predictions are each recorded, and nothing contradicts the rest."""
+    done = finished_cell.home.dentsight("audit", reviewed["label_review_digest"], "--json")
+
+    said = json.loads(done.stdout)
+    assert said["findings"] == []
+    kinds = [item["kind"] for item in said["chain"]]
+    assert (kinds.count("checkpoint"), kinds.count("predictions")) == (3, 3)
+
+
+def test_a_second_review_trains_nothing_and_its_page_lists_the_same_queue(
+    finished_cell: FinishedCell, reviewed: dict[str, Any]
+) -> None:
+    """What a killed or repeated run finds done is not done again."""
+    home = finished_cell.home
+    again = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-review", "--json")
+    listed = home.dentsight("review", reviewed["label_review_digest"], "--list", "--json")
+
+    assert "label_review" in json.loads(again.stdout)["cached"]
+    queue = json.loads(listed.stdout)
+    assert len(queue["predictions"]) == 3
+    scores = [suspect["score"] for suspect in queue["suspects"]]
+    assert scores == sorted(scores, reverse=True)

@@ -1,11 +1,11 @@
 """Are wrong labels found by models of folds, and does repairing them help? On phantoms; or the queue of an export.
 
-    python benchmarks/label_errors.py plant --out DIR --images 300     # clean phantoms, and 5 % of each mistake in them
-    python benchmarks/label_errors.py ingest --out DIR --export EXPORT # or a real export as it is
-    python benchmarks/label_errors.py fold --out DIR --number 1        # each of three; as long as a training
-    python benchmarks/label_errors.py queue --out DIR                  # precision and recall of what was planted
-    python benchmarks/label_errors.py train --out DIR --labels wrong   # and repaired
-    python benchmarks/label_errors.py compare --out DIR                # both on clean labels of other phantoms, paired
+    python -m benchmarks.label_errors plant --out DIR --images 300     # clean phantoms, and 5 % of each mistake in them
+    python -m benchmarks.label_errors ingest --out DIR --export EXPORT # or a real export as it is
+    python -m benchmarks.label_errors fold --out DIR                   # three trainings
+    python -m benchmarks.label_errors queue --out DIR                  # precision and recall of what was planted
+    python -m benchmarks.label_errors train --out DIR --labels wrong   # and repaired
+    python -m benchmarks.label_errors compare --out DIR                # both on clean labels of other phantoms, paired
 
 Planted, each in 5 % of the labels of conditions: omissions, additions (a label of another image in its place there),
 shifts of half a box, swaps of the class. Everything is remembered in DIR, so that each step can be started alone.
@@ -134,12 +134,13 @@ def changed(store: Store, splits: Manifest, made: list[Correction], key: str) ->
 
 
 def fold(given: argparse.Namespace, store: Store, known: dict[str, Any]) -> None:
-    """Train without one fold, and look at it."""
+    """Train without each fold, and look at it."""
     subset = select_conditions(store, store.get_manifest(known["wrong"]))
-    part = publish_fold(store, subset, given.number, OF)
-    checkpoint, spent = arena.trained(given.out, store, part, recipe_of(given))
-    known[f"fold {given.number}"] = arena.predicted(given.out, store, part, checkpoint).digest
-    print(json.dumps({"fold": given.number, "checkpoint": checkpoint, "cpu_s": round(spent)}))
+    for number in range(1, OF + 1):
+        part = publish_fold(store, subset, number, OF)
+        checkpoint, spent = arena.trained(given.out, store, part, recipe_of(given))
+        known[f"fold {number}"] = arena.predicted(given.out, store, part, checkpoint).digest
+        print(json.dumps({"fold": number, "checkpoint": checkpoint, "cpu_s": round(spent)}), flush=True)
 
 
 def recipe_of(given: argparse.Namespace) -> Any:
@@ -243,7 +244,6 @@ def main() -> None:
     parser.add_argument("--export", type=Path)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--seed", type=int, default=41)
-    parser.add_argument("--number", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--labels", choices=["wrong", "repaired", "clean"], default="wrong")
     given = parser.parse_args()

@@ -110,6 +110,8 @@ class Marked(Document, frozen=True, kw_only=True, tag="marked"):
     """Of the study."""
     present: bool
     """What he says now."""
+    bbox_xywh_px: Box | None = None
+    """Where, if he drew it."""
     at: float
     """Seconds since 1970."""
 

@@ -32,6 +32,7 @@ from dentsight_pipeline.documents.study import (
     StudyEntry,
     StudyImage,
 )
+from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.pages.journal import Journal
 from dentsight_pipeline.pages.server import Refused
@@ -39,6 +40,8 @@ from dentsight_pipeline.pages.server import Refused
 DAY_SECONDS = 86400.0
 FDI = tuple(f"{quadrant}{position}" for quadrant in "1234" for position in range(1, 9))
 _RESERVED = "vx"
+Mark = tuple[str, str, Box | None]
+"""Tooth, condition, and the box where one was drawn."""
 
 
 class Task(Document, frozen=True, kw_only=True):
@@ -84,8 +87,8 @@ class View(Document, frozen=True, kw_only=True):
     """Of the image in turn; None without one."""
     conditions: tuple[Choice, ...]
     """To mark."""
-    marks: tuple[tuple[str, str], ...]
-    """Tooth and condition, as marked so far."""
+    marks: tuple[Mark, ...]
+    """As marked so far."""
     model: tuple[ModelFinding, ...]
     """The model's findings, in the aided arm."""
 
@@ -95,7 +98,7 @@ class _Progress:
     """What the journal says of one reader."""
 
     finished: list[Finished] = field(default_factory=list)
-    marks: dict[tuple[int, str], dict[tuple[str, str], None]] = field(default_factory=dict)
+    marks: dict[tuple[int, str], dict[tuple[str, str], Box | None]] = field(default_factory=dict)
 
     def tell(self, entry: Marked | Finished) -> None:
         """Take one entry in."""
@@ -105,7 +108,7 @@ class _Progress:
         on_image = self.marks.setdefault((entry.session, entry.image), {})
         on_image.pop((entry.tooth, entry.condition), None)
         if entry.present:
-            on_image[entry.tooth, entry.condition] = None
+            on_image[entry.tooth, entry.condition] = entry.bbox_xywh_px
 
 
 class Reading:
@@ -179,15 +182,17 @@ class Reading:
         """
         return self.folder / self._task(reader, position).image.file
 
-    def mark(self, reader: str, position: int, tooth: str, condition: str, present: bool) -> None:
-        """Note one tooth × condition.
+    def mark(
+        self, reader: str, position: int, tooth: str, condition: str, present: bool, bbox: Box | None = None
+    ) -> None:
+        """Note one tooth × condition, with its box where one was drawn.
 
         Raises:
-            Refused: The image is not in turn (any more), or tooth or condition is none of the study's.
+            Refused: The image is not in turn (any more), tooth or condition is none of the study's, or the box is none.
         """
         task = self._task(reader, position)
-        if tooth not in FDI or condition not in self.study.conditions:
-            raise Refused(400, f"{condition} on tooth {tooth} is no item of this study.")
+        if tooth not in FDI or condition not in self.study.conditions or (bbox and min(bbox[2:]) <= 0):
+            raise Refused(400, f"{condition} on tooth {tooth} is no item of this study, or its box has no area.")
         self._say(
             Marked(
                 reader=reader,
@@ -196,6 +201,7 @@ class Reading:
                 tooth=tooth,
                 condition=condition,
                 present=present,
+                bbox_xywh_px=bbox if present else None,
                 at=time.time(),
             )
         )
@@ -229,9 +235,9 @@ class Reading:
             raise Refused(409, "This image is finished, perhaps in another window; the page shows the one in turn.")
         return task
 
-    def _marks(self, reader: str, task: Task | None) -> tuple[tuple[str, str], ...]:
+    def _marks(self, reader: str, task: Task | None) -> tuple[Mark, ...]:
         marks = self._progress[reader].marks.get((task.session, task.image.sha256), {}) if task else {}
-        return tuple(marks)
+        return tuple((tooth, condition, bbox) for (tooth, condition), bbox in marks.items())
 
     def _wait(self, reader: str, task: Task | None, now: float) -> float:
         """Seconds until a later session may begin; 0 when it may."""
@@ -335,10 +341,10 @@ def _require_bytes(what: str, data: bytes, sha256: str) -> None:
         raise IntegrityError(what, sha256, found if data else None, "Bring back the file that the study names.")
 
 
-def marks_of(entries: list[StudyEntry]) -> Mapping[tuple[str, int, str], set[tuple[str, str]]]:
-    """Tooth × condition by reader, session and image, as the last word on each is."""
+def marks_of(entries: list[StudyEntry]) -> Mapping[tuple[str, int, str], Mapping[tuple[str, str], Box | None]]:
+    """Tooth × condition, with the box where one was drawn, by reader, session and image: the last word on each."""
     return {
-        (reader, session, image): set(marks)
+        (reader, session, image): marks
         for reader, own in _progress_of(entries).items()
         for (session, image), marks in own.marks.items()
     }

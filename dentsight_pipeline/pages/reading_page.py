@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.pages.reading import FDI, Reading
 from dentsight_pipeline.pages.server import Door, answer, application, body_of, render
 
@@ -16,6 +17,7 @@ class _Mark(msgspec.Struct, forbid_unknown_fields=True):
     tooth: str
     condition: str
     present: bool
+    bbox: Box | None = None
 
 
 class _Finish(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,7 +40,7 @@ def reading_page(reading: Reading, door: Door) -> Starlette:
 
     async def mark(request: Request, reader: str) -> Response:
         said = await body_of(request, _Mark)
-        reading.mark(reader, said.position, said.tooth, said.condition, said.present)
+        reading.mark(reader, said.position, said.tooth, said.condition, said.present, said.bbox)
         return answer(reading.view(reader))
 
     async def finish(request: Request, reader: str) -> Response:

@@ -16,7 +16,7 @@ from dentsight_pipeline.evaluation.readers import StudyReadings
 from dentsight_pipeline.pages.journal import read_journal
 from dentsight_pipeline.pages.reading import FDI, marks_of, read_model, read_study, require_registered
 
-CSV_FILE, PARQUET_FILE = "readings.csv", "readings.parquet"
+CSV_FILE, PARQUET_FILE, BOXES_FILE = "readings.csv", "readings.parquet", "boxes.csv"
 READINGS = pa.schema(
     [
         pa.field("reader", pa.string(), nullable=False),
@@ -53,18 +53,35 @@ def study_readings(folder: Path) -> StudyReadings:
 
 
 def write_readings(folder: Path) -> list[Path]:
-    """The readings as CSV and Parquet in the study's folder; raises as `study_readings`."""
-    table = study_readings(folder).table
+    """The readings as CSV and Parquet in the study's folder, and the boxes that readers drew; as `study_readings`."""
+    table, boxes = study_readings(folder).table, _boxes(folder)
     csv.write_csv(table, folder / CSV_FILE)
     parquet.write_table(table, folder / PARQUET_FILE)
-    return [folder / CSV_FILE, folder / PARQUET_FILE]
+    if boxes:
+        csv.write_csv(pa.Table.from_pylist(boxes), folder / BOXES_FILE)
+    return [folder / name for name in (CSV_FILE, PARQUET_FILE, *([BOXES_FILE] if boxes else []))]
+
+
+def _boxes(folder: Path) -> list[dict[str, Any]]:
+    """A row for each box on a finished image; px of the image."""
+    entries: list[StudyEntry] = read_journal(folder / READINGS_FILE, StudyEntry)
+    done = {(own.reader, own.session, own.image) for own in entries if isinstance(own, Finished)}
+    return [
+        {**dict(zip(_KEY, (*key, tooth, condition), strict=True)), **dict(zip(_SIDES, bbox, strict=True))}
+        for key, marks in marks_of(entries).items()
+        for (tooth, condition), bbox in marks.items()
+        if key in done and bbox is not None
+    ]
+
+
+_KEY, _SIDES = ("reader", "session", "image", "tooth", "condition"), ("x", "y", "width", "height")
 
 
 def _dentists(study: Study, entries: list[StudyEntry], finished: Iterable[Finished]) -> Iterable[dict[str, Any]]:
     marks = marks_of(entries)
     for reading in finished:
         key = {"reader": reading.reader, "arm": reading.arm, "session": reading.session}
-        said = marks.get((reading.reader, reading.session, reading.image), set())
+        said = set(marks.get((reading.reader, reading.session, reading.image), ()))
         yield from _items(study, reading.image, key, said if reading.readable else None)
 
 

@@ -15,6 +15,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -83,6 +84,14 @@ def press(driver: WebDriver, *keys: str) -> None:
     """Keys, one after the other, wherever the focus is."""
     for key in keys:
         driver.switch_to.active_element.send_keys(key)
+
+
+def draw(driver: WebDriver, width: int, height: int) -> None:
+    """A box from the middle of the X-ray, by pointer."""
+    viewer = driver.find_element(By.ID, "viewer")
+    drawn = ActionChains(driver).move_to_element(viewer).click_and_hold()
+    drawn.move_by_offset(width // 2, height // 2).move_by_offset(width - width // 2, height - height // 2)
+    drawn.release().perform()
 
 
 def text(driver: WebDriver, selector: str) -> str:

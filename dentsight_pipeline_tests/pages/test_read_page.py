@@ -10,7 +10,7 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from dentsight_pipeline_tests.pages.browser import ENTER, browser, press, served, text, wait
+from dentsight_pipeline_tests.pages.browser import ENTER, browser, draw, press, served, text, wait
 from dentsight_pipeline_tests.pages.studies import write_study
 
 A = "A. Bell <script>document.title='owned'</script>"
@@ -32,8 +32,13 @@ def test_a_study_is_read_by_keyboard_through_reloads_windows_and_a_kill(tmp_path
             press(driver, "r")  # crown: its first letter is taken
             wait(driver, "#marks", "36 crown")
             press(driver, "r")
+            press(driver, "/")
+            wait(driver, "#message", "Draw the box of 36 caries")
+            draw(driver, 60, 40)
+            wait(driver, ".box.drawn", "36 caries")
             driver.refresh()
             wait(driver, "#marks", "36 caries")
+            wait(driver, ".box.drawn", "36 caries")
             assert "crown" not in text(driver, "#marks")
 
             driver.switch_to.new_window("tab")

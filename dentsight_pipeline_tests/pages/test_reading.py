@@ -39,9 +39,33 @@ def test_marks_outlive_a_crash_and_half_a_line(tmp_path: Path) -> None:
 
     again = Reading(tmp_path / "s")
 
-    assert again.view(A).marks == (("36", "caries"),)
+    assert again.view(A).marks == (("36", "caries", None),)
     again.finish(A, 0, True)
     assert reopened(again).view(A).position == 1
+
+
+def test_a_box_is_optional_outlives_a_crash_and_is_written_out(tmp_path: Path) -> None:
+    """Agreement counts teeth, so a finding needs no box; one that was drawn belongs to its mark and goes with it."""
+    write_study(tmp_path / "s")
+    reading = Reading(tmp_path / "s")
+    reading.mark(A, 0, "36", "caries", True)
+    reading.mark(A, 0, "36", "caries", True, (10.0, 20.0, 5.5, 4.0))
+    reading.mark(A, 0, "11", "crown", True, (1.0, 1.0, 2.0, 2.0))
+    reading.mark(A, 0, "11", "crown", False)
+    with pytest.raises(Refused, match="has no area"):
+        reading.mark(A, 0, "36", "caries", True, (10.0, 20.0, 0.0, 4.0))
+    again = reopened(reading)
+    assert again.view(A).marks == (("36", "caries", (10.0, 20.0, 5.5, 4.0)),)
+    again.finish(A, 0, True)
+    image = again.journal.entries[-1].image
+    again.journal.close()
+
+    files = write_readings(tmp_path / "s")
+
+    assert [path.name for path in files] == ["readings.csv", "readings.parquet", "boxes.csv"]
+    rows = list(csv.DictReader((tmp_path / "s/boxes.csv").open()))
+    said = {"reader": A, "session": "0", "image": image, "tooth": "36", "condition": "caries"}
+    assert rows == [{**said, "x": "10", "y": "20", "width": "5.5", "height": "4"}]
 
 
 def test_a_finished_image_does_not_change(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline_tests.pages.browser import ENTER, browser, press, served, text, wait
 
+WHO = "A. Bell <script>document.title='owned'</script>"
+
 
 @pytest.fixture
 def subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -42,29 +44,40 @@ def subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.slow
 def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp_path: Path) -> None:
-    """Listed, decided, taken back, edited; killed in between; written out with who decided."""
+    """Listed, decided, taken back, edited; two windows, a reload and a kill in between; written out with a name."""
     listed = CliRunner().invoke(app, ["review", subset, "--list", "--json"])
     suspects = json.loads(listed.stdout)["suspects"]
     assert {*suspects[0]} >= {"image", "kind", "class", "bbox", "score"}
     assert {(s["class"], s["proposed_class"]) for s in suspects[:2]} == {("16", "26"), ("26", "16")}
     assert [s["score"] for s in suspects] == sorted((s["score"] for s in suspects), reverse=True)
 
-    command = ["review", subset, "--by", "A. <b>Bell</b>", "--out", "r"]
+    command = ["review", subset, "--by", WHO, "--out", "r"]
     total = len(suspects)
     with browser() as driver:
         with served(command, tmp_path) as server:
-            driver.get(server.links["A. <b>Bell</b>"])
+            driver.get(server.links[WHO])
             wait(driver, "#progress", f"1 of {total}")
-            assert text(driver, "#reader") == "A. <b>Bell</b>"
+            assert text(driver, "#reader") == WHO
             press(driver, "a")
             wait(driver, "#progress", "1 decided")
             press(driver, "u")
             wait(driver, "#progress", "0 decided")
+            driver.switch_to.new_window("tab")  # a second window decides; the first one must not decide it again
+            driver.get(server.links[WHO])
+            wait(driver, "#progress", "0 decided")
             press(driver, "a")
             wait(driver, "#progress", "1 decided")
+            driver.switch_to.window(driver.window_handles[0])
+            wait(driver, "#progress", "1 decided")
+            driver.refresh()
+            wait(driver, ".box.suspect", suspects[1]["class"])
             server.kill()
-        with served(command, tmp_path) as server:
-            driver.get(server.links["A. <b>Bell</b>"])
+            press(driver, "s")
+            wait(driver, "#message", "the server does not answer")
+        with served(command, tmp_path) as again:
+            driver.get(again.links[WHO].rpartition("/")[0] + "/" + server.links[WHO].rpartition("/")[2])
+            assert "not of this start" in text(driver, "#refused")
+            driver.get(again.links[WHO])
             wait(driver, "#progress", "1 decided")
             wait(driver, ".box.suspect", suspects[1]["class"])
             press(driver, "e")
@@ -72,9 +85,12 @@ def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp
             driver.save_screenshot(str(tmp_path / "review.png"))
             ActionChains(driver).send_keys(ENTER).perform()
             wait(driver, "#progress", "2 decided")
-            driver.set_window_size(500, 900)
-            assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+            for width in (700, 500):  # 1400 px at 200 %, and a narrow screen
+                driver.set_window_size(width, 900)
+                assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
             assert driver.find_element(By.ID, "accept").is_displayed() or total == 2
+            assert "owned" not in driver.title
+            assert driver.find_elements(By.CSS_SELECTOR, "#reader script") == []
 
     done = CliRunner().invoke(app, ["review", subset, "--corrections", "--out", "r", "--json"])
     files = {Path(path).name for path in json.loads(done.stdout)["files"]}
@@ -83,7 +99,7 @@ def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp
     assert [c["before_class"] for c in made] == [s["class"] for s in suspects[:2]]
     assert made[0]["after_class"] == suspects[0]["proposed_class"]
     assert made[1]["after_bbox"][0] > made[1]["before_bbox"][0]
-    assert {c["who"] for c in made} == {"A. <b>Bell</b>"}
+    assert {c["who"] for c in made} == {WHO}
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 /* The reader study's page: shows what the server says, and tells it every mark. */
 const ROWS = [["18", "17", "16", "15", "14", "13", "12", "11", "21", "22", "23", "24", "25", "26", "27", "28"],
   ["48", "47", "46", "45", "44", "43", "42", "41", "31", "32", "33", "34", "35", "36", "37", "38"]];
-let view = null, tooth = "18", digits = "", sure = null, hidden = false, busy = Promise.resolve();
+let view = null, tooth = "18", digits = "", sure = null, hidden = false, aim = null, busy = Promise.resolve();
 
 const has = (t, c) => view.marks.some(([tooth, condition]) => tooth === t && condition === c);
 
@@ -17,7 +17,7 @@ function show(next) {
   by("rest").hidden = reading;
   if (!reading) return rest();
   by("arm").textContent = view.arm === "aided" ? "With the model's findings. They can be wrong." : view.sessions > 1 ? "Without the model." : "";
-  if (moved) { tooth = "18"; sure = null; say(""); }
+  if (moved) { tooth = "18"; sure = aim = null; say(""); by("box").setAttribute("aria-pressed", false); }
   Xray.open(`/image/${view.position}`, boxes);
   paint();
 }
@@ -27,9 +27,27 @@ function rest() {
   by("rest-text").textContent = view.state === "done" ? "Nothing more is needed; this page can be closed."
     : `The second session begins in ${view.wait_hours} hours, so that the first is forgotten. Load this page again then.`;
 }
-function boxes() {
-  Xray.draw(hidden ? [] : view.model.map((found) => ({ bbox: found.bbox_xywh_px, kind: "model",
-    label: `${found.condition} ${found.teeth.join(" ")} ${found.score.toFixed(2)}` })));
+function boxes(growing = null) {
+  const model = view.model.map((found) => ({ bbox: found.bbox_xywh_px, kind: "model",
+    label: `${found.condition} ${found.teeth.join(" ")} ${found.score.toFixed(2)}` }));
+  const own = view.marks.filter(([t, c, bbox]) => bbox && !(aim && aim[0] === t && aim[1] === c)).map(([t, c, bbox]) => ({ bbox, kind: "drawn", label: `${t} ${c}` }));
+  Xray.draw([...(hidden ? [] : model), ...own, ...(growing ? [{ bbox: growing, kind: "drawn", label: `${aim[0]} ${aim[1]}` }] : [])]);
+}
+/* A box is optional: it belongs to the finding that was marked last on this tooth. */
+function aimed(on) {
+  const last = view.marks.filter(([t]) => t === tooth).pop();
+  aim = on && last ? last : null;
+  if (on && !last) say(`Mark a finding of tooth ${tooth} first; then draw its box.`);
+  else say(aim ? `Draw the box of ${aim[0]} ${aim[1]} on the X-ray, or press Esc.` : "");
+  Xray.viewer.setMouseNavEnabled(!aim);
+  by("box").setAttribute("aria-pressed", !!aim);
+  boxes();
+}
+function drawn(box, done) {
+  if (!done) return boxes(box);
+  const [t, condition] = aim;
+  tell("/mark", () => ({ position: view.position, tooth: t, condition, present: true, bbox: box.map((n) => Math.round(n * 100) / 100) }));
+  aimed(false);
 }
 function paint() {
   for (const button of document.querySelectorAll(".tooth")) {
@@ -102,6 +120,8 @@ addEventListener("keydown", (event) => {
   else if (event.key === "ArrowRight") move(1, 0);
   else if (event.key === "ArrowUp") move(0, -1);
   else if (event.key === "ArrowDown") move(0, 1);
+  else if (event.key === "/") aimed(!aim);
+  else if (event.key === "Escape" && aim) aimed(false);
   else if (event.key === "Enter") finish(true);
   else if (event.key === "x") finish(false);
   else if (event.key === "v") { hidden = !hidden; boxes(); }
@@ -113,6 +133,8 @@ addEventListener("DOMContentLoaded", () => {
   for (const button of document.querySelectorAll(".tooth")) button.onclick = () => choose(button.dataset.tooth);
   by("finish").onclick = () => finish(true);
   by("unreadable").onclick = () => finish(false);
+  by("box").onclick = () => aimed(!aim);
+  Xray.drag(() => aim, drawn);
   tell("/state");
-  addEventListener("focus", () => { if (view) tell("/state"); });
+  addEventListener("focus", () => { if (view && !aim) tell("/state"); });
 });

@@ -60,18 +60,6 @@ function nudge(event) {
   edited[at + axis] = Math.max(at ? 1 : 0, edited[at + axis] + sign * step);
   boxes();
 }
-function drawing() {
-  const holder = by("viewer"); let from = null;
-  const at = (event) => { const r = holder.getBoundingClientRect(); return Xray.point(event.clientX - r.left, event.clientY - r.top); };
-  holder.addEventListener("pointerdown", (event) => { if (edited) { from = at(event); event.preventDefault(); } }, true);
-  addEventListener("pointermove", (event) => {
-    if (!from || !edited) return;
-    const to = at(event);
-    edited = [Math.min(from.x, to.x), Math.min(from.y, to.y), Math.max(1, Math.abs(to.x - from.x)), Math.max(1, Math.abs(to.y - from.y))];
-    boxes();
-  });
-  addEventListener("pointerup", () => { from = null; });
-}
 const KEYS = { a: () => decide("accept"), r: () => decide("reject"), s: () => decide("skip"), u: () => decide("undo"), e: edit, f: () => { close = !close; look(); } };
 
 addEventListener("keydown", (event) => {
@@ -88,7 +76,7 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("DOMContentLoaded", () => {
   for (const [id, run] of Object.entries({ accept: KEYS.a, reject: KEYS.r, skip: KEYS.s, undo: KEYS.u, edit, save, closer: KEYS.f, cancel: () => { stopEditing(); boxes(); } })) by(id).onclick = run;
-  drawing();
+  Xray.drag(() => edited, (box) => { edited = box; boxes(); });
   tell("/state");
   addEventListener("focus", () => { if (view && !edited) tell("/state"); });
 });

@@ -48,6 +48,20 @@ const Xray = (() => {
     return viewer.world.getItemAt(0).viewportToImageCoordinates(at);
   }
 
+  /* While wanted() holds, a drag on the X-ray draws a box: told(bbox, done) as it grows and at its end. */
+  function drag(wanted, told) {
+    const holder = by("viewer"); let from = null, box = null;
+    const at = (event) => { const r = holder.getBoundingClientRect(); return point(event.clientX - r.left, event.clientY - r.top); };
+    holder.addEventListener("pointerdown", (event) => { if (wanted()) { from = at(event); box = null; event.preventDefault(); } }, true);
+    addEventListener("pointermove", (event) => {
+      if (!from || !wanted()) return;
+      const to = at(event);
+      box = [Math.min(from.x, to.x), Math.min(from.y, to.y), Math.max(1, Math.abs(to.x - from.x)), Math.max(1, Math.abs(to.y - from.y))];
+      told(box, false);
+    });
+    addEventListener("pointerup", () => { if (from && box) told(box, true); from = box = null; });
+  }
+
   function contrast(width, level) {
     by("window").value = width; by("level").value = level;
     const slope = 255 / by("window").value, intercept = 0.5 - (by("level").value / 255) * slope;
@@ -95,5 +109,5 @@ const Xray = (() => {
       say(error.message, true);
     }
   }
-  return { open, close, draw, look, point, key, ask, get viewer() { return viewer; } };
+  return { open, close, draw, look, drag, key, ask, get viewer() { return viewer; } };
 })();

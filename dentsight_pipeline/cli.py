@@ -299,6 +299,22 @@ def archive(
     evidence.archive(ref, out, key, as_json)
 
 
+@app.command()
+def dossier(
+    ref: Annotated[str, typer.Argument(help="A release; with --check the folder of a dossier.")],
+    out: Annotated[Path | None, typer.Argument(help="New folder.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Hash all that a dossier names, and build it again.")] = False,
+    key: Annotated[Path | None, typer.Option(help="Public key it was signed with; default: this workspace's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the evidence file of a release: EU AI Act, Annex IV, and bill of materials; --check exits 5 if it fell."""
+    from dentsight_pipeline.commands import evidence
+
+    if check:
+        raise typer.Exit(evidence.check_dossier(Path(ref), key, as_json))
+    evidence.dossier(ref, out, key, as_json)
+
+
 @app.command("export")
 def export_(
     ref: Annotated[str, typer.Argument(help="A subset or dataset key; with --onnx a checkpoint, release or folder.")],

@@ -13,10 +13,16 @@ import mlcroissant as mlc
 from dentsight_pipeline.data.exchange import description
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.store.local import hash_file
+from dentsight_pipeline.store.names import object_key
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
 
+_FORMATS = {
+    "arrow": "application/vnd.apache.arrow.file",
+    "json": "application/json",
+    "parquet": "application/x-parquet",
+}
 _COLUMNS = (
     ("image_id", mlc.DataType.INT64, "Image id, unique over all splits."),
     ("width", mlc.DataType.INT64, "Width in pixels."),
@@ -44,15 +50,65 @@ def write_croissant(subset: Manifest, parquet: Mapping[str, Path], out: Path) ->
         out: The file to write; it names the others by their way from its folder.
     """
     facts = subset.facts_as(SubsetFacts)
+    distribution = [_file(split, path, out.parent) for split, path in parquet.items()]
+    record_sets = [_classes(facts), *(_records(split, facts.splits[split].images) for split in parquet)]
+    out.write_bytes(_described(subset, distribution, record_sets))
+
+
+def croissant_of(subset: Manifest) -> bytes:
+    """Describe a subset as it lies in the store: its documents and tables, by their digests."""
+    documents = {path: entry for path, entry in subset.entries.items() if not path.startswith("images/")}
+    distribution = [
+        mlc.FileObject(
+            id=path,
+            name=path,
+            content_url=object_key(entry.sha256),
+            encoding_formats=[_FORMATS.get(path.rpartition(".")[2], "application/octet-stream")],
+            sha256=entry.sha256,
+        )
+        for path, entry in documents.items()
+    ]
+    return _described(subset, distribution, [_classes(subset.facts_as(SubsetFacts))])
+
+
+def _described(subset: Manifest, distribution: list[mlc.FileObject], record_sets: list[mlc.RecordSet]) -> bytes:
+    facts = subset.facts_as(SubsetFacts)
     metadata = mlc.Metadata(
         name=f"dentsight-{subset.kind}",
         description=description(subset),
         license=list(dict.fromkeys(corpus.licence for corpus, _ in facts.by_export.values())),
         url=facts.source.url or None,
-        distribution=[_file(split, path, out.parent) for split, path in parquet.items()],
-        record_sets=[_classes(facts), *(_records(split, facts.splits[split].images) for split in parquet)],
+        distribution=distribution,
+        record_sets=record_sets,
+        **_responsible(facts),
     )
-    out.write_text(json.dumps(metadata.to_json(), indent=1, default=str) + "\n", "utf-8")
+    return f"{json.dumps(metadata.to_json(), indent=1, default=str)}\n".encode()
+
+
+def _responsible(facts: SubsetFacts) -> dict[str, str | list[str]]:
+    """Croissant's RAI fields, as far as the subset's facts say something; what a person has to say is left out."""
+    privacy, exports = facts.privacy, [corpus.name for corpus, _ in facts.by_export.values()]
+    looked = [
+        f"In {name}, looked for: {', '.join(coverage.classes)}."
+        for name, (_, mapping) in facts.by_export.items()
+        if (coverage := mapping.coverage)
+    ]
+    shared = [
+        f"{split.shared_with_any} of {split.images} {name} images share their source with another split."
+        for name, split in (("valid", facts.leakage.valid), ("test", facts.leakage.test))
+        if split and split.shared_with_any
+    ]
+    loose = [f"Labelled loosely by its source: {', '.join(facts.loose_classes)}."] if facts.loose_classes else []
+    return {
+        "data_collection": f"Exports: {', '.join(exports)}.",
+        "data_preprocessing_protocol": [f"Mended by rule: {kind}, {count}." for kind, count in facts.repairs.items()]
+        + [f"Left out by name: {name}, {count} annotations." for name, count in facts.dropped.items() if count],
+        "data_limitations": [*looked, *shared, *loose],
+        "personal_sensitive_information": [
+            f"Panoramic X-rays are health data. {privacy.names_replaced} file names were replaced, and metadata was "
+            f"taken from {privacy.images_with_metadata} images."
+        ],
+    }
 
 
 def _file(split: str, path: Path, folder: Path) -> mlc.FileObject:

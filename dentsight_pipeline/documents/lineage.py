@@ -35,6 +35,17 @@ class Code(Noted, frozen=True, kw_only=True):
         return self != Code() and self == other and not self.dirty
 
 
+class Installed(Noted, frozen=True, kw_only=True):
+    """A package as it was installed."""
+
+    version: str | None = None
+    """Its version."""
+    record_sha256: str | None = None
+    """Of its RECORD, the list of its files with their digests; absent where it has none."""
+    licence: str | None = None
+    """As it says itself; absent where it says nothing short."""
+
+
 class Circumstances(Noted, frozen=True, kw_only=True):
     """Of one step: everything that is true of a day and a machine, and no part of a product."""
 
@@ -48,6 +59,8 @@ class Circumstances(Noted, frozen=True, kw_only=True):
     """What the step was asked for beyond its inputs."""
     packages: Mapping[str, str | None] | None = None
     """Versions of those that decide the numbers; null for one that is not installed."""
+    installed: Mapping[str, Installed] | None = None
+    """Packages of the machine that recorded it; absent in older records."""
     python: str | None = None
     """Version."""
     hardware: Mapping[str, Cell] | None = None

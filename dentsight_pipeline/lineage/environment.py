@@ -7,11 +7,13 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from dentsight_pipeline.documents.codec import plain
-from dentsight_pipeline.documents.lineage import Code
+from dentsight_pipeline.documents.lineage import Code, Installed
 
 PACKAGES = (
     "dagster",
@@ -24,6 +26,12 @@ PACKAGES = (
     "mlflow",
     "boto3",
     "numpy",
+    "accelerate",
+    "safetensors",
+    "pillow",
+    "pyarrow",
+    "opencv-python-headless",
+    "scipy",
 )
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -34,6 +42,7 @@ def environment() -> dict[str, Any]:
     return {
         "code": plain(code_state()),
         "packages": {name: _version(name) for name in PACKAGES},
+        "installed": {name: plain(found) for name in PACKAGES if (found := installed(name))},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
@@ -45,6 +54,28 @@ def code_state() -> Code:
     changed = _git("status", "--porcelain", "--", str(_PACKAGE))
     dirty = None if commit is None else bool(changed)
     return Code(commit=commit, dirty=dirty, version=_version("dentsight_pipeline"))
+
+
+def installed(package: str) -> Installed | None:
+    """An installed distribution: its version, the digest of its list of files, its licence; None where it is not."""
+    try:
+        found = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    files = found.read_text("RECORD")
+    return Installed(
+        version=found.version,
+        record_sha256=sha256(files.encode()).hexdigest() if files else None,
+        licence=_licence(found.metadata.json),
+    )
+
+
+def _licence(said: Mapping[str, str | list[str]]) -> str | None:
+    """As the distribution says: an expression, a classifier, or a short text."""
+    classifiers = [text.rpartition(" :: ")[2] for text in said.get("classifier", ()) if text.startswith("License ::")]
+    short = str(said.get("license", "")).strip()
+    named = said.get("license_expression") or next(iter(classifiers), short if len(short) < 60 else "")
+    return str(named) or None
 
 
 def _git(*arguments: str) -> str | None:

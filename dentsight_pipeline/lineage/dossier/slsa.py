@@ -1,0 +1,116 @@
+"""Where a release came from, as SLSA provenance v1 in an in-toto statement, and in a signed envelope (DSSE)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.lineage import Record
+from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.release import STATEMENT_TYPE
+from dentsight_pipeline.lineage.dossier.case import Case
+from dentsight_pipeline.store.canonical import JSON
+from dentsight_pipeline.store.manifest import Manifest
+
+PREDICATE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:dentsight:training:1"
+PAYLOAD = "application/vnd.in-toto+json"
+
+
+def provenance_of(case: Case) -> bytes:
+    """The statement, the same bytes for the same release."""
+    how, files = case.how(case.checkpoint), case.release.entries
+    document = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": path, "digest": {"sha256": entry.sha256}} for path, entry in files.items()],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": _asked(case),
+                "internalParameters": {"packages": dict(how.packages or {}), "hardware": dict(how.hardware or {})},
+                "resolvedDependencies": [*map(_product, _made_from(case)), *_code(how)],
+            },
+            "runDetails": {
+                "builder": {"id": "urn:dentsight:pipeline", "version": {"dentsight_pipeline": _version(how)}},
+                "metadata": _when(how),
+                "byproducts": [_product(case.product(name)) for name in (Asset.RELEASE_REPORT, Asset.CLASS_METRICS)],
+            },
+        },
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def _asked(case: Case) -> Mapping[str, JSON]:
+    told = {"recipe": case.trained.recipe, "recipeDigest": case.trained.recipe_digest}
+    return {**told, "overrides": plain(case.trained.overrides), "dataset": case.subset.digest}
+
+
+def _made_from(case: Case) -> tuple[Manifest, ...]:
+    return (case.checkpoint, case.subset, case.splits, *case.raws)
+
+
+def _product(manifest: Manifest) -> JSON:
+    return {"name": manifest.kind, "digest": {"sha256": manifest.digest}}
+
+
+def _code(how: Record) -> list[JSON]:
+    """The commit, where one is known; that it had been edited is said."""
+    if how.code is None or how.code.commit is None:
+        return []
+    annotations = {"dirty": how.code.dirty}
+    return [{"name": "code", "digest": {"gitCommit": how.code.commit}, "annotations": annotations}]
+
+
+def _version(how: Record) -> str:
+    return (how.code.version if how.code else None) or "unknown"
+
+
+def _when(how: Record) -> Mapping[str, JSON]:
+    times = {"startedOn": how.started, "finishedOn": how.finished}
+    told = {name: datetime.fromtimestamp(int(time), UTC).isoformat() for name, time in times.items() if time}
+    return {"invocationId": how.dagster_run or "unknown", **told}
+
+
+# The envelope --------------------------------------------------------------------------------------------------------
+
+
+def signed(statement: bytes, private_key: Path) -> bytes:
+    """The statement in an envelope that is signed with an EC key."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = serialization.load_pem_private_key(private_key.read_bytes(), password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TypeError(f"{private_key} is no EC key.")
+    signature = key.sign(_encoded(statement), ec.ECDSA(hashes.SHA256()))
+    texts = {"payload": base64.b64encode(statement).decode(), "payloadType": PAYLOAD}
+    return json.dumps({**texts, "signatures": [{"sig": base64.b64encode(signature).decode()}]}).encode() + b"\n"
+
+
+def unsealed(envelope: bytes, public_key: Path) -> bytes | None:
+    """The statement in an envelope; None where it is not signed with the key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = serialization.load_pem_public_key(public_key.read_bytes())
+    try:
+        document = json.loads(envelope)
+        statement = base64.b64decode(document["payload"], validate=True)
+        signature = base64.b64decode(document["signatures"][0]["sig"], validate=True)
+        if not isinstance(key, ec.EllipticCurvePublicKey) or document["payloadType"] != PAYLOAD:
+            return None
+        key.verify(signature, _encoded(statement), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return statement
+
+
+def _encoded(statement: bytes) -> bytes:
+    """What DSSE signs: type and body with their lengths."""
+    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD), PAYLOAD.encode(), len(statement), statement)

@@ -17,6 +17,7 @@ from dentsight_pipeline.documents.report import REPORT, VERDICT
 from dentsight_pipeline.lineage.dossier.case import RECIPE, Case
 from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT, digests_of, statement_of
 from dentsight_pipeline.release.wording import number_text
+from dentsight_pipeline.store.canonical import JSON
 
 
 class Said(NamedTuple):
@@ -33,7 +34,7 @@ def _listed(things: Iterable[object]) -> str:
     return ", ".join(map(str, things)) or "none"
 
 
-def _counts(things: Mapping[str, object]) -> str:
+def _counts(things: Mapping[str, JSON]) -> str:
     return _listed(f"{name} {value}" for name, value in things.items())
 
 

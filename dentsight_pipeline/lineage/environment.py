@@ -10,10 +10,10 @@ import subprocess
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.lineage import Code, Installed
+from dentsight_pipeline.store.canonical import JSON
 
 PACKAGES = (
     "dagster",
@@ -37,7 +37,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 @functools.lru_cache(maxsize=1)
-def environment() -> dict[str, Any]:
+def environment() -> dict[str, JSON]:
     """Code, packages and hardware behind a product, as fields of its record."""
     return {
         "code": plain(code_state()),

@@ -72,7 +72,7 @@ class LogEntry:
     """sha256 of the entry before; None for the first."""
     product: str
     """Digest of the product's manifest."""
-    record: Mapping[str, Any]
+    record: Mapping[str, canonical.JSON]
 
     @property
     def head(self) -> Head:
@@ -111,7 +111,7 @@ class LogReading:
         return 0 < head.sequence <= len(self.entries) and self.entries[head.sequence - 1].head == head
 
 
-def append(store: Store, product: str, record: Mapping[str, Any]) -> LogEntry:
+def append(store: Store, product: str, record: Mapping[str, canonical.JSON]) -> LogEntry:
     """Record how a product came about, in the log and beside the product.
 
     Args:

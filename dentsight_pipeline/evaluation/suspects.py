@@ -224,14 +224,22 @@ def _of_image(image: Labelled, found: Seen, chances: np.ndarray, confirmed: Mapp
     iou = pairwise_iou(image.boxes, found.boxes)  # [labels, detections]
     predicted = np.array(found.names, object)
     explained = np.zeros(len(found.names), bool)
+    closest = _closest(iou, np.array(image.names, object), predicted)
     for row, name in enumerate(image.names):
         if name in TEETH or name not in confirmed:
             continue
         same = predicted == name
         on, beside = iou[row] >= SAME_IOU, (iou[row] >= BESIDE_IOU) & same
         explained |= on | beside
-        yield from _of_label(image, row, found, chances, (on, beside, same), confirmed[name])
+        yield from _of_label(image, row, found, chances, (on, beside & (closest == row), same), confirmed[name])
     yield from _unlabelled(image, found, chances, explained)
+
+
+def _closest(iou: np.ndarray, names: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """[detections] the label of the same name that each lies on most: of two implants side by side, one is not the
+    other in a wrong place."""
+    same = np.where(names[:, None] == predicted, iou, -1.0)
+    return same.argmax(axis=0) if len(names) else np.empty(0, int)
 
 
 def _of_label(

@@ -83,6 +83,17 @@ def test_a_class_that_nobody_looked_for_is_not_missed() -> None:
     assert [s.kind for s in predicted_suspects([blind], seen)] == ["spurious"]
 
 
+def test_the_neighbour_of_the_same_class_is_no_better_place() -> None:
+    """Two implants side by side, one of them unseen: the other's box is not where it should be, but it is in doubt."""
+    two = image(["crown", "crown"], [[10, 10, 40, 90], [40, 10, 40, 90]])
+    seen = {two.image: Seen(["crown"], np.array([[42.0, 11, 40, 90]]), np.array([0.9]))}
+
+    found = list(predicted_suspects([two], seen))
+
+    assert [(s.kind, s.annotation) for s in ranked(found) if s.score > 0.1] == [("spurious", 1)]
+    assert not [s for s in found if s.kind == "place"]
+
+
 def planted(
     images: int, share: float, rng: np.random.Generator
 ) -> tuple[list[Labelled], dict[str, Seen], dict[tuple, str]]:

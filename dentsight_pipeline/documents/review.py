@@ -32,7 +32,8 @@ class Suspect(Document, frozen=True, kw_only=True):
     bbox: Box
     """Of the label; of a missed box where it would be. x, y, width, height in px of the stored image."""
     score: float
-    """How likely it is wrong, in [0, 1]; comparable between classes."""
+    """In [0, 1], higher first, comparable between classes; no probability: with a weak model most of the first are
+    right labels."""
     why: str
     """What speaks for it, in a sentence."""
     split: str

@@ -12,7 +12,10 @@ import pytest
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
+from dentsight_pipeline.documents.facts import ReaderAgreementFacts
+from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.teeth import ToothReport
+from dentsight_pipeline.pages.reading import Reading
 from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
@@ -141,3 +144,25 @@ def test_a_second_run_with_teeth_trains_nothing(teeth: Teeth) -> None:
 
     assert again.said["tooth_findings_digest"] == teeth.said["tooth_findings_digest"]
     assert {"tooth_subset", "tooth_checkpoint", "tooth_findings"} <= set(again.said["cached"])
+
+
+@pytest.mark.slow
+def test_a_reader_study_of_the_cell_reaches_its_report_by_the_same_command(teeth: Teeth) -> None:
+    """Planned from the findings by tooth, read, and judged through Dagster, agreement as a product."""
+    home, store = teeth.home, teeth.home.store
+    plan = ("read", "study", "--plan", teeth.findings.digest, "--reader", "A", "--reader", "B", "--images", "2")
+    assert home.dentsight(*plan).returncode == 0
+    reading = Reading(home.folder / "study")
+    for reader in reading.study.readers:
+        for position in range(2):
+            reading.mark(reader, position, "36", reading.study.conditions[0], True)
+            reading.finish(reader, position, True)
+    reading.journal.close()
+
+    done = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--study", "study", "--json")
+
+    said = json.loads(done.stdout)
+    agreement, report = (store.get_manifest(said[f"{name}_digest"]) for name in ("reader_agreement", "report"))
+    assert agreement.facts_as(ReaderAgreementFacts).readers == 2
+    assert said["checkpoint_digest"] == teeth.said["checkpoint_digest"]
+    assert report.inputs[Asset.READER_AGREEMENT] == agreement.digest

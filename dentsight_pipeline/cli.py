@@ -256,16 +256,18 @@ def heads(
 
 @app.command()
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="X-rays of one's own.")],
+    images: Annotated[list[Path], typer.Argument(help="X-rays of one's own: images, DICOM, folders, DICOMDIRs.")],
     checkpoint: Annotated[str, typer.Option(help="Checkpoint digest or folder.")],
     out: Annotated[Path, typer.Option(help="Folder for findings.json and the pictures.")] = Path("findings"),
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a finding.")] = 0.5,
+    teeth: Annotated[str, typer.Option(help="Checkpoint of stage 1: adds the tooth of each finding.")] = "",
+    sr: Annotated[bool, typer.Option("--sr", help="Write a DICOM SR for each X-ray, beside its picture.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find conditions on one's own X-rays, as JSON and as pictures. Research only."""
+    """Find conditions on one's own X-rays, as JSON, as pictures and as DICOM SR. Research only."""
     from dentsight_pipeline.commands import model
 
-    model.predict(images, checkpoint, out, threshold, as_json)
+    model.predict(model.PredictRequest(images, checkpoint, out, threshold, teeth, sr), as_json)
 
 
 @app.command()
@@ -317,11 +319,11 @@ def dossier(
 
 @app.command("export")
 def export_(
-    ref: Annotated[str, typer.Argument(help="A subset or dataset key; with --onnx a checkpoint, release or folder.")],
-    hf: Annotated[Path | None, typer.Option(help="New folder for Hugging Face: load_dataset(DIR).")] = None,
+    ref: Annotated[str, typer.Argument(help="A subset or dataset key; a release; with --onnx a checkpoint or folder.")],
+    hf: Annotated[Path | None, typer.Option(help="New folder for Hugging Face: a dataset, or a release.")] = None,
     coco: Annotated[Path | None, typer.Option(help="New folder for COCO files with their images.")] = None,
     croissant: Annotated[Path | None, typer.Option(help="File of Croissant metadata about --hf.")] = None,
-    onnx: Annotated[Path | None, typer.Option(help="New folder for the model as ONNX.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="New folder for a model as ONNX, checked on 20 X-rays.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a subset, or a model, in the forms that others read."""

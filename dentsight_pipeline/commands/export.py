@@ -1,4 +1,6 @@
-"""What is made here in the forms that others read: a subset for `datasets`, COCO and Croissant, a model as ONNX."""
+"""What is made here in the forms that others read: a subset for `datasets`, COCO and Croissant; a model as ONNX, or a
+released one with its card as Hugging Face takes it.
+"""
 
 import shutil
 from collections.abc import Iterator
@@ -6,15 +8,18 @@ from pathlib import Path
 
 from dentsight_pipeline.commands.console import show, staged
 from dentsight_pipeline.data import checks
+from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.facts import SubsetFacts
-from dentsight_pipeline.documents.names import SUBSETS, Asset, raw_exports
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind, raw_exports
+from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
 from dentsight_pipeline.lineage.reference import Registry, checkpoint_folder, resolve
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.registry import registry_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store import log
+from dentsight_pipeline.store.content import read_bytes
+from dentsight_pipeline.store.files import write_whole
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
@@ -22,15 +27,17 @@ from dentsight_pipeline.store.objects import Store
 def export(
     ref: str, hf: Path | None, coco: Path | None, croissant: Path | None, onnx: Path | None, as_json: bool
 ) -> None:
-    """Write a subset, or a model as ONNX, and tell which files."""
+    """Write a subset or a model, and tell which files."""
     workspace = Workspace()
-    if onnx is None:
-        made, files = export_subset(workspace.store, ref, hf=hf, coco=coco, croissant=croissant, progress=staged())
+    store = workspace.store
+    if not onnx and (coco or croissant or is_subset(store, ref, registry_of(workspace))):
+        made, files = export_subset(store, ref, hf=hf, coco=coco, croissant=croissant, progress=staged())
         what = {"subset": made.digest, "kind": made.kind}
-    elif hf or coco or croissant:
-        raise ConfigurationError("--onnx writes a model, the other options a subset. Give one or the other.")
+    elif coco or croissant:
+        raise ConfigurationError("--onnx writes a model, --coco and --croissant a subset. Give one or the other.")
     else:
-        what, files = {"model": ref}, export_model(workspace.store, ref, onnx, registry_of(workspace))
+        what = {"model": ref}
+        files = export_model(store, ref, onnx=onnx, hf=hf, registry=registry_of(workspace), progress=staged())
     facts = {**what, "files": [str(path) for path in files]}
     show(facts, as_json, lambda: "\n".join(facts["files"]))
 
@@ -85,29 +92,82 @@ def _write_huggingface(
     return [*parquet.values(), folder / exchange.CARD, *([croissant] if croissant else [])]
 
 
-def export_model(store: Store, ref: str, folder: Path, registry: Registry | None = None) -> list[Path]:
-    """Write a model as ONNX, with what its user has to know: how images are prepared, and what the labels are.
+def export_model(
+    store: Store,
+    ref: str,
+    *,
+    onnx: Path | None = None,
+    hf: Path | None = None,
+    registry: Registry | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Write a model as ONNX, or a released one as Hugging Face takes it.
 
     Args:
         store: Where it is, unless it is a folder.
         ref: A checkpoint or release, or anything made with a checkpoint; or a model's folder.
-        folder: New folder for `model.onnx`, `preprocessor_config.json` and `config.json`.
+        onnx: New folder for `model.onnx`, `onnx.json` with what its user has to know and how it was checked,
+            `preprocessor_config.json` and `config.json`.
+        hf: New folder for the model and its card; of a release alone.
         registry: MLflow; None when it is not at hand.
+        progress: Called with stage, done, total.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigurationError: The reference means no model, the folder is not empty, or the package onnx is missing.
+        ConfigurationError: The reference means no model, or with `hf` no release; nothing is to be written, a folder is
+            not empty, or a package is missing.
+        TrainingError: onnxruntime answers otherwise than torch.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
-    from dentsight_pipeline.training.export import export_onnx
-
+    if onnx is None and hf is None:
+        raise ConfigurationError("Nothing to write: give --onnx DIR or --hf DIR.")
+    for folder in filter(None, (onnx, hf)):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
     with checkpoint_folder(store, ref, registry) as model:
-        onnx = export_onnx(model, folder / "model.onnx")
-        beside = ("preprocessor_config.json", "config.json")
-        return [onnx, *(Path(shutil.copyfile(model / name, folder / name)) for name in beside)]
+        card = _card(store, ref, registry) if hf else b""
+        written = _write_onnx(model, onnx, progress) if onnx else []
+        return [*written, *(_write_with_card(model, hf, card) if hf else ())]
+
+
+def _write_onnx(model: Path, folder: Path, progress: Progress | None) -> list[Path]:
+    from dentsight_pipeline.training.export import describe_onnx, export_onnx
+
+    onnx = export_onnx(model, folder / "model.onnx")
+    try:
+        write_whole(folder / "onnx.json", pretty(describe_onnx(model, onnx, progress)))
+    except DentsightError:
+        onnx.unlink()  # what answers otherwise is not left lying about
+        raise
+    beside = ("preprocessor_config.json", "config.json")
+    return [onnx, folder / "onnx.json", *(Path(shutil.copyfile(model / name, folder / name)) for name in beside)]
+
+
+def _card(store: Store, ref: str, registry: Registry | None) -> bytes:
+    """The card of a release, with its `model-index`; only what was judged has figures to hand on."""
+    manifest = store.get_manifest(resolve(store, ref, registry).digest)
+    if manifest.kind != Kind.RELEASE:
+        raise ConfigurationError(
+            f"{ref} is a {manifest.kind}: only a release has a card with measured figures. Give a release, "
+            "or write the model alone with --onnx DIR."
+        )
+    return read_bytes(store, manifest, "model_card.md")
+
+
+def _write_with_card(model: Path, folder: Path, card: bytes) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = [Path(shutil.copyfile(path, folder / path.name)) for path in sorted(model.iterdir())]
+    write_whole(folder / "README.md", card)
+    return [*copied, folder / "README.md"]
+
+
+def is_subset(store: Store, ref: str, registry: Registry | None = None) -> bool:
+    """Whether a reference means a subset, or a dataset key."""
+    if recall_dataset(store, ref):
+        return True
+    found = None if Path(ref).is_dir() else resolve(store, ref, registry)
+    return found is not None and store.get_manifest(found.digest).kind in SUBSETS.values()
 
 
 def subset_of(store: Store, ref: str) -> Manifest:

@@ -1,12 +1,39 @@
 """`dentsight evaluate`, `gate`, `heads` and `predict`: models and figures, without Dagster."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import fields, json_file, show, staged
 from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.documents.detections import XrayFindings
+    from dentsight_pipeline.lineage.reference import Registry
+    from dentsight_pipeline.store.objects import Store
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What `dentsight predict` was asked for."""
+
+    images: list[Path]
+    """Files, folders or DICOMDIRs."""
+    checkpoint: str
+    """The model of stage 2."""
+    out: Path
+    """Folder for what is written."""
+    threshold: float
+    """Least score that is shown."""
+    teeth: str = ""
+    """The model of stage 1; empty: no teeth."""
+    sr: bool = False
+    """Whether an SR is written for each X-ray."""
 
 
 def evaluate(out: Path, as_json: bool, **given: Any) -> None:
@@ -66,19 +93,71 @@ def heads(
     show(facts, as_json, lambda: text.heads(facts))
 
 
-def predict(images: list[Path], checkpoint: str, out: Path, threshold: float, as_json: bool) -> None:
-    """Find conditions on images, as JSON and pictures in `out`."""
+def predict(request: PredictRequest, as_json: bool) -> None:
+    """Find conditions on images, as JSON, pictures and, where asked for, SRs."""
     from dentsight_pipeline.intake.dicom import xray_files
+    from dentsight_pipeline.training.xrays import predict_images
+
+    xrays, left_out = xray_files(request.images)
+    if request.sr:
+        _refuse_what_has_no_sr(xrays)
+    request.out.mkdir(parents=True, exist_ok=True)
+    with _models(request) as (folder, teeth, model):
+        found = predict_images(xrays, folder, request.threshold, pictures=request.out, teeth_folder=teeth)
+    facts = {
+        "checkpoint": request.checkpoint,
+        "threshold": request.threshold,
+        "left_out": dict(left_out),
+        "findings": plain(found),
+        "reports": _write_reports(request, xrays, found, model) if request.sr else [],
+    }
+    (request.out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    show(facts, as_json, lambda: text.findings(facts, request.out))
+
+
+def _refuse_what_has_no_sr(xrays: Sequence[Path]) -> None:
+    from dentsight_pipeline.data.dicom import is_dicom
+
+    for path in xrays:
+        if path.is_file() and not is_dicom(path.read_bytes()):
+            raise ConfigurationError(f"{path} is no DICOM file, and an SR refers to one. Leave --sr or that file out.")
+
+
+@contextmanager
+def _models(request: PredictRequest) -> Iterator[tuple[Path, Path | None, str]]:
+    """The folders of both stages, and what the model is called in an SR: by digest."""
     from dentsight_pipeline.lineage.reference import checkpoint_folder
     from dentsight_pipeline.orchestration.resources import Workspace
     from dentsight_pipeline.orchestration.tracking.registry import registry_of
-    from dentsight_pipeline.training.xrays import predict_images
 
-    xrays, left_out = xray_files(images)
-    out.mkdir(parents=True, exist_ok=True)
     workspace = Workspace()
-    with checkpoint_folder(workspace.store, checkpoint, registry_of(workspace)) as folder:
-        found = predict_images(xrays, folder, threshold, pictures=out)
-    facts = {"checkpoint": checkpoint, "threshold": threshold, "left_out": dict(left_out), "findings": plain(found)}
-    (out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    show(facts, as_json, lambda: text.findings(facts, out))
+    store, registry = workspace.store, registry_of(workspace)
+    with ExitStack() as opened:
+        refs = [ref for ref in (request.checkpoint, request.teeth) if ref]
+        folders = [opened.enter_context(checkpoint_folder(store, ref, registry)) for ref in refs]
+        named = [_named(store, ref, folder, registry) for ref, folder in zip(refs, folders, strict=True)]
+        yield folders[0], folders[1] if request.teeth else None, ", teeth by ".join(named)
+
+
+def _named(store: Store, ref: str, folder: Path, registry: Registry | None) -> str:
+    """A model by kind and digest of its product; one that the store does not know by its weights."""
+    from dentsight_pipeline.lineage.reference import resolve
+    from dentsight_pipeline.store.local import hash_file
+
+    try:
+        digest = resolve(store, ref, registry).digest
+    except ConfigurationError:
+        return f"weights {hash_file(folder / 'model.safetensors')[0]}"
+    return f"{store.get_manifest(digest).kind} {digest}"
+
+
+def _write_reports(
+    request: PredictRequest, xrays: Sequence[Path], found: Sequence[XrayFindings], model: str
+) -> list[str]:
+    from dentsight_pipeline.training.structured_report import write_report
+
+    made = zip(xrays, found, strict=True)
+    return [
+        str(write_report(path.read_bytes(), one, model, request.threshold, request.out / f"{one.image}.sr.dcm"))
+        for path, one in made
+    ]

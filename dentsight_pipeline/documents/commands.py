@@ -36,6 +36,37 @@ class CellMade(Document, frozen=True):
     """The labels that are likely wrong, where they were asked for."""
 
 
+class OnnxExport(Document, frozen=True, kw_only=True):
+    """What stands beside a model that was written as ONNX: all that its user needs, and how it was checked."""
+
+    classes: tuple[str, ...]
+    """In the order of `logits`."""
+    canvas: tuple[int, int]
+    """Width and height of `pixel_values`, in px."""
+    keeps_aspect: bool
+    """Whether the image is fitted in with its aspect kept, top left, the rest 0; else it is stretched."""
+    pixel_mean: tuple[float, float, float]
+    """Subtracted from gray values in [0, 1]."""
+    pixel_std: tuple[float, float, float]
+    """Divides after the mean."""
+    boxes: str = "centre x, centre y, width, height, as shares of the canvas"
+    """What `pred_boxes` are."""
+    scores: str = "sigmoid of logits, each class by itself"
+    """What becomes of `logits`."""
+    opset: int
+    """Of ONNX."""
+    onnxruntime: str
+    """The version that it was checked with."""
+    torch: str
+    """The version that it was written by, and checked against."""
+    parity_images: int
+    """Drawn X-rays on which both answered."""
+    parity_logits: float
+    """Largest difference of a logit."""
+    parity_boxes: float
+    """Largest difference of a box, as a share of the canvas."""
+
+
 class StepPlanned(Document, frozen=True, kw_only=True):
     """What `dentsight run --dry-run` tells of one asset."""
 

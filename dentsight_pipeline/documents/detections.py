@@ -37,7 +37,7 @@ class CocoResult(TypedDict):
     """In (0, 1)."""
 
 
-class Finding(Document, frozen=True, kw_only=True):
+class Finding(Document, frozen=True, kw_only=True, omit_defaults=True):
     """One finding that is shown."""
 
     name: str = msgspec.field(name="class")
@@ -46,13 +46,15 @@ class Finding(Document, frozen=True, kw_only=True):
     """In (0, 1)."""
     bbox_xywh_px: tuple[float, float, float, float]
     """Left, top, width, height, clipped to the image, because a person will look at it."""
+    teeth: tuple[str, ...] | None = None
+    """FDI numbers of those it belongs to, several under a bridge; absent where stage 1 did not run or none has it."""
 
 
 class XrayFindings(Document, frozen=True, kw_only=True):
     """What was found on one X-ray."""
 
     image: str
-    """The path as it was given."""
+    """The path as it was given; of a DICOM file the sha256 of its bytes."""
     width: int
     """In px."""
     height: int

@@ -14,17 +14,31 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.documents.commands import OnnxExport
+from dentsight_pipeline.errors import ConfigurationError, TrainingError
+from dentsight_pipeline.phantom.drawing import draw
+from dentsight_pipeline.phantom.mouth import sample_mouth
+from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training.detector import PROCESSOR, Preprocessing, model_folder, no_progress_bars
+from dentsight_pipeline.training.detector import (
+    PROCESSOR,
+    Detector,
+    Preprocessing,
+    load_detector,
+    model_folder,
+    no_progress_bars,
+)
 from dentsight_pipeline.training.job import write_document
 from dentsight_pipeline.training.layers import unwrap
 from dentsight_pipeline.training.recipe import Recipe
 
+PARITY_IMAGES, PARITY = 20, 1e-3
+"""X-rays on which onnxruntime must answer as torch does, and by how much a logit or a box may differ."""
 ONNX_OPSET = 17
 """Has `GridSample` (16) and `LayerNormalization` (17), which D-FINE is made of."""
 
@@ -130,12 +144,67 @@ def export_onnx(checkpoint: Path, out: Path) -> Path:
     return out
 
 
+def describe_onnx(checkpoint: Path, onnx: Path, progress: Progress | None = None) -> OnnxExport:
+    """What a user of an ONNX file has to know, after onnxruntime and torch answered alike on drawn X-rays.
+
+    Args:
+        checkpoint: The folder that it was made from.
+        onnx: The file.
+        progress: Called with stage, done, total.
+
+    Raises:
+        TrainingError: They differ by more than `PARITY`.
+    """
+    import onnxruntime
+
+    detector = load_detector(checkpoint, "cpu")
+    logits, boxes = _differences(detector, onnxruntime.InferenceSession(onnx), progress)
+    if not max(logits, boxes) < PARITY:
+        raise TrainingError(
+            f"ONNX and torch differ by {logits:.2g} in logits and {boxes:.2g} in boxes on {PARITY_IMAGES} X-rays, "
+            f"more than {PARITY}: the file is not handed on. A barely trained model's queries tie; train it for longer."
+        )
+    asked = detector.preprocessing
+    return OnnxExport(
+        classes=detector.classes,
+        canvas=asked.canvas,
+        keeps_aspect=asked.keeps_aspect,
+        pixel_mean=asked.pixel_mean,
+        pixel_std=asked.pixel_std,
+        opset=ONNX_OPSET,
+        onnxruntime=onnxruntime.__version__,
+        torch=str(torch.__version__),
+        parity_images=PARITY_IMAGES,
+        parity_logits=logits,
+        parity_boxes=boxes,
+    )
+
+
+@torch.no_grad()
+def _differences(detector: Detector, session: Any, progress: Progress | None) -> tuple[float, float]:
+    """The largest difference of a logit, and of a box."""
+    worst, asked = np.zeros(2), detector.preprocessing
+    for number in range(PARITY_IMAGES):
+        random = np.random.default_rng(number)
+        image = draw(sample_mouth(random), max(320, asked.canvas[0]), random).gray
+        canvas = asked.letterbox((image.shape[1], image.shape[0])).apply(image)
+        pixels = asked.pixels(torch.from_numpy(canvas)[None])
+        ours = detector.model(pixel_values=pixels)
+        theirs = session.run(["logits", "pred_boxes"], {"pixel_values": pixels.numpy()})
+        pairs = zip((ours.logits, ours.pred_boxes), theirs, strict=True)
+        worst = np.maximum(worst, [np.abs(one.numpy() - other).max() for one, other in pairs])
+        if progress:
+            progress("parity", number + 1, PARITY_IMAGES)
+    return float(worst[0]), float(worst[1])
+
+
 def _require_onnx() -> None:
     try:
         import onnx  # noqa: F401 # only asked whether it is there
+        import onnxruntime  # noqa: F401 # the same
     except ImportError as error:
         raise ConfigurationError(
-            "ONNX export needs the package onnx, which is not installed. "
+            "ONNX export needs the packages onnx and onnxruntime, which are not installed. "
             "Install it: pip install 'dentsight_pipeline[export]'."
         ) from error
 

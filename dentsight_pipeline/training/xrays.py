@@ -7,18 +7,24 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
+from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.evaluation.teeth.findings import Marked, one_mouth
+from dentsight_pipeline.evaluation.tooth_join import join_teeth
 from dentsight_pipeline.store.files import written_whole
-from dentsight_pipeline.training.detector import Detections, load_detector
+from dentsight_pipeline.training.detector import Detections, Detector, load_detector
 
 Threshold = float | Mapping[str, float]
 """Least score that is shown, for all classes or by class."""
 
+TOOTH_SCORE = 0.5
+"""From which on a tooth counts as found."""
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's palette, which people with any colour vision can tell apart; names are written beside the boxes."""
 _NOTICE = "Research only. Not for clinical use."
@@ -30,6 +36,7 @@ def predict_images(
     threshold: Threshold,
     *,
     pictures: Path | None = None,
+    teeth_folder: Path | None = None,
     device: str | None = None,
 ) -> list[XrayFindings]:
     """Findings on one's own X-rays.
@@ -40,6 +47,7 @@ def predict_images(
         threshold: An evaluation's operating points, or one score; a class without one is not shown, because nothing
             says which of its scores to believe.
         pictures: Folder for one annotated PNG an image; None draws nothing.
+        teeth_folder: A model folder of stage 1, which tells the tooth of each finding; None leaves that out.
         device: `cpu` or `cuda`; None = a GPU when there is one.
 
     Raises:
@@ -53,15 +61,36 @@ def predict_images(
             f"Thresholds are given for {', '.join(unknown)}, which the model does not know. "
             f"It finds {', '.join(detector.classes)}."
         )
+    stage_one = None if teeth_folder is None else _load_stage_one(teeth_folder, device)
     answers = []
     for path in paths:
         name, image = read_xray(path)
         findings = _shown(detector.detect([image])[0], detector.classes, threshold, image.shape)
+        if stage_one is not None:
+            findings = _with_teeth(findings, stage_one, image)
         drawn = None if pictures is None else draw_findings(image, findings, pictures / f"{name.stem}.findings.png")
         shown = None if drawn is None else str(drawn)
         height, width = image.shape
         answers.append(XrayFindings(image=str(name), width=width, height=height, picture=shown, findings=findings))
     return answers
+
+
+def _load_stage_one(folder: Path, device: str | None) -> Detector:
+    detector = load_detector(folder, device)
+    if other := [name for name in detector.classes if name not in TEETH]:
+        raise ConfigurationError(
+            f"The model given for teeth finds {', '.join(other[:4])}. Give a checkpoint of stage 1 (`--with-teeth`)."
+        )
+    return detector
+
+
+def _with_teeth(findings: tuple[Finding, ...], stage_one: Detector, image: NDArray[np.uint8]) -> tuple[Finding, ...]:
+    """The same findings with the teeth that they belong to."""
+    found = _shown(stage_one.detect([image])[0], stage_one.classes, TOOTH_SCORE, image.shape)
+    teeth = one_mouth(Marked(tooth.name, tooth.bbox_xywh_px, tooth.score) for tooth in found)
+    boxes, names = [f.bbox_xywh_px for f in findings], [f.name for f in findings]
+    joined = join_teeth(np.array(boxes), names, np.array([t.bbox_xywh_px for t in teeth]), [t.name for t in teeth])
+    return tuple(replace(one, teeth=j.fdi or None) for one, j in zip(findings, joined, strict=True))
 
 
 def read_xray(path: Path) -> tuple[Path, NDArray[np.uint8]]:

@@ -14,8 +14,10 @@ from dentsight_pipeline.commands.export import export_model, export_subset
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split, split_files
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.commands import OnnxExport
 from dentsight_pipeline.documents.names import Asset, Kind
-from dentsight_pipeline.errors import ConfigurationError, DataError
+from dentsight_pipeline.errors import ConfigurationError, DataError, TrainingError
 from dentsight_pipeline.intake.datasets import RegisteredExport, register_dataset
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store import log
@@ -25,7 +27,7 @@ from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline.training.export import write_model_folder
 from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.data.export_builder import whole_export
-from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts
+from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, release_facts
 from dentsight_pipeline_tests.training.planted_collapse import TOY_CLASSES, TOY_PROCESSOR, healthy_run, toy_batch
 
 
@@ -115,11 +117,15 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR)
     files = {f"model/{path.name}": path for path in folder.iterdir()}
     checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
-    written = [export_model(store, str(ref), tmp_path / name) for name, ref in (("a", checkpoint), ("b", folder))]
+    written = [export_model(store, str(ref), onnx=tmp_path / to) for to, ref in (("a", checkpoint), ("b", folder))]
 
-    names = ["model.onnx", "preprocessor_config.json", "config.json"]
+    names = ["model.onnx", "onnx.json", "preprocessor_config.json", "config.json"]
     assert [[path.name for path in paths] for paths in written] == [names, names]
     assert written[0][0].read_bytes() == written[1][0].read_bytes()
+    said = codec.read(written[0][1].read_bytes(), OnnxExport, "onnx.json")
+    assert len(said.classes) == len(TOY_CLASSES)
+    assert (said.opset, said.onnxruntime, said.parity_images) == (17, onnxruntime.__version__, 20)
+    assert max(said.parity_logits, said.parity_boxes) < 1e-3
     pixels = toy_batch(np.random.default_rng(3), 2)["pixel_values"]
     session = onnxruntime.InferenceSession(written[0][0], providers=["CPUExecutionProvider"])
     logits, boxes = session.run(None, {"pixel_values": pixels.numpy()})
@@ -128,7 +134,7 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     assert np.abs(logits - expected.logits.numpy()).max() < 1e-3
     assert np.abs(boxes - expected.pred_boxes.numpy()).max() < 1e-3
     with pytest.raises(ConfigurationError, match="is not empty"):
-        export_model(store, checkpoint, tmp_path / "a")
+        export_model(store, checkpoint, onnx=tmp_path / "a")
 
 
 def test_a_subset_has_no_model(tmp_path: Path, store: Store, splits: Manifest) -> None:
@@ -136,6 +142,38 @@ def test_a_subset_has_no_model(tmp_path: Path, store: Store, splits: Manifest) -
     subset = select_conditions(store, splits)
 
     with pytest.raises(ConfigurationError, match="no model"):
-        export_model(store, subset.digest, tmp_path / "onnx")
+        export_model(store, subset.digest, onnx=tmp_path / "onnx")
     with pytest.raises(ConfigurationError, match="Give one or the other"):
-        export_(subset.digest, onnx=tmp_path / "onnx", hf=tmp_path / "hf")
+        export_(subset.digest, onnx=tmp_path / "onnx", coco=tmp_path / "coco")
+
+
+def test_an_onnx_file_that_answers_otherwise_than_torch_is_not_left_lying_about(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gets it has nothing to compare it with."""
+    folder = write_model_folder(tmp_path / "model", healthy_run().model, TOY_PROCESSOR)
+    monkeypatch.setattr("dentsight_pipeline.training.export.PARITY", 1e-12)
+
+    with pytest.raises(TrainingError, match=r"differ by .* on 20 X-rays"):
+        export_model(store, str(folder), onnx=tmp_path / "onnx")
+
+    assert list((tmp_path / "onnx").iterdir()) == []
+
+
+def test_a_release_is_written_with_its_card_and_nothing_else_is(tmp_path: Path, store: Store) -> None:
+    """Figures on a card are those that were judged; plain transformers reads the folder."""
+    folder = write_model_folder(tmp_path / "model", healthy_run().model, TOY_PROCESSOR)
+    files: dict[str, Path | bytes] = {f"model/{path.name}": path for path in folder.iterdir()}
+    checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
+    report = {Asset.RELEASE_REPORT: "0" * 64}
+    card = {"model_card.md": b"---\nmodel-index: []\n---\n"}
+    release = store.put_manifest(build(store, Kind.RELEASE, {**files, **card}, report, release_facts()))
+
+    written = export_model(store, release, hf=tmp_path / "hf")
+
+    names = ["config.json", "model.safetensors", "preprocessor_config.json", "README.md"]
+    assert [path.name for path in written] == names
+    assert written[-1].read_bytes() == card["model_card.md"]
+    assert written[1].read_bytes() == (folder / "model.safetensors").read_bytes()
+    with pytest.raises(ConfigurationError, match="only a release has a card with measured figures"):
+        export_model(store, checkpoint, hf=tmp_path / "none")

@@ -1,5 +1,7 @@
 """`dentsight evaluate`, `gate`, `heads` and `predict`: models and figures, without Dagster."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

@@ -49,6 +49,8 @@ class OnnxExport(Document, frozen=True, kw_only=True):
     """Subtracted from gray values in [0, 1]."""
     pixel_std: tuple[float, float, float]
     """Divides after the mean."""
+    pixels: str = "gray values in [0, 1], in three equal channels, less pixel_mean, divided by pixel_std"
+    """What `pixel_values` are."""
     boxes: str = "centre x, centre y, width, height, as shares of the canvas"
     """What `pred_boxes` are."""
     scores: str = "sigmoid of logits, each class by itself"

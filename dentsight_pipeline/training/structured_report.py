@@ -1,7 +1,7 @@
 """Findings on one DICOM X-ray as a DICOM structured report (SR), which an archive keeps beside the picture.
 
 TID 1500 with a box in the picture for each finding (TID 1410, SCOORD), preliminary and unverified. A finding has a
-SNOMED CT code where one is known that means the same; else a code of this project's own scheme, which the report says is
+SNOMED CT code where one is known that means the same; else one of this project's own scheme, which the report says is
 local.
 
 Sources: teeth from DICOM PS3.16, CID 4018 (SNOMED CT's names for ISO 3950); findings from SNOMED International's own

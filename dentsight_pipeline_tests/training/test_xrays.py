@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from PIL import Image
 from pydicom import uid
 
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.detections import XrayFindings
+from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.phantom.drawing import draw
 from dentsight_pipeline.phantom.mouth import sample_mouth
-from dentsight_pipeline.training.xrays import predict_images
+from dentsight_pipeline.training.detector import Detections, Detector
+from dentsight_pipeline.training.xrays import _with_teeth, predict_images
 from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, encoded, panoramic
 
 TRAINED = Path(__file__).parents[2] / "dentsight_pipeline" / "training" / "weights" / "phantom-tiny"
@@ -63,3 +65,21 @@ def test_neither_names_nor_contents_of_what_is_written_hold_a_tag_or_the_files_o
     assert [text for text in PLANTED if text.encode() in held] == []
     assert [path.name for path in written] == [f"{answer.image}.findings.png"]
     assert len(answer.image) == 64
+
+
+def test_findings_get_the_teeth_that_they_lie_on() -> None:
+    """By the same rules as findings by tooth; each tooth once, and none where none is found."""
+
+    class StageOne:
+        classes = ("36", "37")
+
+        def detect(self, images: list[np.ndarray]) -> list[Detections]:
+            boxes = np.array([[10.0, 10, 20, 30], [10, 10, 20, 30], [40, 10, 20, 30]])
+            return [Detections(boxes, np.array([0.9, 0.8, 0.3]), np.array([0, 1, 1]))]
+
+    findings = tuple(Finding(name="caries", score=0.9, bbox_xywh_px=box) for box in [(12, 12, 5, 5), (42, 12, 5, 5)])
+
+    made = _with_teeth(findings, cast(Detector, StageOne()), np.zeros((60, 90), np.uint8))
+
+    assert [finding.teeth for finding in made] == [("36",), None]
+    assert _with_teeth((), cast(Detector, StageOne()), np.zeros((60, 90), np.uint8)) == ()

@@ -1,0 +1,67 @@
+"""`dentsight predict` on what a clinic has: a folder of DICOM files, findings by tooth, SRs beside the pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from dentsight_pipeline.commands.model import PredictRequest, predict
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.store.local import hash_file
+from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, panoramic
+from dentsight_pipeline_tests.data.export_builder import picture, png
+from dentsight_pipeline_tests.training.test_xrays import TRAINED, phantom
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder named after a patient with a panoramic X-ray and a CT slice; commands run beside it."""
+    folder = tmp_path / f"{PLANTED[0]}^Anna"
+    folder.mkdir()
+    (folder / PLANTED[2]).write_bytes(as_bytes(panoramic(phantom())))
+    (folder / "CT1").write_bytes(as_bytes(panoramic(picture(1), 8, Modality="CT")))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_a_folder_becomes_findings_pictures_and_reports_that_name_nobody(
+    clinic: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the SRs, which belong beside their images in the archive, is free of tags, file and folder names."""
+    out = clinic.parent / "out"
+
+    predict(PredictRequest([clinic], str(TRAINED), out, 0.2, sr=True), as_json=True)
+
+    said = json.loads(capsys.readouterr().out)
+    name = hash_file(clinic / PLANTED[2])[0]
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [f"{name}.findings.png", f"{name}.sr.dcm", "findings.json"]
+    assert said["left_out"] == {"CT": 1}
+    assert said["reports"] == [str(out / f"{name}.sr.dcm")]
+    assert len(said["findings"][0]["findings"]) >= 5
+    held = b"\n".join(path.read_bytes() for path in out.iterdir() if path.suffix != ".dcm") + json.dumps(said).encode()
+    assert [text for text in PLANTED if text.encode() in held] == []
+    made = pydicom.dcmread(out / f"{name}.sr.dcm")
+    assert str(made.PatientName) == f"{PLANTED[0]}^Anna"
+    assert f"weights {hash_file(TRAINED / 'model.safetensors')[0]}".encode() in (out / f"{name}.sr.dcm").read_bytes()
+
+
+def test_an_sr_of_what_is_no_dicom_file_is_refused_before_anything_is_written(clinic: Path) -> None:
+    """It refers to its image by UIDs, and a PNG has none."""
+    (clinic.parent / "a.png").write_bytes(png(picture(1)))
+
+    with pytest.raises(ConfigurationError, match=r"a\.png is no DICOM file, and an SR refers to one"):
+        predict(PredictRequest([Path("a.png")], str(TRAINED), Path("out"), 0.2, sr=True), as_json=True)
+
+    assert not (clinic.parent / "out").exists()
+
+
+def test_teeth_by_a_model_that_finds_none_are_refused(clinic: Path) -> None:
+    """Two digests look alike."""
+    with pytest.raises(
+        ConfigurationError, match=r"The model given for teeth finds caries, .*Give a checkpoint of stage 1"
+    ):
+        predict(PredictRequest([clinic], str(TRAINED), Path("out"), 0.2, teeth=str(TRAINED)), as_json=True)

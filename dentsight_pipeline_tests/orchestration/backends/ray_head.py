@@ -35,17 +35,19 @@ class Head:
         """The backend at this head."""
         return Ray(f"http://127.0.0.1:{self.port}", gpus=0)
 
-    def start(self) -> None:
+    def start(self, retries: int = 2) -> None:
         """Start it, and wait until it takes jobs."""
         ports = [f"--port={free_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
         options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
         ray = Path(sys.executable).with_name("ray")
-        self.process = subprocess.Popen(
-            [ray, "start", *options, *ports, f"--temp-dir={self.folder}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-        )
-        wait_until(self._answers, 300, "a head that takes jobs")
+        command = [ray, "start", *options, *ports, f"--temp-dir={self.folder}"]
+        with (self.folder / "head.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        ended = wait_until(lambda: self._answers() or (self.process and self.process.poll()), 600, "a head")
+        if ended is not True:  # on a busy machine its parts give each other up while they start
+            self.kill()
+            assert retries, (self.folder / "head.log").read_text()[-3000:]
+            self.start(retries - 1)
 
     def _answers(self) -> bool:
         with suppress(UnreachableError):  # its agent comes some seconds after its dashboard
@@ -55,8 +57,10 @@ class Head:
     def kill(self, *, with_jobs: bool = True) -> None:
         """`kill -9` of everything that it consists of; without its jobs they go on, unknown to the next head."""
         assert self.process is not None
-        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
-        family = [process for process in family if with_jobs or not _is_job(process)]
+        if self.process.poll() is not None:
+            return
+        first = psutil.Process(self.process.pid)
+        family = [one for one in (first, *first.children(recursive=True)) if with_jobs or not _is_job(one)]
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()  # so that nothing can react to the death of another

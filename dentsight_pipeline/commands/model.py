@@ -72,7 +72,7 @@ def gate(
     verdict = judge(read_evaluation(evaluation), load_policy(policy), heads, overrides=overrides, licences=licences)
     told = plain(verdict)
     facts = {"verdict": verdict.outcome, "gates": [{**row, "verdict": row["outcome"]} for row in told["rows"]], **told}
-    show(facts, as_json, lambda: "\n".join(verdict.sentences))
+    show(facts, as_json, lambda: "\n".join([*verdict.sentences, *text.next_steps(verdict)]))
     return verdict.exit_code
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Sides,
         Step,
     )
+    from dentsight_pipeline.documents.verdict import Verdict
 
 Facts = Mapping[str, Any]
 """What a room that makes no document of it says, ready for JSON."""
@@ -275,6 +276,12 @@ def number(value: Any) -> str:
 
 def _named(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def next_steps(verdict: "Verdict") -> list[str]:
+    """What would help the gates that did not pass, hard ones first."""
+    told = _listed([f"{remedy.kind}: {remedy.sentence}" for remedy in verdict.remedies])
+    return ["What to do next:", *told] if told else []
 
 
 def _listed(sentences: Sequence[str]) -> list[str]:

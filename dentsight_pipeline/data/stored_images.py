@@ -206,6 +206,11 @@ class KnownOriginals:
                 self.images[image.original_sha256] = image
                 self.fingerprints[image.sha256] = codes[image.sha256]
 
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """Digests of those raw exports."""
+        return tuple(self._digests)
+
     def find(self, original_sha256: str) -> tuple[StoredImage, str] | None:
         """The image and its fingerprint."""
         image = self.images.get(original_sha256)

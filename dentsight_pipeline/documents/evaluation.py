@@ -26,6 +26,11 @@ MACRO = "macro"
 ALL_CLASSES = "all"
 """The `class` of a figure over all classes together."""
 
+SUBGROUP_AXES = ("width", "brightness", "sharpness", "dentition", "mixed dentition", "export")
+"""What X-rays are told apart by. Devices are known by the width of their pictures alone: metadata is taken away."""
+NOT_KNOWN = "not known"
+"""The group of images of which nothing says to which they belong."""
+
 PopulationName = Literal["all", "clean"]
 
 
@@ -192,8 +197,8 @@ class TwoFigures(Document, frozen=True, kw_only=True):
     """Its interval."""
 
 
-class ExportRow(TwoFigures, frozen=True, kw_only=True):
-    """One class on the images of one export."""
+class PartRow(TwoFigures, frozen=True, kw_only=True):
+    """One class on a part of the images."""
 
     class_name: str = field(name="class")
     """The class; `macro` is the mean over those that are there."""
@@ -201,19 +206,35 @@ class ExportRow(TwoFigures, frozen=True, kw_only=True):
     """Annotated boxes."""
     images: int
     """Images whose annotators looked for the class."""
+    sources: int | None = None
+    """Source groups with a box of it; None in an evaluation that did not count them."""
 
 
-class ExportFigures(Document, frozen=True, kw_only=True):
-    """The images of one export in the population that gates read."""
+class PartFigures(Document, frozen=True, kw_only=True):
+    """A part of the images in the population that gates read."""
 
-    export: str
-    """Its name."""
     images: int
     """How many."""
     groups: int
     """Their source groups."""
-    rows: tuple[ExportRow, ...]
+    rows: tuple[PartRow, ...]
     """By class that was looked for, the macro mean last."""
+
+
+class ExportFigures(PartFigures, frozen=True, kw_only=True):
+    """The images of one export."""
+
+    export: str
+    """Its name."""
+
+
+class Subgroup(PartFigures, frozen=True, kw_only=True):
+    """The images that are alike in one respect."""
+
+    axis: str
+    """The respect, one of `SUBGROUP_AXES`."""
+    group: str
+    """Which of its groups; `NOT_KNOWN` for the images of which nothing says."""
 
 
 class Measurement(Document, frozen=True, kw_only=True):
@@ -475,6 +496,15 @@ class ErrorCounts(Document, frozen=True, kw_only=True):
     """Ground truth that nothing takes."""
 
 
+class FoundOfSize(Document, frozen=True, kw_only=True):
+    """The boxes of one class and size in the truth."""
+
+    n_gt: int
+    """All."""
+    found: int
+    """Those that are shown at the operating threshold, IoU .50."""
+
+
 class Confusion(Document, frozen=True, kw_only=True):
     """Rows: what is there; columns: what was said; the last of each is background."""
 
@@ -533,6 +563,8 @@ class EvaluationDocument(Document, frozen=True, kw_only=True):
     """By class, and `all`."""
     errors: Mapping[str, ErrorCounts] = {}
     """By class."""
+    found_by_size: Mapping[str, Mapping[str, FoundOfSize]] = {}
+    """By class and size: `small` under 32² px², `large` over 96²."""
     confusion: Confusion | None = None
     """At the operating thresholds."""
     score_floor: float | None = None
@@ -543,6 +575,10 @@ class EvaluationDocument(Document, frozen=True, kw_only=True):
     """What the labels allow, by class and `macro`; empty where nothing was labelled twice."""
     by_export: tuple[ExportFigures, ...] = ()
     """The images that gates read by their export; empty where all are of one."""
+    subgroups: tuple[Subgroup, ...] = ()
+    """The images that gates read by other respects; only those in which they differ."""
+    subgroups_unknown: Mapping[str, str] = {}
+    """Why there are no groups, by axis."""
     notes: tuple[str, ...] = ()
     """What was assumed or left out, in words."""
 

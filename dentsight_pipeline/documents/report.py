@@ -11,6 +11,7 @@ from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, Corpus, Pr
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.readers import ReaderAgreement
+from dentsight_pipeline.documents.subgroups import WorstGroup
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 
 REPORT, VERDICT = "report.json", "verdict.json"
@@ -89,6 +90,8 @@ class Report(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """The comparison with the model in use; None when there is none."""
     readers: ReaderAgreement | None = None
     """The reader study of this model; None when none was made."""
+    worst_groups: tuple[WorstGroup, ...] = ()
+    """The kind of X-ray that each gated class does worst on; empty where they were not told apart."""
     chain: tuple[ChainLink, ...]
     """From the newest product down to the raw export."""
     cost: Mapping[str, Cell] | None

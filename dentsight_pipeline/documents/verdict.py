@@ -156,6 +156,37 @@ class Trigger(Document, frozen=True, kw_only=True):
     """What to do."""
 
 
+RemedyKind = Literal[
+    "retrain",
+    "installation",
+    "licence",
+    "measure",
+    "coverage",
+    "test data",
+    "labels",
+    "calibration",
+    "sides",
+    "resolution",
+]
+
+
+class Remedy(Document, frozen=True, kw_only=True):
+    """The cheapest thing that would help one gate that was missed or left undecided, as far as the figures tell."""
+
+    gate: str
+    """Its id."""
+    severity: Severity
+    """Of the gate."""
+    kind: RemedyKind
+    """What is to be done."""
+    sources: int | None = None
+    """How many more test sources it takes; None where that is not the remedy."""
+    figures: Mapping[str, float]
+    """What this was computed from, each by its name in the evaluation or the policy."""
+    sentence: str
+    """What to do and why, in words."""
+
+
 class Verdict(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """Everything the gates decided about one evaluation under one policy.
 
@@ -205,6 +236,8 @@ class Verdict(Document, frozen=True, kw_only=True, rename={"schema_": "schema"})
     """The verdict in plain language: the summary first, then what to do about every row that did not pass."""
     licences: Mapping[str, str] = {}
     """Of everything that the model was made from, by what it is; empty when nobody says."""
+    remedies: tuple[Remedy, ...] = ()
+    """What to do next: one for each row that did not pass, hard ones first."""
 
     @property
     def blocking(self) -> tuple[GateRow, ...]:

@@ -16,8 +16,9 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from dentsight_pipeline.documents.evaluation import Confusion, ErrorCounts
+from dentsight_pipeline.documents.evaluation import Confusion, ErrorCounts, FoundOfSize
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
+from dentsight_pipeline.evaluation.engines import AREA_RANGES_PX, SIZES
 from dentsight_pipeline.evaluation.matching import ClassMatches, blocks_of_pairs, iou_of_pairs
 
 KINDS = ("tp", "class", "localisation", "duplicate", "background", "missed")
@@ -89,6 +90,16 @@ def found_at(
         taken = m.gt_index[(m.scores >= threshold) & (m.gt_index >= 0)]
         found[taken] = True
     return found
+
+
+def found_by_size(truth: GroundTruth, found: np.ndarray, images: np.ndarray) -> dict[str, dict[str, FoundOfSize]]:
+    """By class and size, on the images where the mask `images` [I] is true; `found` as `found_at` gives it."""
+    bounds = [AREA_RANGES_PX[size][1] for size in SIZES[:-1]]
+    size, own = np.searchsorted(bounds, truth.areas_px), images[truth.image_index] & ~truth.crowd
+    cells = len(SIZES) * truth.class_index + size
+    n_gt, hit = (np.bincount(cells[some], minlength=len(SIZES) * len(truth.class_names)) for some in (own, own & found))
+    counts = [FoundOfSize(n_gt=int(n), found=int(f)) for n, f in zip(n_gt, hit, strict=True)]
+    return {name: dict(zip(SIZES, counts[len(SIZES) * k :], strict=False)) for k, name in enumerate(truth.class_names)}
 
 
 @dataclass(frozen=True)

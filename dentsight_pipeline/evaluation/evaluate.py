@@ -43,6 +43,7 @@ from dentsight_pipeline.evaluation.folder import Evaluation, read_json_file, sum
 from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.operating import choose_operating
 from dentsight_pipeline.evaluation.parts import by_export
+from dentsight_pipeline.evaluation.subgroups import Traits, by_subgroup
 from dentsight_pipeline.evaluation.tier2 import Gated, measure_tier2, sample_sizes
 from dentsight_pipeline.evaluation.validation import digest_of, read_detections, read_ground_truth
 from dentsight_pipeline.progress import Progress
@@ -68,6 +69,7 @@ class Inputs:
         notes: What was left out before, in words.
         label_ceilings: What the labels allow, from `ceiling.label_ceilings`.
         exports: The export of each image; empty where nothing says.
+        traits: What is known of each image beside these labels; None where nobody looked at it.
     """
 
     truth: GroundTruth
@@ -79,6 +81,7 @@ class Inputs:
     notes: tuple[str, ...] = ()
     label_ceilings: tuple[LabelCeiling, ...] = ()
     exports: tuple[str, ...] = ()
+    traits: Traits | None = None
 
     @property
     def populations(self) -> dict[PopulationName, np.ndarray]:
@@ -248,6 +251,7 @@ def _on(given: Inputs, images: np.ndarray, notes: tuple[str, ...]) -> Inputs:
         found=given.found.subset(images),
         mirrored=None if given.mirrored is None else given.mirrored.subset(images),
         exports=tuple(name for name, kept in zip(given.exports, images, strict=False) if kept),
+        traits=None if given.traits is None else given.traits.subset(images),
         notes=(*given.notes, *notes),
     )
 
@@ -313,8 +317,11 @@ def _assembled(
     counted = next(own for own in populations if own.name == given.gated)
     gated = _gated(given, counted)
     tier2, tier2_rows = measure_tier2(gated)
+    drawn_by = (given.truth.groups, given.resamples, given.seed)
+    subgroups, unknown = by_subgroup(counted, given.traits, given.truth.image_sizes_px[:, 0], *drawn_by)
     typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(gated.operating.best_f1))
     shown = errors_by_type.Shown(given.truth, given.found, typed, gated.operating.best_f1)
+    hit = errors_by_type.found_at(gated.matches, gated.operating.best_f1, len(given.truth.class_index))
     rows = (*(row for own in measured.values() for row in own.measurements), *tier2_rows)
     document = EvaluationDocument(
         schema=SCHEMA,
@@ -331,11 +338,14 @@ def _assembled(
         bootstrap=_bootstrap_facts(given),
         **tier2,
         errors=shown.count_by_type(gated.images),
+        found_by_size=errors_by_type.found_by_size(given.truth, hit, gated.images),
         confusion=shown.confusion_matrix(gated.images),
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part),
         label_ceilings=given.label_ceilings,
-        by_export=by_export(counted, given.exports, given.truth.groups, given.resamples, given.seed),
+        by_export=by_export(counted, given.exports, *drawn_by),
+        subgroups=subgroups,
+        subgroups_unknown=unknown,
         notes=(*given.truth.notes, *given.notes),
     )
     curves = {own.name: {name: _curve(own, k) for k, name in enumerate(classes)} for own in populations}

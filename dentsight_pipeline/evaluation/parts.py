@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from dentsight_pipeline.documents.evaluation import MACRO, ExportFigures, ExportRow
+from dentsight_pipeline.documents.evaluation import MACRO, ExportFigures, PartRow
 from dentsight_pipeline.evaluation import bootstrap
 from dentsight_pipeline.evaluation.bootstrap import Draws, Weights
 from dentsight_pipeline.evaluation.figures import HALF, Counted, macro_of
@@ -49,22 +50,33 @@ def by_export(
     names = np.array(exports)
     masks = {name: of.images & (names == name) for name in sorted({*exports})}
     return tuple(
-        _of_export(name, of, mask, bootstrap.draw(groups[mask], resamples, seed))
+        ExportFigures(export=name, **figures_of(of, mask, groups, resamples, seed))
         for name, mask in masks.items()
         if len(masks) > 1 and mask.any()
     )
 
 
-def _of_export(name: str, of: Counted, mask: np.ndarray, weights: Weights) -> ExportFigures:
-    matches = [own.subset(mask) for own in of.matches]
-    looked_at = of.covered[mask[of.images]].sum(axis=0).tolist()
-    drawn = [draws_of(own, weights) for own in matches]
-    rows = [
-        ExportRow(class_name=own.name, n_gt=own.n_gt, images=seen, **two_figures([part], own.gt_counts, weights))
-        for own, seen, part in zip(matches, looked_at, drawn, strict=True)
-        if seen
-    ]
-    counts = np.sum([own.gt_counts for own in matches], axis=0)
-    mean = two_figures(drawn, counts, weights)
-    macro = ExportRow(class_name=MACRO, n_gt=int(counts.sum()), images=int(mask.sum()), **mean)
-    return ExportFigures(export=name, images=int(mask.sum()), groups=weights.n_groups, rows=(*rows, macro))
+def figures_of(of: Counted, mask: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """Fields of `PartFigures` on the images where `mask` [I] is true, some of the population's.
+
+    One class's detections are taken at a time: those of all would be a second copy of what is there.
+    """
+    weights, looked_at = bootstrap.draw(groups[mask], resamples, seed), of.covered[mask[of.images]].sum(axis=0)
+    drawn, rows, counts = [], [], np.zeros(int(mask.sum()), np.int64)
+    for own, seen in zip(of.matches, looked_at.tolist(), strict=True):
+        part = own.subset(mask)
+        drawn.append(draws_of(part, weights))
+        counts = counts + part.gt_counts
+        rows += [_row(own.name, seen, part.gt_counts, drawn[-1:], weights)] if seen else []
+    rows.append(_row(MACRO, int(mask.sum()), counts, drawn, weights))
+    return {"images": int(mask.sum()), "groups": weights.n_groups, "rows": tuple(rows)}
+
+
+def _row(name: str, images: int, gt_counts: np.ndarray, drawn: Sequence[Draws], weights: Weights) -> PartRow:
+    return PartRow(
+        class_name=name,
+        n_gt=int(gt_counts.sum()),
+        images=images,
+        sources=bootstrap.units_with(gt_counts, weights),
+        **two_figures(drawn, gt_counts, weights),
+    )

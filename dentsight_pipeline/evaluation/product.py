@@ -18,6 +18,7 @@ from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, detec
 from dentsight_pipeline.evaluation.compare import Comparison, compare
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
+from dentsight_pipeline.evaluation.subgroups import stored_traits
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.content import build
 
@@ -59,6 +60,7 @@ def evaluate_predictions(
     given = replace(
         stored_inputs(store, subset, predictions, resamples, seed),
         label_ceilings=stored_ceilings(store, subset, resamples=resamples, seed=seed),
+        traits=stored_traits(store, subset, EVALUATED),
     )
     facts = EvaluationFacts(
         corpus=subset.facts_as(SubsetFacts).corpus,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
+from dentsight_pipeline.data.image_properties import ImageProperties, measure
 from dentsight_pipeline.data.modality import colour_spread
 from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
 from dentsight_pipeline.data.tooth_signs import GRAY_PX
@@ -23,6 +24,9 @@ from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
+
+
+_Kept = tuple[str, StoredImage, str, ImageProperties | None, NDArray[np.uint8] | None, float | None]
 
 
 class HashedFiles(ExportFiles):
@@ -62,6 +66,8 @@ class StoredImages:
     """By their paths in the export."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """By their stored sha256."""
+    properties: dict[str, ImageProperties] = field(default_factory=dict)
+    """Of those that are new to the store, by their stored sha256."""
     grays: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     """Those that were asked for, reduced, by their stored sha256."""
 
@@ -69,10 +75,18 @@ class StoredImages:
     """How coloured those are that were asked for (`modality.py`)."""
 
     def add(
-        self, path: str, image: StoredImage, code: str, gray: NDArray[np.uint8] | None, colour: float | None
+        self,
+        path: str,
+        image: StoredImage,
+        code: str,
+        properties: ImageProperties | None,
+        gray: NDArray[np.uint8] | None,
+        colour: float | None,
     ) -> None:
         self.colours += [] if colour is None else [colour]
         self.by_path[path], self.fingerprints[image.sha256] = image, code
+        if properties is not None:
+            self.properties[image.sha256] = properties
         if gray is not None:
             self.grays[image.sha256] = gray
 
@@ -110,29 +124,29 @@ class ImageKeeper:
                 self.progress("images", done, len(paths))
         return stored
 
-    def _kept(self, path: str) -> tuple[str, StoredImage, str, NDArray[np.uint8] | None, float | None] | DataError:
+    def _kept(self, path: str) -> _Kept | DataError:
         try:
             data = self.files.read(path)
             original = sha256(data).hexdigest()
-            image, code = self._found(original) or self._made(data, original)
+            image, code, properties = self._found(original) or self._made(data, original)
             shown, coloured = path in self.shown, path in self.coloured
             seen = clean(data).data if is_dicom(data) and (shown or coloured) else data
             gray = decode_gray(seen, (image.width, image.height), GRAY_PX) if shown else None
-            return path, image, code, gray, colour_spread(seen) if coloured else None
+            return path, image, code, properties, gray, colour_spread(seen) if coloured else None
         except ImageBytesError as error:
             return DataError(f"{self.files.findable(path)}: {error}.")
         except DataError as error:
             return error
 
-    def _found(self, original: str) -> tuple[StoredImage, str] | None:
+    def _found(self, original: str) -> tuple[StoredImage, str, None] | None:
         """What is known about an original, as long as its stored bytes are there."""
         found = self.known.find(original)
         if found is None or self.store is None:
-            return found
+            return found and (*found, None)
         stat = self.store.stat(found[0].sha256)
-        return found if stat is not None and stat.size == found[0].size else None
+        return (*found, None) if stat is not None and stat.size == found[0].size else None
 
-    def _made(self, data: bytes, original: str) -> tuple[StoredImage, str]:
+    def _made(self, data: bytes, original: str) -> tuple[StoredImage, str, ImageProperties | None]:
         image = clean(data)
         code = fingerprint(image.data, (image.width, image.height))
         stored = StoredImage(
@@ -148,4 +162,4 @@ class ImageKeeper:
             removed=image.removed,
             mended=image.mended,
         )
-        return stored, code
+        return stored, code, measure(image.data, (image.width, image.height)) if self.store else None

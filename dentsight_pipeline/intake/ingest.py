@@ -19,6 +19,7 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from dentsight_pipeline.data.coverage import looked_for, refuse_uncovered
+from dentsight_pipeline.data.image_properties import ImageProperties, remember_properties
 from dentsight_pipeline.data.leakage import STEM_KINDS_THAT_PROVE
 from dentsight_pipeline.data.modality import LOOKED_AT, unlike_panoramic
 from dentsight_pipeline.data.ontology import TEETH, LabelMapping, LabelRule
@@ -91,6 +92,8 @@ class ExportContent:
     """Paths of the images without a label file, for the person who asks; never stored."""
     stems: Mapping[str, str]
     """Stem → stem group, of stems that prove a source."""
+    properties: Mapping[str, ImageProperties]
+    """Of the images that are new to the store, by their stored sha256."""
 
 
 def ingest_export(source: str | Path, store: Store, request: Request | None = None) -> Manifest:
@@ -119,6 +122,7 @@ def ingest_export(source: str | Path, store: Store, request: Request | None = No
     if not store.has_manifest(manifest.digest):
         store.put_manifest(manifest)
     remember_images(store, manifest.digest, content.raw.fingerprints, stripped=True)
+    remember_properties(store, manifest.digest, content.originals, content.properties, known.manifests)
     remember_stems(store, manifest.digest, content.stems)
     known.add(store, manifest.digest)
     return manifest
@@ -181,7 +185,8 @@ def read_content(
     )
     proving = {stem: group for stem, group in groups.items() if stem_kind(stem) in STEM_KINDS_THAT_PROVE}
     unlabelled = [image.path for split in export.splits for image in split.unlabelled]
-    return ExportContent(raw, Originals(files=other_files, images=images.originals()), unlabelled, proving)
+    originals = Originals(files=other_files, images=images.originals())
+    return ExportContent(raw, originals, unlabelled, proving, images.properties)
 
 
 def mapping_of(files: ExportFiles, request: Request) -> OwnMapping | None:

@@ -55,6 +55,7 @@ from dentsight_pipeline.release.policy import (
     TIER_0,
     nearest,
 )
+from dentsight_pipeline.release.remedies import remedies
 from dentsight_pipeline.release.wording import (
     bound_text,
     coverage_sentences,
@@ -124,6 +125,7 @@ def judge(
             *coverage_sentences(policy, case.not_looked_for, _asks_for_unknown(case, rows)),
         ),
         licences=case.licences,
+        remedies=remedies(evaluation, policy, rows, case.not_looked_for),
     )
 
 

@@ -40,6 +40,7 @@ from dentsight_pipeline.release.report.mistakes import ClassMistakes, mistakes_b
 from dentsight_pipeline.release.report.model_card import model_card
 from dentsight_pipeline.release.report.pictures import Images, Truth
 from dentsight_pipeline.release.report.sections import page
+from dentsight_pipeline.release.subgroups import worst_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,6 +182,7 @@ def report_facts(inputs: ReportInputs, gallery: Sequence[Example], problems: Seq
         health=inputs.health,
         champion=inputs.champion,
         readers=inputs.readers,
+        worst_groups=worst_groups(inputs.policy, inputs.evaluation),
         chain=tuple(inputs.chain),
         cost=inputs.cost,
         links=inputs.links,

@@ -1,0 +1,111 @@
+"""How bright, how rich in contrast and how sharp an image is, measured once and remembered beside the data.
+
+Subgroups and drift ask for it. It lies beside manifests as fingerprints do, not in them: another version of the decoder
+may round otherwise, and that must not change what the dataset is. What was ingested before is measured when it is asked
+for. Metadata is gone by then, so that a device is known by the width of its pictures alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from dentsight_pipeline.data.image_bytes import decode_gray
+from dentsight_pipeline.data.json_blocks import json_blocks
+from dentsight_pipeline.documents import codec
+from dentsight_pipeline.documents.names import raw_exports
+from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.data.stored_images import Originals
+    from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
+
+PROPERTIES = "ingest/image-properties"
+VERSION = "1"
+"""Goes up when an image would be measured otherwise."""
+_SHORT_SIDE_PX = 512
+"""All are measured at this size, where they have it: devices differ in pixels."""
+
+
+class ImageProperties(NamedTuple):
+    """What is measured of one image; NaN where it cannot be decoded."""
+
+    brightness: float
+    """Mean gray value, 0 (black) to 1."""
+    contrast: float
+    """Standard deviation of the gray values, 0 to .5."""
+    sharpness: float
+    """Mean absolute Laplacian over contrast: how much of it lies between neighbouring pixels."""
+
+
+UNKNOWN = ImageProperties(np.nan, np.nan, np.nan)
+
+
+def measure(data: bytes, size: tuple[int, int]) -> ImageProperties:
+    """The properties of an image's bytes of this width and height in pixels, to four significant digits."""
+    gray = decode_gray(data, size, _SHORT_SIDE_PX)
+    if gray is None or not gray.size:
+        return UNKNOWN
+    scale = _SHORT_SIDE_PX / min(gray.shape)
+    pixels = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
+    contrast = float(pixels.std()) / 255
+    edges = float(np.abs(cv2.Laplacian(pixels, cv2.CV_16S)).mean()) / 255
+    return ImageProperties(*(float(f"{x:.4g}") for x in (pixels.mean() / 255, contrast, edges / max(contrast, 1e-3))))
+
+
+def remember_properties(
+    store: Store, raw: str, originals: Originals, found: Mapping[str, ImageProperties], earlier: Iterable[str]
+) -> None:
+    """Keep beside a raw export what ingestion measured of its images, now or for one of the `earlier` raw exports."""
+    known = {**recalled(store, earlier), **found}
+    own = {image.sha256: known[image.sha256] for image in originals.images if image.sha256 in known}
+    if own:
+        _remember(store, raw, own)
+
+
+def _remember(store: Store, digest: str, found: Mapping[str, ImageProperties]) -> None:
+    known = {sha256: list(own) for sha256, own in found.items() if own.brightness == own.brightness}
+    value = {"version": VERSION, "images": store.put_blocks(partial(json_blocks, known)).sha256}
+    if store.read_ref(f"{PROPERTIES}/{digest}") != value:
+        store.write_ref(f"{PROPERTIES}/{digest}", value)
+
+
+def recalled(store: Store, digests: Iterable[str]) -> dict[str, ImageProperties]:
+    """What is remembered beside these manifests; empty where nothing is, or it was lost."""
+    found: dict[str, ImageProperties] = {}
+    for digest in digests:
+        ref = store.read_ref(f"{PROPERTIES}/{digest}") or {}
+        if ref.get("version") == VERSION:
+            found |= _read(store, ref["images"])
+    return found
+
+
+def _read(store: Store, digest: str) -> dict[str, ImageProperties]:
+    try:
+        told = codec.read(store.get_bytes(digest), dict[str, tuple[float, float, float]], "image properties")
+    except DataError:  # lost or damaged: they are measured again
+        return {}
+    return {sha256: ImageProperties(*own) for sha256, own in told.items()}
+
+
+def properties_of(store: Store, splits: Manifest, images: Mapping[str, tuple[int, int]]) -> list[ImageProperties]:
+    """Of each of these images: what ingestion measured, or else what is measured now, and remembered.
+
+    Args:
+        store: Where the images are.
+        splits: Of kind `normalized-splits`.
+        images: Sha256 → width and height in pixels.
+    """
+    known = recalled(store, (splits.digest, *raw_exports(splits.inputs)))
+    missing = [sha256 for sha256 in images if sha256 not in known]
+    if missing:
+        again = map_in_threads(lambda sha256: measure(store.get_bytes(sha256), images[sha256]), missing, 4)
+        known |= dict(zip(missing, again, strict=True))
+        _remember(store, splits.digest, known)
+    return [known[sha256] for sha256 in images]

@@ -1,0 +1,58 @@
+"""What is measured of an image: once at ingestion, again where that is lost, and what it tells apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dentsight_pipeline.data import image_properties
+from dentsight_pipeline.data.image_properties import measure, properties_of
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.data.export_builder import picture, png, whole_export
+
+
+def test_a_brighter_and_a_blurred_picture_are_told_apart() -> None:
+    """Brightness must not depend on sharpness, nor sharpness on contrast: each is an axis of its own."""
+    noisy = np.clip(picture(1, 640, 480) / 2 + np.random.default_rng(0).normal(40, 8, (480, 640)), 0, 255)
+    plain, brighter, flat, blurred = (
+        measure(png(pixels.astype(np.uint8)), (640, 480))
+        for pixels in (noisy, noisy + 40, noisy / 2 + 40, cv2.GaussianBlur(noisy, (0, 0), 3))
+    )
+
+    assert brighter.brightness - plain.brightness == pytest.approx(40 / 255, abs=0.01)
+    assert brighter.sharpness == pytest.approx(plain.sharpness, rel=0.02)
+    assert flat.sharpness == pytest.approx(plain.sharpness, rel=0.1)
+    assert blurred.sharpness < plain.sharpness / 5
+    assert blurred.brightness == pytest.approx(plain.brightness, abs=0.005)
+
+
+def test_one_that_cannot_be_decoded_is_unknown() -> None:
+    """It must never be the darkest."""
+    assert np.isnan(measure(b"no picture", (10, 10))).all()
+
+
+def test_ingestion_measures_each_image_and_nobody_looks_at_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty thousand images are read from S3 once; what is lost, or older than this, is measured when asked for."""
+    store = open_store(tmp_path / "store")
+    splits = normalise_export(store, ingest_export(whole_export(tmp_path / "export").write(), store))
+    images = read_split(store, splits, "train").images
+    wanted = dict.fromkeys(images["sha256"].to_pylist(), (64, 48))
+    again: list[str] = []
+    monkeypatch.setattr(image_properties, "measure", lambda *args: again.append("") or measure(*args))
+
+    found = properties_of(store, splits, wanted)
+    store.write_ref(f"{image_properties.PROPERTIES}/{splits.inputs['raw_export']}", {"version": "0"})
+    remeasured = properties_of(store, splits, wanted)
+    known = properties_of(store, splits, wanted)
+
+    assert len(found) == len(wanted) > 1
+    assert found == remeasured == known
+    assert len(again) == len(wanted)

@@ -481,6 +481,25 @@ class Froc(Document, frozen=True, kw_only=True):
     """By class, and `all`."""
 
 
+class Afroc(Document, frozen=True, kw_only=True):
+    """How a class's findings score against X-rays without one (Chakraborty 2017; RJafroc's `AFROC` and `wAFROC`)."""
+
+    normal_images: int
+    """Images in which it was looked for and nothing was found."""
+    diseased_images: int
+    """Images with a finding."""
+    findings: int
+    """Of them."""
+    wafroc: Bounds
+    """Every diseased image alike; None without a normal or a diseased image."""
+    afroc: Bounds
+    """Every finding alike."""
+    false_positive_fraction: tuple[float, ...]
+    """Of the wAFROC curve: share of the normal images with a false positive, at falling scores."""
+    weighted_sensitivity: tuple[float, ...]
+    """Of the wAFROC curve: share of the findings, each diseased image alike, at those scores."""
+
+
 class ErrorCounts(Document, frozen=True, kw_only=True):
     """Mistakes of one class at its operating threshold, IoU .50."""
 
@@ -561,6 +580,8 @@ class EvaluationDocument(Document, frozen=True, kw_only=True):
     """Tier 2."""
     froc: Froc | None = None
     """By class, and `all`."""
+    afroc: Mapping[str, Afroc] = {}
+    """By class."""
     errors: Mapping[str, ErrorCounts] = {}
     """By class."""
     found_by_size: Mapping[str, Mapping[str, FoundOfSize]] = {}

@@ -185,6 +185,13 @@ class ConditionByTooth(CountedFigures, frozen=True, kw_only=True):
     """Annotated conditions on no tooth."""
     unassigned_found: int
     """Found conditions on no tooth."""
+    n_without: int | None = None
+    """Annotated teeth without the condition, in mouths where it was looked for; None in what was measured before."""
+    specificity: float | None = None
+    """Of those, the share on which it was not found; sensitivity is `recall`."""
+    specificity_low: float | None = None
+    specificity_high: float | None = None
+    """Its interval."""
 
 
 class ToothPopulation(Document, frozen=True, kw_only=True):

@@ -53,13 +53,16 @@ class Traits:
         return Traits(*(getattr(self, column.name)[images] for column in fields(self)))
 
 
-def stored_traits(store: Store, subset: Manifest, name: str) -> Traits:
-    """The traits of the images of one split of a subset, from the pictures and from the labels of all classes."""
+def stored_traits(store: Store, subset: Manifest, name: str) -> Traits | None:
+    """The traits of the images of one split of a subset, from the pictures and from the labels of all classes; None
+    where the splits that it was taken from lack it."""
     from dentsight_pipeline.data.image_properties import properties_of
-    from dentsight_pipeline.data.splits import read_split
+    from dentsight_pipeline.data.splits import read_split, split_names
     from dentsight_pipeline.documents.names import Asset
 
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
+    if name not in split_names(splits):
+        return None
     whole, wanted = read_split(store, splits, name), read_split(store, subset, name)
     rows = np.searchsorted(whole.image_ids, wanted.image_ids)
     sizes = zip(*(wanted.images[side].to_pylist() for side in ("width", "height")), strict=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,
+    Afroc,
     Calibration,
     CalibrationError,
     ClassCalibration,
@@ -38,6 +39,7 @@ from dentsight_pipeline.evaluation import (
     errors_by_type,
     operating_points,
 )
+from dentsight_pipeline.evaluation.afroc import FiguresOfMerit, Ratings
 from dentsight_pipeline.evaluation.bootstrap import Interval, Weights
 from dentsight_pipeline.evaluation.calibration import BinCounts
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
@@ -61,6 +63,7 @@ class Tier2(TypedDict):
     consistency: Consistency
     empty_mouth: EmptyMouth
     froc: Froc
+    afroc: Mapping[str, Afroc]
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def measure_tier2(of: Gated) -> tuple[Tier2, Rows]:
     calibrated, calibration_rows = measure_calibration(of)
     sides, side_rows = measure_consistency(of)
     empty, empty_rows = measure_empty_mouth(of)
-    measured = Tier2(calibration=calibrated, consistency=sides, empty_mouth=empty, froc=measure_froc(of))
+    measured = Tier2(
+        calibration=calibrated, consistency=sides, empty_mouth=empty, froc=measure_froc(of), afroc=measure_afroc(of)
+    )
     return measured, [*calibration_rows, *side_rows, *empty_rows]
 
 
@@ -194,6 +199,32 @@ def measure_froc(of: Gated) -> Froc:
     }
     classes[ALL_CLASSES] = _froc_points(of, operating_points.pooled(of.parts), of.truth.fully_covered[of.images])
     return Froc(false_positives_per_image=empty_mouth.FROC_FALSE_POSITIVES, classes=classes)
+
+
+def measure_afroc(of: Gated) -> dict[str, Afroc]:
+    """AFROC and wAFROC of each class, on the images in which it was looked for."""
+    covered = of.truth.covered[of.images]
+    return {
+        name: _afroc(part.subset(covered[:, k]), of.weights.subset(covered[:, k]))
+        for k, (name, part) in enumerate(zip(of.classes, of.parts, strict=True))
+    }
+
+
+def _afroc(part: ClassMatches, weights: Weights) -> Afroc:
+    ratings, diseased = Ratings.of(part), part.gt_counts > 0
+    drawn = bootstrap.draws(FiguresOfMerit(ratings), weights)
+    units = min(bootstrap.units_with(some, weights) for some in (diseased, ~diseased))
+    plain, weighted = (bootstrap.interval(drawn, units, at=(i,)).bounds for i in range(2))
+    fractions, sensitivities = (tuple(np.round(column, 6).tolist()) for column in ratings.curve())
+    return Afroc(
+        normal_images=len(ratings.normal),
+        diseased_images=int(diseased.sum()),
+        findings=part.n_gt,
+        wafroc=weighted,
+        afroc=plain,
+        false_positive_fraction=fractions,
+        weighted_sensitivity=sensitivities,
+    )
 
 
 def sample_sizes(measurements: Sequence[Measurement], population: Population) -> SampleSizes:

@@ -9,7 +9,7 @@ Boxes are `[x, y, width, height]` in pixels of the original image; teeth are nam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,7 @@ class Mouth:
         conditions: Conditions found, at or above their thresholds.
         true_teeth: Teeth annotated.
         true_conditions: Conditions annotated.
+        looked_for: Conditions that somebody looked for; None = all.
     """
 
     group: str
@@ -71,6 +72,7 @@ class Mouth:
     conditions: Sequence[Marked]
     true_teeth: Sequence[Marked]
     true_conditions: Sequence[Marked]
+    looked_for: frozenset[str] | None = None
 
 
 def by_image(columns: GroundTruth | Detections, truth: GroundTruth) -> dict[int, list[Marked]]:
@@ -215,11 +217,31 @@ def _measure(mouths: Sequence[Mouth], classes: Sequence[str], resamples: int, se
         images=len(mouths),
         groups=weights.n_groups,
         teeth=_numbering(mouths, weights),
-        per_class=tuple(_condition_row(name, chosen, pairs, weights) for name, chosen in wanted.items()),
+        per_class=tuple(
+            _condition_row(name, chosen, pairs, weights, _negatives(mouths, pairs, chosen))
+            for name, chosen in wanted.items()
+        ),
     )
 
 
-def _condition_row(name: str, wanted: frozenset[str], pairs: _PairsOf, weights: Weights) -> ConditionByTooth:
+def _negatives(mouths: Sequence[Mouth], pairs: _PairsOf, wanted: frozenset[str]) -> ThresholdCounts:
+    """Per image: annotated teeth without a condition on which it was not found, and all those without it.
+
+    A found pair counts on the tooth of that number alone; one whose number is not annotated has no negative.
+    """
+    rows = []
+    for mouth, true, found in zip(mouths, pairs.true, pairs.found, strict=True):
+        asked = wanted if mouth.looked_for is None else wanted & mouth.looked_for
+        every = {(name, tooth.name) for name in asked for tooth in mouth.true_teeth}
+        without = every - true.assigned
+        rows.append((len(without - found.assigned), len(without)))
+    clear, all_without = np.array(rows, np.float64).reshape(-1, 2).T
+    return ThresholdCounts(clear, all_without, all_without)
+
+
+def _condition_row(
+    name: str, wanted: frozenset[str], pairs: _PairsOf, weights: Weights, negatives: ThresholdCounts
+) -> ConditionByTooth:
     counts = _counts(pairs.true, pairs.found, wanted)
     with_true_teeth = _counts(pairs.true, pairs.with_true_teeth, wanted).f1(np.ones((len(pairs.true), 1)))
     return ConditionByTooth(
@@ -230,6 +252,8 @@ def _condition_row(name: str, wanted: frozenset[str], pairs: _PairsOf, weights: 
         f1_with_true_teeth=finite(with_true_teeth[0]),
         unassigned_gt=_unassigned(pairs.true, wanted),
         unassigned_found=_unassigned(pairs.found, wanted),
+        n_without=int(negatives.seen.sum()),
+        **_interval("specificity", negatives.precision, negatives.seen, weights),
     )
 
 
@@ -349,6 +373,13 @@ def _figures(counts: ThresholdCounts, weights: Weights) -> dict[str, float | Non
         "f1": (counts.f1, counts.gt_counts),
     }
     for name, (statistic, informative) in statistics.items():
-        units = bootstrap.units_with(informative, weights)
-        figures |= bootstrap.interval(bootstrap.draws(statistic, weights), units).named(name)
+        figures |= _interval(name, statistic, informative, weights)
     return figures
+
+
+def _interval(
+    name: str, statistic: Callable[[np.ndarray], np.ndarray], informative: np.ndarray, weights: Weights
+) -> dict[str, float | None]:
+    """Fields of one figure with its interval."""
+    units = bootstrap.units_with(informative, weights)
+    return bootstrap.interval(bootstrap.draws(statistic, weights), units).named(name)

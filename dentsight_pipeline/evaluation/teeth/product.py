@@ -199,7 +199,8 @@ def _mouths(split: Split, found: _Found) -> list[Mouth]:
     """The images whose teeth are annotated; a finding that nobody looked for is neither right nor wrong."""
     tables = (found.true_teeth, found.true_conditions)
     columns = (split.images[name].to_pylist() for name in ("id", "source_group", "clean"))
-    looked_for = [{name for name, own in zip(split.classes, row, strict=True) if own} for row in split.covered]
+    covered = split.covered
+    looked_for = [frozenset(name for name, own in zip(split.classes, row, strict=True) if own) for row in covered]
     return [
         Mouth(
             group,
@@ -207,6 +208,7 @@ def _mouths(split: Split, found: _Found) -> list[Mouth]:
             found.teeth.by_image.get(image, []),
             [own for own in found.conditions.by_image.get(image, []) if own.name in names],
             *(boxes.get(image, []) for boxes in tables),
+            looked_for=names,
         )
         for image, group, clean, names in zip(*columns, looked_for, strict=True)
         if image in found.true_teeth

@@ -279,6 +279,7 @@ def _pictures(inputs: ReportInputs) -> dict[str, Picture | None]:
         "scores": None if inputs.matches is None else plots.score_histograms(inputs.matches, rows),
         "reliability": plots.reliability_diagram(overall.bins if overall else (), after.bins if after else ()),
         "froc": plots.froc_curve(evaluation.froc),
+        "wafroc": plots.wafroc_curves(evaluation.afroc),
         "layers": plots.layer_scores(inputs.health.layers if inputs.health else ()),
     }
 

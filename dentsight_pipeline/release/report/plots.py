@@ -14,6 +14,7 @@ import numpy as np
 
 from dentsight_pipeline.documents.evaluation import (
     ALL_CLASSES,
+    Afroc,
     ClassRow,
     Confusion,
     Curve,
@@ -352,6 +353,25 @@ def froc_curve(froc: Froc | None) -> Picture | None:
         axes.set(ylim=(0, 1.03), xlabel="false positives an image", ylabel="sensitivity")
     alt = ", ".join(f"sensitivity {short(b)} at {a:g} false positives an image" for a, b in zip(x, y, strict=True))
     return picture("froc", figure, f"FROC curve: {alt}.")
+
+
+def wafroc_curves(afroc: Mapping[str, Afroc]) -> Picture | None:
+    """Weighted sensitivity against the share of normal X-rays with a false positive, one panel a class."""
+    drawn = [(name, own) for name, own in afroc.items() if own.wafroc.value is not None]
+    if not drawn:
+        return None
+
+    def panel(axes: Axes, named: tuple[str, Afroc]) -> None:
+        name, own = named
+        axes.plot(own.false_positive_fraction[:-1], own.weighted_sensitivity[:-1], color=ROLES["blue"], linewidth=1.4)
+        last = (own.false_positive_fraction[-2:], own.weighted_sensitivity[-2:])
+        axes.plot(*last, color=ROLES["blue"], linewidth=1, linestyle=":")
+        axes.set(xlim=(0, 1), ylim=(0, 1.03))
+        subtitle(axes, name, f"wAFROC {short(own.wafroc.value)}")
+
+    alt = listed((name, f"wAFROC {short(own.wafroc.value)}") for name, own in drawn)
+    figure = panels(drawn, panel, ("normal X-rays with a false positive", "sensitivity"))
+    return picture("wafroc", figure, f"wAFROC curve of each class. {alt}")
 
 
 def layer_scores(layers: Sequence[LayerScore]) -> Picture | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -177,6 +178,17 @@ class TestMeasure:
         assert (caries["n_gt"], caries["n_found"], caries["precision"], caries["recall"]) == (1, 2, 0.5, 1.0)
         assert (crown["n_gt"], crown["n_found"], crown["precision"], crown["recall"]) == (1, 0, None, 0.0)
         assert (everything["n_gt"], everything["n_found"], everything["f1"]) == (2, 2, 0.5)
+
+    def test_specificity_is_of_annotated_teeth_without_the_condition_where_it_was_looked_for(self) -> None:
+        """Devices report sensitivity and specificity by tooth; a tooth that nobody looked at is no negative."""
+        teeth = [tooth("16"), tooth("15"), tooth("26")]
+        one = mouth(teeth, [on("16"), on("15")], teeth, [on("16")])
+        unseen = replace(mouth(teeth, [], teeth, []), looked_for=frozenset({"crown"}))
+
+        caries, crown = (row(measured(one, unseen), name) for name in ("caries", "crown"))
+
+        assert (caries["n_without"], caries["specificity"], caries["recall"]) == (2, 0.5, 1.0)
+        assert (crown["n_without"], crown["specificity"]) == (6, 1.0)
 
     def test_a_lesion_on_a_misnumbered_tooth_is_wrong_and_the_loss_is_stage_ones(self) -> None:
         """The report sends the dentist to the wrong tooth; with the true teeth it would have been right."""

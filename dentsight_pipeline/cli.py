@@ -132,9 +132,7 @@ def run(
     with_review: Annotated[
         bool, typer.Option(help="Rank the labels that are likely wrong: three more trainings, on folds.")
     ] = False,
-    study: Annotated[
-        Path | None, typer.Option(help="Folder of a reader study to judge the model with as well.")
-    ] = None,
+    study: Annotated[str, typer.Option(help="Folder of a reader study of this model, to judge it by as well.")] = "",
     stage: Annotated[str, typer.Option(help="teeth: stage 1 alone, with a report of its own and no gates.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be made, where, and its cost.")

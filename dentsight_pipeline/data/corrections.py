@@ -122,8 +122,9 @@ def _find(rows: Iterable[dict[str, Any]], split: Split, name: str | None, bbox: 
 def _row(split: Split, place: int, name: str, bbox: Box, before: Mapping[str, Any] | None, free: int) -> dict[str, Any]:
     """A label in a new place keeps what its source called it; one of another name, or a new one, is a person's."""
     number = split.classes.index(name) + 1
-    same = before is not None and before["category_id"] == number
-    kept = {key: before[key] for key in ("raw_name", "loose")} if same else {"raw_name": CORRECTED, "loose": False}
+    kept = {"raw_name": CORRECTED, "loose": False}
+    if before is not None and before["category_id"] == number:
+        kept = {key: before[key] for key in ("raw_name", "loose")}
     box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": []}
     return {**kept, **box, "id": free, "image_id": int(split.image_ids[place]), "category_id": number}
 

@@ -37,7 +37,7 @@ def predictions_out_of_fold(
     from dentsight_pipeline.data.folds import publish_fold
 
     step.context.log.info(f"Fold {number} of {of}")
-    read = {Asset.CONDITION_SUBSET: subset}
+    read: dict[str, Manifest] = {Asset.CONDITION_SUBSET: subset}
     fold = _piece(step, read, lambda own: publish_fold(own.store, subset, number, of), {"fold": [number, of]})
     read = {Asset.CONDITION_SUBSET: fold}
     config: dict[str, JSON] = {"recipe": recipe.digest, "allow_head_collapse": reason}

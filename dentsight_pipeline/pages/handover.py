@@ -138,18 +138,15 @@ def cvat_xml(handed: Iterable[Handed], classes: Sequence[str]) -> bytes:
         width, height = map(str, one.image.size)
         own = ElementTree.SubElement(root, "image", id=str(number), name=one.file, width=width, height=height)
         for shown in one.boxes:
-            x, y, w, h = shown.bbox
-            corners = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
-            ElementTree.SubElement(
-                own,
-                "box",
-                label=shown.name,
-                source="auto" if shown.open else "manual",
-                occluded=str(int(shown.open)),
-                z_order="0",
-                **{side: f"{value:.2f}" for side, value in corners.items()},
-            )
+            ElementTree.SubElement(own, "box", _attributes(shown))
     return ElementTree.tostring(root, "utf-8", xml_declaration=True)
+
+
+def _attributes(shown: Shown) -> dict[str, str]:
+    x, y, w, h = shown.bbox
+    corners = {"xtl": x, "ytl": y, "xbr": x + w, "ybr": y + h}
+    told = {"label": shown.name, "source": "auto" if shown.open else "manual", "occluded": str(int(shown.open))}
+    return {**told, "z_order": "0", **{side: f"{value:.2f}" for side, value in corners.items()}}
 
 
 def coco(handed: Iterable[Handed], classes: Sequence[str]) -> dict[str, list]:

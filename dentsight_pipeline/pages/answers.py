@@ -142,12 +142,15 @@ def _meant(answer: Answer, places: Mapping[str, object], queue: ReviewQueue, pat
 def _answered(queue: ReviewQueue, image: Labelled, places: Sequence[int], answer: Answer, who: str) -> Answered:
     scale = np.tile(np.array(image.size, float) / answer.size, 2)  # Roboflow may have resized it
     boxes = [(shown, as_box(np.array(shown.bbox) * scale)) for shown in answer.boxes]
-    open_ = [_suspect_at(queue, places, shown.name, box) if shown.open else [] for shown, box in boxes]
-    undecided = {place for own in open_ for place in own}
+    untouched = _untouched(queue, places, boxes)
+    undecided = {
+        *untouched.values(),
+        *(place for place in places if not queue.suspects[place].class_name and not boxes),
+    }
     kept = {queue.suspects[place].annotation for place in undecided}
     labels = zip(map(int, image.ids), image.names, map(as_box, image.boxes), strict=True)
     before = {number: (name, box) for number, name, box in labels if number not in kept}
-    after = [(shown.name, box) for (shown, box), own in zip(boxes, open_, strict=True) if not own]
+    after = [(shown.name, box) for row, (shown, box) in enumerate(boxes) if row not in untouched]
     told, now = changes(before, after), time.time()
     made = tuple(_correction(image.image, number, before, new, who, now) for number, new in told)
     return Answered(who=who, image=image.image, open=tuple(sorted(undecided)), corrections=made, at=now)
@@ -162,12 +165,20 @@ def _correction(
     return Correction(**told, **places)  # pyright: ignore[reportArgumentType]
 
 
-def _suspect_at(queue: ReviewQueue, places: Sequence[int], name: str, box: Box) -> list[int]:
-    """The suspect whose proposal a box is, where it is one."""
+def _untouched(queue: ReviewQueue, places: Sequence[int], boxes: Sequence[tuple[Shown, Box]]) -> dict[int, int]:
+    """The boxes that came back as they were proposed, still undecided, each with a suspect of its own."""
     proposals = [(place, *proposed(queue.suspects[place])) for place in places]
-    same = [(_iou(box, bbox), place) for place, called, bbox in proposals if called == name]
-    best = max(same, default=(0.0, -1))
-    return [best[1]] if best[0] >= SAME_BOX_IOU else []
+    pairs = [
+        (_iou(box, bbox), row, place)
+        for row, (shown, box) in enumerate(boxes)
+        for place, name, bbox in proposals
+        if shown.open and shown.name == name
+    ]
+    found: dict[int, int] = {}
+    for iou, row, place in sorted(pairs, key=lambda pair: -pair[0]):
+        if iou >= SAME_BOX_IOU and row not in found and place not in found.values():
+            found[row] = place
+    return found
 
 
 def changes(before: Mapping[int, _Label], after: Sequence[_Label]) -> Iterator[tuple[int | None, _Label | None]]:

@@ -44,6 +44,11 @@ class Open:
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """The review, nothing decided."""
+    return open_review(tmp_path)
+
+
+def open_review(tmp_path: Path, *more: Suspect) -> Open:
+    """A review of one image with the four suspects, and with others."""
     builder = ExportBuilder(tmp_path / "export")
     for split in ("train", "valid", "test"):
         builder.image(split, LABELS if split == "train" else {"caries": [[1, 1, 5, 5]]})
@@ -67,6 +72,7 @@ def opened(tmp_path: Path) -> Open:
             suspect("spurious", "caries"),
             suspect("class", "crown", proposed_class="root-stump"),
             suspect("place", "root-stump", proposed_bbox=MOVED),
+            *more,
         ),
     )
     keep_queue(tmp_path / "review", queue)
@@ -136,6 +142,17 @@ def test_an_untouched_file_decides_nothing(opened: Open, tmp_path: Path) -> None
 
     assert told == {"images": 1, "corrections": 0, "open": 4}
     assert opened.review.view().position == 0
+
+
+def test_two_proposals_in_one_place_stay_two(tmp_path: Path) -> None:
+    """A missing root-stump where another one is to be moved: each dashed box is one suspect's."""
+    told = {"kind": "missed", "class_name": "root-stump", "bbox": MOVED, "score": 0.5, "why": "seen", "split": "train"}
+    image = open_review(tmp_path / "first").image
+    twice = open_review(tmp_path / "second", Suspect(image=image, **told))  # pyright: ignore[reportArgumentType]
+    write_handover(twice.store, twice.review, tmp_path / "out")
+
+    assert take_answers(twice.store, twice.review, tmp_path / "out" / CVAT_FILE, WHO)["corrections"] == 0
+    assert twice.review.view().decided == 0
 
 
 def test_roboflow_answers_in_coco_resized_and_renamed_are_understood(opened: Open, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def corrected(splits: Mapping[str, Split], corrections: Sequence[Correction]) ->
 
 def _apply(rows: list[dict[str, Any]], split: Split, place: int, correction: Correction, free: int) -> Outcome:
     """Change the rows of one image by one correction; what it adds has the largest id and stands last."""
-    name, bbox = correction.after_class, _inside(split, place, correction.after_bbox)
+    name, bbox = correction.after_class, correction.after_bbox and _inside(split, place, correction.after_bbox)
     before = _find(rows, split, correction.before_class, correction.before_bbox)
     if _find(rows, split, name, bbox) is not None or (name is None and before is None):
         return "contained"
@@ -99,13 +99,10 @@ def _apply(rows: list[dict[str, Any]], split: Split, place: int, correction: Cor
     return "applied"
 
 
-def _inside(split: Split, place: int, bbox: Box | None) -> Box | None:
+def _inside(split: Split, place: int, bbox: Box) -> Box | None:
     """The part of a box that lies in its image; None where nothing does."""
-    if bbox is None:
-        return None
     size = [split.images[side][place].as_py() for side in ("width", "height")]
-    low = np.clip(bbox[:2], 0, size)
-    high = np.clip(np.add(bbox[:2], bbox[2:]), 0, size)
+    low, high = np.clip(bbox[:2], 0, size), np.clip(np.add(bbox[:2], bbox[2:]), 0, size)
     x, y, w, h = (*low.tolist(), *(high - low).tolist())
     return (x, y, w, h) if min(w, h) > 0 else None
 
@@ -122,11 +119,10 @@ def _find(rows: Iterable[dict[str, Any]], split: Split, name: str | None, bbox: 
 def _row(split: Split, place: int, name: str, bbox: Box, before: Mapping[str, Any] | None, free: int) -> dict[str, Any]:
     """A label in a new place keeps what its source called it; one of another name, or a new one, is a person's."""
     number = split.classes.index(name) + 1
-    kept = {"raw_name": CORRECTED, "loose": False}
-    if before is not None and before["category_id"] == number:
-        kept = {key: before[key] for key in ("raw_name", "loose")}
-    box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": []}
-    return {**kept, **box, "id": free, "image_id": int(split.image_ids[place]), "category_id": number}
+    person = {"raw_name": CORRECTED, "loose": False}
+    told = before if before is not None and before["category_id"] == number else person
+    box = {"bbox": list(bbox), "area": bbox[2] * bbox[3], "segmentation": [], **{key: told[key] for key in person}}
+    return {**box, "id": free, "image_id": int(split.image_ids[place]), "category_id": number}
 
 
 def publish_corrections(store: Store, made: Corrections, dataset: str) -> Manifest:

@@ -87,10 +87,9 @@ def _part(parts: Sequence[Split], keep: NDArray[np.bool_], name: str) -> Split:
     images, annotations = (
         pa.concat_tables([getattr(part, table) for part in parts]) for table in ("images", "annotations")
     )
-    place = IMAGES.get_field_index("clean")
-    images = images.set_column(place, IMAGES.field(place), pa.array(np.ones(len(images), bool)))
-    whole = Split(name, parts[0].classes, images, annotations)
-    return narrowed(whole, whole.classes, keep)
+    alone = pa.array(np.ones(len(images), bool))
+    images = images.set_column(IMAGES.get_field_index("clean"), IMAGES.field("clean"), alone)
+    return narrowed(Split(name, parts[0].classes, images, annotations), parts[0].classes, keep)
 
 
 def _nothing_shared(split: Split) -> SplitLeakage:

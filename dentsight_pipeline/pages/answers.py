@@ -127,7 +127,7 @@ def _from_coco(data: bytes) -> list[Answer]:
     return [Answer(image.file_name, (image.width, image.height), tuple(boxes[image.id])) for image in told.images]
 
 
-def _meant(answer: Answer, places: Mapping[str, object], queue: ReviewQueue, path: Path) -> str:
+def _meant(answer: Answer, places: Mapping[str, Sequence[int]], queue: ReviewQueue, path: Path) -> str:
     """Digest of the image that an answer is about."""
     found = _STORED.match(answer.file)
     if found is None or found[1] not in places:

@@ -71,9 +71,7 @@ def _groups(evaluation: EvaluationDocument, gate: Gate) -> list[_Group]:
     parts = [(part.axis, part.group, part.rows) for part in evaluation.subgroups]
     parts += [("export", part.export, part.rows) for part in evaluation.by_export]
     rows = [(axis, name, _row(rows, gate.condition)) for axis, name, rows in parts]
-    return [
-        _Group(axis, name, row.n_gt, row.sources or 0, _figure(row, gate.metric)) for axis, name, row in rows if row
-    ]
+    return [_Group(axis, name, r.n_gt, r.sources or 0, _figure(r, gate.metric)) for axis, name, r in rows if r]
 
 
 def _row(rows: Sequence[PartRow], condition: str) -> PartRow | None:

@@ -60,9 +60,10 @@ def pydicom() -> Any:
     try:
         import pydicom as package
         import pylibjpeg  # noqa: F401 # the decoders of compressed pixels
+        from pydicom import config
     except ImportError:
         raise ConfigurationError(f"The packages that read DICOM are not installed. Install them: {INSTALL}.") from None
-    package.config.settings.reading_validation_mode = package.config.IGNORE
+    config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)  # its warnings quote values
     warnings.filterwarnings("ignore", module="pydicom")
     return package
@@ -169,7 +170,8 @@ def _is_in_order(header: FileDataset) -> bool:
 
 def _ends_as_it_says(header: FileDataset, size: int) -> bool:
     """Whether the last element ends where the file does, and fragments of compressed pixels are as long as they say."""
-    last, pixels = (header.get_item(tag) for tag in (next(reversed(header.keys())), "PixelData"))
+    last: Any = header.get_item(list(header.keys())[-1])
+    pixels: Any = header.get_item("PixelData")
     syntax = header.file_meta.get("TransferSyntaxUID", None)
     at, fragments = 0, pixels.value if syntax and syntax.is_encapsulated else b""
     while at < len(fragments) and fragments[at : at + 4] == _ITEM:
@@ -182,7 +184,7 @@ def _stored_values(header: FileDataset) -> NDArray[np.integer]:
     """[rows, columns], decoded; exactly as many as the tags say."""
     from pydicom import uid
     from pydicom.encaps import get_frame
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     if "TransferSyntaxUID" not in header.file_meta:
         implicit, little = header.original_encoding

@@ -165,7 +165,7 @@ def test_a_release_is_written_with_its_card_and_nothing_else_is(tmp_path: Path, 
     folder = write_model_folder(tmp_path / "model", healthy_run().model, TOY_PROCESSOR)
     files: dict[str, Path | bytes] = {f"model/{path.name}": path for path in folder.iterdir()}
     checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
-    report = {Asset.RELEASE_REPORT: "0" * 64}
+    report = {str(Asset.RELEASE_REPORT): "0" * 64}
     card = {"model_card.md": b"---\nmodel-index: []\n---\n"}
     release = store.put_manifest(build(store, Kind.RELEASE, {**files, **card}, report, release_facts()))
 

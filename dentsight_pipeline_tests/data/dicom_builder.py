@@ -34,7 +34,7 @@ def panoramic(pixels: np.ndarray, bits: int = 12, photometric: str = "MONOCHROME
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
-    made.file_meta.MediaStorageSOPInstanceUID = f"{PLANTED[2]}.3"
+    made.file_meta.MediaStorageSOPInstanceUID = uid.UID(f"{PLANTED[2]}.3")
     made.file_meta.SourceApplicationEntityTitle = MARKER
     allocated = 8 if bits == 8 else 16
     own = {

@@ -10,7 +10,7 @@ import random
 import sys
 from collections import Counter
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from dentsight_pipeline_tests.data.dicom_builder import as_bytes, encoded, panor
 from dentsight_pipeline_tests.data.export_builder import picture as drawn
 from dentsight_pipeline_tests.data.test_image_bytes import lossless_jpeg
 
-_WINDOW = {"WindowCenter": "2048", "WindowWidth": "1824"}
+_WINDOW: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "1824"}
 
 
 class Mutated(NamedTuple):

@@ -64,7 +64,7 @@ def disc(root: Path) -> Path:
     index, kinds = Dataset(), ("PX", "CT", "DX", "SR")
     index.file_meta, index.DirectoryRecordSequence = FileMetaDataset(), []
     index.file_meta.MediaStorageSOPClassUID = uid.MediaStorageDirectoryStorage
-    index.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+    index.file_meta.MediaStorageSOPInstanceUID = uid.UID("2.25.1")
     index.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     for number, modality in enumerate(kinds):
         made = panoramic(picture(number), 8, Modality=modality)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -83,7 +84,8 @@ def test_a_report_says_what_was_found_where_on_which_tooth_and_by_what(tmp_path:
     assert (made.PreliminaryFlag, made.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
     assert made.SeriesDescription == NOTICE
     assert made.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID == made.StudyInstanceUID
-    groups = ComprehensiveSR.from_dataset(made).content.get_planar_roi_measurement_groups()
+    content: Any = ComprehensiveSR.from_dataset(made).content
+    groups = content.get_planar_roi_measurement_groups()
     assert [group.finding_type.value for group in groups][:2] == ["80967001", "bridge"]
 
 

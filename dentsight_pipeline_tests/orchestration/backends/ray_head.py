@@ -36,7 +36,7 @@ class Head:
         """The backend at this head."""
         return Ray(f"http://127.0.0.1:{self.port}", gpus=0)
 
-    def start(self) -> None:
+    def start(self, tries: int = 5) -> None:
         """Start it, and wait until it takes jobs."""
         ports = [f"--port={free_port()}", f"--dashboard-port={self.port}", "--dashboard-agent-listen-port=0"]
         options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
@@ -45,7 +45,10 @@ class Head:
         patient = {**os.environ, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600"}  # a busy machine needs more than its 60 s
         with (self.folder / "head.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=patient)
-        wait_until(self._answers, 600, "a head that takes jobs")
+        wait_until(lambda: self._answers() or (self.process and self.process.poll()), 600, "a head that takes jobs")
+        if self.process.poll():  # Ray gives its own parts 30 s and no setting: too little on a machine with much to do
+            assert tries > 1, (self.folder / "head.log").read_text()[-3000:]
+            self.start(tries - 1)
 
     def _answers(self) -> bool:
         with suppress(UnreachableError):  # its agent comes some seconds after its dashboard

@@ -10,6 +10,7 @@ samples it; `servers_campaign.py` does the same with Dagster's servers and MLflo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import random
 import signal
@@ -131,7 +132,8 @@ def order(store: Store, subset: str, folder: Path) -> Ordered:
 def orchestrate(engine: str, uri: str, subset: str, folder: Path) -> None:
     """What a step does, in a process of its own that may be killed."""
     ordered = order(open_store(uri), subset, folder)
-    result: Result = Detached(SCHEDULERS[engine](), QUICK).perform(ordered.task)
+    pace = dataclasses.replace(QUICK, silent=60.0)  # with much to do here, a living worker is silent for long
+    result: Result = Detached(SCHEDULERS[engine](), pace).perform(ordered.task)
     sys.stdout.write(result.digest)
 
 

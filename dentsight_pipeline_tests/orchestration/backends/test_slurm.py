@@ -172,13 +172,13 @@ def test_a_time_limit_is_survived_and_a_cancel_ends_the_job(
     """TERM comes before the limit, the state is saved, and the next job goes on from there, until somebody cancels."""
     ordered = order(4000, evaluate_every_steps=2000)
     waiting = start(Detached(Slurm(("--time=1", "--signal=B:TERM@20")), QUICK), ordered)
-    wait_until(lambda: ordered.said("Resuming at step"), 180, "a second attempt")
+    wait_until(lambda: ordered.said("Resuming at step"), 600, "a second attempt")
     assert ordered.log.has("It is ordered again, from step")
     monkeypatch.setattr(detached._Watch, "_mend", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
-        waiting.result(30)
-    wait_until(lambda: not cluster.jobs(), 60, "an empty queue")
+        waiting.result(120)
+    wait_until(lambda: not cluster.jobs(), 120, "an empty queue")
 
 
 @pytest.mark.slow

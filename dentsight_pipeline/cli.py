@@ -269,6 +269,18 @@ def predict(
 
 
 @app.command()
+def drift(
+    given: Annotated[str, typer.Argument(help="Dataset key, digest of a subset or of predictions, or a folder.")],
+    against: Annotated[str, typer.Option(help="What the model was trained on: key, subset or predictions.")],
+    as_json: Json = False,
+) -> None:
+    """Tell whether new X-rays differ from those that a model was trained on, and in what."""
+    from dentsight_pipeline.commands import drift as told
+
+    told.drift(given, against, as_json)
+
+
+@app.command()
 def audit(
     ref: Annotated[str, typer.Argument(help="Digest, folder, report, MLflow run, NAME@alias, champion or release.")],
     export: Annotated[

@@ -9,6 +9,7 @@ from dentsight_pipeline.documents.names import Asset
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.commands import CellMade, CellPlanned, ChampionTold, Finding
+    from dentsight_pipeline.documents.drift import Drift
     from dentsight_pipeline.documents.lineage import (
         AuditResult,
         Code,
@@ -242,6 +243,27 @@ def champion(told: "ChampionTold") -> str:
         f"{text}\nMLflow could not be told ({told.registry_problem}). It will be: by the sensor late_tracking "
         "while `dentsight ui` runs, or with the next release, promotion or rollback."
     )
+
+
+def drift(found: "Drift") -> str:
+    """Of new X-rays against known ones."""
+    from dentsight_pipeline.data.drift import summary_of
+
+    columns = ("property", "before", "after", "distance", "p after Holm", "")
+    rows = [
+        dict(
+            zip(
+                columns,
+                (own.name, *map(number, (own.before, own.after, own.distance, own.p_holm)), "shifted" * own.alarm),
+                strict=True,
+            )
+        )
+        for own in found.shifts
+    ]
+    missing = [f"{name}: not compared ({why})" for name, why in found.not_measured.items()]
+    told = [f"Against {found.against} ({found.known_sources} sources): {summary_of(found)}"]
+    told += [f"{found.images_known} images are known already and left out."] if found.images_known else []
+    return "\n".join([*told, *([table(rows, columns)] if rows else []), *_listed(missing)])
 
 
 def doctor(found: "Sequence[Finding]") -> str:

@@ -46,6 +46,25 @@ def _class_counts_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition
     return class_counts_as_expected
 
 
+def _drift_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
+    """The asset check that compares a subset's new images with the training data of the version before."""
+    name = subset.key.to_user_string()
+
+    @dg.asset_check(asset=subset, partitions_def=datasets)
+    def images_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
+        """No property of the new images, or of their labels, has drifted from the version before."""
+        from dentsight_pipeline.data import drift
+
+        key = context.partition_key
+        current = workspace.latest(context, name, key)
+        before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
+        previous = workspace.latest_or_none(context, name, before) if before else None
+        found = drift.images_as_expected(workspace.store, current, previous, before or "")
+        return metadata.check_result(found)
+
+    return images_as_expected
+
+
 def _head_check(checkpoint: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """The asset check of a checkpoint's head."""
 
@@ -86,6 +105,7 @@ asset_checks = [
     _data_check(tooth_subset, checks.boxes_are_valid),
     _class_counts_check(condition_subset),
     _class_counts_check(tooth_subset),
+    _drift_check(condition_subset),
     _head_check(trained_checkpoint),
     _head_check(tooth_checkpoint),
     _lineage_check(trained_checkpoint),

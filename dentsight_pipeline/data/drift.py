@@ -239,8 +239,7 @@ def images_as_expected(
 def summary_of(found: Drift) -> str:
     """What shifted, in a sentence."""
     alarms = [f"{own.name} {own.before:.3g} → {own.after:.3g}" for own in found.shifts if own.alarm]
-    if alarms:
-        return f"{found.sources} new sources differ in {', '.join(alarms)}."
     if not found.shifts:
         return f"nothing can be said of {found.sources} new sources."
-    return f"{found.sources} new sources differ in none of {len(found.shifts)} properties by more than chance."
+    chance = f"none of {len(found.shifts)} properties by more than chance"
+    return f"{found.sources} new sources differ in {', '.join(alarms) or chance}."

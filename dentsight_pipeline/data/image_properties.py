@@ -78,12 +78,9 @@ def _remember(store: Store, digest: str, found: Mapping[str, ImageProperties]) -
 
 def recalled(store: Store, digests: Iterable[str]) -> dict[str, ImageProperties]:
     """What is remembered beside these manifests; empty where nothing is, or it was lost."""
-    found: dict[str, ImageProperties] = {}
-    for digest in digests:
-        ref = store.read_ref(f"{PROPERTIES}/{digest}") or {}
-        if ref.get("version") == VERSION:
-            found |= _read(store, ref["images"])
-    return found
+    refs = (store.read_ref(f"{PROPERTIES}/{digest}") or {} for digest in digests)
+    kept = [ref["images"] for ref in refs if ref.get("version") == VERSION]
+    return {sha256: own for digest in kept for sha256, own in _read(store, digest).items()}
 
 
 def _read(store: Store, digest: str) -> dict[str, ImageProperties]:

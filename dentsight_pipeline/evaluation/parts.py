@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,6 +13,14 @@ from dentsight_pipeline.evaluation.bootstrap import Draws, Weights
 from dentsight_pipeline.evaluation.figures import HALF, Counted, macro_of
 from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.metrics import CurveTable
+
+
+class PartFields(TypedDict):
+    """The fields of `PartFigures`."""
+
+    images: int
+    groups: int
+    rows: tuple[PartRow, ...]
 
 
 def draws_of(matches: ClassMatches, weights: Weights) -> Draws:
@@ -56,7 +64,7 @@ def by_export(
     )
 
 
-def figures_of(of: Counted, mask: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+def figures_of(of: Counted, mask: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> PartFields:
     """Fields of `PartFigures` on the images where `mask` [I] is true, some of the population's.
 
     One class's detections are taken at a time: those of all would be a second copy of what is there.
@@ -69,7 +77,7 @@ def figures_of(of: Counted, mask: np.ndarray, groups: np.ndarray, resamples: int
         counts = counts + part.gt_counts
         rows += [_row(own.name, seen, part.gt_counts, drawn[-1:], weights)] if seen else []
     rows.append(_row(MACRO, int(mask.sum()), counts, drawn, weights))
-    return {"images": int(mask.sum()), "groups": weights.n_groups, "rows": tuple(rows)}
+    return PartFields(images=int(mask.sum()), groups=weights.n_groups, rows=tuple(rows))
 
 
 def _row(name: str, images: int, gt_counts: np.ndarray, drawn: Sequence[Draws], weights: Weights) -> PartRow:

@@ -60,7 +60,7 @@ class _Missed:
     def measured(self) -> dict[str, float | None]:
         return {name: getattr(self.row, name) for name in ("value", "low", "high", "floor")}
 
-    def remedy(self, kind: RemedyKind, sentence: str, sources: int | None = None, **figures: float | None) -> Remedy:
+    def remedy(self, kind: RemedyKind, sentence: str, sources: int | None = None, /, **figures: float | None) -> Remedy:
         told = {name: value for name, value in figures.items() if value is not None}
         return Remedy(
             gate=self.row.id,

@@ -33,10 +33,14 @@ class _Group(NamedTuple):
     sources: int
     figure: Figure
 
+    @classmethod
+    def of(cls, axis: str, name: str, row: PartRow, metric: str) -> _Group:
+        return cls(axis, name, row.n_gt, row.sources or 0, _figure(row, metric))
+
     @property
     def error(self) -> float:
         """The standard error, from the interval's width."""
-        return (self.figure.high - self.figure.low) / _SPAN  # pyright: ignore[reportOptionalOperand]
+        return ((self.figure.high or 0.0) - (self.figure.low or 0.0)) / _SPAN
 
 
 def worst_groups(policy: Policy, evaluation: EvaluationDocument) -> tuple[WorstGroup, ...]:
@@ -71,7 +75,7 @@ def _groups(evaluation: EvaluationDocument, gate: Gate) -> list[_Group]:
     parts = [(part.axis, part.group, part.rows) for part in evaluation.subgroups]
     parts += [("export", part.export, part.rows) for part in evaluation.by_export]
     rows = [(axis, name, _row(rows, gate.condition)) for axis, name, rows in parts]
-    return [_Group(axis, name, r.n_gt, r.sources or 0, _figure(r, gate.metric)) for axis, name, r in rows if r]
+    return [_Group.of(axis, name, row, gate.metric) for axis, name, row in rows if row]
 
 
 def _row(rows: Sequence[PartRow], condition: str) -> PartRow | None:
@@ -93,7 +97,7 @@ def _chance(groups: Sequence[_Group], place: int) -> float | None:
     if not others:
         return None
     weights = np.array([group.n_gt for group in others]) / sum(group.n_gt for group in others)
-    mean = float(weights @ [group.figure.value for group in others])
+    mean = float(weights @ [group.figure.value or 0.0 for group in others])
     error = float(np.hypot(own.error, np.sqrt((weights**2) @ [group.error**2 for group in others])))
     apart = abs((own.figure.value or 0.0) - mean)
     return 2 * float(ndtr(-apart / error)) if error else 1.0

@@ -134,6 +134,7 @@ def run(
     ] = False,
     study: Annotated[str, typer.Option(help="Folder of a reader study of this model, to judge it by as well.")] = "",
     stage: Annotated[str, typer.Option(help="teeth: stage 1 alone, with a report of its own and no gates.")] = "",
+    plan: Annotated[str, typer.Option(help="Plan, signed before the training, that this must fulfil.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would be made, where, and its cost.")
     ] = False,
@@ -160,6 +161,7 @@ def run(
         with_review=with_review,
         study=absolute(study),
         stage=stage,
+        plan=plan,
     )
     if dry_run:
         from dentsight_pipeline.commands import dry_run as planning
@@ -309,6 +311,41 @@ def archive(
     from dentsight_pipeline.commands import evidence
 
     evidence.archive(ref, out, key, as_json)
+
+
+@app.command()
+def plan(
+    data: Annotated[list[str], typer.Option(help="Dataset key or subset that will be trained on; repeatable.")],
+    recipe: Annotated[list[str], typer.Option(help="Named recipe that may be trained; repeatable.")],
+    by: Annotated[str, typer.Option(help="Who plans.")],
+    policy: Annotated[str, typer.Option(help="card, partial-labels, phantom, or a policy file.")] = "card",
+    subgroup: Annotated[list[str] | None, typer.Option(help="Subgroup that must be shown; repeatable.")] = None,
+    margin: Annotated[float, typer.Option(min=0, help="The most that a gate may let a model fall behind.")] = 0.05,
+    approver: Annotated[
+        list[str] | None, typer.Option(help="name=KEY.pub of who may approve a release; repeatable.")
+    ] = None,
+    approvals: Annotated[int, typer.Option(min=1, help="With --approver: how many must.")] = 2,
+    title: Annotated[str, typer.Option(help="What is planned.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Sign policy, recipes, data, subgroups and margin before a training; `run --plan` holds the release to them."""
+    from dentsight_pipeline.commands import planning
+
+    asked = planning.PlanRequest(data, recipe, by, policy, subgroup or [], margin, approver or [], approvals, title)
+    planning.plan(asked, as_json)
+
+
+@app.command()
+def approve(
+    report: Annotated[str, typer.Argument(help="The release report: digest, folder or report.html.")],
+    by: Annotated[str, typer.Option(help="Who approves, as policy or plan name them.")],
+    key: Annotated[Path, typer.Option(help="Their private key, PEM.")],
+    as_json: Json = False,
+) -> None:
+    """Sign a report as one of the people whose approval its policy or plan asks for."""
+    from dentsight_pipeline.commands import planning
+
+    planning.approve(report, by, key, as_json)
 
 
 @app.command()

@@ -17,6 +17,7 @@ import dagster as dg
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import CellMade
+from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, words
 from dentsight_pipeline.intake.limits import known_kinds
@@ -52,6 +53,7 @@ class CellRequest:
     with_review: bool = False
     study: str = ""
     stage: str = ""
+    plan: str = ""
 
 
 _Facts = dict[str, Any]
@@ -246,8 +248,25 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
         "tooth_checkpoint": training,
         "label_review": training,
         "reader_agreement": {"study": request.study},
-        "release_report": {"policy": _policy_of(request), "overrides": request.gate_overrides},
+        "release_report": {
+            "policy": _policy_of(request),
+            "overrides": request.gate_overrides,
+            "plan": _plan_of(request),
+        },
     }
+
+
+def _plan_of(request: CellRequest) -> str:
+    """The digest of the plan that was named; empty where none was."""
+    if not request.plan:
+        return ""
+    from dentsight_pipeline.lineage.reference import resolve
+
+    store = Workspace().store
+    found = store.get_manifest(resolve(store, request.plan).digest)
+    if found.kind != Kind.PLAN:
+        raise ConfigurationError(f"--plan {request.plan} is a {found.kind}. Give what `dentsight plan` told.")
+    return found.digest
 
 
 def _require_recipe(request: CellRequest) -> None:

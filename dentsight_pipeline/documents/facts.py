@@ -485,6 +485,17 @@ class ReaderAgreementFacts(Facts, frozen=True, kw_only=True):
     """Bootstrap seed."""
 
 
+class PlanFacts(Facts, frozen=True, kw_only=True):
+    """Facts of a `plan`."""
+
+    title: str
+    """What is planned."""
+    by: str
+    """Who signed it."""
+    policy: PolicyVersion
+    """The gates."""
+
+
 class ReportFacts(Facts, frozen=True):
     """Facts of a `release-report`."""
 
@@ -545,5 +556,6 @@ FACTS: Mapping[str, type[Facts]] = {
     Kind.TOOTH_REPORT: ToothReportFacts,
     Kind.RELEASE_REPORT: ReportFacts,
     Kind.RELEASE: ReleaseFacts,
+    Kind.PLAN: PlanFacts,
 }
 """The facts of each kind."""

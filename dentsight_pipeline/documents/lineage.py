@@ -86,6 +86,15 @@ class Circumstances(Noted, frozen=True, kw_only=True):
         return bool((self.hardware or {}).get("gpus"))
 
 
+class Began(Noted, frozen=True, kw_only=True):
+    """When a training began, its first attempt where there were several."""
+
+    log: str | None = None
+    """The log's head then, `sequence:sha256`; `0:` where nothing was logged."""
+    time: float | None = None
+    """Seconds since 1970."""
+
+
 class Record(Circumstances, frozen=True, kw_only=True):
     """How a product came about, or who made it champion."""
 
@@ -97,8 +106,10 @@ class Record(Circumstances, frozen=True, kw_only=True):
     """What it took."""
     job: str | None = None
     """Digest of the order that a worker elsewhere fulfilled; there is one record of it."""
+    began: Began | None = None
+    """Of a training: what was in the log before it; absent in older records."""
     action: str | None = None
-    """`promote` or `rollback`, in the record of a decision."""
+    """`plan`, `approve`, `promote` or `rollback`, in the record of a decision."""
 
 
 def record_of(content: Mapping[str, Any], product: str) -> Record:

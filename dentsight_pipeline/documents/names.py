@@ -28,6 +28,7 @@ class Kind(StrEnum):
     TOOTH_REPORT = "tooth-report"
     RELEASE_REPORT = "release-report"
     RELEASE = "release"
+    PLAN = "plan"
     CHECK_OUTCOME = "check-outcome"
     PREVIEW = "preview"
 
@@ -65,6 +66,8 @@ class Asset(StrEnum):
     RELEASE_REPORT = "release_report"
     RELEASED_MODEL = "released_model"
     CHAMPION_METRICS = "champion_metrics"
+    PLAN = "plan"
+    """An input alone: what was signed before the training, which `dentsight plan` makes."""
 
 
 KIND_OF_ASSET: Mapping[str, Kind] = {
@@ -86,6 +89,7 @@ KIND_OF_ASSET: Mapping[str, Kind] = {
     Asset.RELEASE_REPORT: Kind.RELEASE_REPORT,
     Asset.RELEASED_MODEL: Kind.RELEASE,
     Asset.CHAMPION_METRICS: Kind.EVALUATION,
+    Asset.PLAN: Kind.PLAN,
 }
 """What the product of an asset, or an input of that name, is."""
 

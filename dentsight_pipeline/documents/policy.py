@@ -70,6 +70,15 @@ class Bands(Document, frozen=True, kw_only=True):
     """Where the two come from."""
 
 
+class ApprovalRule(Document, frozen=True, kw_only=True):
+    """Whose signatures a release needs beside the workspace's."""
+
+    needed: Annotated[int, Meta(ge=1)]
+    """How many different people."""
+    people: Annotated[dict[str, str], Meta(min_length=1)]
+    """Public key, PEM, by name."""
+
+
 class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """A versioned set of gates."""
 
@@ -100,6 +109,8 @@ class Policy(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """In the order of the report."""
     uses: tuple[Use, ...] | UnsetType = UNSET
     """What a release is for, and so what the licence of everything that it was made from must allow."""
+    approvals: ApprovalRule | UnsetType = UNSET
+    """Whose signatures a release needs; absent asks for none."""
 
     @property
     def digest(self) -> str:

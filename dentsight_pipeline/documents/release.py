@@ -113,6 +113,10 @@ class Predicate(Document, frozen=True, kw_only=True, rename="camel"):
     """None where nothing was logged."""
     licences: Mapping[str, str] | UnsetType = UNSET
     """Of everything that the model was made from; absent from releases that nobody asked about it."""
+    plan: str | UnsetType = UNSET
+    """Digest of the plan that it fulfils; absent without one."""
+    approved_by: tuple[str, ...] | UnsetType = UNSET
+    """Who approved it, by the names of policy or plan; absent where nobody had to."""
 
 
 class Statement(Document, frozen=True, kw_only=True):

@@ -25,9 +25,9 @@ from dentsight_pipeline.documents.report import REPORT_FILES
 from dentsight_pipeline.errors import DataError, DocumentError, EvaluationError, IntegrityError
 from dentsight_pipeline.lineage.rejudge import misjudged
 from dentsight_pipeline.lineage.walk import Walk, name_of
-from dentsight_pipeline.release import product, statement
+from dentsight_pipeline.release import approval, product, statement
 from dentsight_pipeline.store import canonical
-from dentsight_pipeline.store.content import read_json
+from dentsight_pipeline.store.content import read_bytes, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
@@ -228,6 +228,22 @@ def _statement(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
             yield f"The statement of the {name_of(manifest)} says {key} {told!r}, but its facts say {fact!r}."
 
 
+def _approvals(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
+    """Whose approval policy and plan ask for has signed the report, and the statement says who, and which plan."""
+    report = walked.input_of(manifest, Asset.RELEASE_REPORT)
+    if report is None:
+        return
+    said, rules = statement.statement_of(store, manifest).predicate, approval.rules_of(store, report)
+    paths = {by: f"{approval.FOLDER}{approval.file_name(by)}" for rule in rules for by in rule.people}
+    envelopes = {by: read_bytes(store, manifest, path) for by, path in paths.items() if path in manifest.entries}
+    for problem in approval.unmet(rules, report.digest, envelopes):
+        yield f"The {name_of(manifest)} was made without the approvals that it needs: {problem.split(': `')[0]}."
+    if {*(said.approved_by or ())} != {*envelopes}:
+        yield f"The statement of the {name_of(manifest)} names other people than those whose approvals it holds."
+    if (said.plan or None) != report.inputs.get(Asset.PLAN):
+        yield f"The statement of the {name_of(manifest)} names another plan than its report."
+
+
 _Check = Callable[["Store", "Walk", "Manifest"], Iterator[str]]
 _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     Kind.RAW_EXPORT: (_images,),
@@ -239,5 +255,5 @@ _CHECKS: Mapping[str, tuple[_Check, ...]] = {
     Kind.TOOTH_FINDINGS: (_one_chain,),
     Kind.TOOTH_REPORT: (_one_chain,),
     Kind.RELEASE_REPORT: (_one_chain, misjudged),
-    Kind.RELEASE: (_allowed, _files, _statement),
+    Kind.RELEASE: (_allowed, _files, _statement, _approvals),
 }

@@ -2,21 +2,27 @@
 
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.codec import plain, read, write
 from dentsight_pipeline.documents.events import Event, HealthRead, Metrics
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
+from dentsight_pipeline.documents.lineage import Began
 from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Asset, Kind
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.files import write_whole
 
 if TYPE_CHECKING:
     from dentsight_pipeline.orchestration.backends.base import Scheduler
     from dentsight_pipeline.orchestration.backends.choice import ChosenBackend
     from dentsight_pipeline.store.manifest import Manifest
+    from dentsight_pipeline.store.objects import Store
     from dentsight_pipeline.training.recipe import Recipe
 
 PRICE_VARIABLE = "DENTSIGHT_PRICE_PER_HOUR"
@@ -35,6 +41,15 @@ def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collap
         cache_dir=str(step.workspace.folder / "cache"),
     )
     return _run_job(step, "fit", job, step.inputs)
+
+
+def began(store: "Store", folder: Path) -> Began:
+    """What was in the log when the first attempt at a training began; a later attempt finds it noted in its folder."""
+    file = folder / "began.json"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(file, write(Began(log=str(log.head(store) or "0:"), time=time.time())))
+    return read(file.read_bytes(), Began, file)
 
 
 def price_per_hour(backend: "ChosenBackend | Scheduler | None") -> float | None:
@@ -110,6 +125,7 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
     title, tags = f"{stage} {step.partition}", _tags(step, stage, inputs)
     with step.tracking.run(title, params=params, tags=tags, resume=job.folder / "mlflow_run.json") as run:
         _tell_where(step, run)
+        first = {"began": plain(began(step.store, job.folder))} if verb == "fit" else {}
         run.dataset(step.dataset, getattr(job, "subset", ""))
         result = step.backend.run(step.context, verb, job, step.workspace.gpu_locks, lambda event: _listen(run, event))
         product, record = step.store.get_manifest(result.digest), plain(result.record)
@@ -119,7 +135,7 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
             run.artifacts(product.digest, "checkpoint")
             shutil.rmtree(job.folder / "model", ignore_errors=True)  # its bytes are in the store
         told = {"job": result.job} if result.job else {}
-        return Made(product.digest, {**record, **step.tracking.links(run), **told})
+        return Made(product.digest, {**record, **step.tracking.links(run), **first, **told})
 
 
 def _workdir(step: Step[Any], verb: str, *inputs: "Manifest | Recipe") -> str:

@@ -77,6 +77,7 @@ def judge(
     overrides: Iterable[Override] = (),
     licences: Mapping[str, str] | None = None,
     readers: ReaderAgreement | None = None,
+    plan: GateRow | None = None,
 ) -> Verdict:
     """Judges one evaluation by one policy.
 
@@ -89,6 +90,7 @@ def judge(
         overrides: Named decisions to release in spite of a hard gate. They never change an outcome.
         licences: Of everything that the model was made from, by what it is; None when nobody says.
         readers: A reader study of this model, or None when none was made.
+        plan: Whether the plan is fulfilled, from `plan.row_of`; None where none was asked for.
 
     Returns:
         The verdict; never an exception for a missed, missing or broken measurement.
@@ -98,7 +100,8 @@ def judge(
     """
     by_gate = overrides_by_gate(overrides, policy)
     case = _Case(evaluation, policy, health, champion, licences or {}, readers)
-    rows = tuple(_row(case, gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
+    gates = tuple(_row(case, gate, _ruling(case, gate), by_gate.get(gate.id)) for gate in policy.gates)
+    rows = (*([plan] if plan else ()), *gates)
     outcome, triggers = _overall(rows), tuple(_triggers(policy, rows))
     needed = {row.id for row in rows if row.severity == "hard" and row.outcome in BLOCKING_OUTCOMES}
     return Verdict(
@@ -122,7 +125,7 @@ def judge(
         notes=policy.notes,
         sentences=(
             *summary_sentences(outcome, rows, triggers, policy.never_for_xrays),
-            *coverage_sentences(policy, case.not_looked_for, _asks_for_unknown(case, rows)),
+            *coverage_sentences(policy, case.not_looked_for, _asks_for_unknown(case, gates)),
         ),
         licences=case.licences,
         remedies=remedies(evaluation, policy, rows, case.not_looked_for),

@@ -84,6 +84,30 @@ def public_part(private: bytes) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def same_public_key(one: str, other: str) -> bool:
+    """Whether two texts in PEM form are one key, however each is written.
+
+    Raises:
+        ReleaseError: One of them is no public EC key.
+    """
+    return _point(one) == _point(other)
+
+
+def _point(pem: str) -> bytes:
+    """The point of a public EC key, with its curve."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_public_key(pem.encode())
+    except (ValueError, TypeError) as error:
+        raise ReleaseError(f"A public key is none in PEM form: {error}. Give the .pub file of an EC key.") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ReleaseError("A public key is not of the EC kind. Give the .pub file of an EC key.")
+    form = serialization.PublicFormat.UncompressedPoint
+    return key.curve.name.encode() + key.public_bytes(serialization.Encoding.X962, form)
+
+
 def _write_whole(path: Path, data: bytes, mode: int) -> None:
     """Writes a new file that is there whole or not at all."""
     new = path.with_name(f".{path.name}.new")

@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from msgspec.structs import replace
 
 from dentsight_pipeline.documents import codec
-from dentsight_pipeline.documents.policy import Gate, Operator, Policy, Severity, Tier
-from dentsight_pipeline.errors import ConfigurationError, DocumentError
+from dentsight_pipeline.documents.policy import ApprovalRule, Gate, Operator, Policy, Severity, Tier
+from dentsight_pipeline.errors import ConfigurationError, DocumentError, ReleaseError
+from dentsight_pipeline.release.keys import same_public_key
 
 
 class Metric(NamedTuple):
@@ -172,8 +174,24 @@ def _problems(policy: Policy) -> Iterator[str]:
         yield f"gate ids occur twice: {', '.join(duplicates)}"
     if policy.bands.acceptable > policy.bands.strong:
         yield "bands: 'acceptable' lies above 'strong'"
+    if policy.approvals and (problem := rule_problem(policy.approvals)):
+        yield f"approvals: {problem}"
     for gate in policy.gates:
         yield from (f"gate {gate.id!r}: {problem}" for problem in _gate_problems(gate, policy))
+
+
+def rule_problem(rule: ApprovalRule) -> str | None:
+    """Why a rule of approvals asks for less than it seems, or for what nobody can give."""
+    if not all(name.strip() for name in rule.people):
+        return "a person without a name"
+    try:
+        if any(same_public_key(one, other) for one, other in combinations(rule.people.values(), 2)):
+            return "two people have the same key, so one of them could sign for both"
+    except ReleaseError as error:
+        return str(error).rstrip(".")
+    if rule.needed > len(rule.people):
+        return f"it asks for {rule.needed} signatures, but names {len(rule.people)} people"
+    return None
 
 
 def _gate_problems(gate: Gate, policy: Policy) -> Iterator[str]:

@@ -26,6 +26,8 @@ from dentsight_pipeline.documents.release import chain_behind
 from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, ChainLink, Report, ReportedData
 from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
+from dentsight_pipeline.release import approval
+from dentsight_pipeline.release import plan as plans
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.licences import licences_of
 from dentsight_pipeline.store.content import build, materialise, read_bytes, read_document
@@ -79,6 +81,7 @@ def verdict_on(
     champion: ChampionComparison | None,
     overrides: tuple[Override, ...] = (),
     readers: ReaderAgreement | None = None,
+    planned: Manifest | None = None,
 ) -> Verdict:
     """What the gates say of a stored evaluation.
 
@@ -89,10 +92,12 @@ def verdict_on(
         champion: From `champion.comparison_with`.
         overrides: From `overrides_of`.
         readers: The reader study of this model, if one was made.
+        planned: The plan that it is held against, if one was named.
     """
     checkpoint = chain[Asset.TRAINED_CHECKPOINT]
     evaluation, health = evaluation_of(store, chain[Asset.CLASS_METRICS]), health_of(store, checkpoint)
-    return judge(evaluation, policy, health, champion, overrides, licences_of(store, checkpoint), readers)
+    row = plans.row_of(store, planned, policy, checkpoint, evaluation) if planned else None
+    return judge(evaluation, policy, health, champion, overrides, licences_of(store, checkpoint), readers, row)
 
 
 def evaluation_of(store: Store, evaluation: Manifest) -> EvaluationDocument:
@@ -142,7 +147,7 @@ def publish_report(
 
     study = chain.get(Asset.READER_AGREEMENT)
     readers = stored_agreement(store, study) if study else None
-    verdict = verdict_on(store, chain, policy, champion, overrides, readers)
+    verdict = verdict_on(store, chain, policy, champion, overrides, readers, chain.get(Asset.PLAN))
     facts = ReportFacts(
         title=title,
         verdict=verdict.outcome,
@@ -255,6 +260,8 @@ def publish_release(store: Store, report: Manifest, keys: Path) -> Manifest:
     verdict = verdict_of(store, report)
     if not verdict.releasable:
         raise ReleaseError(refusal(report, verdict))
+    if lacking := approval.lacking(store, report):
+        raise ReleaseError(lacking)
     for _ in range(_RELEASE_ATTEMPTS):
         manifest = _signed_release(store, report, verdict, keys)
         store.put_manifest(manifest)
@@ -278,6 +285,7 @@ def _signed_release(store: Store, report: Manifest, verdict: Verdict, keys: Path
         folder = materialise(store, checkpoint, Path(temporary) / "release", "model/")
         for name in REPORT_FILES:
             (folder / name).write_bytes(read_bytes(store, report, name))
+        approved = approval.write_approvals(store, report, folder)
         facts = statement.write(
             store,
             folder,
@@ -285,6 +293,7 @@ def _signed_release(store: Store, report: Manifest, verdict: Verdict, keys: Path
             checkpoint=checkpoint,
             verdict=verdict,
             chain=chain_behind(report.digest, report.inputs),
+            approved_by=approved,
         )
         statement.sign(folder, keys)
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -20,7 +20,7 @@ from msgspec import UNSET
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, ReleaseFacts, ReportFacts
-from dentsight_pipeline.documents.names import CorpusKind
+from dentsight_pipeline.documents.names import Asset, CorpusKind
 from dentsight_pipeline.documents.release import (
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -69,6 +69,7 @@ def build_statement(
     model: ReleasedModel,
     follows: ChainedRelease | None = None,
     logged: log.Head | None = None,
+    approved_by: tuple[str, ...] = (),
 ) -> Statement:
     """What a release says about itself.
 
@@ -82,6 +83,7 @@ def build_statement(
         follows: The release before, or None for the first.
         logged: Newest entry of the store's log, so that what the log says of the products cannot be removed
             afterwards without breaking what was signed; None where nothing was logged.
+        approved_by: Who approved it, where policy or plan ask for that.
     """
     policy = NamedPolicy(
         name=verdict.policy, version=verdict.policy_version, digest=Digest(sha256=verdict.policy_digest)
@@ -102,6 +104,8 @@ def build_statement(
         previous=follows.digest if follows else None,
         log=LogPlace(sequence=logged.sequence, digest=logged.digest) if logged else None,
         licences=verdict.licences or UNSET,
+        plan=chain.get(Asset.PLAN, UNSET),
+        approved_by=approved_by or UNSET,
     )
     return Statement(subject=_named(file_digests(folder)), predicate=predicate)
 
@@ -246,7 +250,14 @@ def statement_of(store: Store, release: Manifest) -> Statement:
 
 
 def write(
-    store: Store, folder: Path, *, report: Manifest, checkpoint: Manifest, verdict: Verdict, chain: Mapping[str, str]
+    store: Store,
+    folder: Path,
+    *,
+    report: Manifest,
+    checkpoint: Manifest,
+    verdict: Verdict,
+    chain: Mapping[str, str],
+    approved_by: tuple[str, ...] = (),
 ) -> ReleaseFacts:
     """Writes the statement of a release folder, chained to the newest release of the store.
 
@@ -257,6 +268,7 @@ def write(
         checkpoint: The model.
         verdict: The verdict in that report.
         chain: Product → manifest digest.
+        approved_by: Who approved it, where policy or plan ask for that.
 
     Returns:
         Facts for the release's manifest.
@@ -274,6 +286,7 @@ def write(
         model=ReleasedModel(**{name: getattr(trained, name) for name in ReleasedModel.__struct_fields__}),
         follows=head(store),
         logged=log.head(store),
+        approved_by=approved_by,
     )
     write_statement(folder, statement)
     return ReleaseFacts(

@@ -62,6 +62,12 @@ class _Written(Document, frozen=True):
     """How the product came about: JSON of whoever wrote it."""
 
 
+def head_of(text: str) -> Head | None:
+    """A head as it was noted, `sequence:sha256`; None where the text is none."""
+    sequence, _, digest = text.partition(":")
+    return Head(int(sequence), digest) if sequence.isdecimal() else None
+
+
 @dataclass(frozen=True)
 class LogEntry:
     """One entry of the log."""

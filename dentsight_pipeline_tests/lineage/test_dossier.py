@@ -14,11 +14,12 @@ from dentsight_pipeline.documents.dossier import BOM, DOSSIER, ENVELOPE, PAGE, P
 from dentsight_pipeline.documents.lineage import record_of
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.errors import ConfigurationError, DataError, ReleaseError
-from dentsight_pipeline.lineage.dossier import annex, bom, slsa
+from dentsight_pipeline.lineage.dossier import annex, bom
 from dentsight_pipeline.lineage.dossier.build import CROISSANT, build, check_dossier, write_dossier
 from dentsight_pipeline.lineage.dossier.case import Case
 from dentsight_pipeline.lineage.environment import environment
 from dentsight_pipeline.lineage.verify import Evidence, audit
+from dentsight_pipeline.release import envelope
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 from dentsight_pipeline_tests.lineage.test_commands import at_home, said
 
@@ -126,7 +127,7 @@ def test_the_provenance_is_slsa_about_the_released_files_and_signed(folder: Path
     """Subjects are the files that users hold; the signature is over exactly these bytes."""
     document, release = told(folder, PROVENANCE), intact_chain.manifest("released_model")
 
-    signed = slsa.unsealed((folder / ENVELOPE).read_bytes(), intact_chain.public_key)
+    signed = envelope.unsealed((folder / ENVELOPE).read_bytes(), intact_chain.public_key.read_bytes())
 
     assert signed == (folder / PROVENANCE).read_bytes()
     assert document["predicateType"] == "https://slsa.dev/provenance/v1"

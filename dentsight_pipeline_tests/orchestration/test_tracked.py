@@ -10,6 +10,8 @@ import pytest
 from dentsight_pipeline.orchestration import tracked
 from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.orchestration.tracked import PRICE_VARIABLE, price_per_hour
+from dentsight_pipeline.store import log
+from dentsight_pipeline.store.objects import open_store
 
 
 def test_the_price_that_a_person_sets_stands_over_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +42,16 @@ def test_work_of_another_code_version_is_done_anew(tmp_path: Path, monkeypatch: 
         folders.append(made)
 
     assert folders[0] != folders[1] == folders[2]
+
+
+def test_a_training_that_is_taken_up_again_began_with_its_first_attempt(tmp_path: Path) -> None:
+    """A plan that was signed between two attempts came after the beginning."""
+    store = open_store(tmp_path / "store")
+
+    first = tracked.began(store, tmp_path / "job")
+    log.append(store, "a" * 64, {"asset": "plan"})
+    again = tracked.began(store, tmp_path / "job")
+    other = tracked.began(store, tmp_path / "another")
+
+    assert first == again
+    assert (first.log, other.log) == ("0:", str(log.head(store)))

@@ -13,8 +13,11 @@ from dentsight_pipeline.documents.dossier import Cited, Point, Section
 from dentsight_pipeline.documents.evaluation import EVALUATION_FILE, MACRO, Measurement
 from dentsight_pipeline.documents.facts import RawExportFacts
 from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE
 from dentsight_pipeline.documents.report import REPORT, VERDICT
 from dentsight_pipeline.lineage.dossier.case import RECIPE, Case
+from dentsight_pipeline.release.approval import FOLDER
+from dentsight_pipeline.release.plan import ROW, plan_in
 from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT, digests_of, statement_of
 from dentsight_pipeline.release.wording import number_text
 from dentsight_pipeline.store.canonical import JSON
@@ -202,7 +205,17 @@ def cleaning(case: Case) -> Answer:
 
 
 def predetermined(case: Case) -> Answer:
-    return None
+    if Asset.PLAN not in case.facts.chain:
+        return None
+    manifest = case.product(Asset.PLAN)
+    plan, row = plan_in(case.store, manifest), next(row for row in case.told.verdict.rows if row.id == ROW)
+    text = (
+        f"Before the training, {plan.by} signed that recipes {_listed(plan.recipes)} would be trained on "
+        f"{_listed(source.name for source in plan.sources)} and judged by policy {plan.policy.name} "
+        f"v{plan.policy.version}. {row.because}"
+    )
+    evidence = (*case.cite(manifest, PLAN, PLAN_ENVELOPE), *case.cite_record(manifest), *_report(case, VERDICT))
+    return Said(text, evidence)
 
 
 def testing(case: Case) -> Answer:
@@ -246,7 +259,12 @@ def test_logs(case: Case) -> Answer:
 
 
 def signed_reports(case: Case) -> Answer:
-    return None
+    people = case.said.approved_by or ()
+    paths = [path for path in case.release.entries if path.startswith(FOLDER)]
+    if not people:
+        return None
+    dated = case.cite_record(case.product(Asset.RELEASE_REPORT))
+    return Said(f"The report was signed by {_listed(people)}, and dated.", (*case.cite(case.release, *paths), *dated))
 
 
 def cybersecurity(case: Case) -> Answer:

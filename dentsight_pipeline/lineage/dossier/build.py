@@ -28,6 +28,7 @@ from dentsight_pipeline.lineage.dossier import annex, bom, slsa
 from dentsight_pipeline.lineage.dossier.case import Case, stands
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.release import envelope
 from dentsight_pipeline.release.report.page import render
 from dentsight_pipeline.store.objects import Store
 
@@ -62,7 +63,7 @@ def write_dossier(
         raise ReleaseError(f"Release {digest[:12]} is not intact, so nothing can be evidenced: {result.findings[0]}")
     dossier, files = build(Case(store, digest), frozenset(item.digest for item in result.chain))
     if private_key is not None:
-        files[ENVELOPE] = slsa.signed(files[PROVENANCE], private_key)
+        files[ENVELOPE] = envelope.signed(files[PROVENANCE], private_key)
     _write(out, files)
     return dossier
 
@@ -173,8 +174,8 @@ def _differences(store: Store, kept: Dossier, folder: Path, public_key: Path, au
                 yield f"Point {said.id}, {said.asks}: it says {said.says!r}, the release gives {given.says!r}."
     changed = [name for name, data in files.items() if _bytes(folder / name) != data]
     yield from (f"{name} is not the one that the release gives." for name in changed)
-    envelope = _bytes(folder / ENVELOPE)
-    if envelope is not None and slsa.unsealed(envelope, public_key) != files[PROVENANCE]:
+    sealed = _bytes(folder / ENVELOPE)
+    if sealed is not None and envelope.unsealed(sealed, public_key.read_bytes()) != files[PROVENANCE]:
         yield f"{ENVELOPE} is not signed with the key, or says otherwise than {PROVENANCE}."
     yield from (f"{path.name} is not part of the dossier." for path in _others(folder, files))
 

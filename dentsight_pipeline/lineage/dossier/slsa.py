@@ -1,12 +1,10 @@
-"""Where a release came from, as SLSA provenance v1 in an in-toto statement, and in a signed envelope (DSSE)."""
+"""Where a release came from, as SLSA provenance v1 in an in-toto statement; `release/envelope.py` signs it."""
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.lineage import Record
@@ -18,7 +16,6 @@ from dentsight_pipeline.store.manifest import Manifest
 
 PREDICATE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:dentsight:training:1"
-PAYLOAD = "application/vnd.in-toto+json"
 
 
 def provenance_of(case: Case) -> bytes:
@@ -74,43 +71,3 @@ def _when(how: Record) -> Mapping[str, JSON]:
     times = {"startedOn": how.started, "finishedOn": how.finished}
     told = {name: datetime.fromtimestamp(int(time), UTC).isoformat() for name, time in times.items() if time}
     return {"invocationId": how.dagster_run or "unknown", **told}
-
-
-# The envelope --------------------------------------------------------------------------------------------------------
-
-
-def signed(statement: bytes, private_key: Path) -> bytes:
-    """The statement in an envelope that is signed with an EC key."""
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = serialization.load_pem_private_key(private_key.read_bytes(), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{private_key} is no EC key.")
-    signature = key.sign(_encoded(statement), ec.ECDSA(hashes.SHA256()))
-    texts = {"payload": base64.b64encode(statement).decode(), "payloadType": PAYLOAD}
-    return json.dumps({**texts, "signatures": [{"sig": base64.b64encode(signature).decode()}]}).encode() + b"\n"
-
-
-def unsealed(envelope: bytes, public_key: Path) -> bytes | None:
-    """The statement in an envelope; None where it is not signed with the key."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = serialization.load_pem_public_key(public_key.read_bytes())
-    try:
-        document = json.loads(envelope)
-        statement = base64.b64decode(document["payload"], validate=True)
-        signature = base64.b64decode(document["signatures"][0]["sig"], validate=True)
-        if not isinstance(key, ec.EllipticCurvePublicKey) or document["payloadType"] != PAYLOAD:
-            return None
-        key.verify(signature, _encoded(statement), ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, ValueError, KeyError, TypeError, IndexError):
-        return None
-    return statement
-
-
-def _encoded(statement: bytes) -> bytes:
-    """What DSSE signs: type and body with their lengths."""
-    return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD), PAYLOAD.encode(), len(statement), statement)

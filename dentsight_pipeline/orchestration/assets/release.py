@@ -45,6 +45,8 @@ class ReportConfig(dg.Config):
     """`card`, `partial-labels`, `phantom`, or the path of a policy file."""
     overrides: dict[str, str] = {}
     """Hard gates that a named person overrides: gate id → "Name: reason". Printed on the report."""
+    plan: str = ""
+    """Digest of the plan that was signed before the training; empty: none is asked for."""
 
 
 @product(
@@ -65,6 +67,8 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     policy, overrides = load_policy(step.config.policy), step.config.overrides
     state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
     chain = {**chain, **step.reads(product.study_of(step.store, chain[Asset.CLASS_METRICS]))}
+    if step.config.plan:
+        chain = {**chain, **step.reads({Asset.PLAN: step.store.get_manifest(step.config.plan)})}
     title = f"{step.dataset} × {step.recipe}"
     config = {"policy": policy.digest, "overrides": overrides, "champion": state, "title": title}
     make = partial(_judge, step, chain, policy, product.overrides_of(overrides), title)
@@ -113,10 +117,12 @@ def _with_gates(step: Step[ReportConfig], made: dg.MaterializeResult) -> dg.Mate
 )
 def released_model(step: Step[None]) -> dg.MaterializeResult | None:
     """The signed model folder, made only when every hard gate passed on exactly the digests that it holds."""
-    from dentsight_pipeline.release import product
+    from dentsight_pipeline.release import approval, product
 
     report = step.read(release_report)
     verdict = product.verdict_of(step.store, report)
+    if verdict.releasable and (waiting := approval.lacking(step.store, report)):
+        return _nothing(step, waiting)
     if verdict.releasable:
         return step.once(partial(_release, step, report), metadata.of_release)
     return _nothing(step, product.refusal(report, verdict))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,27 +88,33 @@ def _described(subset: Manifest, distribution: list[mlc.FileObject], record_sets
 def _responsible(facts: SubsetFacts) -> dict[str, str | list[str]]:
     """Croissant's RAI fields, as far as the subset's facts say something; what a person has to say is left out."""
     privacy, exports = facts.privacy, [corpus.name for corpus, _ in facts.by_export.values()]
-    looked = [
-        f"In {name}, looked for: {', '.join(coverage.classes)}."
-        for name, (_, mapping) in facts.by_export.items()
-        if (coverage := mapping.coverage)
-    ]
-    shared = [
-        f"{split.shared_with_any} of {split.images} {name} images share their source with another split."
-        for name, split in (("valid", facts.leakage.valid), ("test", facts.leakage.test))
-        if split and split.shared_with_any
-    ]
-    loose = [f"Labelled loosely by its source: {', '.join(facts.loose_classes)}."] if facts.loose_classes else []
     return {
         "data_collection": f"Exports: {', '.join(exports)}.",
         "data_preprocessing_protocol": [f"Mended by rule: {kind}, {count}." for kind, count in facts.repairs.items()]
         + [f"Left out by name: {name}, {count} annotations." for name, count in facts.dropped.items() if count],
-        "data_limitations": [*looked, *shared, *loose],
+        "data_limitations": [*_looked_for(facts), *_shared(facts), *_loose(facts)],
         "personal_sensitive_information": [
             f"Panoramic X-rays are health data. {privacy.names_replaced} file names were replaced, and metadata was "
             f"taken from {privacy.images_with_metadata} images."
         ],
     }
+
+
+def _looked_for(facts: SubsetFacts) -> Iterator[str]:
+    for name, (_, mapping) in facts.by_export.items():
+        if mapping.coverage:
+            yield f"In {name}, looked for: {', '.join(mapping.coverage.classes)}."
+
+
+def _shared(facts: SubsetFacts) -> Iterator[str]:
+    for name, split in (("valid", facts.leakage.valid), ("test", facts.leakage.test)):
+        if split and split.shared_with_any:
+            yield f"{split.shared_with_any} of {split.images} {name} images share their source with another split."
+
+
+def _loose(facts: SubsetFacts) -> Iterator[str]:
+    if facts.loose_classes:
+        yield f"Labelled loosely by its source: {', '.join(facts.loose_classes)}."
 
 
 def _file(split: str, path: Path, folder: Path) -> mlc.FileObject:

@@ -75,7 +75,7 @@ class ApprovalRule(Document, frozen=True, kw_only=True):
 
     needed: Annotated[int, Meta(ge=1)]
     """How many different people."""
-    people: Annotated[dict[str, str], Meta(min_length=1)]
+    people: dict[str, str]
     """Public key, PEM, by name."""
 
 

@@ -50,15 +50,8 @@ def approve(store: Store, report: Manifest, by: str, private_key: Path, started:
     Raises:
         ReleaseError: Nobody asks for approvals, the name or key is not one of those named, or they approved already.
     """
-    named = {name: key for rule in rules_of(store, report) for name, key in rule.people.items()}
-    if not named:
-        raise ReleaseError(f"Neither policy nor plan of report {report.digest[:12]} asks for approvals.")
-    if by not in named:
-        raise ReleaseError(f"{by!r} is none of those whose approval is asked for: {', '.join(named)}.")
-    if not private_key.is_file() or not same_public_key(public_part(private_key.read_bytes()).decode(), named[by]):
-        raise ReleaseError(f"{private_key} is not the key of {by} that policy or plan name. Nobody signs for another.")
-    before = store.read_ref(approvals_ref(report.digest))
-    kept = _kept(store, report)
+    _require_key(_keys_of(store, report, by), by, private_key)
+    before, kept = store.read_ref(approvals_ref(report.digest)), _kept(store, report)
     if by in kept:
         raise ReleaseError(f"{by} approved report {report.digest[:12]} already. Another person has to.")
     envelope = store.put_bytes(signed(write(Approved(report=report.digest, by=by)), private_key))
@@ -66,6 +59,23 @@ def approve(store: Store, report: Manifest, by: str, private_key: Path, started:
     store.write_ref(approvals_ref(report.digest), plain(now), expected=before)
     log.append(store, report.digest, {"action": "approve", "by": by, "envelope": envelope, "started": started})
     return tuple(now.envelopes)
+
+
+def _keys_of(store: Store, report: Manifest, by: str) -> list[str]:
+    """A person's key as each rule has it."""
+    rules = rules_of(store, report)
+    if not rules:
+        raise ReleaseError(f"Neither policy nor plan of report {report.digest[:12]} asks for approvals.")
+    people = dict.fromkeys(name for rule in rules for name in rule.people)
+    if by not in people:
+        raise ReleaseError(f"{by!r} is none of those whose approval is asked for: {', '.join(people)}.")
+    return [rule.people[by] for rule in rules if by in rule.people]
+
+
+def _require_key(keys: list[str], by: str, private_key: Path) -> None:
+    own = public_part(private_key.read_bytes()).decode() if private_key.is_file() else None
+    if own is None or not all(same_public_key(own, key) for key in keys):
+        raise ReleaseError(f"{private_key} is not the key of {by} that policy or plan name. Nobody signs for another.")
 
 
 def _kept(store: Store, report: Manifest) -> dict[str, str]:
@@ -82,19 +92,15 @@ def lacking(store: Store, report: Manifest) -> str | None:
 def unmet(rules: tuple[ApprovalRule, ...], report: str, envelopes: dict[str, bytes]) -> Iterator[str]:
     """The rules that signatures do not meet, one sentence each; a signature counts for its own key alone."""
     for rule in rules:
-        signed_by = [
-            by for by, key in rule.people.items() if by in envelopes and _holds(envelopes[by], key, report, by)
-        ]
-        if len(signed_by) < rule.needed:
-            waiting = [by for by in rule.people if by not in signed_by]
-            yield (
-                f"Report {report[:12]} needs {rule.needed} approvals and has {len(signed_by)}. Waiting for "
-                f"{', '.join(waiting)}: `dentsight approve {report[:12]} --by NAME --key KEY`, then release again."
-            )
+        waiting = [by for by, key in rule.people.items() if not _holds(envelopes.get(by), key, report, by)]
+        there = len(rule.people) - len(waiting)
+        if there < rule.needed:
+            has = f"needs {rule.needed} approvals and has {there}. Waiting for {', '.join(waiting)}"
+            yield f"Report {report[:12]} {has}: `dentsight approve {report[:12]} --by NAME --key KEY`, then run again."
 
 
-def _holds(envelope: bytes, key: str, report: str, by: str) -> bool:
-    document = unsealed(envelope, key.encode())
+def _holds(envelope: bytes | None, key: str, report: str, by: str) -> bool:
+    document = unsealed(envelope, key.encode()) if envelope else None
     try:
         return document is not None and read(document, Approved, "approval") == Approved(report=report, by=by)
     except DocumentError:

@@ -128,7 +128,7 @@ def judge(
             *coverage_sentences(policy, case.not_looked_for, _asks_for_unknown(case, gates)),
         ),
         licences=case.licences,
-        remedies=remedies(evaluation, policy, rows, case.not_looked_for),
+        remedies=remedies(evaluation, policy, gates, case.not_looked_for),
     )
 
 

@@ -6,12 +6,14 @@ logged first. A release under the plan can then show that nothing was chosen aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.codec import pretty, read
+from dentsight_pipeline.documents.evaluation import NOT_KNOWN
 from dentsight_pipeline.documents.facts import CheckpointFacts, PlanFacts, SubsetFacts
+from dentsight_pipeline.documents.lineage import Began, Record
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE, Plan, PlannedSource
 from dentsight_pipeline.documents.verdict import GateRow, RowOutcome
@@ -31,6 +33,19 @@ if TYPE_CHECKING:
 ROW = "plan_fulfilled"
 """Id of the verdict's row about the plan. It is no gate of a policy, so nobody can override it."""
 EVERYTHING = "everything"
+_NOTHING = ("iou", "floor", "value", "low", "high", "n", "unit_count")
+_ALWAYS = {
+    "id": ROW,
+    "tier": "0",
+    "title": "The plan is fulfilled",
+    "metric": ROW,
+    "condition": "all",
+    "operator": "within",
+    "severity": "hard",
+    "reason": "What is judged must not be chosen after the figures were seen.",
+    "advice": "",
+    **dict.fromkeys(_NOTHING),
+}
 
 
 def sources_of(store: Store, subset: Manifest) -> tuple[PlannedSource, ...]:
@@ -89,53 +104,52 @@ def row_of(
     store: Store, manifest: Manifest, policy: Policy, checkpoint: Manifest, evaluation: EvaluationDocument
 ) -> GateRow:
     """Whether a model was made and judged as planned, as a row of the verdict."""
-    plan = plan_in(store, manifest)
-    broken = list(_broken(store, manifest, plan, policy, checkpoint, evaluation))
+    plan, reading = plan_in(store, manifest), log.read(store)
+    broken = [
+        *_not_signed(store, manifest, plan),
+        *_other_policy(plan, policy),
+        *_other_recipe(plan, checkpoint.facts_as(CheckpointFacts)),
+        *_other_data(plan, sources_of(store, store.get_manifest(checkpoint.inputs[Asset.CONDITION_SUBSET]))),
+        *_not_shown(plan, evaluation),
+        *_too_late(reading.of(manifest.digest), reading, records_of(store, checkpoint.digest)),
+    ]
     held = f"broken: {'; '.join(broken)}" if broken else "fulfilled"
-    because = f"Plan {manifest.digest[:12]} by {plan.by} is {held}."
-    outcome: RowOutcome = "FAIL" if broken else "PASS"
+    return _row(manifest.digest, not broken, f"Plan {manifest.digest[:12]} by {plan.by} is {held}.")
+
+
+def _row(digest: str, fulfilled: bool, because: str) -> GateRow:
+    outcome: RowOutcome = "PASS" if fulfilled else "FAIL"
     return GateRow(
-        id=ROW,
-        tier="0",
-        title="The plan is fulfilled",
-        metric=ROW,
-        condition="all",
-        iou=None,
-        operator="within",
-        floor=None,
-        severity="hard",
+        **_ALWAYS,
         outcome=outcome,
-        point="FAIL" if broken else "pass",
-        value=None,
-        low=None,
-        high=None,
-        n=None,
-        unit_count=None,
+        point="pass" if fulfilled else "FAIL",
         because=because,
-        source=f"Plan {manifest.digest}.",
-        reason="What is judged must not be chosen after the figures were seen.",
-        advice="",
-        blocks=bool(broken),
+        source=f"Plan {digest}.",
+        blocks=not fulfilled,
         sentence=f"plan: {outcome}. {because}",
     )
 
 
-def _broken(
-    store: Store, manifest: Manifest, plan: Plan, policy: Policy, checkpoint: Manifest, evaluation: EvaluationDocument
-) -> Iterator[str]:
-    """The clauses that do not hold, one phrase each."""
-    if unsealed(read_bytes(store, manifest, PLAN_ENVELOPE), plan.key.encode()) != read_bytes(store, manifest, PLAN):
+def _not_signed(store: Store, manifest: Manifest, plan: Plan) -> Iterator[str]:
+    text, envelope = (read_bytes(store, manifest, name) for name in (PLAN, PLAN_ENVELOPE))
+    if unsealed(envelope, plan.key.encode()) != text:
         yield "signature: it is not signed with the key that it names"
+
+
+def _other_policy(plan: Plan, policy: Policy) -> Iterator[str]:
+    planned = f"{plan.policy.name} v{plan.policy.version} ({plan.policy.digest[:12]})"
     if policy.digest != plan.policy.digest:
-        planned = f"{plan.policy.name} v{plan.policy.version} ({plan.policy.digest[:12]})"
         yield f"policy: {policy.name} v{policy.version} ({policy.digest[:12]}) is not the planned {planned}"
-    trained = checkpoint.facts_as(CheckpointFacts)
+
+
+def _other_recipe(plan: Plan, trained: CheckpointFacts) -> Iterator[str]:
     if trained.recipe_digest not in plan.recipes.values():
         yield f"recipe: {trained.recipe} ({trained.recipe_digest[:12]}) is none of {', '.join(plan.recipes)} as planned"
-    yield from _other_data(plan, sources_of(store, store.get_manifest(checkpoint.inputs[Asset.CONDITION_SUBSET])))
+
+
+def _not_shown(plan: Plan, evaluation: EvaluationDocument) -> Iterator[str]:
     if lacking := [name for name in plan.subgroups if name not in subgroups_in(evaluation)]:
         yield f"subgroups: nothing was measured of {', '.join(lacking)}"
-    yield from _too_late(store, manifest, checkpoint)
 
 
 def _other_data(plan: Plan, found: tuple[PlannedSource, ...]) -> Iterator[str]:
@@ -149,29 +163,25 @@ def _other_data(plan: Plan, found: tuple[PlannedSource, ...]) -> Iterator[str]:
 
 
 def subgroups_in(evaluation: EvaluationDocument) -> frozenset[str]:
-    """The names of what an evaluation shows apart: each subgroup, and `export` where the images are of several."""
-    named = getattr(evaluation, "subgroups", None) or ()
-    families = {str(getattr(item, "family", getattr(item, "name", item))) for item in named}
-    return frozenset(families | ({"export"} if evaluation.by_export else set()))
+    """The names that a plan may ask for: a respect (`brightness`), a group of it (`brightness: darkest`), `export`."""
+    measured = [group for group in evaluation.subgroups if group.group != NOT_KNOWN]
+    names = {name for group in measured for name in (group.axis, f"{group.axis}: {group.group}")}
+    return frozenset(names | ({"export"} if evaluation.by_export else set()))
 
 
-def _too_late(store: Store, manifest: Manifest, checkpoint: Manifest) -> Iterator[str]:
+def _too_late(told: Sequence[log.LogEntry], reading: log.LogReading, records: Sequence[Record]) -> Iterator[str]:
     """The plan must lie in the log before the first attempt at the training began: by the log, and by the clock."""
-    reading = log.read(store)
-    entry = next(iter(reading.of(manifest.digest)), None)
-    if entry is None:
+    if not told:
         yield "order: the plan is not in the log"
         return
-    signed_at = entry.record.get("started")
-    for record in records_of(store, checkpoint.digest):
-        if record.asset not in (Asset.TRAINED_CHECKPOINT, Asset.TOOTH_CHECKPOINT):
-            continue
-        head = log.head_of(record.began.log) if record.began and record.began.log else None
-        if record.began is None or head is None or record.began.time is None:
-            yield "order: nothing says when the training began; train again (another seed is another checkpoint)"
-        elif (
-            head.sequence < entry.sequence
-            or not reading.holds(head)
-            or not (isinstance(signed_at, int | float) and signed_at <= record.began.time)
-        ):
-            yield "order: it was signed after the training had begun; train again (another seed is another checkpoint)"
+    for record in (record for record in records if record.asset == Asset.TRAINED_CHECKPOINT):
+        if problem := _after_the_beginning(told[0], reading, record.began or Began()):
+            yield f"order: {problem}; train again (another seed is another checkpoint)"
+
+
+def _after_the_beginning(entry: log.LogEntry, reading: log.LogReading, began: Began) -> str | None:
+    head, signed_at = log.head_of(began.log or ""), entry.record.get("started")
+    if head is None or began.time is None or not isinstance(signed_at, int | float):
+        return "nothing says when the training began"
+    before = entry.sequence <= head.sequence and reading.holds(head) and signed_at <= began.time
+    return None if before else "it was signed after the training had begun"

@@ -313,7 +313,7 @@ class Store:
 
     # Records ---------------------------------------------------------------------------------------------------------
 
-    def append_record(self, product_digest: str, record: Mapping[str, Any]) -> str:
+    def append_record(self, product_digest: str, record: Mapping[str, canonical.JSON]) -> str:
         """Add provenance to a product: what is true of one run, not of the product. Never changed afterwards.
 
         Returns:

@@ -63,4 +63,4 @@ def test_no_tag_is_in_store_log_mlflow_dagster_or_reports_after_a_whole_cell(tmp
     assert f"release {release}".encode() in Path(said["reports"][0]).read_bytes()
     assert pydicom.dcmread(said["reports"][0]).PatientID == f"{PLANTED[0]}-7654321"
     assert card / "README.md" in map(Path, exported["files"])
-    assert ModelCard.load(card / "README.md").data.eval_results
+    assert ModelCard.load(card / "README.md").data.to_dict()["model-index"][0]["results"]

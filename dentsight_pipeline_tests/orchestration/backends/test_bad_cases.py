@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import subprocess
 import threading
 import time
@@ -65,13 +66,14 @@ def test_a_full_disk_on_the_worker_ends_the_step_with_its_name_and_the_state_is_
     """Somebody's files fill the node; with room again the same training goes on to the same checkpoint."""
     monkeypatch.setenv("DENTSIGHT_SCRATCH", str(small_disk))
     data = open_store(tmp_path / "store")
-    task = fit_task(data, make_subset(data, {"train": 8, "valid": 3}), tiny(16), tmp_path)
+    task = fit_task(data, make_subset(data, {"train": 8, "valid": 3}), tiny(8), tmp_path)
+    patient = dataclasses.replace(QUICK, silent=60.0)  # the worker rests for 10 s before it tries again
 
     with pytest.raises(errors.StorageError, match=f"(?s){small_disk}.*(disk is full|No space left)"):
-        start(Detached(Here(), QUICK), task).result(300)
+        start(Detached(Here(), patient), task).result(300)
     state = mailbox(task.task).state()
     subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
-    result = start(Detached(Here(), QUICK), task).result(300)
+    result = start(Detached(Here(), patient), task).result(300)
 
     assert state is None or task.said(f"Resuming at step {state.step}")
     assert result.digest == undisturbed(task)

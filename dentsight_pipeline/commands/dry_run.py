@@ -90,7 +90,7 @@ def _planned(asset: str, reused: bool, recipe: str, earlier: Iterable[LogEntry],
     if reused:
         return StepPlanned(asset=asset, reused=True, where=where, seconds=0.0, price=0.0)
     like = [e.record for e in earlier if e.record.get("asset") == asset and _recipe(e.record) in (recipe, "")]
-    record = next((record for record in reversed(like)), {})
+    record: Mapping[str, Any] = next((record for record in reversed(like)), {})
     cost = record.get("cost") or {}
     seconds = cost.get("wall_s") if cost else _duration(record)
     price = cost.get("price") if per_hour is None or seconds is None else seconds / 3600 * per_hour

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +71,17 @@ def croissant_of(subset: Manifest) -> bytes:
     return _described(subset, distribution, [_classes(subset.facts_as(SubsetFacts))])
 
 
-def _described(subset: Manifest, distribution: list[mlc.FileObject], record_sets: list[mlc.RecordSet]) -> bytes:
+def _described(subset: Manifest, distribution: Sequence[mlc.FileObject], record_sets: list[mlc.RecordSet]) -> bytes:
     facts = subset.facts_as(SubsetFacts)
+    responsible: dict[str, Any] = dict(_responsible(facts))  # fields of several types
     metadata = mlc.Metadata(
         name=f"dentsight-{subset.kind}",
         description=description(subset),
         license=list(dict.fromkeys(corpus.licence for corpus, _ in facts.by_export.values())),
         url=facts.source.url or None,
-        distribution=distribution,
+        distribution=[*distribution],
         record_sets=record_sets,
-        **_responsible(facts),
+        **responsible,
     )
     return f"{json.dumps(metadata.to_json(), indent=1, default=str)}\n".encode()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -112,10 +112,11 @@ def _shift(key: Key, before: np.ndarray, after: np.ndarray) -> Shift:
 
     if key[0] == "class":
         counts = [[int(own.sum()), int((1 - own).sum())] for own in (before, after)]
-        p, middle = float(stats.fisher_exact(counts).pvalue), (float(before.mean()), float(after.mean()))
+        exact: Any = stats.fisher_exact(counts)
+        p, middle = float(exact.pvalue), (float(before.mean()), float(after.mean()))
         distance = middle[1] - middle[0]
     else:
-        found = stats.ks_2samp(before, after, method="asymp")
+        found: Any = stats.ks_2samp(before, after, method="asymp")
         p, middle = float(found.pvalue), (float(np.median(before)), float(np.median(after)))
         distance = float(found.statistic)
     told = {"before": middle[0], "after": middle[1], "distance": distance, "p": p, "p_holm": p, "alarm": False}

@@ -68,12 +68,12 @@ def stored_traits(store: Store, subset: Manifest, name: str) -> Traits | None:
     sizes = zip(*(wanted.images[side].to_pylist() for side in ("width", "height")), strict=True)
     found = properties_of(store, splits, dict(zip(wanted.images["sha256"].to_pylist(), sizes, strict=True)))
     light = np.array([(own.brightness, own.sharpness) for own in found], float).reshape(-1, 2)
-    return Traits(*light.T, _teeth(whole)[rows], _mixed(whole)[rows])
+    return Traits(light[:, 0], light[:, 1], _teeth(whole)[rows], _mixed(whole)[rows])
 
 
 def _teeth(split: Split) -> np.ndarray:
     """[I] distinct numbers of teeth annotated; −1 where not every tooth was looked for."""
-    known = split.covered[:, : len(TEETH)].all(axis=1)
+    known = np.asarray(split.covered[:, : len(TEETH)].all(axis=1))
     is_tooth = split.category_ids <= len(TEETH)
     rows = np.searchsorted(split.image_ids, split.annotation_image_ids[is_tooth])
     pairs = np.unique(np.stack([rows, split.category_ids[is_tooth]]), axis=1)

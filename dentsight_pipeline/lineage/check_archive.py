@@ -130,7 +130,8 @@ class Check:
         """The value of a document that carries its own digest."""
         if optional and name not in self.files.found:
             return None
-        data = self._bytes(name, name)
+        data: bytes | None = self._bytes(name, name)
+        document: dict[str, JSON] = {}
         try:
             document = json.loads(data or b"")
             text = json.dumps(document["value"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -157,6 +158,7 @@ class Check:
 
     def _follows(self, number: int, data: bytes) -> bool:
         """Whether an entry hangs together with the one before; it is kept when it does."""
+        entry: dict[str, JSON] = {}
         try:
             entry = json.loads(data)
             before = self.heads[-1].partition(":")[2] if self.heads else None
@@ -207,7 +209,7 @@ class Check:
     def _releases(self) -> None:
         """The chain of releases, each by its manifest and statement; the one of the archive says what it holds."""
         newest = self._sealed(f"{STORE}refs/release/head.json") or {}
-        digest, sequence, seen = newest.get("digest"), newest.get("sequence"), set()
+        digest, sequence, seen = newest.get("digest"), newest.get("sequence", 0), set()
         while digest is not None and (said := self._statement(digest)) is not None:
             seen.add(digest)
             if said["sequence"] != sequence:

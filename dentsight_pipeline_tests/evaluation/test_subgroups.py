@@ -63,6 +63,7 @@ def test_teeth_count_only_where_they_were_looked_for(tmp_path: Path) -> None:
     subset = select_conditions(store, normalise_export(store, ingest_export(export.write(), store, request)))
     traits = stored_traits(store, subset, "test")
 
+    assert traits is not None
     assert traits.teeth.tolist() == [32, 1, -1, 1, 0]
     assert traits.mixed.tolist() == [0, 1, 0, 1, 0]
     assert np.isfinite(traits.brightness).all()

@@ -116,9 +116,10 @@ def test_an_invalid_bill_of_materials_is_never_written() -> None:
 
 def test_a_step_records_what_was_installed() -> None:
     """So that a bill of materials made later has a hash and a licence for each package."""
-    found = environment()["installed"]["numpy"]
+    told: Any = environment()
+    found = told["installed"]["numpy"]
 
-    assert found["version"] == environment()["packages"]["numpy"]
+    assert found["version"] == told["packages"]["numpy"]
     assert len(found["record_sha256"]) == 64
     assert "BSD" in found["licence"]
 

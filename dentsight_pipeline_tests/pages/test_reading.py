@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -57,7 +58,8 @@ def test_a_box_is_optional_outlives_a_crash_and_is_written_out(tmp_path: Path) -
     again = reopened(reading)
     assert again.view(A).marks == (("36", "caries", (10.0, 20.0, 5.5, 4.0)),)
     again.finish(A, 0, True)
-    image = again.journal.entries[-1].image
+    last: Any = again.journal.entries[-1]
+    image = last.image
     again.journal.close()
 
     files = write_readings(tmp_path / "s")

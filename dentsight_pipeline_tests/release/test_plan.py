@@ -131,7 +131,7 @@ def test_what_is_otherwise_than_planned_cannot_pass_and_each_clause_is_named(cha
     """Recipe, gates, reading of the data, and subgroups of which nothing was measured."""
     (source,) = planned(chain).sources
     other = msgspec.structs.replace(source, coverage="0" * 64, mapping="0" * 64)
-    policy = PolicyVersion(name="card", version=1, digest="0" * 64)
+    policy: Any = PolicyVersion(name="card", version=1, digest="0" * 64)
     subgroups = ("deciduous",)
     plan = planned(chain, recipes={"v3": "0" * 64}, policy=policy, sources=(other,), subgroups=subgroups)
 

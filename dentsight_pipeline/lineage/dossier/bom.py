@@ -39,7 +39,7 @@ def bom_of(case: Case) -> bytes:
         "version": 1,
         "metadata": {**_made(case), "component": _model(case)},
         "components": components,
-        "dependencies": [{"ref": case.digest, "dependsOn": sorted(part["bom-ref"] for part in components)}],
+        "dependencies": [{"ref": case.digest, "dependsOn": sorted(str(part["bom-ref"]) for part in components)}],
     }
     data = json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
     _require_valid(data)

@@ -83,7 +83,7 @@ class Case:
         return self.checkpoint.facts_as(CheckpointFacts)
 
     @cached_property
-    def recipe(self) -> Mapping[str, Cell]:
+    def recipe(self) -> Mapping[str, Cell | tuple[Cell, ...]]:
         """All its fields."""
         return codec.convert(read_json(self.store, self.checkpoint, RECIPE), dict[str, Cell | tuple[Cell, ...]], RECIPE)
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import boto3
 import psutil
@@ -170,7 +170,8 @@ class Campaign:
         folder = self.folder / f"round-{number}"
         store = open_store(f"s3://{BUCKET}/round-{number}" if self.server else folder / "store")
         ordered = order(store, make_subset(store, {"train": 8, "valid": 4}).digest, folder)
-        arguments = [self.engine.name, store.uri, ordered.task.job.subset, str(folder)]
+        job: Any = ordered.task.job  # a FitJob
+        arguments = [self.engine.name, store.uri, job.subset, str(folder)]
         self._start(arguments)
         for _ in range(KILLS_A_ROUND):
             time.sleep(self.chance.uniform(2, 12))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from msgspec.structs import replace
@@ -37,7 +38,12 @@ from dentsight_pipeline_tests.orchestration.test_concurrency import MlflowServer
 PARTS = ("daemon", "code server", "run worker", "MLflow", "training worker")
 DATASET = "tiny-v1"
 STEPS = 60
-TRAINING = {"image_width": "96", "image_height": "64", "evaluate_every_steps": "30", "max_steps": str(STEPS)}
+TRAINING: dict[str, Any] = {
+    "image_width": "96",
+    "image_height": "64",
+    "evaluate_every_steps": "30",
+    "max_steps": str(STEPS),
+}
 
 
 @dataclass

@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--pretraining-steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=1000, help="phantom images of each corpus of `recipes`")
     parser.add_argument("--variant", nargs="*", default=[], help="field=value,…: v3's way with these fields, too")
+    parser.add_argument("--keep-start", action="store_true", help="`coverage` from smoke's start, not from nothing")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--sources", type=int, help="training sources of the real arena; all by default")
     given = parser.parse_args()
@@ -168,7 +169,7 @@ def hide_labels(given: argparse.Namespace, store: Store) -> None:
     whole = arena.phantoms(store, given.images)
     steps = given.steps or 500
     length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": max(1, steps // 4), "seed": given.seed}
-    recipe = recipes.named("smoke").override({**arena.FROM_NOTHING, **length})
+    recipe = recipes.named("smoke").override({**({} if given.keep_start else arena.FROM_NOTHING), **length})
     truth = ground_truth_of(read_split(store, whole, "test"))
     subsets = {"full": whole, "declared": hidden(store, whole, True), "undeclared": hidden(store, whole, False)}
     first = None

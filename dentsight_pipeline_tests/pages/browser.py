@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
@@ -100,10 +101,17 @@ def text(driver: WebDriver, selector: str) -> str:
 
 
 def wait(driver: WebDriver, selector: str, said: str) -> None:
-    """Until an element says something."""
-    WebDriverWait(driver, SECONDS).until(
-        lambda d: said in text(d, selector), f"{selector} never said {said!r}: {text(driver, selector)!r}"
-    )
+    """Until an element is there and says something."""
+    seen: list[str] = []
+
+    def says(page: WebDriver) -> bool:
+        seen.append(text(page, selector))
+        return said in seen[-1]
+
+    try:
+        WebDriverWait(driver, SECONDS).until(says)
+    except TimeoutException as error:
+        raise AssertionError(f"{selector} never said {said!r}, at last {seen[-1:]}") from error
 
 
 ENTER = Keys.ENTER

@@ -80,10 +80,10 @@ def sign_plan(store: Store, plan: Plan, policy: Policy, private_key: Path, start
         ConfigurationError: Its policy lets a model fall behind by more than its margin, or its approvals ask for less
             than they seem to.
     """
-    if wide := [gate.id for gate in policy.gates if gate.operator == ">" and -gate.floor > plan.margin]:
+    if wide := {gate.id: -gate.floor for gate in policy.gates if gate.operator == ">" and -gate.floor > plan.margin}:
         raise ConfigurationError(
             f"The margin is {plan.margin:g}, but {', '.join(wide)} of policy {policy.name!r} let a model fall behind "
-            "by more. Give a wider --margin, or a policy with a narrower one."
+            f"by more. Give --margin {max(wide.values()):g}, or a policy with a narrower one."
         )
     if plan.approvals and (problem := rule_problem(plan.approvals)):
         raise ConfigurationError(f"The approvals cannot be meant: {problem}. Name different people with --approver.")

@@ -318,6 +318,9 @@ def plan(
     data: Annotated[list[str], typer.Option(help="Dataset key or subset that will be trained on; repeatable.")],
     recipe: Annotated[list[str], typer.Option(help="Named recipe that may be trained; repeatable.")],
     by: Annotated[str, typer.Option(help="Who plans.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value of the recipes; repeatable.")
+    ] = None,
     policy: Annotated[str, typer.Option(help="card, partial-labels, phantom, or a policy file.")] = "card",
     subgroup: Annotated[list[str] | None, typer.Option(help="Subgroup that must be shown; repeatable.")] = None,
     margin: Annotated[float, typer.Option(min=0, help="The most that a gate may let a model fall behind.")] = 0.05,
@@ -331,7 +334,9 @@ def plan(
     """Sign policy, recipes, data, subgroups and margin before a training; `run --plan` holds the release to them."""
     from dentsight_pipeline.commands import planning
 
-    asked = planning.PlanRequest(data, recipe, by, policy, subgroup or [], margin, approver or [], approvals, title)
+    asked = planning.PlanRequest(
+        data, recipe, by, policy, subgroup or [], margin, approver or [], approvals, title, overrides or []
+    )
     planning.plan(asked, as_json)
 
 

@@ -1,6 +1,7 @@
 """`dentsight plan` and `approve`: what is said before a training, and who signs before a release."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class PlanRequest:
     approvers: list[str] | tuple[str, ...] = ()
     approvals: int = 2
     title: str = ""
+    overrides: list[str] | tuple[str, ...] = ()
 
 
 def plan(request: PlanRequest, as_json: bool) -> None:
@@ -57,7 +59,7 @@ def make_plan(workspace: Workspace, request: PlanRequest) -> Planned:
         title=request.title or f"{', '.join(request.data)} × {', '.join(request.recipes)}",
         by=request.by,
         policy=PolicyVersion(name=policy.name, version=policy.version, digest=policy.digest),
-        recipes=_recipes(request.recipes),
+        recipes=_recipes(request.recipes, fields(request.overrides, "--set")),
         sources=tuple(source for subset in subsets for source in plans.sources_of(workspace.store, subset)),
         subgroups=tuple(request.subgroups),
         margin=request.margin,
@@ -68,12 +70,12 @@ def make_plan(workspace: Workspace, request: PlanRequest) -> Planned:
     return Planned(plan=manifest.digest, entry=str(entry), content=made)
 
 
-def _recipes(names: list[str]) -> dict[str, str]:
+def _recipes(names: list[str], overrides: Mapping[str, str]) -> dict[str, str]:
     from dentsight_pipeline.training import recipe as recipes
 
     if unknown := [name for name in names if name not in RECIPES]:
         raise ConfigurationError(f"{unknown[0]!r} is no recipe; there are {', '.join(RECIPES)}. Choose with --recipe.")
-    return {name: recipes.named(name).digest for name in names}
+    return {name: recipes.named(name).override(overrides).digest for name in names}
 
 
 def _rule(request: PlanRequest) -> ApprovalRule | None:

@@ -155,6 +155,26 @@ def _proven_images(store: Store, manifest: Manifest) -> frozenset[str]:
     )
 
 
+def images_as_expected(
+    store: Store, current: Manifest, previous: Manifest | None, previous_key: str = ""
+) -> CheckOutcomeFacts:
+    """No property of the new images, or of their labels, has drifted from the training data of the version before.
+
+    Args:
+        store: Where both are.
+        current: A subset.
+        previous: The subset of the version before, or None when this is the first.
+        previous_key: Its dataset key, for the summary.
+    """
+    if previous is None:
+        return _outcome(images_as_expected, True, "The first version of this dataset: nothing to compare with.", [])
+    from dentsight_pipeline.data import drift
+
+    found = drift.drift_between(drift.stored_sample(store, current), *drift.training_data_of(store, previous))
+    rows = [codec.plain(shift) for shift in found.shifts]
+    return _outcome(images_as_expected, not found.drifted, f"Against {previous_key}: {drift.summary_of(found)}", rows)
+
+
 def class_counts_as_expected(current: Manifest, previous: Manifest | None, previous_key: str = "") -> CheckOutcomeFacts:
     """Classes of this version against the version before: new, vanished or strongly shifted ones.
 

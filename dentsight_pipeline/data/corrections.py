@@ -23,15 +23,19 @@ from dentsight_pipeline.documents.annotations import ANNOTATIONS, Split, table_o
 from dentsight_pipeline.documents.codec import pretty, write
 from dentsight_pipeline.documents.facts import LabelCorrectionsFacts, SplitsFacts
 from dentsight_pipeline.documents.names import Asset, Kind
-from dentsight_pipeline.documents.review import CORRECTIONS_FILE, Correction, Corrections, corrections_ref
+from dentsight_pipeline.documents.review import (
+    CORRECTIONS_FILE,
+    OUTCOMES_FILE,
+    Correction,
+    Corrections,
+    corrections_ref,
+)
 from dentsight_pipeline.documents.teeth import Box
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-OUTCOMES_FILE = "corrections.json"
-"""Of corrected splits: each correction with what became of it."""
 SAME_BOX_IOU = 0.9
 """From this overlap on a box is the one that was reviewed: Roboflow floors x and y anew in every version."""
 CORRECTED = "(corrected)"

@@ -16,10 +16,8 @@ import msgspec
 import numpy as np
 
 from dentsight_pipeline.data.splits import images_file, read_split, read_splits, read_stored
-from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.drift import Drift, Shift
-from dentsight_pipeline.documents.facts import CheckOutcomeFacts
 from dentsight_pipeline.documents.names import Asset
 
 if TYPE_CHECKING:
@@ -212,29 +210,6 @@ def training_data_of(store: Store, subset: Manifest, predictions: Manifest | Non
     learnt = np.isin(every.images, read_split(store, subset, "train").images["sha256"].to_pylist())
     columns = {key: np.where(learnt | (key[0] == "score"), own, np.nan) for key, own in every.columns.items()}
     return replace(every, name=f"the train split of {every.name}", columns=columns), images
-
-
-def images_as_expected(
-    store: Store, current: Manifest, previous: Manifest | None, previous_key: str = ""
-) -> CheckOutcomeFacts:
-    """No property of the new images, or of their labels, has drifted from the training data of the version before.
-
-    Args:
-        store: Where both are.
-        current: A subset.
-        previous: The subset of the version before, or None when this is the first.
-        previous_key: Its dataset key, for the summary.
-    """
-    told = {"check": images_as_expected.__name__, "blocking": False}
-    if previous is None:
-        return CheckOutcomeFacts(**told, passed=True, summary="The first version of this dataset: nothing to compare.")
-    found = drift_between(stored_sample(store, current), *training_data_of(store, previous))
-    return CheckOutcomeFacts(
-        **told,
-        passed=not found.drifted,
-        summary=f"Against {previous_key}: {summary_of(found)}",
-        rows=tuple(plain(shift) for shift in found.shifts),
-    )
 
 
 def summary_of(found: Drift) -> str:

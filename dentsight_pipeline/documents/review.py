@@ -11,6 +11,8 @@ from dentsight_pipeline.documents.codec import Document, write
 from dentsight_pipeline.documents.teeth import Box
 
 QUEUE_FILE, DECISIONS_FILE, CORRECTIONS_FILE = "review.json", "decisions.jsonl", "corrections.json"
+OUTCOMES_FILE = "corrections.json"
+"""Of corrected splits: each correction with what became of it."""
 SuspectKind = Literal["missed", "spurious", "class", "place"]
 Verb = Literal["accept", "reject", "edit", "skip", "undo"]
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dentsight_pipeline.data.corrections import OUTCOMES_FILE
 from dentsight_pipeline.documents.facts import LabelCorrectionsFacts, SplitsFacts
 from dentsight_pipeline.documents.lineage import AuditResult, Code
 from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.review import OUTCOMES_FILE
 from dentsight_pipeline.errors import IntegrityError
 from dentsight_pipeline.lineage.events import CrossCheck, Event, cross_check
 from dentsight_pipeline.lineage.fit import misfits

@@ -53,13 +53,11 @@ def _drift_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=subset, partitions_def=datasets)
     def images_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
         """No property of the new images, or of their labels, has drifted from the version before."""
-        from dentsight_pipeline.data import drift
-
         key = context.partition_key
         current = workspace.latest(context, name, key)
         before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
         previous = workspace.latest_or_none(context, name, before) if before else None
-        found = drift.images_as_expected(workspace.store, current, previous, before or "")
+        found = checks.images_as_expected(workspace.store, current, previous, before or "")
         return metadata.check_result(found)
 
     return images_as_expected

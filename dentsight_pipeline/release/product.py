@@ -50,10 +50,12 @@ def chain_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
     return dict(zip(map(str, ASSETS_BELOW), (evaluation, predictions, checkpoint, subset), strict=True))
 
 
-def study_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
-    """The newest reader study of the model behind an evaluation, by its asset's name; empty when none was made."""
+def beside(store: Store, evaluation: Manifest, plan: str | None) -> dict[str, Manifest]:
+    """What a verdict reads beside its chain, by asset: the newest reader study of the model, and the plan; either may
+    be absent."""
     value = store.read_ref(reader_agreement_ref(evaluation.digest))
-    return {Asset.READER_AGREEMENT: store.get_manifest(value["reader_agreement"])} if value else {}
+    named = {Asset.READER_AGREEMENT: value["reader_agreement"] if value else None, Asset.PLAN: plan}
+    return {asset: store.get_manifest(digest) for asset, digest in named.items() if digest}
 
 
 def overrides_of(given: Mapping[str, str]) -> tuple[Override, ...]:

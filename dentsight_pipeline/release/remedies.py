@@ -12,8 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-from scipy.special import ndtri
+from statistics import NormalDist
 
 from dentsight_pipeline.documents.evaluation import MACRO, EvaluationDocument, Population
 from dentsight_pipeline.documents.policy import Gate, Policy
@@ -23,7 +22,7 @@ from dentsight_pipeline.release.wording import interval_text, number_text
 
 POWER = 0.8
 """How often so many more sources would decide, if the true figure is the one that was measured."""
-_SPARE = float((ndtri(0.95) + ndtri(POWER)) / ndtri(0.95))  # half-widths between point and bound
+_SPARE = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf(0.95)  # half-widths between point and bound
 _MOST = 100
 """Times as many sources as there are: beyond that no data is the remedy."""
 _APART = 0.1

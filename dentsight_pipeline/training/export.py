@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from dentsight_pipeline.documents.commands import OnnxExport
 from dentsight_pipeline.errors import ConfigurationError, TrainingError
-from dentsight_pipeline.phantom.drawing import draw
-from dentsight_pipeline.phantom.mouth import sample_mouth
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training import model as models
@@ -183,6 +181,9 @@ def describe_onnx(checkpoint: Path, onnx: Path, progress: Progress | None = None
 @torch.no_grad()
 def _differences(detector: Detector, session: Any, progress: Progress | None) -> tuple[float, float]:
     """The largest difference of a logit, and of a box."""
+    from dentsight_pipeline.phantom.drawing import draw  # no worker's business
+    from dentsight_pipeline.phantom.mouth import sample_mouth
+
     worst, asked = np.zeros(2), detector.preprocessing
     for number in range(PARITY_IMAGES):
         random = np.random.default_rng(number)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dentsight_pipeline.cli import app
-from dentsight_pipeline.data.drift import Key, Sample, drift_between, images_as_expected, stored_sample
+from dentsight_pipeline.data.checks import images_as_expected
+from dentsight_pipeline.data.drift import Key, Sample, drift_between, stored_sample
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.intake.ingest import ingest_export

@@ -198,7 +198,7 @@ def test_a_verdict_whose_plan_was_swapped_is_found_by_the_audit(chain: Chain) ->
 
 def test_a_margin_that_the_policy_exceeds_is_refused(chain: Chain) -> None:
     """A plan that promises less than its gates allow."""
-    with pytest.raises(ConfigurationError, match=r"The margin is 0\.001, but .* let a model fall behind by more. Give --margin 0"):
+    with pytest.raises(ConfigurationError, match=r"The margin is 0\.001, but .* by more. Give --margin 0"):
         signed(chain, planned(chain, margin=0.001))
 
 

@@ -66,9 +66,7 @@ def release_report(step: Step[ReportConfig]) -> dg.MaterializeResult:
     chain = step.reads(product.chain_of(step.store, step.read(class_metrics)))
     policy, overrides = load_policy(step.config.policy), step.config.overrides
     state = champion.state(step.store, chain[Asset.CONDITION_SUBSET])
-    chain = {**chain, **step.reads(product.study_of(step.store, chain[Asset.CLASS_METRICS]))}
-    if step.config.plan:
-        chain = {**chain, **step.reads({Asset.PLAN: step.store.get_manifest(step.config.plan)})}
+    chain = {**chain, **step.reads(product.beside(step.store, chain[Asset.CLASS_METRICS], step.config.plan))}
     title = f"{step.dataset} × {step.recipe}"
     config = {"policy": policy.digest, "overrides": overrides, "champion": state, "title": title}
     make = partial(_judge, step, chain, policy, product.overrides_of(overrides), title)

@@ -81,7 +81,7 @@ def test_a_person_can_follow_the_progress(finished_cell: FinishedCell) -> None:
 
 
 CODE_VERSIONS = {
-    "class_metrics": "3",
+    "class_metrics": "4",
     "normalized_splits": "2",
     "raw_export": "2",
     "release_report": "3",

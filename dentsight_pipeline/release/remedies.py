@@ -220,7 +220,7 @@ def _labels(of: _Missed) -> Remedy | None:
     if ceiling.high < row.floor:
         told = f"have the labels of {row.condition} reviewed (`dentsight review`): they allow {allowed} only."
         return of.remedy("labels", told, **figures, value=row.value)
-    if row.value is not None and ceiling.value is not None and row.value >= ceiling.value:
+    if row.value is not None and ceiling.value is not None and ceiling.value <= row.value < row.floor:
         told = f"have the labels of {row.condition} reviewed (`dentsight review`): they allow {allowed}, and the model "
         return of.remedy("labels", f"{told}is there with {number_text(row.value)}.", **figures, value=row.value)
     return None

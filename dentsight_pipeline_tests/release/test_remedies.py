@@ -75,6 +75,15 @@ def test_labels_come_before_data_where_they_set_the_limit(evaluation, policy, he
         assert remedy.figures["ceiling_high"] == 0.26
 
 
+def test_labels_are_no_remedy_where_the_floor_is_reached_already(evaluation, policy, healthy):
+    """A model above floor and ceiling that lacks test sources needs sources: the demo's calculus was told otherwise."""
+    bounds = {"value": 0.3, "low": 0.2, "high": 0.4}
+    ceiling = {"class": "caries", "pairs": 60, "sources": 60, "boxes": 300, "ap": bounds}
+    ceiling |= {name: {} for name in ("f1", "f1_75", "kappa_by_tooth", "ap50")}
+
+    assert _remedy(_with(evaluation, UNDECIDED, label_ceilings=[ceiling]), policy, healthy).kind == "test data"
+
+
 def test_small_boxes_that_are_most_of_the_miss_ask_for_resolution(evaluation, policy, healthy):
     """The same misses spread over all sizes do not."""
 

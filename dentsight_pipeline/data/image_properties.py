@@ -22,6 +22,8 @@ from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.threads import map_in_threads
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dentsight_pipeline.data.stored_images import Originals
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
@@ -89,6 +91,14 @@ def _read(store: Store, digest: str) -> dict[str, ImageProperties]:
     except DataError:  # lost or damaged: they are measured again
         return {}
     return {sha256: ImageProperties(*own) for sha256, own in told.items()}
+
+
+def properties_by_row(store: Store, splits: Manifest, images: pa.Table) -> list[ImageProperties]:
+    """As `properties_of`, of each row of a table of images: a picture of two exports is two images."""
+    digests, *sides = (images[name].to_pylist() for name in ("sha256", "width", "height"))
+    sizes = dict(zip(digests, zip(*sides, strict=True), strict=True))
+    found = dict(zip(sizes, properties_of(store, splits, sizes), strict=True))
+    return [found[sha256] for sha256 in digests]
 
 
 def properties_of(store: Store, splits: Manifest, images: Mapping[str, tuple[int, int]]) -> list[ImageProperties]:

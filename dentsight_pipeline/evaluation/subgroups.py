@@ -56,7 +56,7 @@ class Traits:
 def stored_traits(store: Store, subset: Manifest, name: str) -> Traits | None:
     """The traits of the images of one split of a subset, from the pictures and from the labels of all classes; None
     where the splits that it was taken from lack it."""
-    from dentsight_pipeline.data.image_properties import properties_of
+    from dentsight_pipeline.data.image_properties import properties_by_row
     from dentsight_pipeline.data.splits import read_split, split_names
     from dentsight_pipeline.documents.names import Asset
 
@@ -65,8 +65,7 @@ def stored_traits(store: Store, subset: Manifest, name: str) -> Traits | None:
         return None
     whole, wanted = read_split(store, splits, name), read_split(store, subset, name)
     rows = np.searchsorted(whole.image_ids, wanted.image_ids)
-    sizes = zip(*(wanted.images[side].to_pylist() for side in ("width", "height")), strict=True)
-    found = properties_of(store, splits, dict(zip(wanted.images["sha256"].to_pylist(), sizes, strict=True)))
+    found = properties_by_row(store, splits, wanted.images)
     light = np.array([(own.brightness, own.sharpness) for own in found], float).reshape(-1, 2)
     return Traits(light[:, 0], light[:, 1], _teeth(whole)[rows], _mixed(whole)[rows])
 

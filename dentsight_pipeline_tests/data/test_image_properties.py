@@ -6,10 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from dentsight_pipeline.data import image_properties
-from dentsight_pipeline.data.image_properties import measure, properties_of
+from dentsight_pipeline.data.image_properties import measure, properties_by_row, properties_of
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -56,3 +57,15 @@ def test_ingestion_measures_each_image_and_nobody_looks_at_it_again(
     assert len(found) == len(wanted) > 1
     assert found == remeasured == known
     assert len(again) == len(wanted)
+
+
+def test_a_picture_that_is_there_twice_is_told_for_each_of_its_rows(tmp_path: Path) -> None:
+    """Two exports share pictures, byte for byte: columns that were shorter than the images belonged to others."""
+    store = open_store(tmp_path / "store")
+    splits = normalise_export(store, ingest_export(whole_export(tmp_path / "export").write(), store))
+    images = read_split(store, splits, "train").images
+
+    once, twice = (properties_by_row(store, splits, table) for table in (images, pa.concat_tables([images, images])))
+
+    assert len(once) == len(images)
+    assert twice == [*once, *once]

@@ -118,10 +118,10 @@ def predict(request: PredictRequest, as_json: bool) -> None:
 
 
 def _refuse_what_has_no_sr(xrays: Sequence[Path]) -> None:
-    from dentsight_pipeline.data.dicom import is_dicom
+    from dentsight_pipeline.data.dicom import is_dicom_file
 
     for path in xrays:
-        if path.is_file() and not is_dicom(path.read_bytes()):
+        if path.is_file() and not is_dicom_file(path):
             raise ConfigurationError(f"{path} is no DICOM file, and an SR refers to one. Leave --sr or that file out.")
 
 

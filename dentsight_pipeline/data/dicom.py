@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,12 @@ class DicomError(DataError):
 def is_dicom(data: bytes) -> bool:
     """Whether bytes begin as a DICOM file does, with or without its preamble."""
     return data[128:132] == b"DICM" or (data[:2] in _BEGINNINGS and data[3:4] == b"\0")
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file begins as a DICOM file does; no more of it is read."""
+    with path.open("rb") as opened:
+        return is_dicom(opened.read(132))
 
 
 @cache

@@ -8,12 +8,13 @@ everything differs a little, so an alarm also needs a difference that is worth l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from dentsight_pipeline.data.splits import images_file, read_split, read_splits, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
@@ -123,11 +124,22 @@ def _shift(key: Key, before: np.ndarray, after: np.ndarray) -> Shift:
 
 def _corrected(shifts: list[Shift]) -> list[Shift]:
     """The least likely first, with Holm's correction and the alarms."""
-    corrected, least = [], 0.0
-    for rank, shift in enumerate(sorted(shifts, key=lambda own: own.p)):
-        least = max(least, min(1.0, shift.p * (len(shifts) - rank)))
-        alarm = least <= ALARM and _is_worth_a_look(shift)
-        corrected.append(msgspec.structs.replace(shift, p_holm=least, alarm=alarm))
+    ordered = sorted(shifts, key=lambda own: own.p)
+    corrected = [p or 0.0 for p in holm([shift.p for shift in ordered])]  # each has a chance
+    return [
+        msgspec.structs.replace(shift, p_holm=p, alarm=p <= ALARM and _is_worth_a_look(shift))
+        for shift, p in zip(ordered, corrected, strict=True)
+    ]
+
+
+def holm(chances: Sequence[float | None]) -> list[float | None]:
+    """Chances corrected so that the smallest is below α by chance in no more than α of all reports (Holm 1979)."""
+    asked = [place for place, chance in enumerate(chances) if chance is not None]
+    corrected: list[float | None] = [None] * len(chances)
+    least = 0.0
+    for rank, place in enumerate(sorted(asked, key=lambda at: chances[at] or 0.0)):
+        least = max(least, min(1.0, (chances[place] or 0.0) * (len(asked) - rank)))
+        corrected[place] = least
     return corrected
 
 
@@ -143,29 +155,19 @@ def _is_worth_a_look(shift: Shift) -> bool:
 
 def stored_sample(store: Store, subset: Manifest, predictions: Manifest | None = None) -> Sample:
     """The images of a subset, with the scores of a model where it predicted them."""
-    from dentsight_pipeline.data.image_properties import properties_of
+    from dentsight_pipeline.data.image_properties import properties_by_row
 
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
     parts = list(read_splits(store, subset).values())
-    each: list[dict[Key, np.ndarray]] = []
-    for split in parts:
-        sizes = zip(*(split.images[side].to_pylist() for side in ("width", "height")), strict=True)
-        images = dict(zip(split.images["sha256"].to_pylist(), sizes, strict=True))
-        own = dict(zip(images, properties_of(store, splits, images), strict=True))
-        found = [own[sha256] for sha256 in split.images["sha256"].to_pylist()]
-        widths = split.images["width"].to_numpy().astype(float)
-        each.append({**picture_columns(widths, found), **_classes(split), **_scores(store, split, predictions)})
-    keys = dict.fromkeys(key for columns in each for key in columns)
-    lengths = [len(split.images) for split in parts]
-    columns = {
-        key: np.concatenate([own.get(key, np.full(n, np.nan)) for own, n in zip(each, lengths, strict=True)])
-        for key in keys
-    }
-    images, sources = (
-        np.array([value for split in parts for value in split.images[name].to_pylist()], dtype=np.str_)
-        for name in ("sha256", "source_group")
-    )
-    return Sample(f"{subset.kind} {subset.digest[:12]}", images, sources, columns)
+    images = pa.concat_tables([split.images for split in parts])
+    widths = images["width"].to_numpy().astype(float)
+    columns = picture_columns(widths, properties_by_row(store, splits, images))
+    each = [{**_classes(split), **_scores(store, split, predictions)} for split in parts]
+    for key in dict.fromkeys(key for own in each for key in own):
+        unknown = (np.full(len(split.images), np.nan) for split in parts)
+        columns[key] = np.concatenate([own.get(key, nothing) for own, nothing in zip(each, unknown, strict=True)])
+    digests, sources = (np.array(images[name].to_pylist(), dtype=np.str_) for name in ("sha256", "source_group"))
+    return Sample(f"{subset.kind} {subset.digest[:12]}", digests, sources, columns)
 
 
 def picture_columns(widths_px: np.ndarray, found: list[ImageProperties]) -> dict[Key, np.ndarray]:

@@ -84,7 +84,7 @@ class Decision(Document, frozen=True, kw_only=True, tag="decision"):
     """A name typed in, no account."""
     suspect: int
     """Its place in the queue, from 0."""
-    verb: Literal["accept", "reject", "edit", "skip", "undo", "answer"]
+    verb: Verb | Literal["answer"]
     """`accept`: the label is wrong as proposed; `edit`: it is wrong, and becomes what is said here; `answer`: the whole
     image was decided in another tool, which its own line tells."""
     class_name: str | None = field(name="class", default=None)

@@ -321,7 +321,6 @@ def _assembled(
     subgroups, unknown = by_subgroup(counted, given.traits, given.truth.image_sizes_px[:, 0], *drawn_by)
     typed = errors_by_type.classify(given.truth, given.found, gated.matches, _floor(gated.operating.best_f1))
     shown = errors_by_type.Shown(given.truth, given.found, typed, gated.operating.best_f1)
-    hit = errors_by_type.found_at(gated.matches, gated.operating.best_f1, len(given.truth.class_index))
     rows = (*(row for own in measured.values() for row in own.measurements), *tier2_rows)
     document = EvaluationDocument(
         schema=SCHEMA,
@@ -338,7 +337,7 @@ def _assembled(
         bootstrap=_bootstrap_facts(given),
         **tier2,
         errors=shown.count_by_type(gated.images),
-        found_by_size=errors_by_type.found_by_size(given.truth, hit, gated.images),
+        found_by_size=errors_by_type.found_by_size(given.truth, gated.hit, gated.images),
         confusion=shown.confusion_matrix(gated.images),
         score_floor=typed.floor,
         sample_sizes=sample_sizes(rows, measured[gated.name].part),

@@ -100,6 +100,11 @@ class Gated:
         """[K] on the population's images."""
         return [matches.subset(self.images) for matches in self.matches]
 
+    @cached_property
+    def hit(self) -> np.ndarray:
+        """[annotations] whether a box is shown at the operating threshold."""
+        return errors_by_type.found_at(self.matches, self.operating.best_f1, len(self.truth.class_index))
+
     def row(self, metric: str, name: str, measured: Interval, n: int, units: int, note: str = "") -> Measurement:
         """One measurement on this population."""
         return measurement(metric, name, self.name, measured, n, units, note)
@@ -286,8 +291,7 @@ def _agreement(of: Gated, name: str, counts: MirrorCounts) -> tuple[CountedBound
 
 
 def _sides(of: Gated) -> dict[str, tuple[SideRecall, Measurement]]:
-    hit = errors_by_type.found_at(of.matches, of.operating.best_f1, len(of.truth.class_index))
-    counts = {name: consistency.side_counts(of.truth, k, hit).subset(of.images) for k, name in enumerate(of.classes)}
+    counts = {name: consistency.side_counts(of.truth, k, of.hit).subset(of.images) for k, name in enumerate(of.classes)}
     counts[ALL_CLASSES] = consistency.total(counts.values())
     return {name: _side_recall(of, name, own) for name, own in counts.items()}
 

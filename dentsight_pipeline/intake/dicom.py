@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dentsight_pipeline.data.dicom import MODALITIES, DicomError, is_dicom, read_header
+from dentsight_pipeline.data.dicom import MODALITIES, DicomError, is_dicom_file, read_header
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.paths import refuse_unsafe_path
 from dentsight_pipeline.intake.records import is_image
@@ -66,9 +66,8 @@ def _listed(index: Path) -> list[Path]:
 
 def _is_xray(file: Path, others: Counter[str]) -> bool:
     """Whether a file is an image that may be an X-ray; DICOM of other modalities is counted in `others`."""
-    with file.open("rb") as opened:
-        if not is_dicom(opened.read(132)):
-            return is_image(file.name)
+    if not is_dicom_file(file):
+        return is_image(file.name)
     modality = str(read_header(file.read_bytes()).get("Modality", "unnamed"))
     if modality not in MODALITIES:
         others[modality] += 1

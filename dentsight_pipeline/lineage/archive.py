@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +22,17 @@ from pathlib import Path
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.facts import ReleaseFacts
-from dentsight_pipeline.documents.names import Kind
-from dentsight_pipeline.errors import ConfigurationError, IntegrityError, ReleaseError, StorageError
+from dentsight_pipeline.documents.release import ChainedRelease
+from dentsight_pipeline.errors import IntegrityError, ReleaseError, StorageError
 from dentsight_pipeline.lineage import check_archive
+from dentsight_pipeline.lineage.releases import require_release
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.lineage.walk import Walk, name_of, walk
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.release import champion, statement
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store import log as logs
+from dentsight_pipeline.store.files import made_whole
 from dentsight_pipeline.store.manifest import Entry
 from dentsight_pipeline.store.names import manifest_key, object_key, record_key, ref_key
 from dentsight_pipeline.store.objects import Store
@@ -79,9 +80,9 @@ class Contents:
         return found
 
     @cached_property
-    def releases(self) -> tuple[str, ...]:
-        """Digests of all releases of the store, oldest first."""
-        return tuple(item.digest for item in statement.verify_chain(self.store))
+    def releases(self) -> dict[str, ChainedRelease]:
+        """All releases of the store by digest, oldest first."""
+        return {item.digest: item for item in statement.verify_chain(self.store)}
 
     @property
     def images(self) -> list[Entry]:
@@ -115,7 +116,7 @@ class Contents:
         return canonical.seal(about, "An archive")
 
     def _references(self) -> Iterator[tuple[str, bytes]]:
-        newest = statement.verify_chain(self.store)[-1]
+        newest = list(self.releases.values())[-1]
         values = {logs.HEAD_REF: plain(self.log.head), statement.HEAD_REF: plain(newest)}
         if kept := self.store.read_ref(champion.CHAMPION_REF):
             values[champion.CHAMPION_REF] = kept
@@ -157,9 +158,7 @@ def contents_of(store: Store, digest: str, public_key: Path) -> Contents:
         ConfigurationError: It is no release.
         ReleaseError: It is not intact as it is: manifests, records, log, signature or verdict.
     """
-    kind = store.get_manifest(digest).kind
-    if kind != Kind.RELEASE:
-        raise ConfigurationError(f"{digest[:12]} is a {kind}. Give a release: its digest, folder, or `release`.")
+    require_release(store, digest)
     result = audit(store, digest, Evidence(public_key=public_key), bytes_of="top")
     if not result.intact:
         raise ReleaseError(f"Release {digest[:12]} is not intact, so nothing was archived: {result.findings[0]}")
@@ -182,23 +181,15 @@ def write_archive(contents: Contents, out: Path, progress: Progress | None = Non
         IntegrityError: An object is missing or was changed; the message says which.
         StorageError: The disk refused, or what was written does not verify.
     """
-    if out.exists() or out.is_symlink():
-        raise ConfigurationError(f"{out} exists; an archive is never written over anything. Give a new name.")
     say = progress or (lambda stage, done, total: None)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with made_whole(out) as new:
         _require_room(contents, out.parent)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as folder:
-            new = Path(folder) / out.name
-            files = (_into_tar if out.suffix == ".tar" else _into_folder)(contents, new, say)
-            found = check_archive.check(new)
-            if found.findings or not found.signed:
-                problem = [*found.findings, "its signature."][0]
-                raise StorageError(f"What was written does not verify: {problem} Try again.")
-            os.sync()
-            new.rename(out)
-    except OSError as error:
-        raise StorageError(f"Cannot write {out}: {error.strerror or error}. Nothing half-written was kept.") from error
+        files = (_into_tar if out.suffix == ".tar" else _into_folder)(contents, new, say)
+        found = check_archive.check(new)
+        if found.findings or not found.signed:
+            problem = [*found.findings, "its signature."][0]
+            raise StorageError(f"What was written does not verify: {problem} Try again.")
+        os.sync()
     return files
 
 

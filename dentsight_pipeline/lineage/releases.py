@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dentsight_pipeline.documents.names import Asset, Kind
-from dentsight_pipeline.errors import DataError, IntegrityError, SignatureError
+from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, SignatureError
 from dentsight_pipeline.lineage.events import holds
 from dentsight_pipeline.lineage.walk import Walk, name_of
 from dentsight_pipeline.release import champion, statement
@@ -91,6 +91,17 @@ def newest_release(store: Store) -> str | None:
     except (DataError, KeyError):
         return None
     return newest.digest if newest else None
+
+
+def require_release(store: Store, digest: str) -> None:
+    """Refuses another product where a release is asked for.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    kind = store.get_manifest(digest).kind
+    if kind != Kind.RELEASE:
+        raise ConfigurationError(f"{digest[:12]} is a {kind}. Give a release: its digest, folder, or `release`.")
 
 
 def cut_off(store: Store, log: logs.LogReading, noted_heads: Iterable[str]) -> Iterator[str]:

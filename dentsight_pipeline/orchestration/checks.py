@@ -4,6 +4,8 @@ A check judges exactly the bytes that its run materialised. Blocking here stops 
 every consumer asks for the same outcomes again (`data.checks.require`, `orchestration/assets/release.py`).
 """
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from dentsight_pipeline.data import checks
@@ -13,6 +15,9 @@ from dentsight_pipeline.orchestration.assets.release import released_model
 from dentsight_pipeline.orchestration.assets.training import tooth_checkpoint, trained_checkpoint
 from dentsight_pipeline.orchestration.partitions import cells, datasets
 from dentsight_pipeline.orchestration.resources import Workspace
+
+if TYPE_CHECKING:
+    from dentsight_pipeline.store.manifest import Manifest
 
 
 def _data_check(asset: dg.AssetsDefinition, check: checks.Check) -> dg.AssetChecksDefinition:
@@ -37,13 +42,19 @@ def _class_counts_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition
     @dg.asset_check(asset=subset, partitions_def=datasets)
     def class_counts_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
         """No class is new, vanished or strongly shifted against the version before."""
-        key = context.partition_key
-        current = workspace.latest(context, name, key)
-        before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
-        previous = workspace.latest_or_none(context, name, before) if before else None
-        return metadata.check_result(checks.class_counts_as_expected(current, previous, before or ""))
+        return metadata.check_result(checks.class_counts_as_expected(*_with_previous(context, workspace, name)))
 
     return class_counts_as_expected
+
+
+def _with_previous(
+    context: dg.AssetCheckExecutionContext, workspace: Workspace, name: str
+) -> "tuple[Manifest, Manifest | None, str]":
+    """A dataset's subset, that of the version before, None where it is the first, and that version's key."""
+    key = context.partition_key
+    before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
+    previous = workspace.latest_or_none(context, name, before) if before else None
+    return workspace.latest(context, name, key), previous, before or ""
 
 
 def _drift_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
@@ -53,11 +64,7 @@ def _drift_check(subset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=subset, partitions_def=datasets)
     def images_as_expected(context: dg.AssetCheckExecutionContext, workspace: Workspace) -> dg.AssetCheckResult:
         """No property of the new images, or of their labels, has drifted from the version before."""
-        key = context.partition_key
-        current = workspace.latest(context, name, key)
-        before = checks.previous_key(key, list(context.instance.get_dynamic_partitions("dataset")))
-        previous = workspace.latest_or_none(context, name, before) if before else None
-        found = checks.images_as_expected(workspace.store, current, previous, before or "")
+        found = checks.images_as_expected(workspace.store, *_with_previous(context, workspace, name))
         return metadata.check_result(found)
 
     return images_as_expected

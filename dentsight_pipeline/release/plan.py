@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dentsight_pipeline.documents.codec import pretty, read
+from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.evaluation import NOT_KNOWN
 from dentsight_pipeline.documents.facts import CheckpointFacts, PlanFacts, SubsetFacts
 from dentsight_pipeline.documents.lineage import Began, Record
@@ -21,7 +21,7 @@ from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.release.envelope import signed, unsealed
 from dentsight_pipeline.release.policy import rule_problem
 from dentsight_pipeline.store import log
-from dentsight_pipeline.store.content import build, read_bytes
+from dentsight_pipeline.store.content import build, read_bytes, read_document
 from dentsight_pipeline.store.records import records_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def sign_plan(store: Store, plan: Plan, policy: Policy, private_key: Path, start
 
 def plan_in(store: Store, manifest: Manifest) -> Plan:
     """What a stored plan says."""
-    return read(read_bytes(store, manifest, PLAN), Plan, f"{PLAN} of {manifest.digest[:12]}")
+    return read_document(store, manifest, PLAN, Plan)
 
 
 def row_of(

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from scipy.special import ndtr, ndtri
 
+from dentsight_pipeline.data.drift import holm
 from dentsight_pipeline.documents.evaluation import EvaluationDocument, Figure, PartRow
 from dentsight_pipeline.documents.policy import Gate, Policy
 from dentsight_pipeline.documents.subgroups import WorstGroup
@@ -57,17 +59,6 @@ def worst_groups(policy: Policy, evaluation: EvaluationDocument) -> tuple[WorstG
         _worst(gate, found[gate.id], enough[gate.id], [corrected[gate.id, i] for i in range(len(enough[gate.id]))])
         for gate in gates
     )
-
-
-def holm(chances: Sequence[float | None]) -> list[float | None]:
-    """Chances corrected so that the smallest is below α by chance in no more than α of all reports (Holm 1979)."""
-    asked = [place for place, chance in enumerate(chances) if chance is not None]
-    corrected: list[float | None] = [None] * len(chances)
-    least = 0.0
-    for rank, place in enumerate(sorted(asked, key=lambda at: chances[at] or 0.0)):
-        least = max(least, min(1.0, (chances[place] or 0.0) * (len(asked) - rank)))
-        corrected[place] = least
-    return corrected
 
 
 def _groups(evaluation: EvaluationDocument, gate: Gate) -> list[_Group]:
@@ -136,8 +127,6 @@ def _outcome(floor: float, low: float | None, high: float | None) -> RowOutcome:
 
 
 def _with_sentence(own: WorstGroup) -> WorstGroup:
-    from msgspec.structs import replace
-
     name = f"{own.condition} {own.metric.upper()}"
     if own.group is None:
         told = f"no group has {MINIMUM_SOURCES} sources with a finding (the largest {own.sources}): INCONCLUSIVE."

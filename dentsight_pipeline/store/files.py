@@ -1,11 +1,44 @@
-"""Single files that others read while they are written anew; what is kept for good are the objects of `local.py`."""
+"""Files and folders that are there whole or not at all; what is kept for good are the objects of `local.py`."""
 
 from __future__ import annotations
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from dentsight_pipeline.errors import ConfigurationError, StorageError
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuses a name that is taken.
+
+    Raises:
+        ConfigurationError: There is something of that name.
+    """
+    if path.exists() or path.is_symlink():
+        raise ConfigurationError(f"{path} exists; it is never written over. Give a new name.")
+
+
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """Where to make a new folder or file that gets its name in one piece when the block ends without an error.
+
+    Raises:
+        ConfigurationError: There is something of that name.
+        StorageError: The disk refused.
+    """
+    refuse_existing(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = f".{path.name}."
+        with tempfile.TemporaryDirectory(prefix=hidden, dir=path.parent, ignore_cleanup_errors=True) as folder:
+            new = Path(folder) / path.name
+            yield new
+            new.rename(path)
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}. Nothing half-written was kept.") from error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dentsight_pipeline.lineage.dossier.case import RECIPE, Case
 from dentsight_pipeline.release.approval import FOLDER
 from dentsight_pipeline.release.plan import ROW, plan_in
 from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT, digests_of, statement_of
-from dentsight_pipeline.release.wording import number_text
+from dentsight_pipeline.release.wording import interval_text
 from dentsight_pipeline.store.canonical import JSON
 
 
@@ -42,15 +42,7 @@ def _counts(things: Mapping[str, JSON]) -> str:
 
 
 def _with_interval(row: Measurement | None) -> str:
-    if row is None or row.value is None:
-        return "not measured"
-    return _interval(row.value, row.low, row.high)
-
-
-def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None or low is None or high is None:
-        return "not measured" if value is None else number_text(value)
-    return f"{number_text(value)} [{number_text(low)}, {number_text(high)}]"
+    return "not measured" if row is None else interval_text(row.value, row.low, row.high)
 
 
 def _measured(case: Case, metric: str, name: str = MACRO) -> Measurement | None:
@@ -142,7 +134,7 @@ def optimised_for(case: Case) -> Answer:
 
 def output_quality(case: Case) -> Answer:
     rows = [row for row in case.told.verdict.classes if row.ap is not None]
-    told = _counts({row.condition: _interval(row.ap, row.low, row.high) for row in rows})
+    told = _counts({row.condition: interval_text(row.ap, row.low, row.high) for row in rows})
     text = f"AP[.50:.95] by class on {case.measured.gated_population} test images: {told}."
     return Said(text, (*_report(case, VERDICT), *_evaluation(case))) if rows else None
 

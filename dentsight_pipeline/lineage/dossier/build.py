@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -21,15 +20,17 @@ from dentsight_pipeline.documents.dossier import (
     Section,
 )
 from dentsight_pipeline.documents.licences import terms_of
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.report import VERDICT
-from dentsight_pipeline.errors import ConfigurationError, DataError, ReleaseError, StorageError
+from dentsight_pipeline.errors import ConfigurationError, DataError, ReleaseError
 from dentsight_pipeline.lineage.dossier import annex, bom, slsa
 from dentsight_pipeline.lineage.dossier.case import Case, stands
+from dentsight_pipeline.lineage.releases import require_release
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.release import envelope
 from dentsight_pipeline.release.report.page import render
+from dentsight_pipeline.store.files import made_whole, refuse_existing
 from dentsight_pipeline.store.objects import Store
 
 CROISSANT = "croissant.json"
@@ -53,32 +54,19 @@ def write_dossier(
         ReleaseError: The audit finds something.
         StorageError: The disk refused.
     """
-    if out.exists() or out.is_symlink():
-        raise ConfigurationError(f"{out} exists; a dossier is never written over anything. Give a new folder.")
-    kind = store.get_manifest(digest).kind
-    if kind != Kind.RELEASE:
-        raise ConfigurationError(f"{digest[:12]} is a {kind}. Give a release: its digest, folder, or `release`.")
+    refuse_existing(out)  # before a long audit
+    require_release(store, digest)
     result = audit(store, digest, Evidence(public_key=public_key), progress=progress)
     if not result.intact:
         raise ReleaseError(f"Release {digest[:12]} is not intact, so nothing can be evidenced: {result.findings[0]}")
     dossier, files = build(Case(store, digest), frozenset(item.digest for item in result.chain))
     if private_key is not None:
         files[ENVELOPE] = envelope.signed(files[PROVENANCE], private_key)
-    _write(out, files)
+    with made_whole(out) as new:
+        new.mkdir()
+        for name, data in files.items():
+            (new / name).write_bytes(data)
     return dossier
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True) as folder:
-            new = Path(folder) / out.name
-            new.mkdir()
-            for name, data in files.items():
-                (new / name).write_bytes(data)
-            new.rename(out)
-    except OSError as error:
-        raise StorageError(f"Cannot write {out}: {error.strerror or error}. Nothing half-written was kept.") from error
 
 
 def build(case: Case, audited: frozenset[str]) -> tuple[Dossier, dict[str, bytes]]:

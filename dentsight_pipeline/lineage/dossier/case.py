@@ -17,12 +17,11 @@ from dentsight_pipeline.documents.report import Report
 from dentsight_pipeline.lineage.records import Records, read_records
 from dentsight_pipeline.lineage.walk import Walk, walk
 from dentsight_pipeline.release import product, statement
+from dentsight_pipeline.release.licences import RECIPE
 from dentsight_pipeline.store.content import read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.names import manifest_key, object_key, record_key
 from dentsight_pipeline.store.objects import Store
-
-RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)

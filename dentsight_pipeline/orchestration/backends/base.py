@@ -94,6 +94,8 @@ class Phase(StrEnum):
     """At work, it believes."""
     GONE = "gone"
     """Ended in whatever way, or unknown to it."""
+    HELD = "held"
+    """It was to be started again, and that failed: it waits for ever, and another one of the same work may start."""
     STUCK = "stuck"
     """It will never start before a person has mended something."""
 

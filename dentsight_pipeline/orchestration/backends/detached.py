@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from msgspec.structs import asdict, replace
@@ -41,6 +42,7 @@ from dentsight_pipeline.training.versions import versions
 
 LOST_AFTER = 2
 """Attempts in a row without a step more, after which a person is asked."""
+_NO_MORE = (Phase.GONE, Phase.HELD)
 VOLATILE = (
     "store_uri",
     "workdir",
@@ -118,7 +120,7 @@ class Detached(Backend[Note]):
             return note
         if note.job_id is None:
             return self._find(task, box, note)
-        if self._look(note).phase is Phase.GONE:
+        if self._look(note).phase in _NO_MORE:
             return None
         self._say(task, f"Job {note.job_id} of {note.backend} goes on (attempt {note.attempt}); it is heard again.")
         return replace(note, failures=0)
@@ -143,6 +145,7 @@ class Detached(Backend[Note]):
                 f"The job of {task.key} says that it is done, but its product is not in {box.store.uri}."
             )
         box.clean()
+        self._withdraw(watching.note, (Phase.WAITING, Phase.HELD))
         return replace(end.result, job=end.order)
 
     def cancel(self, task: Task, handle: Note) -> None:
@@ -171,6 +174,8 @@ class Detached(Backend[Note]):
         if not box.set_note(intention, before):
             other = box.note()
             return intention if other is None else self._find(task, box, other) or other
+        if before is not None and before.backend == self.scheduler.name:
+            self._withdraw(before, (Phase.HELD,))
         box.give(order_of(task, self.processes, min(5.0, self.pace.hear)))
         return self._start(task, box, intention)
 
@@ -246,6 +251,12 @@ class Detached(Backend[Note]):
         state = box.state()
         box.save_newest(task.job.folder, beyond=state.step if state else 0)
 
+    def _withdraw(self, note: Note, phases: tuple[Phase, ...]) -> None:
+        """A scheduler that lost count keeps a job in its queue whose work is done, or goes on under another name."""
+        with suppress(UnreachableError):
+            if note.job_id is not None and self.scheduler.look(note.job_id).phase in phases:
+                self.scheduler.cancel(note.job_id)
+
     def _look(self, note: Note) -> Look:
         """The scheduler's hint; one that does not answer says nothing against the job."""
         try:
@@ -307,7 +318,7 @@ class _Watch:
             self._ask()
         if self.gone is not None and now - self.gone > pace.gone:
             self._lost(
-                f"{self.note.backend} has no job {self.note.job_id} any more ({self.words}), and it left no result"
+                f"{self.note.backend} runs no job {self.note.job_id} any more ({self.words}), and it left no result"
             )
         elif self.running and now - self.beaten > pace.silent:
             self.backend.cancel(self.task, self.note)
@@ -327,7 +338,7 @@ class _Watch:
         self.running, self.words = look.phase is Phase.RUNNING, look.words
         if started:
             self.beaten = time.monotonic()
-        if look.phase is Phase.GONE:
+        if look.phase in _NO_MORE:
             self.gone = self.gone or time.monotonic()
         elif look.phase is Phase.WAITING:
             self._tell(f"Job {self.note.job_id} waits at {self.note.backend}: {look.words}.")

@@ -38,6 +38,8 @@ _WAITING = {
     "RESV_DEL_HOLD",
     "SUSPENDED",
 }
+_HELD = "requeued held"
+"""In the reason of a job that Slurm gave up starting, such as one that still ran when a new controller started it."""
 _RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 
 
@@ -86,7 +88,8 @@ class Slurm:
                 return Look(Phase.GONE, "unknown")
             raise
         state, _, reason = said.partition("|")
-        phase = Phase.WAITING if state in _WAITING else Phase.RUNNING if state in _RUNNING else Phase.GONE
+        waits = Phase.HELD if _HELD in reason.lower() else Phase.WAITING
+        phase = waits if state in _WAITING else Phase.RUNNING if state in _RUNNING else Phase.GONE
         return Look(phase, f"{state} ({reason})" if reason not in ("", "None") else state or "ended")
 
     def cancel(self, job_id: str) -> None:

@@ -99,13 +99,17 @@ class Cluster:
             said = self.ask("sinfo", "--noheader", "--format=%T")
             if said.strip() in ("idle", "mixed", "allocated"):
                 return
-            if said.startswith(("drain", "down")):  # by a launch that failed; an administrator takes it in again
-                node = self.ask("sinfo", "--noheader", "--format=%N").strip()
-                self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            self.take_in()
             time.sleep(0.3)
         raise AssertionError(
             f"no node within {seconds} s: {said}\n{(self.folder / 'slurmctld.log').read_text()[-2000:]}"
         )
+
+    def take_in(self) -> None:
+        """What an administrator does with a node that a failed launch took out (drained: "Duplicate jobid")."""
+        state, _, node = self.ask("sinfo", "--noheader", "--format=%T %N").strip().partition(" ")
+        if state.startswith(("drain", "down")):
+            self.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
     def ask(self, *command: str) -> str:
         """What a client command prints."""
@@ -140,8 +144,8 @@ class Cluster:
         return [*above, *(found - above)]
 
     def jobs(self) -> list[str]:
-        """Ids and states of the jobs that are queued or running."""
-        return self.ask("squeue", "--noheader", "--format=%i %T").split("\n")[:-1]
+        """Ids, states and reasons of the jobs that are queued or running."""
+        return self.ask("squeue", "--noheader", "--format=%i %T %r").split("\n")[:-1]
 
     def stop(self) -> None:
         """End everything."""

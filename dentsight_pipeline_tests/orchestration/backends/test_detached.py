@@ -284,6 +284,30 @@ def test_a_scheduler_that_has_forgotten_a_living_job_is_not_believed_either(orde
     assert len(scheduler.submitted) == 1
 
 
+def test_a_job_that_is_held_after_a_failed_start_is_taken_out_and_ordered_again(ordered: Ordered) -> None:
+    """Slurm's "launch failed requeued held" waits for ever."""
+
+    def work(box: Mailbox, stop: threading.Event) -> None:
+        if len(scheduler.submitted) > 1:
+            finish(box)
+
+    scheduler = FakeScheduler(work, says={"1": Phase.HELD})
+
+    start(Detached(scheduler, FAST), ordered).result(20)
+
+    assert scheduler.cancelled == ["1"]
+    assert len(scheduler.submitted) == 2
+
+
+def test_a_job_that_waits_once_more_after_its_work_is_done_leaves_the_queue(ordered: Ordered) -> None:
+    """A controller that lost its memory queues again what has ended on the node."""
+    scheduler = FakeScheduler(lambda box, _: finish(box, 2, busy_for(0.3)), says={"1": Phase.WAITING})
+
+    assert start(Detached(scheduler, FAST), ordered).result(20).digest
+    assert scheduler.cancelled == ["1"]
+    assert len(scheduler.submitted) == 1
+
+
 def test_a_cluster_that_is_away_is_waited_for(ordered: Ordered) -> None:
     """An hour's maintenance: told once in a while, and nothing is given up, before and after the submission."""
     scheduler = FakeScheduler(lambda box, _: finish(box, 2, busy_for(1.0)), away=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,7 +192,7 @@ def test_slurmd_is_killed_and_the_training_goes_on_to_its_result(cluster: Cluste
     result = waiting.result(600)
 
     assert mailbox(ordered.task).store.has_manifest(result.digest)
-    assert any(line.endswith(("RUNNING", "COMPLETING")) for line in cluster.jobs()), cluster.jobs()
+    assert any("RUNNING" in line or "COMPLETING" in line for line in cluster.jobs()), cluster.jobs()
 
 
 @pytest.mark.slow
@@ -223,6 +224,35 @@ def test_the_controller_is_away_and_comes_back(cluster: Cluster, order: Order) -
     result = waiting.result(600)
 
     assert mailbox(ordered.task).store.has_manifest(result.digest)
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_holds_for_ever_is_taken_out_and_ordered_again(cluster: Cluster, order: Order) -> None:
+    """A controller that forgot its start starts it again, fails ("launch failed requeued held"), and drains the node."""
+    ordered = order(40, evaluate_every_steps=20)
+    cluster.kill("slurmd")
+    waiting = start(Detached(Slurm(), QUICK), ordered)
+    wait_until(cluster.jobs, 20, "a queued job")
+    time.sleep(6)  # the state is written within five seconds
+    state, remembered = cluster.folder / "state", cluster.folder / "remembered"
+    shutil.copytree(state, remembered)
+    cluster.run("slurmd")
+    after_step(ordered, 3)
+    cluster.kill("slurmctld")
+    for process in cluster.job_processes():
+        if "slurmstepd" not in process.name():
+            process.kill()
+    time.sleep(3)
+    shutil.rmtree(state)
+    remembered.rename(state)
+    cluster.run("slurmctld")
+    wait_until(lambda: "held" in cluster.ask("squeue", "--noheader", "--format=%r"), 30, "a held job")
+    cluster.take_in()
+    result = waiting.result(180)
+
+    assert ordered.log.has("requeued held")
+    assert result.digest == undisturbed(order(40, evaluate_every_steps=20))
+    wait_until(lambda: not cluster.jobs(), 60, "an empty queue")
 
 
 @pytest.mark.slow

@@ -81,9 +81,7 @@ def test_many_trainings_at_once_are_all_done_once_in_order_and_waiting_costs_lit
         used, since, seen = cpu_seconds(), time.monotonic(), []
         while any(one.thread.is_alive() for one in waiting[:-SLOTS]) and time.monotonic() - since < 900:
             if len(seen) < 20:  # looking itself costs
-                seen += [
-                    job.split()[0] for job in cluster.jobs() if " RUNNING " in job and job.split()[0] not in seen
-                ]
+                seen += [job.split()[0] for job in cluster.jobs() if " RUNNING " in job and job.split()[0] not in seen]
             time.sleep(2)
         share = (cpu_seconds() - used) / (time.monotonic() - since) / MANY
         results = [one.result(300) for one in waiting]

@@ -228,7 +228,7 @@ def test_the_controller_is_away_and_comes_back(cluster: Cluster, order: Order) -
 
 @pytest.mark.slow
 def test_a_job_that_slurm_holds_for_ever_is_taken_out_and_ordered_again(cluster: Cluster, order: Order) -> None:
-    """A controller that forgot its start starts it again, fails ("launch failed requeued held"), and drains the node."""
+    """A controller that forgot its start starts it anew, fails ("launch failed requeued held"), and drains the node."""
     ordered = order(40, evaluate_every_steps=20)
     cluster.kill("slurmd")
     waiting = start(Detached(Slurm(), QUICK), ordered)

@@ -3,12 +3,14 @@
     python benchmarks/peers.py data --out DIR [--export DIR]            # the arena's splits as a YOLO data set
     PEER/bin/python benchmarks/peers.py train --out DIR --model yolo11n.yaml --epochs 1     # prints its CPU seconds
     PEER/bin/python benchmarks/peers.py train --out DIR --model yolo11n.yaml --epochs N     # N from the line before
-    python benchmarks/peers.py score --out DIR [--export DIR] --ours CHECKPOINT             # table, paired differences
+    python benchmarks/peers.py score --out DIR --ours CHECKPOINT…                           # table, paired differences
 
 PEER is an environment of its own with `ultralytics` (AGPL: never a dependency of this project) and torchvision, which
-it does not start without. `train` imports nothing of this project. Warming up takes three epochs of theirs: a sixth of
-the training here, where it is short. What else writes `DIR/NAME.json`, COCO results on
-test with `image_id` of the store, is scored as well (RF-DETR, LibreYOLO).
+it does not start without. `train` imports nothing of this project. Two of their defaults are for long trainings and are
+changed in their favour: warming up takes a sixth of the training instead of three epochs, and each batch is a step
+(theirs add up 64 images: 14 steps an epoch here). `--side 256` shows a square X-ray as large as our canvas of 448×256
+does, without its padding. What else writes `DIR/peers/NAME.json`, with COCO results on test and the store's `image_id`
+as `found`, is scored as well (RF-DETR, LibreYOLO).
 """
 
 from __future__ import annotations
@@ -24,8 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
-IMAGE_SIDE = 448
-"""The longer side of the arena's canvas."""
+BATCH = 4
 
 
 def write_data(given: argparse.Namespace) -> None:
@@ -66,24 +67,26 @@ def train(given: argparse.Namespace) -> None:
     began = time.process_time()
     model = YOLO(given.model)
     model.train(
-        data=str(given.out / "yolo" / "data.yaml"), epochs=given.epochs, imgsz=IMAGE_SIDE, batch=4, rect=True,
-        pretrained=False, device="cpu", workers=0, seed=given.seed, project=str(given.out), plots=False,
-        warmup_epochs=min(3.0, given.epochs / 6),
+        data=str(given.out / "yolo" / "data.yaml"), epochs=given.epochs, imgsz=given.side, batch=BATCH, nbs=BATCH,
+        rect=True, pretrained=False, device="cpu", workers=0, seed=given.seed, project=str(given.out / "peers"),
+        plots=False, warmup_epochs=min(3.0, given.epochs / 6),
     )  # fmt: skip
-    print(json.dumps({"model": given.model, "epochs": given.epochs, "cpu_s": time.process_time() - began}), flush=True)
+    told = {"epochs": given.epochs, "side": given.side, "seed": given.seed, "cpu_s": time.process_time() - began}
+    print(json.dumps({"model": given.model, **told}), flush=True)
     found: list[dict[str, Any]] = []
     for path in sorted((given.out / "yolo" / "test" / "images").iterdir()):
-        boxes = model.predict(path, imgsz=IMAGE_SIDE, conf=0.001, max_det=300, device="cpu", verbose=False)[0].boxes
+        boxes = model.predict(path, imgsz=given.side, conf=0.001, max_det=300, device="cpu", verbose=False)[0].boxes
         for (x1, y1, x2, y2), score, label in zip(
             boxes.xyxy.tolist(), boxes.conf.tolist(), boxes.cls.tolist(), strict=True
         ):
             record = {"image_id": int(path.stem), "category_id": int(label) + 1, "score": score}
             found.append({**record, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-    (given.out / f"{Path(given.model).stem}.json").write_text(json.dumps(found))
+    name = f"{Path(given.model).stem}-{given.side}-{given.epochs}-{given.seed}"
+    (given.out / "peers" / f"{name}.json").write_text(json.dumps({**told, "found": found}))
 
 
 def score(given: argparse.Namespace) -> None:
-    """Ours and every peer's figures on test, and ours minus theirs on the same resamples."""
+    """Each of ours and every peer's figures on test, and ours minus theirs on the same resamples."""
     from benchmarks import arena
     from dentsight_pipeline.data.splits import read_split
     from dentsight_pipeline.evaluation.columns import ground_truth_of
@@ -93,12 +96,14 @@ def score(given: argparse.Namespace) -> None:
     store = open_store(given.out / "store")
     subset = store.get_manifest((given.out / "subset").read_text())
     truth = ground_truth_of(read_split(store, subset, "test"))
-    ours = arena.found_by(given.out, store, subset, given.ours, truth)
-    print(json.dumps({"model": "ours", **arena.scores(truth, ours)}))
-    for file in sorted(given.out.glob("*.json")):
-        theirs = read_detections(json.loads(file.read_text()), truth, source=file.name)
-        difference = arena.difference(truth, ours, theirs)["macro"]
-        print(json.dumps({"model": file.stem, **arena.scores(truth, theirs), "ours_minus_theirs": difference}))
+    ours = {one: arena.found_by(given.out, store, subset, one, truth) for one in given.ours}
+    for checkpoint, found in ours.items():
+        print(json.dumps({"ours": checkpoint, **arena.scores(truth, found)}), flush=True)
+    for file in sorted((given.out / "peers").glob("*.json")):
+        told = json.loads(file.read_text())
+        theirs = read_detections(told.pop("found"), truth, source=file.name)
+        minus = {one[:12]: arena.difference(truth, found, theirs)["macro"] for one, found in ours.items()}
+        print(json.dumps({"model": file.stem, **told, **arena.scores(truth, theirs), "ours_minus_theirs": minus}))
 
 
 def main() -> None:
@@ -111,7 +116,8 @@ def main() -> None:
     parser.add_argument("--model", default="yolo11n.yaml", help="yolo11n.yaml or yolo26n.yaml")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--ours", help="digest of our checkpoint in DIR/store, trained by learning.py arena --out DIR")
+    parser.add_argument("--side", type=int, default=448, help="the longer side of an image, as the peer sees it")
+    parser.add_argument("--ours", nargs="+", help="checkpoints in DIR/store, trained by learning.py arena --out DIR")
     given = parser.parse_args()
     {"data": write_data, "train": train, "score": score}[given.step](given)
 

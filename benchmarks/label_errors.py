@@ -7,8 +7,9 @@
     python -m benchmarks.label_errors train --out DIR --labels wrong   # and repaired
     python -m benchmarks.label_errors compare --out DIR                # both on clean labels of other phantoms, paired
 
-Planted, each in 5 % of the labels of conditions: omissions, additions (a label of another image in its place there),
-shifts of half a box, swaps of the class. Everything is remembered in DIR, so that each step can be started alone.
+Planted, each in 5 % (`--share`) of the labels of conditions: omissions, additions (a label of another image in its
+place there), shifts of half a box, swaps of the class. Repaired is what somebody who knows the truth puts right among
+the first suspects, twice as many as were planted. Everything is remembered in DIR: each step can be started alone.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.reporting import Reporter
 
-SHARE = 0.05
 OF = 3
 PLANTED = "planted.json"
 
@@ -63,7 +63,7 @@ def drawn(store: Store, images: int, seed: int) -> Manifest:
 def plant(given: argparse.Namespace, store: Store, known: dict[str, Any]) -> None:
     """Clean splits, splits with mistakes, and clean splits of other phantoms to measure on."""
     clean = drawn(store, given.images, given.seed)
-    made = mistakes(store, clean, np.random.default_rng(given.seed))
+    made = mistakes(store, clean, given.share, np.random.default_rng(given.seed))
     wrong = changed(store, clean, made, "planted")
     known |= {"clean": clean.digest, "wrong": wrong.digest, "measured": drawn(store, 200, given.seed + 1).digest}
     (given.out / PLANTED).write_bytes(codec.write(made))
@@ -75,7 +75,7 @@ def ingest(given: argparse.Namespace, store: Store, known: dict[str, Any]) -> No
     known["wrong"] = normalise_export(store, ingest_export(given.export, store)).digest
 
 
-def mistakes(store: Store, clean: Manifest, rng: np.random.Generator) -> list[Correction]:
+def mistakes(store: Store, clean: Manifest, share: float, rng: np.random.Generator) -> list[Correction]:
     """Changes that make labels wrong."""
     images = [image for image in labelled_images(read_splits(store, clean).values()) if image.covered & {*CONDITIONS}]
     everywhere = [
@@ -87,10 +87,10 @@ def mistakes(store: Store, clean: Manifest, rng: np.random.Generator) -> list[Co
     made = []
     for image in images:
         for name, box in zip(image.names, image.boxes, strict=True):
-            kind = rng.choice(["", "omit", "move", "swap"], p=[1 - 3 * SHARE, SHARE, SHARE, SHARE])
+            kind = rng.choice(["", "omit", "move", "swap"], p=[1 - 3 * share, share, share, share])
             if name in CONDITIONS and kind:
                 made.append(change(image.image, (name, box), altered(kind, name, box, image.size, everywhere, rng)))
-            if name in CONDITIONS and rng.random() < SHARE:
+            if name in CONDITIONS and rng.random() < share:
                 other, there = everywhere[rng.integers(len(everywhere))]
                 own = image.boxes[image.named(other)]
                 if not (pairwise_iou(there[None], own) > 0.1).any():
@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--seed", type=int, default=41)
+    parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--labels", choices=["wrong", "repaired", "clean"], default="wrong")
     given = parser.parse_args()

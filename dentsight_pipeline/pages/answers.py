@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,9 @@ def read_answers(path: Path) -> list[Answer]:
     """The images of a CVAT file or a COCO file.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is neither, or has what is no upright box.
     """
-    data = path.read_bytes()
+    data = _unpacked(path)
     try:
         return _from_cvat(data) if data.lstrip().startswith(b"<") else _from_coco(data)
     except (ElementTree.ParseError, msgspec.DecodeError, KeyError, ValueError) as error:
@@ -102,15 +103,41 @@ def read_answers(path: Path) -> list[Answer]:
         ) from error
 
 
+def _unpacked(path: Path) -> bytes:
+    """What a file holds, also in the ZIP that CVAT exports a task as."""
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as packed:
+        files = [name for name in packed.namelist() if name.endswith((".xml", ".json"))]
+        if len(files) != 1:
+            raise DataError(
+                f"{path} holds {len(files)} files of answers (.xml, .json), not one. Unpack it and give one."
+            )
+        return packed.read(files[0])
+
+
 def _from_cvat(data: bytes) -> list[Answer]:
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         raise ValueError("it declares entities, which no such file does")
-    answers = []
-    for image in ElementTree.fromstring(data).iter("image"):
-        told, own = image.attrib, (box.attrib for box in image.iter("box"))
+    root, answers = ElementTree.fromstring(data), []
+    if root.find("track") is not None:
+        raise ValueError("it has tracks, as `CVAT for video` writes them")
+    for image in root.iter("image"):
+        told, own = image.attrib, [_upright(shape, image.attrib["name"]).attrib for shape in image]
         boxes = tuple(Shown(box["label"], _corners(box), box.get("occluded") == "1") for box in own)
         answers.append(Answer(told["name"], (float(told["width"]), float(told["height"])), boxes))
     return answers
+
+
+def _upright(shape: ElementTree.Element, file: str) -> ElementTree.Element:
+    """A shape that is a box, as every label here is; one that is left out would read as a label taken away."""
+    turned = float(shape.get("rotation", 0))
+    if shape.tag != "box" or turned:
+        what = f"a box turned by {turned:g}°" if shape.tag == "box" else f"a {shape.tag}"
+        raise DataError(
+            f"{file} has {what} ({shape.get('label')}). Draw an upright box in its place, and export again."
+        )
+    return shape
 
 
 def _corners(box: Mapping[str, str]) -> Box:

@@ -38,6 +38,10 @@ from dentsight_pipeline.pages.server import Refused
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.objects import Store
 
+_JUDGED = ("accept", "edit", "reject")
+_RECENT = 20
+"""So many decisions tell whether it is worth going on."""
+
 
 class Neighbour(Document, frozen=True, kw_only=True):
     """A label beside the suspect, drawn faintly."""
@@ -59,6 +63,8 @@ class ReviewView(Document, frozen=True, kw_only=True):
     """How many have a decision."""
     counts: dict[str, int]
     """Decisions by verb."""
+    recent: tuple[int, int]
+    """Of the last decisions, at most 20: how many found a label wrong, and how many there are."""
     suspect: Suspect | None
     """The one shown."""
     neighbours: tuple[Neighbour, ...]
@@ -108,6 +114,7 @@ class Review:
             total=total,
             decided=len(decisions),
             counts=Counter(decision.verb for decision in decisions.values()),
+            recent=_wrong_among(list(decisions.values())[-_RECENT:]),
             suspect=suspect,
             neighbours=self.neighbours.get(suspect.image, ()) if suspect else (),
             classes=self.queue.classes,
@@ -137,6 +144,11 @@ class Review:
         if last is None:
             raise Refused(409, "There is nothing to take back.")
         self.journal.append(Decision(who=who, suspect=last, verb="undo", at=time.time()))
+
+
+def _wrong_among(decisions: Sequence[Decision]) -> tuple[int, int]:
+    judged = [decision.verb in ("accept", "edit") for decision in decisions if decision.verb in _JUDGED]
+    return sum(judged), len(judged)
 
 
 def is_open(decision: Decision | None) -> bool:

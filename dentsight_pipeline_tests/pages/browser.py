@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -45,10 +47,10 @@ def browser(width: int = 1400, height: int = 900) -> Iterator[WebDriver]:
 class Server:
     """`dentsight read` or `review` in a process of its own."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        """Starts it, and waits for its links."""
+    def __init__(self, command: Sequence[str], folder: Path, changed: str = "") -> None:
+        """Starts it, and waits for its links; `changed` is run before, in its process."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dentsight_pipeline.cli", *command, "--json"],
+            [sys.executable, "-c", f"{changed}\nfrom dentsight_pipeline.cli import main; main()", *command, "--json"],
             stdout=subprocess.PIPE, text=True, cwd=folder,
         )  # fmt: skip
         told = ""
@@ -72,13 +74,30 @@ class Server:
 
 
 @contextmanager
-def served(command: Sequence[str], folder: Path) -> Iterator[Server]:
+def served(command: Sequence[str], folder: Path, changed: str = "") -> Iterator[Server]:
     """A server that is stopped at the end."""
-    server = Server(command, folder)
+    server = Server(command, folder, changed)
     try:
         yield server
     finally:
         server.stop()
+
+
+class Visitor:
+    """Somebody who opened a link, without a browser."""
+
+    def __init__(self, link: str) -> None:
+        """Opens it."""
+        self.origin = link.split("/in/")[0]
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        page = self._opener.open(link).read().decode()
+        self._token = page.split('data-token="')[1].split('"')[0]
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What the server answers to a page's request."""
+        headers = {"X-Dentsight": self._token, "Origin": self.origin}
+        data = None if body is None else json.dumps(body).encode()
+        return json.load(self._opener.open(urllib.request.Request(self.origin + path, data, headers)))
 
 
 def press(driver: WebDriver, *keys: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from dentsight_pipeline_tests.local_server import QuietHandler, serving
 
 WHO = "A. Bell"
 LABELS = {"caries": [[4, 4, 10, 10]], "crown": [[20, 4, 12, 12]], "root-stump": [[40, 4, 12, 12]]}
+SHAPE = "<annotations><image name='x.jpg' width='9' height='9'>{}</image></annotations>"
 MISSED, MOVED = (4.0, 30.0, 10.0, 10.0), (46.0, 4.0, 12.0, 12.0)
 
 
@@ -144,6 +146,22 @@ def test_an_untouched_file_decides_nothing(opened: Open, tmp_path: Path) -> None
     assert opened.review.view().position == 0
 
 
+def test_the_zip_that_cvat_exports_is_read_as_its_file(opened: Open, tmp_path: Path) -> None:
+    """A task comes out of CVAT packed, with or without its images; what to read in it must be plain."""
+    write_handover(opened.store, opened.review, tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "task.zip", "w") as packed:
+        packed.write(tmp_path / "out" / CVAT_FILE, CVAT_FILE)
+        packed.writestr(f"images/{opened.image}.jpg", b"")
+
+    told = take_answers(opened.store, opened.review, tmp_path / "task.zip", WHO)
+
+    assert told == {"images": 1, "corrections": 0, "open": 4}
+    with zipfile.ZipFile(tmp_path / "task.zip", "a") as packed:
+        packed.writestr("second.xml", "<annotations/>")
+    with pytest.raises(DataError, match="holds 2 files of answers"):
+        take_answers(opened.store, opened.review, tmp_path / "task.zip", WHO)
+
+
 def test_two_proposals_in_one_place_stay_two(tmp_path: Path) -> None:
     """A missing root-stump where another one is to be moved: each dashed box is one suspect's."""
     told = {"kind": "missed", "class_name": "root-stump", "bbox": MOVED, "score": 0.5, "why": "seen", "split": "train"}
@@ -203,6 +221,9 @@ def test_an_answer_takes_the_place_of_earlier_decisions_also_after_a_restart(ope
         ("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>", "declares entities"),
         ("{}", "neither"),
         ("<annotations>", "neither"),
+        (SHAPE.format("<polygon label='crown' points='1,1;2,2;3,1'/>"), r"x.jpg has a polygon \(crown\)"),
+        (SHAPE.format("<box label='crown' rotation='30.00'/>"), "a box turned by 30°"),
+        ("<annotations><track id='0' label='crown'/></annotations>", "tracks, as `CVAT for video`"),
     ],
 )
 def test_answers_of_another_form_or_about_others_are_refused(

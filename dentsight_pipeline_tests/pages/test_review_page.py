@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import itertools
 import json
 from pathlib import Path
@@ -15,10 +17,13 @@ from typer.testing import CliRunner
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
+from dentsight_pipeline.documents.review import ReviewEntry
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.pages.journal import read_journal
 from dentsight_pipeline.phantom.export import write_phantom_export
-from dentsight_pipeline_tests.pages.browser import ENTER, browser, press, served, text, wait
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder
+from dentsight_pipeline_tests.pages.browser import ENTER, Visitor, browser, press, served, text, wait
 
 WHO = "A. Bell <script>document.title='owned'</script>"
 
@@ -58,6 +63,9 @@ def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp
             driver.get(server.links[WHO])
             wait(driver, "#progress", f"1 of {total}")
             assert text(driver, "#reader") == WHO
+            for shown in (False, True):  # the bare X-ray, and back
+                press(driver, "v")
+                assert driver.find_element(By.CSS_SELECTOR, ".box.suspect").is_displayed() is shown
             press(driver, "a")
             wait(driver, "#progress", "1 decided")
             press(driver, "u")
@@ -100,6 +108,53 @@ def test_labels_are_reviewed_by_keyboard_and_become_corrections(subset: str, tmp
     assert made[0]["after_class"] == suspects[0]["proposed_class"]
     assert made[1]["after_bbox"][0] > made[1]["before_bbox"][0]
     assert {c["who"] for c in made} == {WHO}
+
+
+DIES = """
+import os, signal
+from dentsight_pipeline.pages import journal
+
+def append(self, entry):
+    line = journal._line(self._head, entry) + b"\\n"
+    self._file.write(line[:len(line) {}])
+    self._file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if os.path.isfile("r/decisions.jsonl"):
+    journal.Journal.append = append
+"""
+"""A server that is killed in the middle of an append: half of the line is in the file, or all of it and no answer."""
+
+
+@pytest.mark.slow
+def test_a_server_killed_between_and_in_decisions_loses_none_that_it_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was shown as decided is; of a decision under way all is there, or nothing and it is asked again."""
+    monkeypatch.chdir(tmp_path)
+    builder = ExportBuilder(tmp_path / "export")
+    for split in ("train", "train", "train", "train", "valid", "test"):
+        builder.image(split, {"crown": [[4, 4, 20, 20], [4, 4, 20, 17]]})
+    store = Workspace().store
+    splits = normalise_export(store, ingest_export(builder.write(), store)).digest
+    command = ["review", splits, "--by", "B", "--out", "r"]
+
+    def decided(changed: str, posts: int, verb: str = "accept") -> tuple[int, int]:
+        with served(command, tmp_path, changed) as server:
+            visitor = Visitor(server.links["B"])
+            before = visitor.ask("/state")
+            with contextlib.suppress(http.client.RemoteDisconnected, ConnectionResetError):
+                for position in range(before["position"], before["position"] + posts):
+                    visitor.ask("/decide", {"position": position, "verb": verb})
+            server.kill()
+        return before["decided"], before["position"]
+
+    assert decided("", 2) == (0, 0)
+    assert decided(DIES.format("// 2"), 1) == (2, 2)
+    assert decided(DIES.format("* 1"), 1, "reject") == (2, 2)
+    assert decided("", 1) == (3, 3)
+    verbs = [entry.verb for entry in read_journal(tmp_path / "r/decisions.jsonl", ReviewEntry)[1:]]
+    assert verbs == ["accept", "accept", "reject", "accept"]
 
 
 @pytest.mark.slow

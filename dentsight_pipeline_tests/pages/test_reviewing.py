@@ -65,6 +65,7 @@ def test_rejected_and_skipped_suspects_change_nothing_and_an_edit_says_what_is_r
     made = corrections_of(QUEUE, review.journal.entries).corrections
 
     assert [(c.annotation, c.after_class, c.after_bbox) for c in made] == [(2, "caries", BETTER)]
+    assert review.view().recent == (1, 2)
 
 
 def test_undo_survives_a_crash_and_goes_back_one_by_one(review: Review) -> None:

@@ -2,7 +2,7 @@
 /* The reader study's page: shows what the server says, and tells it every mark. */
 const ROWS = [["18", "17", "16", "15", "14", "13", "12", "11", "21", "22", "23", "24", "25", "26", "27", "28"],
   ["48", "47", "46", "45", "44", "43", "42", "41", "31", "32", "33", "34", "35", "36", "37", "38"]];
-let view = null, tooth = "18", digits = "", sure = null, hidden = false, aim = null, busy = Promise.resolve();
+let view = null, tooth = "18", digits = "", sure = null, aim = null, busy = Promise.resolve();
 
 const has = (t, c) => view.marks.some(([tooth, condition]) => tooth === t && condition === c);
 
@@ -31,7 +31,7 @@ function boxes(growing = null) {
   const model = view.model.map((found) => ({ bbox: found.bbox_xywh_px, kind: "model",
     label: `${found.condition} ${found.teeth.join(" ")} ${found.score.toFixed(2)}` }));
   const own = view.marks.filter(([t, c, bbox]) => bbox && !(aim && aim[0] === t && aim[1] === c)).map(([t, c, bbox]) => ({ bbox, kind: "drawn", label: `${t} ${c}` }));
-  Xray.draw([...(hidden ? [] : model), ...own, ...(growing ? [{ bbox: growing, kind: "drawn", label: `${aim[0]} ${aim[1]}` }] : [])]);
+  Xray.draw([...model, ...own, ...(growing ? [{ bbox: growing, kind: "drawn", label: `${aim[0]} ${aim[1]}` }] : [])]);
 }
 /* A box is optional: it belongs to the finding that was marked last on this tooth. */
 function aimed(on) {
@@ -124,7 +124,6 @@ addEventListener("keydown", (event) => {
   else if (event.key === "Escape" && aim) aimed(false);
   else if (event.key === "Enter") finish(true);
   else if (event.key === "x") finish(false);
-  else if (event.key === "v") { hidden = !hidden; boxes(); }
   else if (letter) mark(letter.name);
   else if (!Xray.key(event)) return;
   event.preventDefault();

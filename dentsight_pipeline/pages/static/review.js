@@ -10,7 +10,8 @@ function show(next) {
   const moved = !view || view.position !== next.position;
   view = next;
   by("bar").max = view.total; by("bar").value = view.decided;
-  by("progress").textContent = `${Math.min(view.position + 1, view.total)} of ${view.total}, ${view.decided} decided`;
+  const [wrong, judged] = view.recent;
+  by("progress").textContent = `${Math.min(view.position + 1, view.total)} of ${view.total}, ${view.decided} decided${judged ? `; of the last ${judged} labels ${wrong} were wrong` : ""}`;
   const s = view.suspect;
   by("picture").hidden = by("review").hidden = !s; by("rest").hidden = !!s;
   if (!s) { Xray.close(); by("rest-text").textContent = Object.entries(view.counts).map(([v, n]) => `${n} ${v}`).join(", "); return; }
@@ -23,8 +24,8 @@ function show(next) {
   Xray.open(`/image/${view.position}`, () => { boxes(); look(); });
 }
 function boxes() {
-  const s = view.suspect, far = ([x, y, w, h], [a, b, c, d]) => Math.abs(x + w / 2 - a - c / 2) > 3 * (w + c) || Math.abs(y + h / 2 - b - d / 2) > 3 * (h + d);
-  const near = view.neighbours.filter((n) => n.bbox.join() !== s.bbox.join() && !far(s.bbox, n.bbox)).map((n) => ({ bbox: n.bbox, kind: "neighbour", label: n.name }));
+  const s = view.suspect, far = ([x, y, w, h], [a, b, c, d], sides) => Math.abs(x + w / 2 - a - c / 2) > sides * (w + c) || Math.abs(y + h / 2 - b - d / 2) > sides * (h + d);
+  const near = view.neighbours.filter((n) => n.bbox.join() !== s.bbox.join() && !far(s.bbox, n.bbox, 3)).map((n) => ({ bbox: n.bbox, kind: "neighbour", label: far(s.bbox, n.bbox, 0.5) ? "" : n.name }));
   const own = s.class ? [{ bbox: s.bbox, kind: "suspect", label: s.kind === "missed" ? `${s.class}?` : s.class }] : [];
   const better = edited ? [{ bbox: edited, kind: "drawn", label: by("class").value }] : s.proposed_bbox ? [{ bbox: s.proposed_bbox, kind: "drawn", label: s.class }] : [];
   Xray.draw([...near, ...own, ...better]);

@@ -26,6 +26,7 @@ const Xray = (() => {
 
   /* Boxes as {bbox: [x, y, w, h], kind, label}. */
   function draw(list) {
+    bare(false);
     viewer.clearOverlays();
     boxes = list.map((box) => {
       const element = document.createElement("div");
@@ -71,18 +72,20 @@ const Xray = (() => {
   }
   const change = (width, level) => contrast(+by("window").value + width, +by("level").value + level);
   const zoom = (factor) => { if (viewer) viewer.viewport.zoomBy(factor).applyConstraints(); };
+  /* A box hides the edge that is to be judged: the X-ray without any. */
+  function bare(on) { by("viewer").classList.toggle("bare", on); by("boxes").setAttribute("aria-pressed", !on); }
   const home = () => { if (viewer) viewer.viewport.goHome(); };
 
   const KEYS = {
     "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), "−": () => zoom(1 / 1.5), "0": home,
     ",": () => change(0, 10), ".": () => change(0, -10), "<": () => change(-20, 0), ">": () => change(20, 0),
-    "=": () => contrast(255, 128),
+    "=": () => contrast(255, 128), v: () => bare(!by("viewer").classList.contains("bare")),
   };
   function key(event) { if (!KEYS[event.key]) return false; KEYS[event.key](); return true; }
 
   addEventListener("DOMContentLoaded", () => {
     by("zoom-in").onclick = KEYS["+"]; by("zoom-out").onclick = KEYS["-"]; by("zoom-home").onclick = home;
-    by("contrast-home").onclick = KEYS["="];
+    by("contrast-home").onclick = KEYS["="]; by("boxes").onclick = KEYS.v;
     for (const id of ["window", "level"]) by(id).oninput = () => change(0, 0);
   });
 

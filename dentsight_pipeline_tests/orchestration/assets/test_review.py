@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,11 +18,34 @@ from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, Fi
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.slow]
 
 
+ASKED = ("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-review", "--json")
+KILLED_BETWEEN_FOLDS = """
+import os, signal
+from dentsight_pipeline.orchestration.assets import evaluation
+from dentsight_pipeline.cli import main
+
+whole = evaluation.predictions_out_of_fold
+
+def until_the_second(step, subset, recipe, reason, number, of):
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(step, subset, recipe, reason, number, of)
+
+evaluation.predictions_out_of_fold = until_the_second
+main()
+"""
+"""A `dentsight run` that is killed when one fold is trained and asked."""
+
+
 @pytest.fixture(scope="module")
 def reviewed(finished_cell: FinishedCell) -> dict[str, Any]:
-    """What the second run said; only the review is new."""
+    """What the run said that went on where a killed one was; only the review is new."""
     home = finished_cell.home
-    done = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-review", "--json")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BETWEEN_FOLDS, *ASKED], cwd=home.folder, env=home.environment, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    done = home.dentsight(*ASKED)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -40,6 +66,18 @@ def test_every_image_is_asked_about_by_a_model_that_never_saw_its_source(
     assert all(made.inputs[Asset.CONDITION_SUBSET] == fold.digest for made, fold in zip(asked, folds, strict=True))
 
 
+def test_a_review_killed_between_folds_goes_on_and_trains_none_twice(
+    finished_cell: FinishedCell, reviewed: dict[str, Any]
+) -> None:
+    """The log has one training and one asking of each fold, the first before the kill: hours on a real dataset."""
+    store = finished_cell.home.store
+    review = store.get_manifest(reviewed["label_review_digest"])
+
+    asked = [store.get_manifest(digest) for digest in each(review.inputs, Asset.TEST_PREDICTIONS)]
+    made = [digest for own in asked for digest in (own.digest, own.inputs[Asset.TRAINED_CHECKPOINT])]
+    assert [len(store.records(digest)) for digest in made] == [1] * 6
+
+
 def test_an_audit_follows_the_review_through_every_fold_to_the_export(
     finished_cell: FinishedCell, reviewed: dict[str, Any]
 ) -> None:
@@ -57,7 +95,7 @@ def test_a_second_review_trains_nothing_and_its_page_lists_the_same_queue(
 ) -> None:
     """What a killed or repeated run finds done is not done again."""
     home = finished_cell.home
-    again = home.dentsight("run", "--dataset", "tiny-v1", *FEW_STEPS, "--with-review", "--json")
+    again = home.dentsight(*ASKED)
     listed = home.dentsight("review", reviewed["label_review_digest"], "--list", "--json")
 
     assert "label_review" in json.loads(again.stdout)["cached"]

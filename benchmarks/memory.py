@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,7 +166,7 @@ def read_training_split(store: Store, folder: Path) -> None:
 
 
 def evaluate(store: Store, folder: Path) -> None:
-    """Both engines, Tier 2 and the files, on columns: 28 boxes and 15 detections an image.
+    """Both engines, Tier 2, kinds of X-rays, two exports and the files, on columns: 28 boxes, 15 detections an image.
 
     Few resamples, for the time they take: intervals come in pieces, and one resample more costs a byte an image and
     population (1,000 in place of 20 with 50,000 images: 98 MB, which this figure does not hold).
@@ -175,6 +176,7 @@ def evaluate(store: Store, folder: Path) -> None:
     from dentsight_pipeline.evaluation import evaluate as evaluation
     from dentsight_pipeline.evaluation.columns import Detections, GroundTruth
     from dentsight_pipeline.evaluation.folder import write_evaluation
+    from dentsight_pipeline.evaluation.subgroups import Traits
 
     count, classes, rng = int((folder / "images").read_text()), 13, np.random.default_rng(0)
     n = count * BOXES
@@ -182,7 +184,7 @@ def evaluate(store: Store, folder: Path) -> None:
     boxes = np.column_stack([rng.uniform(0, [1500, 900], (n, 2)), rng.lognormal(4, 0.6, (n, 2))])
     truth = GroundTruth(
         image_ids=np.arange(1, count + 1),
-        image_sizes_px=np.tile([1662.0, 1077.0], (count, 1)),
+        image_sizes_px=np.tile([[1662.0, 1077.0], [2440.0, 1280.0]], (count // 2, 1)),
         groups=np.arange(count),
         clean=rng.random(count) < 0.8,
         covered=np.ones((count, classes), bool),
@@ -202,7 +204,9 @@ def evaluate(store: Store, folder: Path) -> None:
     named = np.where(rng.random(len(of)) < 0.85, label[of], rng.integers(0, classes, len(of)))
     found = Detections(image[of], named, moved, rng.beta(2, 3, len(of)))
     del boxes, moved, named, of, image, label
-    made = evaluation.evaluate(evaluation.Inputs(truth, found, mirrored=found, resamples=RESAMPLES))
+    traits = Traits(*rng.random((2, count)), rng.integers(-1, 33, count), rng.integers(-1, 2, count))
+    asked = evaluation.Inputs(truth, found, mirrored=found, resamples=RESAMPLES, exports=("a", "b") * (count // 2))
+    made = evaluation.evaluate(replace(asked, traits=traits))
     assert made.document.engines is not None and made.document.engines.agree
     write_evaluation(made, folder / "evaluation")
 

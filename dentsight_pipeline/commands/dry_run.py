@@ -71,7 +71,7 @@ def _known(dataset: str, request: cells.CellRequest, configs: Mapping[str, dict[
             result = execute_here(definition, instance, partition, config, run_id, {DRY_RUN_TAG: "true"}, job.makes)
             _raise_refusal(result)
             known |= {e.asset_key.to_user_string() for e in result.get_asset_materialization_events() if e.asset_key}
-            if not result.success and not job.option:
+            if not result.success and not job.aside:
                 break
     return known
 

@@ -72,6 +72,10 @@ class _Job:
     """Whether it is partitioned by dataset × recipe, else by dataset."""
     option: str = ""
     """The field of the request without which it does not run."""
+    unless: str = ""
+    """The field of the request with which it does not run."""
+    aside: bool = False
+    """Whether what follows can be known without it."""
 
     def partition(self, dataset: str, recipe: str) -> str:
         """The key that it runs for."""
@@ -82,17 +86,17 @@ class _Job:
         return {asset: {"config": configs[asset]} for asset in self.makes if asset in configs}
 
 
+_MEASURED = ("trained_checkpoint", "test_predictions", "class_metrics")
+_JUDGED = ("release_report", "released_model")
 _CHAIN = (
     _Job("data", ("raw_export", "normalized_splits", "condition_subset"), by_recipe=False),
-    _Job("teeth_data", ("tooth_subset",), by_recipe=False, option="with_teeth"),  # early: it may refuse the export
-    _Job(
-        "experiment",
-        ("trained_checkpoint", "test_predictions", "class_metrics", "release_report", "released_model"),
-        by_recipe=True,
-    ),
+    _Job("teeth_data", ("tooth_subset",), by_recipe=False, option="with_teeth", aside=True),  # early: it may refuse
+    _Job("experiment", (*_MEASURED, *_JUDGED), by_recipe=True, unless="with_teeth"),
+    _Job("measure", _MEASURED, by_recipe=True, option="with_teeth"),
     _Job("teeth", ("tooth_checkpoint", "tooth_findings"), by_recipe=True, option="with_teeth"),
-    _Job("readers", ("reader_agreement", "release_report"), by_recipe=True, option="study"),
-    _Job("review", ("label_review",), by_recipe=True, option="with_review"),
+    _Job("judge", _JUDGED, by_recipe=True, option="with_teeth"),  # late: what is released shows findings by tooth
+    _Job("readers", ("reader_agreement", "release_report"), by_recipe=True, option="study", aside=True),
+    _Job("review", ("label_review",), by_recipe=True, option="with_review", aside=True),
 )
 
 _TEETH_ALONE = (
@@ -150,7 +154,11 @@ def _run_jobs(
 
 def chain(request: CellRequest) -> list[_Job]:
     """The jobs of a cell, in order."""
-    return [job for job in STAGES[request.stage] if not job.option or getattr(request, job.option)]
+
+    def asked(job: _Job) -> bool:
+        return (not job.option or getattr(request, job.option)) and not (job.unless and getattr(request, job.unless))
+
+    return [job for job in STAGES[request.stage] if asked(job)]
 
 
 def _execute(

@@ -21,6 +21,15 @@ def chain_behind(report: str, inputs: Mapping[str, str]) -> dict[str, str]:
     return {str(Asset.RELEASE_REPORT): report, **inputs}
 
 
+class ChainLink(Document, frozen=True, kw_only=True):
+    """One product that a report rests on."""
+
+    kind: str
+    """The kind of its manifest."""
+    digest: str
+    """Of its manifest."""
+
+
 class Digest(Document, frozen=True, kw_only=True):
     """in-toto's digest set, with one algorithm."""
 

@@ -11,7 +11,9 @@ from dentsight_pipeline.documents.facts import Cell, CheckpointFacts, Corpus, Pr
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.readers import ReaderAgreement
+from dentsight_pipeline.documents.release import ChainLink
 from dentsight_pipeline.documents.subgroups import WorstGroup
+from dentsight_pipeline.documents.teeth import ReportedTeeth
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 
 REPORT, VERDICT = "report.json", "verdict.json"
@@ -28,15 +30,6 @@ class Banner(Document, frozen=True, kw_only=True):
     """In a few words."""
     text: str
     """In a sentence or two."""
-
-
-class ChainLink(Document, frozen=True, kw_only=True):
-    """One product that the report rests on."""
-
-    kind: str
-    """The kind of its manifest."""
-    digest: str
-    """Of its manifest."""
 
 
 class ReportedData(SplitsFacts, frozen=True, kw_only=True):
@@ -90,6 +83,8 @@ class Report(Document, frozen=True, kw_only=True, rename={"schema_": "schema"}):
     """The comparison with the model in use; None when there is none."""
     readers: ReaderAgreement | None = None
     """The reader study of this model; None when none was made."""
+    teeth: ReportedTeeth | None = None
+    """What was found tooth by tooth; None where stage 1 did not run."""
     worst_groups: tuple[WorstGroup, ...] = ()
     """The kind of X-ray that each gated class does worst on; empty where they were not told apart."""
     chain: tuple[ChainLink, ...]

@@ -14,12 +14,18 @@ from dentsight_pipeline.documents.codec import Document
 from dentsight_pipeline.documents.evaluation import EvaluationDocument, PopulationName, TwoFigures
 from dentsight_pipeline.documents.facts import CheckpointFacts, Corpus, SubsetFacts
 from dentsight_pipeline.documents.health import HeadHealth
-from dentsight_pipeline.documents.report import ChainLink
+from dentsight_pipeline.documents.release import ChainLink
 
 FINDINGS_FILE = "findings.json"
 METRICS_FILE = "metrics.json"
 FINDINGS_SCHEMA = "dentsight-tooth-findings/1"
 METRICS_SCHEMA = "dentsight-tooth-metrics/1"
+
+
+def tooth_findings_ref(evaluation: str) -> str:
+    """Where the store keeps the newest findings by tooth of the model behind the evaluation of a digest."""
+    return f"tooth-findings/{evaluation[:32]}"
+
 
 Rule = Literal["overlap", "root-tip", "span", "none"]
 Box = tuple[float, float, float, float]
@@ -293,3 +299,12 @@ class ToothMetrics(Document, frozen=True, kw_only=True):
     """Of this form."""
     populations: Mapping[PopulationName, ToothPopulation | None] | None
     """None where no image has annotated teeth, or the population none."""
+
+
+class ReportedTeeth(Document, frozen=True, kw_only=True):
+    """What a release report shows of findings by tooth."""
+
+    heads_healthy: Mapping[str, bool | None]
+    """Health of both heads, by asset; None = not judged."""
+    populations: Mapping[PopulationName, ToothPopulation | None] | None
+    """As in `metrics.json`."""

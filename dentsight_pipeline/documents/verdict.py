@@ -17,6 +17,8 @@ RowOutcome = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT EVALUABLE", "NOT APPLI
 Point = Literal["strong", "acceptable", "weak", "pass", "FAIL", "not measured"]
 Head = Literal["healthy", "collapsed", "unknown"]
 
+PLAN_ROW = "plan_fulfilled"
+"""Id of the row about the plan. It is no gate of a policy, so nobody can override it."""
 BLOCKING_OUTCOMES: tuple[RowOutcome, ...] = ("FAIL", "INCONCLUSIVE", "NOT EVALUABLE")
 """Row outcomes that block a release when the gate is hard and nobody overrode it, the worst first. NOT APPLICABLE does
 not: it is given to the champion rows when there is no champion to regress from, to those of tier 3 when no reader study

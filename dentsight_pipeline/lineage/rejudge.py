@@ -71,6 +71,9 @@ def _otherwise(store: Store, walked: Walk, manifest: Manifest, stored: Verdict, 
     study = walked.input_of(manifest, Asset.READER_AGREEMENT) if Asset.READER_AGREEMENT in manifest.inputs else None
     if report.readers != (product.stored_agreement(store, study) if study else None):
         yield f"The reader study that report.json of the {name_of(manifest)} shows is not the stored one."
+    found = walked.input_of(manifest, Asset.TOOTH_FINDINGS) if Asset.TOOTH_FINDINGS in manifest.inputs else None
+    if report.teeth != (product.stored_teeth(store, found) if found else None):
+        yield f"The findings by tooth that report.json of the {name_of(manifest)} shows are not the stored ones."
     plan = walked.input_of(manifest, Asset.PLAN)
     again = product.verdict_on(store, chain, report.policy, report.champion, overrides, report.readers, plan)
     for difference in islice(_differences(stored, again), 1):

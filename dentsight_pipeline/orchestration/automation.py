@@ -42,15 +42,12 @@ data_job = dg.define_asset_job(
     description="From an export to the condition subset, for one dataset.",
 )
 
+_measured = dg.AssetSelection.assets(training.trained_checkpoint, training.test_predictions, evaluation.class_metrics)
+_judged = dg.AssetSelection.assets(release.release_report, release.released_model)
+
 experiment_job = dg.define_asset_job(
     "experiment",
-    selection=dg.AssetSelection.assets(
-        training.trained_checkpoint,
-        training.test_predictions,
-        evaluation.class_metrics,
-        release.release_report,
-        release.released_model,
-    ),
+    selection=_measured | _judged,
     description="Train, predict, evaluate, judge and release, for one cell of dataset × recipe.",
 )
 
@@ -72,6 +69,16 @@ readers_job = dg.define_asset_job(
     description="Hold dentists' readings against the model of one cell, and judge it again; follows `experiment`.",
 )
 
+measure_job = dg.define_asset_job(
+    "measure", selection=_measured, description="The first half of `experiment`: train, predict and evaluate."
+)
+
+judge_job = dg.define_asset_job(
+    "judge",
+    selection=_judged,
+    description="The second half of `experiment`: judge and release; after `teeth` the report shows findings by tooth.",
+)
+
 teeth_data_job = dg.define_asset_job(
     "teeth_data",
     selection=dg.AssetSelection.assets(data.tooth_subset),
@@ -81,7 +88,7 @@ teeth_data_job = dg.define_asset_job(
 teeth_job = dg.define_asset_job(
     "teeth",
     selection=dg.AssetSelection.assets(training.tooth_checkpoint, evaluation.tooth_findings),
-    description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `experiment`.",
+    description="Train the tooth detector and join the conditions to its teeth, for one cell; follows `measure`.",
 )
 
 teeth_alone_data_job = dg.define_asset_job(
@@ -99,6 +106,8 @@ teeth_alone_job = dg.define_asset_job(
 jobs = [
     data_job,
     experiment_job,
+    measure_job,
+    judge_job,
     champion_job,
     teeth_data_job,
     teeth_job,

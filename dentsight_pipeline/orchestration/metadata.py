@@ -24,6 +24,7 @@ from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.lineage import Record
 from dentsight_pipeline.documents.names import SPLITS, Asset, Kind, raw_exports
 from dentsight_pipeline.documents.readers import AGREEMENT_FILE, ReaderAgreement
+from dentsight_pipeline.documents.verdict import PLAN_ROW
 from dentsight_pipeline.lineage.walk import walk
 from dentsight_pipeline.store import memo
 from dentsight_pipeline.store.content import build, read_bytes, read_document, read_json
@@ -284,7 +285,16 @@ def gate_results(verdict: "Verdict", specs: Sequence[str]) -> list[dg.AssetCheck
     return [_gate_result(name, rows.get(name), verdict.policy) for name in specs]
 
 
+NO_PLAN = (
+    "no plan was named, so nothing shows that policy, recipe and data were chosen before the figures were seen "
+    "(`dentsight plan` before a training, then `dentsight run --plan`)."
+)
+
+
 def _gate_result(name: str, row: "GateRow | None", policy: str) -> dg.AssetCheckResult:
+    if row is None and name == PLAN_ROW:
+        warn = dg.AssetCheckSeverity.WARN
+        return dg.AssetCheckResult(check_name=name, passed=False, severity=warn, description=NO_PLAN)
     if row is None:
         return dg.AssetCheckResult(check_name=name, passed=True, description=f"Policy {policy} has no such gate.")
     severity = dg.AssetCheckSeverity.ERROR if row.severity == "hard" else dg.AssetCheckSeverity.WARN

@@ -16,7 +16,7 @@ from dentsight_pipeline.documents.facts import CheckpointFacts, PlanFacts, Subse
 from dentsight_pipeline.documents.lineage import Began, Record
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE, Plan, PlannedSource
-from dentsight_pipeline.documents.verdict import GateRow, RowOutcome
+from dentsight_pipeline.documents.verdict import PLAN_ROW, GateRow, RowOutcome
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.release.envelope import signed, unsealed
 from dentsight_pipeline.release.policy import rule_problem
@@ -30,15 +30,13 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
-ROW = "plan_fulfilled"
-"""Id of the verdict's row about the plan. It is no gate of a policy, so nobody can override it."""
 EVERYTHING = "everything"
 _NOTHING = ("iou", "floor", "value", "low", "high", "n", "unit_count")
 _ALWAYS = {
-    "id": ROW,
+    "id": PLAN_ROW,
     "tier": "0",
     "title": "The plan is fulfilled",
-    "metric": ROW,
+    "metric": PLAN_ROW,
     "condition": "all",
     "operator": "within",
     "severity": "hard",

@@ -17,13 +17,15 @@ from dentsight_pipeline.documents.facts import (
     ReportFacts,
     SplitsFacts,
     SubsetFacts,
+    ToothFindingsFacts,
 )
 from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.readers import AGREEMENT_FILE, ReaderAgreement, reader_agreement_ref
-from dentsight_pipeline.documents.release import chain_behind
-from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, ChainLink, Report, ReportedData
+from dentsight_pipeline.documents.release import ChainLink, chain_behind
+from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, Report, ReportedData
+from dentsight_pipeline.documents.teeth import METRICS_FILE, ReportedTeeth, ToothMetrics, tooth_findings_ref
 from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release import approval
@@ -51,10 +53,11 @@ def chain_of(store: Store, evaluation: Manifest) -> dict[str, Manifest]:
 
 
 def beside(store: Store, evaluation: Manifest, plan: str | None) -> dict[str, Manifest]:
-    """What a verdict reads beside its chain, by asset: the newest reader study of the model, and the plan; either may
-    be absent."""
-    value = store.read_ref(reader_agreement_ref(evaluation.digest))
-    named = {Asset.READER_AGREEMENT: value["reader_agreement"] if value else None, Asset.PLAN: plan}
+    """What a report reads beside its chain, by asset: the newest reader study and findings by tooth of the model, and
+    the plan; each may be absent."""
+    newest = {Asset.READER_AGREEMENT: reader_agreement_ref, Asset.TOOTH_FINDINGS: tooth_findings_ref}
+    named = {asset: (store.read_ref(ref(evaluation.digest)) or {}).get(asset) for asset, ref in newest.items()}
+    named[Asset.PLAN] = plan
     return {asset: store.get_manifest(digest) for asset, digest in named.items() if digest}
 
 
@@ -136,7 +139,8 @@ def publish_report(
 
     Args:
         store: Where everything is.
-        chain: From `chain_of`; with a product `reader_agreement` the study is judged and shown.
+        chain: From `chain_of`; with a product `reader_agreement` the study is judged and shown, with
+            `tooth_findings` what they measured.
         policy: The gates.
         overrides: From `overrides_of`.
         champion: From `champion.comparison_with`.
@@ -149,6 +153,8 @@ def publish_report(
 
     study = chain.get(Asset.READER_AGREEMENT)
     readers = stored_agreement(store, study) if study else None
+    found = chain.get(Asset.TOOTH_FINDINGS)
+    teeth = stored_teeth(store, found) if found else None
     verdict = verdict_on(store, chain, policy, champion, overrides, readers, chain.get(Asset.PLAN))
     facts = ReportFacts(
         title=title,
@@ -164,7 +170,7 @@ def publish_report(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         given = _report_inputs(store, chain, policy, verdict, champion, title, Path(folder))
-        build_report(replace(given, readers=readers), out)
+        build_report(replace(given, readers=readers, teeth=teeth), out)
         files: dict[str, Path | bytes] = {path.name: path for path in out.iterdir()}
         files[VERDICT] = pretty(verdict)
         manifest = build(store, Kind.RELEASE_REPORT, files, inputs, facts)
@@ -222,6 +228,13 @@ def chain_links(store: Store, above: Sequence[Manifest]) -> tuple[ChainLink, ...
 def stored_agreement(store: Store, made: Manifest) -> ReaderAgreement:
     """What a stored reader study says."""
     return read_document(store, made, AGREEMENT_FILE, ReaderAgreement)
+
+
+def stored_teeth(store: Store, made: Manifest) -> ReportedTeeth:
+    """What stored findings by tooth measured."""
+    measured = read_document(store, made, METRICS_FILE, ToothMetrics)
+    healthy = made.facts_as(ToothFindingsFacts).heads_healthy
+    return ReportedTeeth(heads_healthy=healthy, populations=measured.populations)
 
 
 def show(store: Store, report: Manifest, folder: Path) -> Path:

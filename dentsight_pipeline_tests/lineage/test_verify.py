@@ -364,6 +364,16 @@ def test_one_edited_row_of_a_verdict_is_found(chain: Chain) -> None:
     assert_matches(audited(forged, "release_report").findings[0], r"says value 0\.99, but the stored evaluation gives")
 
 
+def test_findings_by_tooth_that_nothing_measured_are_found_in_a_report(chain: Chain) -> None:
+    """They decide no gate, but a reviewer reads them."""
+    told = read_json(chain.store, chain.manifest("release_report"), "report.json")
+    told["teeth"] = {"heads_healthy": {}, "populations": None}
+
+    forged = chain.forged("release_report", {"report.json": json.dumps(told).encode()})
+
+    assert_matches(audited(forged, "release_report").findings[0], "findings by tooth that report.json .* shows are not")
+
+
 def test_a_licence_taken_out_of_a_verdict_is_found(chain: Chain) -> None:
     """The card and the signed statement repeat it: whoever hands the model on goes by what stands there."""
     forged = _verdict_with(chain, lambda verdict: verdict["licences"].clear())

@@ -17,9 +17,10 @@ from dentsight_pipeline.documents.facts import PolicyVersion
 from dentsight_pipeline.documents.lineage import Began
 from dentsight_pipeline.documents.plan import PLAN, Plan
 from dentsight_pipeline.documents.policy import ApprovalRule, Policy
-from dentsight_pipeline.documents.verdict import GateRow
+from dentsight_pipeline.documents.verdict import PLAN_ROW, GateRow
 from dentsight_pipeline.errors import ConfigurationError, ReleaseError
 from dentsight_pipeline.lineage.verify import Evidence, audit
+from dentsight_pipeline.orchestration.metadata import gate_results
 from dentsight_pipeline.release import approval, product, statement
 from dentsight_pipeline.release import plan as plans
 from dentsight_pipeline.release.keys import KeyPair, generate_key
@@ -100,7 +101,7 @@ def judged(
 
 def row_in(chain: Chain, report: Manifest) -> GateRow:
     """What the verdict says of the plan."""
-    return next(row for row in product.verdict_of(chain.store, report).rows if row.id == plans.ROW)
+    return next(row for row in product.verdict_of(chain.store, report).rows if row.id == PLAN_ROW)
 
 
 def released(chain: Chain, report: Manifest) -> Manifest:
@@ -328,3 +329,23 @@ def test_a_person_plans_trains_and_two_approve_by_commands(
 def _head(text: str) -> tuple[int, str]:
     sequence, _, digest = text.partition(":")
     return int(sequence), digest
+
+
+def test_the_asset_check_tells_the_plan_and_what_broke_it_and_no_plan_is_no_pass(chain: Chain) -> None:
+    """In the UI an absent plan must not look like a fulfilled one; it warns, since nobody asked for one."""
+    plan = signed(chain, planned(chain))
+    reports = [
+        judged(chain, plan, began(chain)),
+        judged(chain, plan, began(chain), policy=load_policy("phantom")),
+        judged(chain, None, None),
+    ]
+
+    checks = [gate_results(product.verdict_of(chain.store, report), [PLAN_ROW])[0] for report in reports]
+
+    assert [(check.passed, check.severity.value) for check in checks] == [
+        (True, "ERROR"), (False, "ERROR"), (False, "WARN"),
+    ]  # fmt: skip
+    said = [check.description or "" for check in checks]
+    assert f"Plan {plan.digest[:12]} by Ann is fulfilled" in said[0]
+    assert f"Plan {plan.digest[:12]} by Ann is broken: policy: phantom" in said[1]
+    assert said[2].startswith("no plan was named")

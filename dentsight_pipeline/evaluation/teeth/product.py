@@ -25,6 +25,7 @@ from dentsight_pipeline.documents.teeth import (
     Thresholds,
     ToothFindings,
     ToothMetrics,
+    tooth_findings_ref,
 )
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.columns import GroundTruth, ground_truth_of
@@ -96,7 +97,7 @@ def publish_tooth_findings(
     Returns:
         The published manifest of kind `tooth-findings`: `findings.json` (each test image with its teeth and findings;
         see `findings_by_tooth`) and `metrics.json` (see `measure`; `populations` is None when no test image has
-        annotated teeth).
+        annotated teeth). The model's report finds it by `tooth_findings_ref`.
 
     Raises:
         EvaluationError: The tooth predictions were made by another checkpoint or on other images.
@@ -143,6 +144,7 @@ def publish_tooth_findings(
         facts,
     )
     store.put_manifest(manifest)
+    store.write_ref(tooth_findings_ref(chain[Asset.CLASS_METRICS].digest), {"tooth_findings": manifest.digest})
     return manifest
 
 

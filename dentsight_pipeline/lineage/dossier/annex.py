@@ -15,9 +15,10 @@ from dentsight_pipeline.documents.facts import RawExportFacts
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE
 from dentsight_pipeline.documents.report import REPORT, VERDICT
+from dentsight_pipeline.documents.verdict import PLAN_ROW
 from dentsight_pipeline.lineage.dossier.case import RECIPE, Case
 from dentsight_pipeline.release.approval import FOLDER
-from dentsight_pipeline.release.plan import ROW, plan_in
+from dentsight_pipeline.release.plan import plan_in
 from dentsight_pipeline.release.statement import SIGNATURE, STATEMENT, digests_of, statement_of
 from dentsight_pipeline.release.wording import interval_text
 from dentsight_pipeline.store.canonical import JSON
@@ -200,7 +201,7 @@ def predetermined(case: Case) -> Answer:
     if Asset.PLAN not in case.facts.chain:
         return None
     manifest = case.product(Asset.PLAN)
-    plan, row = plan_in(case.store, manifest), next(row for row in case.told.verdict.rows if row.id == ROW)
+    plan, row = plan_in(case.store, manifest), next(row for row in case.told.verdict.rows if row.id == PLAN_ROW)
     text = (
         f"Before the training, {plan.by} signed that recipes {_listed(plan.recipes)} would be trained on "
         f"{_listed(source.name for source in plan.sources)} and judged by policy {plan.policy.name} "

@@ -29,7 +29,9 @@ from dentsight_pipeline.documents.health import HeadHealth
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.documents.readers import ReaderAgreement
-from dentsight_pipeline.documents.report import Banner, ChainLink, Report, ReportedData, ShownImage
+from dentsight_pipeline.documents.release import ChainLink
+from dentsight_pipeline.documents.report import Banner, Report, ReportedData, ShownImage
+from dentsight_pipeline.documents.teeth import ReportedTeeth
 from dentsight_pipeline.documents.verdict import ChampionComparison, Verdict
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.release.ceiling import floors_above
@@ -86,6 +88,8 @@ class ReportInputs:
     """The comparison given to `judge`."""
     readers: ReaderAgreement | None = None
     """The reader study given to `judge`."""
+    teeth: ReportedTeeth | None = None
+    """What was found tooth by tooth, where stage 1 ran."""
     truth: Truth | None = None
     """The ground truth evaluated, for the pictures."""
     images: Images | None = None
@@ -182,6 +186,7 @@ def report_facts(inputs: ReportInputs, gallery: Sequence[Example], problems: Seq
         health=inputs.health,
         champion=inputs.champion,
         readers=inputs.readers,
+        teeth=inputs.teeth,
         worst_groups=worst_groups(inputs.policy, inputs.evaluation),
         chain=tuple(inputs.chain),
         cost=inputs.cost,

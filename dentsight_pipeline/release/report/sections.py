@@ -67,6 +67,7 @@ def page(
         tiles=list(_tiles(report)),
         bound_sign=bound_sign,
         interval_bar=interval_bar,
+        interval_text=interval_text,
         is_web_link=is_web_link,
         populations=sorted(populations, key=lambda named: (named[0] != verdict.population, named[0])),
         readings={reading.condition: reading for reading in verdict.classes},

@@ -14,11 +14,13 @@ from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import ReaderAgreementFacts
 from dentsight_pipeline.documents.names import Asset
-from dentsight_pipeline.documents.teeth import ToothReport
+from dentsight_pipeline.documents.teeth import METRICS_FILE, ToothMetrics, ToothReport
 from dentsight_pipeline.pages.reading import Reading
+from dentsight_pipeline.release.product import report_of
 from dentsight_pipeline.store.content import read_document, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
+from dentsight_pipeline_tests.orchestration.assets.test_graph import ASSETS
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ def teeth(finished_cell: FinishedCell) -> Teeth:
 
 
 def test_teeth_come_on_top_of_a_cell_that_stays_as_it_was(finished_cell: FinishedCell, teeth: Teeth) -> None:
-    """Asking for teeth must not train, judge or change anything of stage 2."""
+    """Asking for teeth must not train or measure anything of stage 2 again; the verdict stays."""
     assert teeth.said["checkpoint_digest"] == finished_cell.said["checkpoint_digest"]
-    assert teeth.said["report_digest"] == finished_cell.said["report_digest"]
-    assert len(teeth.said["cached"]) == 7
+    assert teeth.said["verdict"] == finished_cell.said["verdict"]
+    assert teeth.said["cached"] == [*ASSETS[:-1]]
     assert not [name for name in teeth.said["cached"] if name.startswith("tooth")]
 
 
@@ -73,6 +75,7 @@ def test_the_progress_counts_the_assets_of_stage_one_too(teeth: Teeth) -> None:
         "tooth_findings",
     ]
     assert stages[3] == "[4/11] tooth_subset"
+    assert stages[9] == "[10/11] release_report"  # what is released shows findings by tooth
 
 
 def test_both_stages_come_from_the_same_splits(teeth: Teeth) -> None:
@@ -117,6 +120,19 @@ def test_figures_are_told_where_teeth_are_annotated(teeth: Teeth) -> None:
     assert measured["images"] == teeth.findings.facts["images_with_annotated_teeth"] > 0
     assert measured["teeth"]["n_gt"] > 0
     assert measured["teeth"]["recall"] is not None
+
+
+def test_the_report_shows_what_was_measured_tooth_by_tooth_and_the_audit_follows_it(teeth: Teeth) -> None:
+    """Judged after stage 1, so that the report that a release signs has the figures."""
+    store, report = teeth.home.store, teeth.home.store.get_manifest(teeth.said["report_digest"])
+    told = report_of(store, report)
+    audited = teeth.home.dentsight("audit", report.digest, "--json")
+
+    assert report.inputs[Asset.TOOTH_FINDINGS] == teeth.findings.digest
+    assert told.teeth is not None and told.teeth.populations is not None
+    assert told.teeth.populations == read_document(store, teeth.findings, METRICS_FILE, ToothMetrics).populations
+    assert "Both stages together, on" in Path(teeth.said["report"]).read_text("utf-8")
+    assert (audited.returncode, json.loads(audited.stdout)["findings"]) == (0, [])
 
 
 def test_stage_one_alone_has_a_report_of_its_own(teeth: Teeth) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
@@ -29,10 +30,12 @@ from dentsight_pipeline.documents.health import HeadHealth, LayerScore, RuleOutc
 from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.readers import ReaderAgreement
 from dentsight_pipeline.documents.report import ChainLink, Report, ReportedData
+from dentsight_pipeline.documents.teeth import ReportedTeeth
 from dentsight_pipeline.documents.verdict import Override
 from dentsight_pipeline.errors import EvaluationError
 from dentsight_pipeline.evaluation.evaluate import coco_inputs, evaluate
 from dentsight_pipeline.evaluation.folder import write_evaluation
+from dentsight_pipeline.evaluation.teeth.findings import Marked, Mouth, measure
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.policy import load_policy
@@ -40,6 +43,7 @@ from dentsight_pipeline.release.report import build as report
 from dentsight_pipeline.release.report import gallery
 from dentsight_pipeline.release.report import tables as tables_module
 from dentsight_pipeline.release.report.pictures import SIDES, Truth
+from dentsight_pipeline.release.report.sections import page
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.data.export_builder import whole_export
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, split_counts, subset_facts
@@ -713,3 +717,50 @@ def test_a_reader_study_has_a_chapter_of_its_own(plain: Any, tmp_path: Path) -> 
     assert "2 readings still to be done" in chapter
     assert "0.03" in chapter and "With the model against without" in chapter
     assert 'id="readers"' not in plain[1].html.read_text("utf-8")
+
+
+LEFT, RIGHT = (0.0, 0.0, 10.0, 20.0), (20.0, 0.0, 10.0, 20.0)
+"""Where two teeth are."""
+
+
+def by_tooth(*found: tuple[str, ...], healthy: bool | None = True, clean: bool = True) -> ReportedTeeth:
+    """Of mouths with caries on 16 of the teeth 15 and 16; `found` has the teeth on which each is said to be."""
+    teeth, place = [Marked("15", LEFT, 0.9), Marked("16", RIGHT, 0.9)], {"15": LEFT, "16": RIGHT}
+    mouths = [
+        Mouth(str(n), clean, teeth, [Marked("caries", place[on], 0.8) for on in own], teeth, [Marked("caries", RIGHT)])
+        for n, own in enumerate(found)
+    ]
+    populations = measure(mouths, ["caries", "calculus", "crown"], resamples=0)
+    return ReportedTeeth(heads_healthy={"tooth_checkpoint": healthy}, populations=populations)
+
+
+def tooth_chapter(given: report.ReportInputs) -> str:
+    """Its words, on a page without figures."""
+    html = page(report.report_facts(given, [], []), defaultdict(lambda: None), [], [])
+    return unescape(re.sub(r"(<[^>]+>|\s)+", " ", html.split('<section id="teeth">')[1].split("</section>")[0]))
+
+
+def test_sensitivity_and_specificity_by_tooth_are_counted_over_teeth_and_x_rays(plain: Any) -> None:
+    """Five X-rays: found in two, in one on the neighbour as well, missed in two. Of 5 carious teeth 3 are found, of 5
+    sound ones 4 are left alone. A gated class that no tooth has says so, one that no gate reads is left out."""
+    shown = tooth_chapter(replace(plain[0], teeth=by_tooth(("16",), ("16",), ("15", "16"), (), ())))
+
+    assert "on 5 of the" in shown and "5 sources" in shown and "collapsed" not in shown
+    assert "caries gated 0.60 0.80 5 5 4 0" in shown
+    assert "calculus gated NOT MEASURED 1.00 0 10" in shown
+    assert "crown" not in shown
+
+
+@pytest.mark.parametrize(
+    ("teeth", "said"),
+    [
+        (None, "NOT MEASURED. Stage 1 did not run"),
+        (ReportedTeeth(heads_healthy={}, populations=None), "NOT MEASURED. Stage 1 ran, but on none of the clean"),
+        (by_tooth(("16",), clean=False), "NOT MEASURED. Stage 1 ran, but on none of the clean"),
+        (by_tooth(("16",), healthy=False), "Stage 1's classification head has collapsed."),
+        (by_tooth(("16",), healthy=None), "The health of stage 1's head was not judged."),
+    ],
+)
+def test_what_is_not_known_tooth_by_tooth_is_said(plain: Any, teeth: ReportedTeeth | None, said: str) -> None:
+    """A missing table could be read as one without misses."""
+    assert said in tooth_chapter(replace(plain[0], teeth=teeth))

@@ -108,6 +108,7 @@ def predict(request: PredictRequest, as_json: bool) -> None:
         found = predict_images(xrays, folder, request.threshold, pictures=request.out, teeth_folder=teeth)
     facts = {
         "checkpoint": request.checkpoint,
+        "teeth": request.teeth or None,
         "threshold": request.threshold,
         "left_out": dict(left_out),
         "findings": plain(found),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.names import Asset
+from dentsight_pipeline.store.names import is_digest
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.commands import CellMade, CellPlanned, ChampionTold, Finding
@@ -90,11 +91,21 @@ def agreement(facts: Facts, margin: float) -> str:
 
 def findings(facts: Facts, out: Path) -> str:
     """Of predictions on somebody's own images."""
-    rows = [{"image": item["image"], **finding} for item in facts["findings"] for finding in item["findings"]]
-    shown = table(rows, ["image", "class", "score", "bbox_xywh_px"])
+    rows = [_finding(item["image"], finding) for item in facts["findings"] for finding in item["findings"]]
+    shown = table(rows, ["image", "class", *(["tooth"] if facts["teeth"] else []), "score", "x, y, width, height"])
     others = ", ".join(f"{count} {name}" for name, count in facts["left_out"].items())
     left = f"\nLeft out, being of other modalities: {others}." if others else ""
     return f"{shown}{left}\nPictures and findings.json are in {out}. Research only."
+
+
+def _finding(image: str, finding: Facts) -> Facts:
+    """A row that fits a terminal: a DICOM file by the first digits of its sha256, the box in whole pixels."""
+    return {
+        "image": image[:12] if is_digest(image) else image,
+        "tooth": " ".join(finding.get("teeth") or ()) or None,
+        "x, y, width, height": ", ".join(f"{value:.0f}" for value in finding["bbox_xywh_px"]),
+        **finding,
+    }
 
 
 def heads(facts: Facts) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.model import PredictRequest, predict
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.store.local import hash_file
@@ -47,6 +48,20 @@ def test_a_folder_becomes_findings_pictures_and_reports_that_name_nobody(
     made = pydicom.dcmread(out / f"{name}.sr.dcm")
     assert str(made.PatientName) == f"{PLANTED[0]}^Anna"
     assert f"weights {hash_file(TRAINED / 'model.safetensors')[0]}".encode() in (out / f"{name}.sr.dcm").read_bytes()
+
+
+def test_a_terminal_shows_each_finding_on_one_line_with_its_tooth_where_teeth_were_asked_for() -> None:
+    """A DICOM file's name is 64 digits and a box four long numbers: too much. No tooth is said, not left out."""
+    found = {"class": "caries", "score": 0.7512, "bbox_xywh_px": [10.4, 20.6, 30.0, 40.0]}
+    facts = {"findings": [{"image": "ab" * 32, "findings": [{**found, "teeth": ["35", "36"]}, found]}], "left_out": {}}
+
+    with_teeth, without = (text.findings({**facts, "teeth": ref}, Path("out")).splitlines() for ref in ("ab12", None))
+
+    assert [line.split() for line in with_teeth[1:3]] == [
+        ["abababababab", "caries", "35", "36", "0.7512", "10,", "21,", "30,", "40"],
+        ["abababababab", "caries", "–", "0.7512", "10,", "21,", "30,", "40"],
+    ]
+    assert "tooth" in with_teeth[0] and "tooth" not in without[0]
 
 
 def test_an_sr_of_what_is_no_dicom_file_is_refused_before_anything_is_written(clinic: Path) -> None:

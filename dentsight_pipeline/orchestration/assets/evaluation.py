@@ -54,7 +54,7 @@ def class_metrics(step: Step[EvaluationConfig]) -> dg.MaterializeResult:
     cells,
     reads=[condition_subset, test_predictions, class_metrics, tooth_subset, tooth_checkpoint],
     settings=EvaluationConfig,
-    version="3",
+    version="4",
     gpu=True,
     group_name="teeth",
     kinds={"pytorch", "json"},

@@ -84,7 +84,7 @@ CODE_VERSIONS = {
     "class_metrics": "4",
     "normalized_splits": "2",
     "raw_export": "2",
-    "release_report": "3",
+    "release_report": "4",
     "tooth_findings": "2",
     "trained_checkpoint": "2",
 }

@@ -91,7 +91,8 @@ def _chosen(store: Store, subset: Manifest, plan: Plan) -> tuple[tuple[StudyImag
     if len(by_source) < plan.images:
         raise ConfigurationError(
             f"{plan.images} images were asked for; the test split has {len(by_source)} clean sources on which every "
-            "condition was looked for. Ask for fewer (--images)."
+            "condition was looked for. Ask for fewer (--images), or plan from a dataset with more of them: `dentsight "
+            "inspect` shows which conditions its annotators looked for, and how many test sources are clean."
         )
     sources = sorted(by_source)
     drawn = np.random.default_rng(plan.seed).choice(len(sources), plan.images, replace=False)

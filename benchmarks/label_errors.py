@@ -65,7 +65,7 @@ def plant(given: argparse.Namespace, store: Store, known: dict[str, Any]) -> Non
     clean = drawn(store, given.images, given.seed)
     made = mistakes(store, clean, given.share, np.random.default_rng(given.seed))
     wrong = changed(store, clean, made, "planted")
-    known |= {"clean": clean.digest, "wrong": wrong.digest, "measured": drawn(store, 200, given.seed + 1).digest}
+    known |= {"clean": clean.digest, "wrong": wrong.digest, "measured": drawn(store, 300, given.seed + 1).digest}
     (given.out / PLANTED).write_bytes(codec.write(made))
     print(json.dumps(Counter(kind_of(one) for one in made)))
 

@@ -260,7 +260,7 @@ def predict(
     checkpoint: Annotated[str, typer.Option(help="Checkpoint digest or folder.")],
     out: Annotated[Path, typer.Option(help="Folder for findings.json and the pictures.")] = Path("findings"),
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score of a finding.")] = 0.5,
-    teeth: Annotated[str, typer.Option(help="Checkpoint of stage 1: adds the tooth of each finding.")] = "",
+    teeth: Annotated[str, typer.Option(help="Findings by tooth, or a checkpoint of stage 1: adds the tooth.")] = "",
     sr: Annotated[bool, typer.Option("--sr", help="Write a DICOM SR for each X-ray, beside its picture.")] = False,
     as_json: Json = False,
 ) -> None:

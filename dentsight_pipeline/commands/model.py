@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import fields, json_file, show, staged
@@ -17,6 +17,7 @@ from dentsight_pipeline.errors import ConfigurationError
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.detections import XrayFindings
     from dentsight_pipeline.lineage.reference import Registry
+    from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 
@@ -33,7 +34,7 @@ class PredictRequest:
     threshold: float
     """Least score that is shown."""
     teeth: str = ""
-    """The model of stage 1; empty: no teeth."""
+    """The model of stage 1, or findings by tooth, which also say which teeth count; empty: no teeth."""
     sr: bool = False
     """Whether an SR is written for each X-ray."""
 
@@ -104,15 +105,18 @@ def predict(request: PredictRequest, as_json: bool) -> None:
     if request.sr:
         _refuse_what_has_no_sr(xrays)
     request.out.mkdir(parents=True, exist_ok=True)
-    with _models(request) as (folder, teeth, model):
-        found = predict_images(xrays, folder, request.threshold, pictures=request.out, teeth_folder=teeth)
+    with _models(request) as opened:
+        teeth = {"teeth_folder": opened.teeth, "tooth_score": opened.tooth_score}
+        found = predict_images(xrays, opened.folder, request.threshold, pictures=request.out, **teeth)
     facts = {
         "checkpoint": request.checkpoint,
         "teeth": request.teeth or None,
+        "tooth_score": opened.tooth_score if request.teeth else None,
+        "tooth_score_from": opened.tooth_score_from if request.teeth else None,
         "threshold": request.threshold,
         "left_out": dict(left_out),
         "findings": plain(found),
-        "reports": _write_reports(request, xrays, found, model) if request.sr else [],
+        "reports": _write_reports(request, xrays, found, opened.name) if request.sr else [],
     }
     (request.out / "findings.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     show(facts, as_json, lambda: text.findings(facts, request.out))
@@ -126,9 +130,24 @@ def _refuse_what_has_no_sr(xrays: Sequence[Path]) -> None:
             raise ConfigurationError(f"{path} is no DICOM file, and an SR refers to one. Leave --sr or that file out.")
 
 
+class _Models(NamedTuple):
+    """The models of a prediction, as folders."""
+
+    folder: Path
+    """Stage 2's."""
+    teeth: Path | None
+    """Stage 1's."""
+    tooth_score: float
+    """From which on a tooth counts as found."""
+    tooth_score_from: str
+    """The split that it was chosen on, or `default`."""
+    name: str
+    """What they are called in an SR: by digest."""
+
+
 @contextmanager
-def _models(request: PredictRequest) -> Iterator[tuple[Path, Path | None, str]]:
-    """The folders of both stages, and what the model is called in an SR: by digest."""
+def _models(request: PredictRequest) -> Iterator[_Models]:
+    """The models that were asked for."""
     from dentsight_pipeline.lineage.reference import checkpoint_folder
     from dentsight_pipeline.orchestration.resources import Workspace
     from dentsight_pipeline.orchestration.tracking.registry import registry_of
@@ -139,19 +158,49 @@ def _models(request: PredictRequest) -> Iterator[tuple[Path, Path | None, str]]:
         refs = [ref for ref in (request.checkpoint, request.teeth) if ref]
         folders = [opened.enter_context(checkpoint_folder(store, ref, registry)) for ref in refs]
         named = [_named(store, ref, folder, registry) for ref, folder in zip(refs, folders, strict=True)]
-        yield folders[0], folders[1] if request.teeth else None, ", teeth by ".join(named)
+        score = _tooth_score(store, request.teeth, registry)
+        yield _Models(folders[0], folders[1] if request.teeth else None, *score, ", teeth by ".join(named))
+
+
+def _tooth_score(store: Store, ref: str, registry: Registry | None) -> tuple[float, str]:
+    """From which score on a tooth counts as found, and where that is from.
+
+    Raises:
+        ConfigurationError: Findings by tooth whose stage 1 hit no tooth.
+    """
+    from dentsight_pipeline.documents.names import Kind
+    from dentsight_pipeline.documents.teeth import FINDINGS_FILE, ToothFindings
+    from dentsight_pipeline.store.content import read_document
+    from dentsight_pipeline.training.xrays import TOOTH_SCORE
+
+    made = _product(store, ref, registry) if ref else None
+    if made is None or made.kind != Kind.TOOTH_FINDINGS:
+        return TOOTH_SCORE, "default"
+    chosen = read_document(store, made, FINDINGS_FILE, ToothFindings).thresholds
+    if chosen.teeth is None:
+        raise ConfigurationError(
+            f"Stage 1 of {ref} hit no tooth on {chosen.teeth_chosen_on}, so nothing says which of its scores to "
+            "believe. Train it longer, or leave --teeth out."
+        )
+    return chosen.teeth, chosen.teeth_chosen_on
+
+
+def _product(store: Store, ref: str, registry: Registry | None) -> Manifest | None:
+    """What a reference means in the store; None for a folder that it does not know."""
+    from dentsight_pipeline.lineage.reference import resolve
+
+    try:
+        return store.get_manifest(resolve(store, ref, registry).digest)
+    except ConfigurationError:
+        return None
 
 
 def _named(store: Store, ref: str, folder: Path, registry: Registry | None) -> str:
     """A model by kind and digest of its product; one that the store does not know by its weights."""
-    from dentsight_pipeline.lineage.reference import resolve
     from dentsight_pipeline.store.local import hash_file
 
-    try:
-        digest = resolve(store, ref, registry).digest
-    except ConfigurationError:
-        return f"weights {hash_file(folder / 'model.safetensors')[0]}"
-    return f"{store.get_manifest(digest).kind} {digest}"
+    made = _product(store, ref, registry)
+    return f"weights {hash_file(folder / 'model.safetensors')[0]}" if made is None else f"{made.kind} {made.digest}"
 
 
 def _write_reports(

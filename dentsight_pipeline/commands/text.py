@@ -36,6 +36,7 @@ def run(cell: "CellMade") -> str:
         "By tooth:   ": cell.tooth_findings_digest or "",
         "Dentists:   ": cell.reader_agreement_digest or "",
         "Suspects:   ": cell.label_review_digest and f"dentsight review {cell.label_review_digest[:12]}",
+        "Released:   ": cell.released or "",
         "Verdict: ": cell.verdict,
         "Report: ": cell.report,
     }
@@ -95,7 +96,14 @@ def findings(facts: Facts, out: Path) -> str:
     shown = table(rows, ["image", "class", *(["tooth"] if facts["teeth"] else []), "score", "x, y, width, height"])
     others = ", ".join(f"{count} {name}" for name, count in facts["left_out"].items())
     left = f"\nLeft out, being of other modalities: {others}." if others else ""
+    if facts["teeth"]:
+        left += f"\nTeeth count from score {facts['tooth_score']:.2f} on ({_chosen(facts['tooth_score_from'])})."
     return f"{shown}{left}\nPictures and findings.json are in {out}. Research only."
+
+
+def _chosen(split: str) -> str:
+    ask = "a default; give --teeth the digest that `dentsight run --with-teeth` prints as “By tooth” for the chosen one"
+    return ask if split == "default" else f"chosen on {split}"
 
 
 def _finding(image: str, finding: Facts) -> Facts:

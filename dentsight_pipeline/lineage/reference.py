@@ -163,6 +163,8 @@ def _named_checkpoint(manifest: Manifest) -> str | None:
         return manifest.facts_as(ReleaseFacts).chain.get(Asset.TRAINED_CHECKPOINT)
     if manifest.kind == Kind.EVALUATION:
         return manifest.facts_as(EvaluationFacts).checkpoint
+    if manifest.kind in (Kind.TOOTH_FINDINGS, Kind.TOOTH_REPORT):
+        return manifest.inputs.get(Asset.TOOTH_CHECKPOINT)
     return manifest.inputs.get(Asset.TRAINED_CHECKPOINT)
 
 

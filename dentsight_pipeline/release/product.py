@@ -26,7 +26,7 @@ from dentsight_pipeline.documents.readers import AGREEMENT_FILE, ReaderAgreement
 from dentsight_pipeline.documents.release import ChainLink, chain_behind
 from dentsight_pipeline.documents.report import REPORT, REPORT_FILES, VERDICT, Report, ReportedData
 from dentsight_pipeline.documents.teeth import METRICS_FILE, ReportedTeeth, ToothMetrics, tooth_findings_ref
-from dentsight_pipeline.documents.verdict import ChampionComparison, Override, Verdict
+from dentsight_pipeline.documents.verdict import PLAN_ROW, ChampionComparison, Override, Verdict
 from dentsight_pipeline.errors import ConfigurationError, RefConflictError, ReleaseError
 from dentsight_pipeline.release import approval
 from dentsight_pipeline.release import plan as plans
@@ -193,6 +193,7 @@ def _report_inputs(
     from dentsight_pipeline.release.report.pictures import Truth
 
     evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
+    beside = [product for name, product in chain.items() if name not in ASSETS_BELOW]
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
     data = plain(splits.facts_as(SplitsFacts)) | plain(subset.facts_as(SubsetFacts))
     training = first_record(store, checkpoint.digest)
@@ -207,7 +208,7 @@ def _report_inputs(
         data=convert(data, ReportedData, "the facts of splits and subset"),
         checkpoint=checkpoint.facts_as(CheckpointFacts),
         predictions=predictions.facts_as(PredictionsFacts),
-        chain=chain_links(store, (evaluation, predictions, checkpoint, subset)),
+        chain=chain_links(store, (*beside, evaluation, predictions, checkpoint, subset)),
         cost=training.cost,
         links={"MLflow run": training.mlflow_url} if training.mlflow_url else {},
         champion=champion,
@@ -245,12 +246,14 @@ def show(store: Store, report: Manifest, folder: Path) -> Path:
 
 def refusal(report: Manifest, verdict: Verdict) -> str:
     """Why a report's model may not be released, in one sentence or two."""
-    blocking = "; ".join(row.sentence for row in verdict.blocking[:3])
+    blocking = "; ".join(row.sentence.rstrip(".") for row in verdict.blocking[:3])
+    broken = any(row.id == PLAN_ROW for row in verdict.blocking)
+    other = "Train a better model, or record an override with a name and a reason"
+    remedy = "A broken plan cannot be overridden" if broken else other
     more = f" (and {len(verdict.blocking) - 3} more)" if len(verdict.blocking) > 3 else ""
     return (
         f"The verdict on checkpoint {report.inputs[Asset.TRAINED_CHECKPOINT][:12]} is {verdict.outcome} under policy "
-        f"{verdict.policy} v{verdict.policy_version}: {blocking}{more}. Train a better model, or record an override "
-        "with a name and a reason."
+        f"{verdict.policy} v{verdict.policy_version}: {blocking}{more}. {remedy}."
     )
 
 

@@ -24,7 +24,7 @@ Threshold = float | Mapping[str, float]
 """Least score that is shown, for all classes or by class."""
 
 TOOTH_SCORE = 0.5
-"""From which on a tooth counts as found."""
+"""From which on a tooth counts as found, where nobody chose a score."""
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 """Okabe and Ito's palette, which people with any colour vision can tell apart; names are written beside the boxes."""
 _NOTICE = "Research only. Not for clinical use."
@@ -37,6 +37,7 @@ def predict_images(
     *,
     pictures: Path | None = None,
     teeth_folder: Path | None = None,
+    tooth_score: float = TOOTH_SCORE,
     device: str | None = None,
 ) -> list[XrayFindings]:
     """Findings on one's own X-rays.
@@ -48,6 +49,7 @@ def predict_images(
             says which of its scores to believe.
         pictures: Folder for one annotated PNG an image; None draws nothing.
         teeth_folder: A model folder of stage 1, which tells the tooth of each finding; None leaves that out.
+        tooth_score: From which on a tooth counts as found; findings by tooth have the one that was chosen on valid.
         device: `cpu` or `cuda`; None = a GPU when there is one.
 
     Raises:
@@ -67,7 +69,7 @@ def predict_images(
         name, image = read_xray(path)
         findings = _shown(detector.detect([image])[0], detector.classes, threshold, image.shape)
         if stage_one is not None:
-            findings = _with_teeth(findings, stage_one, image)
+            findings = _with_teeth(findings, stage_one, tooth_score, image)
         drawn = None if pictures is None else draw_findings(image, findings, pictures / f"{name.stem}.findings.png")
         shown = None if drawn is None else str(drawn)
         height, width = image.shape
@@ -84,9 +86,11 @@ def _load_stage_one(folder: Path, device: str | None) -> Detector:
     return detector
 
 
-def _with_teeth(findings: tuple[Finding, ...], stage_one: Detector, image: NDArray[np.uint8]) -> tuple[Finding, ...]:
+def _with_teeth(
+    findings: tuple[Finding, ...], stage_one: Detector, least: float, image: NDArray[np.uint8]
+) -> tuple[Finding, ...]:
     """The same findings with the teeth that they belong to."""
-    found = _shown(stage_one.detect([image])[0], stage_one.classes, TOOTH_SCORE, image.shape)
+    found = _shown(stage_one.detect([image])[0], stage_one.classes, least, image.shape)
     teeth = one_mouth(Marked(tooth.name, tooth.bbox_xywh_px, tooth.score) for tooth in found)
     boxes, names = [f.bbox_xywh_px for f in findings], [f.name for f in findings]
     joined = join_teeth(np.array(boxes), names, np.array([t.bbox_xywh_px for t in teeth]), [t.name for t in teeth])
@@ -148,7 +152,7 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
         colour = _COLOURS[names.index(finding.name) % len(_COLOURS)]
         left, top, width, height = finding.bbox_xywh_px
         draw.rectangle((left, top, left + width, top + height), outline=colour, width=line)
-        text = f"{finding.name} {finding.score:.2f}"
+        text = " ".join((finding.name, *(finding.teeth or ()), f"{finding.score:.2f}"))
         text_width, text_height = draw.textlength(text, font=font), size * 1.25
         x, y = _label_place(finding, (text_width, text_height), image.shape)
         draw.rectangle((x, y, x + text_width, y + text_height), fill=colour)

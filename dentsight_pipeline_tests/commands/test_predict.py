@@ -54,6 +54,7 @@ def test_a_terminal_shows_each_finding_on_one_line_with_its_tooth_where_teeth_we
     """A DICOM file's name is 64 digits and a box four long numbers: too much. No tooth is said, not left out."""
     found = {"class": "caries", "score": 0.7512, "bbox_xywh_px": [10.4, 20.6, 30.0, 40.0]}
     facts = {"findings": [{"image": "ab" * 32, "findings": [{**found, "teeth": ["35", "36"]}, found]}], "left_out": {}}
+    facts |= {"tooth_score": 0.25, "tooth_score_from": "valid"}
 
     with_teeth, without = (text.findings({**facts, "teeth": ref}, Path("out")).splitlines() for ref in ("ab12", None))
 
@@ -62,6 +63,8 @@ def test_a_terminal_shows_each_finding_on_one_line_with_its_tooth_where_teeth_we
         ["abababababab", "caries", "–", "0.7512", "10,", "21,", "30,", "40"],
     ]
     assert "tooth" in with_teeth[0] and "tooth" not in without[0]
+    assert "Teeth count from score 0.25 on (chosen on valid)." in with_teeth
+    assert not [line for line in without if "Teeth count" in line]
 
 
 def test_an_sr_of_what_is_no_dicom_file_is_refused_before_anything_is_written(clinic: Path) -> None:

@@ -79,7 +79,7 @@ def test_findings_get_the_teeth_that_they_lie_on() -> None:
 
     findings = tuple(Finding(name="caries", score=0.9, bbox_xywh_px=box) for box in [(12, 12, 5, 5), (42, 12, 5, 5)])
 
-    made = _with_teeth(findings, cast(Detector, StageOne()), np.zeros((60, 90), np.uint8))
+    made = _with_teeth(findings, cast(Detector, StageOne()), 0.5, np.zeros((60, 90), np.uint8))
 
     assert [finding.teeth for finding in made] == [("36",), None]
-    assert _with_teeth((), cast(Detector, StageOne()), np.zeros((60, 90), np.uint8)) == ()
+    assert _with_teeth((), cast(Detector, StageOne()), 0.5, np.zeros((60, 90), np.uint8)) == ()

@@ -143,7 +143,8 @@ def output_quality(case: Case) -> Answer:
 def resources(case: Case) -> Answer:
     how = case.how(case.checkpoint)
     told = {**(how.hardware or {}), **(how.cost or {})}
-    shown = {name: value for name, value in told.items() if value is not None}
+    known = {name: value for name, value in told.items() if value is not None}
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in known.items()}
     return Said(f"The training took: {_counts(shown)}.", case.cite_record(case.checkpoint)) if how.cost else None
 
 
@@ -271,7 +272,7 @@ def cybersecurity(case: Case) -> Answer:
 
 def limitations(case: Case) -> Answer:
     rows = [row for row in case.told.verdict.rows if not row.passed]
-    words = {reading.condition: reading.point for reading in case.told.verdict.classes}
+    words = {reading.condition: reading.outcome or reading.point for reading in case.told.verdict.classes}
     missed = (
         f"By class, as the policy reads AP: {_counts(words)}. Gates that did not pass: {_listed(r.id for r in rows)}."
     )
@@ -286,6 +287,12 @@ def expected_accuracy(case: Case) -> Answer:
         return None
     text = f"Macro AP50 on {case.measured.gated_population} test images: {_with_interval(row)}, interval of 90 %."
     return Said(text, _evaluation(case))
+
+
+def accuracy_of_groups(case: Case) -> Answer:
+    """Groups of X-rays, not of persons; what too few of them show is shown by none."""
+    told = [row.sentence for row in case.told.worst_groups if row.outcome != "INCONCLUSIVE"]
+    return Said(f"By kinds of X-rays, not of persons: {' '.join(told)}", _report(case, REPORT)) if told else None
 
 
 def input_data(case: Case) -> Answer:
@@ -383,7 +390,7 @@ ANNEX: tuple[tuple[int, str, tuple[tuple[str, str, Callable[[Case], Answer]], ..
         "Detailed information about the monitoring, functioning and control of the AI system",
         (
             ("3", "its capabilities and limitations in performance", limitations),
-            ("3", "the degrees of accuracy for specific persons or groups of persons", open_point),
+            ("3", "the degrees of accuracy for specific persons or groups of persons", accuracy_of_groups),
             ("3", "the overall expected level of accuracy", expected_accuracy),
             ("3", "foreseeable unintended outcomes and sources of risks", open_point),
             ("3", "the human oversight measures needed (Article 14)", open_point),

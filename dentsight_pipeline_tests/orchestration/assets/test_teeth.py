@@ -14,7 +14,7 @@ from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import ReaderAgreementFacts
 from dentsight_pipeline.documents.names import Asset
-from dentsight_pipeline.documents.teeth import METRICS_FILE, ToothMetrics, ToothReport
+from dentsight_pipeline.documents.teeth import FINDINGS_FILE, METRICS_FILE, ToothFindings, ToothMetrics, ToothReport
 from dentsight_pipeline.pages.reading import Reading
 from dentsight_pipeline.release.product import report_of
 from dentsight_pipeline.store.content import read_document, read_json
@@ -133,6 +133,22 @@ def test_the_report_shows_what_was_measured_tooth_by_tooth_and_the_audit_follows
     assert told.teeth.populations == read_document(store, teeth.findings, METRICS_FILE, ToothMetrics).populations
     assert "Both stages together, on" in Path(teeth.said["report"]).read_text("utf-8")
     assert (audited.returncode, json.loads(audited.stdout)["findings"]) == (0, [])
+
+
+def test_predict_takes_from_findings_by_tooth_which_teeth_count(teeth: Teeth) -> None:
+    """A score that is right for one stage 1 finds no tooth at all with another; which one was taken is said."""
+    home, store = teeth.home, teeth.home.store
+    subset = store.get_manifest(teeth.findings.inputs["condition_subset"])
+    image = next(str(store.local_path(e.sha256)) for name, e in subset.entries.items() if name.startswith("images/"))
+    given = ("predict", image, "--checkpoint", teeth.said["checkpoint_digest"], "--json", "--teeth")
+
+    by_findings = home.dentsight(*given, teeth.findings.digest)
+    by_checkpoint = home.dentsight(*given, teeth.findings.inputs["tooth_checkpoint"])
+
+    chosen = read_document(store, teeth.findings, FINDINGS_FILE, ToothFindings).thresholds
+    said, other = json.loads(by_findings.stdout), json.loads(by_checkpoint.stdout)
+    assert (said["tooth_score"], said["tooth_score_from"]) == (chosen.teeth, "valid")
+    assert (other["tooth_score"], other["tooth_score_from"]) == (0.5, "default")
 
 
 def test_stage_one_alone_has_a_report_of_its_own(teeth: Teeth) -> None:

@@ -112,10 +112,16 @@ def _lines(queue: "ReviewQueue") -> list[str]:
 def _review_until_stopped(
     store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool
 ) -> None:
+    from dentsight_pipeline.errors import ConfigurationError
     from dentsight_pipeline.pages.review_page import review_page
     from dentsight_pipeline.pages.reviewing import neighbours_of
 
     who = _named_reviewer(asked)
+    if not queue.suspects:
+        raise ConfigurationError(
+            f"No label of {asked.ref} is suspect, so there is nothing to review. What a model sees counts where REF is "
+            "predictions, an evaluation, or what `dentsight run --with-review` told."
+        )
     page = partial(review_page, _opened(folder, queue, neighbours_of(store, queue)), image_bytes=store.get_bytes)
     facts = {"queue": queue.digest, "folder": str(folder)}
     _until_stopped(page, (who,), asked.port, facts, [], as_json)

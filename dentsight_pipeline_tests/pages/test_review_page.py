@@ -20,6 +20,7 @@ from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.review import ReviewEntry
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.orchestration.resources import Workspace
+from dentsight_pipeline.pages import server as pages_server
 from dentsight_pipeline.pages.journal import read_journal
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder
@@ -155,6 +156,21 @@ def test_a_server_killed_between_and_in_decisions_loses_none_that_it_answered(
     assert decided("", 1) == (3, 3)
     verbs = [entry.verb for entry in read_journal(tmp_path / "r/decisions.jsonl", ReviewEntry)[1:]]
     assert verbs == ["accept", "accept", "reject", "accept"]
+
+
+def test_a_queue_without_suspects_says_how_to_get_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that thanks for everything decided, when nothing was asked, reads as labels that somebody looked at."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pages_server, "serve", lambda *given: pytest.fail("served"))
+    builder = ExportBuilder(tmp_path / "export")
+    for split in ("train", "valid", "test"):
+        builder.image(split, {"crown": [[4, 4, 20, 20]]})
+    store = Workspace().store
+    splits = normalise_export(store, ingest_export(builder.write(), store)).digest
+
+    refused = CliRunner().invoke(app, ["review", splits, "--by", "B"])
+
+    assert "is suspect, so there is nothing to review" in str(refused.exception)
 
 
 @pytest.mark.slow

@@ -89,8 +89,13 @@ def corrected(splits: Mapping[str, Split], corrections: Sequence[Correction]) ->
 def _apply(rows: list[dict[str, Any]], split: Split, place: int, correction: Correction, free: int) -> Outcome:
     """Change the rows of one image by one correction; what it adds has the largest id and stands last."""
     name, bbox = correction.after_class, correction.after_bbox and _inside(split, place, correction.after_bbox)
-    before = _find(rows, split, correction.before_class, correction.before_bbox)
-    if _find(rows, split, name, bbox) is not None or (name is None and before is None):
+    before, after = (
+        _find(rows, split, *told) for told in ((correction.before_class, correction.before_bbox), (name, bbox))
+    )
+    if after is not None and before is not None and before is not after:  # two labels were one finding
+        rows.remove(before)
+        return "applied"
+    if after is not None or (name is None and before is None):
         return "contained"
     if (before is None and correction.before_class is not None) or (name is not None and bbox is None):
         return "conflict"

@@ -170,10 +170,9 @@ def _answered(queue: ReviewQueue, image: Labelled, places: Sequence[int], answer
     scale = np.tile(np.array(image.size, float) / answer.size, 2)  # Roboflow may have resized it
     boxes = [(shown, as_box(np.array(shown.bbox) * scale)) for shown in answer.boxes]
     untouched = _untouched(queue, places, boxes)
-    undecided = {
-        *untouched.values(),
-        *(place for place in places if not queue.suspects[place].class_name and not boxes),
-    }
+    undecided = {*untouched.values()}
+    if len(untouched) == len(boxes):  # nothing was said of whether it is empty
+        undecided |= {place for place in places if not queue.suspects[place].class_name}
     kept = {queue.suspects[place].annotation for place in undecided}
     labels = zip(map(int, image.ids), image.names, map(as_box, image.boxes), strict=True)
     before = {number: (name, box) for number, name, box in labels if number not in kept}

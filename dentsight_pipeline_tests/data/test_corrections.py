@@ -56,6 +56,7 @@ def labels(of: Split) -> list[tuple[str, tuple[float, ...]]]:
         ([("caries", HERE)], change(("caries", HERE), ("caries", THERE)), "applied", [("caries", THERE)]),
         ([("caries", NEAR)], change(None, ("caries", HERE)), "contained", [("caries", NEAR)]),
         ([], change(("caries", HERE), None), "contained", []),
+        ([("crown", HERE), ("caries", HERE)], change(("caries", HERE), ("crown", HERE)), "applied", [("crown", HERE)]),
         ([("crown", HERE)], change(("caries", HERE), ("caries", THERE)), "conflict", [("crown", HERE)]),
         ([("crown", HERE)], change(None, ("caries", HERE), image="b"), "no such image", [("crown", HERE)]),
     ],

@@ -18,12 +18,13 @@ from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.review import ReviewQueue, Suspect
 from dentsight_pipeline.errors import ConfigurationError, DataError
-from dentsight_pipeline.evaluation.suspects import as_box, labelled_images
+from dentsight_pipeline.evaluation.suspects import Labelled, as_box, labelled_images
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.intake.roboflow import RoboflowClient
 from dentsight_pipeline.pages.answers import take_answers
 from dentsight_pipeline.pages.handover import COCO_FILE, CVAT_FILE, SUSPECTS_FILE, upload, write_handover
 from dentsight_pipeline.pages.reviewing import Review, corrections_of, keep_queue
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
 from dentsight_pipeline_tests.data.export_builder import ExportBuilder
 from dentsight_pipeline_tests.local_server import QuietHandler, serving
@@ -51,12 +52,7 @@ def opened(tmp_path: Path) -> Open:
 
 def open_review(tmp_path: Path, *more: Suspect) -> Open:
     """A review of one image with the four suspects, and with others."""
-    builder = ExportBuilder(tmp_path / "export")
-    for split in ("train", "valid", "test"):
-        builder.image(split, LABELS if split == "train" else {"caries": [[1, 1, 5, 5]]})
-    store = open_store(tmp_path / "store")
-    splits = normalise_export(store, ingest_export(builder.write(), store))
-    image = next(labelled_images(read_splits(store, splits).values()))
+    store, splits, image = stored(tmp_path, LABELS)
     of = {
         name: (int(number), as_box(box)) for number, name, box in zip(image.ids, image.names, image.boxes, strict=True)
     }
@@ -79,6 +75,16 @@ def open_review(tmp_path: Path, *more: Suspect) -> Open:
     )
     keep_queue(tmp_path / "review", queue)
     return Open(store, Review(tmp_path / "review", {}), image.image)
+
+
+def stored(tmp_path: Path, labels: dict[str, list[list[int]]]) -> tuple[Store, Manifest, Labelled]:
+    """Splits whose one training image has the labels."""
+    builder = ExportBuilder(tmp_path / "export")
+    for split in ("train", "valid", "test"):
+        builder.image(split, labels if split == "train" else {"caries": [[1, 1, 5, 5]]})
+    store = open_store(tmp_path / "store")
+    splits = normalise_export(store, ingest_export(builder.write(), store))
+    return store, splits, next(labelled_images(read_splits(store, splits).values()))
 
 
 def changes(review: Review) -> set[tuple]:
@@ -171,6 +177,21 @@ def test_two_proposals_in_one_place_stay_two(tmp_path: Path) -> None:
 
     assert take_answers(twice.store, twice.review, tmp_path / "out" / CVAT_FILE, WHO)["corrections"] == 0
     assert twice.review.view().decided == 0
+
+
+def test_whether_an_image_is_empty_stays_open_while_its_proposals_do(tmp_path: Path) -> None:
+    """A file that nobody touched decided that images without labels are right, because it proposed boxes on them."""
+    store, splits, image = stored(tmp_path, {})
+    told = {"image": image.image, "kind": "missed", "score": 0.5, "why": "seen", "split": "train"}
+    places = {"": (0.0, 0.0, 64.0, 48.0), "caries": MISSED}
+    suspects = tuple(Suspect(class_name=name, bbox=box, **told) for name, box in places.items())  # pyright: ignore
+    keep_queue(tmp_path / "review", ReviewQueue(splits=splits.digest, classes=("caries",), suspects=suspects))
+    review = Review(tmp_path / "review", {})
+    write_handover(store, review, tmp_path / "out")
+
+    assert take_answers(store, review, tmp_path / "out" / CVAT_FILE, WHO)["open"] == 2
+    answered = edit_cvat(tmp_path / "out" / CVAT_FILE, {"caries 4": "ok"})
+    assert take_answers(store, review, answered, WHO) == {"images": 1, "corrections": 1, "open": 0}
 
 
 def test_roboflow_answers_in_coco_resized_and_renamed_are_understood(opened: Open, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import dagster as dg
 
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.orchestration import recovery
 from dentsight_pipeline.orchestration.assets import champion, data, evaluation, release, teeth, training
 from dentsight_pipeline.orchestration.failure import cause_of
 from dentsight_pipeline.orchestration.notify import Notifier
@@ -329,6 +330,13 @@ def late_tracking(tracking: Tracking) -> dg.SkipReason:
     return dg.SkipReason(" ".join(told) or "MLflow knows everything.")
 
 
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def lost_retry(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Gives runs whose promised retry never came to Dagster's daemon again; nobody would be told of them."""
+    lost = recovery.give_back_retries(context.instance)
+    return dg.SkipReason(f"Given to the daemon again: {', '.join(lost)}." if lost else "No retry is missing.")
+
+
 @dg.sensor(minimum_interval_seconds=900, default_status=dg.DefaultSensorStatus.RUNNING)
 def stale_champion(context: dg.SensorEvaluationContext, workspace: Workspace, notifier: Notifier) -> dg.SkipReason:
     """Tells, once a day, when the champion has not been evaluated for longer than its freshness policy allows."""
@@ -365,5 +373,6 @@ sensors: list[dg.SensorDefinition] = [
     failed_run,
     gate_verdict,
     late_tracking,
+    lost_retry,
     stale_champion,
 ]

@@ -8,10 +8,13 @@ cannot tell whether it lives, so it says who holds what, and what a person can d
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 from dagster._core.storage.dagster_run import RunRecord
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster._daemon.auto_run_reexecution.event_log_consumer import _create_cursor_key
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import DocumentError
@@ -59,6 +62,42 @@ def free_slots(instance: dg.DagsterInstance) -> int:
             _end(instance, run)
             freed += 1
     return freed
+
+
+def give_back_retries(instance: dg.DagsterInstance, settled: float = 30.0) -> list[str]:
+    """Hand runs that were to be tried again, and were forgotten, to Dagster's daemon once more.
+
+    Dagster stores the event of a failure before the run's status and tags. A daemon that looks between the two sees no
+    failed run, and never comes back to it (of dagster#33741, 1.13.27 mends another half). Its cursor is set back to
+    before the event; a run that it has tried again already it leaves alone.
+
+    Args:
+        instance: Where the runs are.
+        settled: Seconds since the failure, in which the daemon would have come by itself.
+
+    Returns:
+        The ids of the forgotten runs, of the last day.
+    """
+    now = datetime.now(UTC)
+    failed = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "true"},
+        updated_after=now - timedelta(days=1),
+        updated_before=now - timedelta(seconds=settled),
+    )
+    forgotten = {run.run_id for run in instance.get_runs(failed) if not _is_followed(instance, run)}
+    if forgotten:
+        kind = dg.DagsterEventType.RUN_FAILURE
+        events = instance.event_log_storage.get_logs_for_all_runs_by_log_id(dagster_event_type={kind})
+        first = min(number for number, event in events.items() if event.run_id in forgotten)
+        instance.daemon_cursor_storage.set_cursor_values({_create_cursor_key(kind): str(first - 1)})
+    return sorted(forgotten)
+
+
+def _is_followed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether it was tried again, by the daemon or by a person."""
+    group = instance.get_run_group(run.run_id)
+    return AUTO_RETRY_RUN_ID_TAG in run.tags or any(one.parent_run_id == run.run_id for one in (group or ("", ()))[1])
 
 
 def holders(instance: dg.DagsterInstance, pool: str) -> list[str]:

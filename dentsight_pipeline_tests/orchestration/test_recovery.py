@@ -8,12 +8,17 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.test_utils import create_run_for_test
+from dagster._daemon.auto_run_reexecution import event_log_consumer
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import filter_runs_to_should_retry
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.intake.datasets import register_dataset
@@ -243,3 +248,80 @@ def test_a_partition_that_was_there_before_stays(instance: dg.DagsterInstance, w
         pass
 
     assert list(instance.get_dynamic_partitions("dataset")) == ["theirs-v1"]
+
+
+class Daemon(event_log_consumer.EventLogConsumerDaemon):
+    """Dagster's, up to the runs that it would try again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retried: list[str] = []
+
+    @property
+    def handle_updated_runs_fns(self):  # as Dagster has it
+        """What it does with runs that have ended, without a code location to start them in."""
+
+        def consume(_: object, records: Sequence[RunRecord], __: object) -> Iterator[None]:
+            runs = [record.dagster_run for record in records]
+            self.retried += [run.run_id for run in filter_runs_to_should_retry(runs, opened.instance)]
+            yield
+
+        return [consume]
+
+    def look(self, instance: dg.DagsterInstance) -> None:
+        """One iteration."""
+        opened.instance = instance
+        list(self.run_iteration(opened))
+
+
+opened: Any = SimpleNamespace()
+"""As much of a daemon's workspace as is looked at before a run is started."""
+
+
+@pytest.mark.parametrize("in_between", [False, True])
+def test_a_retry_that_dagsters_daemon_loses_in_the_moment_of_the_failure_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, in_between: bool
+) -> None:
+    """The event is there and the run's status is not yet: the daemon moves on. Seen in a campaign of kills."""
+    with dg.instance_for_test(overrides={"run_retries": {"enabled": True, "max_retries": 2}}) as instance:
+        daemon, store = Daemon(), instance.run_storage.handle_run_event
+        daemon.look(instance)
+
+        def late(*event: Any) -> None:
+            if in_between:
+                daemon.look(instance)
+            store(*event)
+
+        run = create_run_for_test(instance, job_name="experiment", status=dg.DagsterRunStatus.STARTED)
+        monkeypatch.setattr(instance.run_storage, "handle_run_event", late)
+        instance.report_run_failed(run)
+        daemon.look(instance)
+        assert daemon.retried == ([] if in_between else [run.run_id])
+
+        assert recovery.give_back_retries(instance, settled=600) == [], "it may be at it"
+        assert recovery.give_back_retries(instance, settled=0) == [run.run_id]
+        daemon.look(instance)
+        assert daemon.retried[-1] == run.run_id
+
+        instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": "the next"})
+        assert recovery.give_back_retries(instance, settled=0) == []
+
+
+def test_a_failed_run_that_a_person_launched_again_is_not_given_back() -> None:
+    """It is followed already, by whom does not matter; and one that failed for good is nobody's to retry."""
+    with dg.instance_for_test(overrides={"run_retries": {"enabled": True, "max_retries": 2}}) as instance:
+        failed = create_run_for_test(instance, job_name="experiment", status=dg.DagsterRunStatus.STARTED)
+        for_good = create_run_for_test(
+            instance, job_name="experiment", status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_retries": "0"}
+        )
+        for run in (failed, for_good):
+            instance.report_run_failed(run)
+        create_run_for_test(
+            instance,
+            job_name="experiment",
+            parent_run_id=failed.run_id,
+            root_run_id=failed.run_id,
+            tags={"dagster/root_run_id": failed.run_id, "dagster/parent_run_id": failed.run_id},
+        )
+
+        assert recovery.give_back_retries(instance, settled=0) == []

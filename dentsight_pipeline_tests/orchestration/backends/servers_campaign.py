@@ -74,7 +74,9 @@ class Campaign:
             time.sleep(self.chance.uniform(2, 10))
             if not todo or self._is_over(known):
                 break
-            self._kill(todo.pop(0))
+            part = todo.pop(0)
+            if not self._kill(part):
+                todo.append(part)
         group = self.servers.wait(run, HANGS_SECONDS)
         while group[-1]["status"] != "SUCCESS":  # its workers died more often than it is tried again: by a person
             self.tell(f"round {number} is launched again after {len(group)} runs: {group[-1]['status']}")
@@ -84,26 +86,29 @@ class Campaign:
     def _launch(self, number: int) -> str:
         return self.servers.train(DATASET, **TRAINING, seed=str(number))
 
-    def _kill(self, part: str) -> None:
+    def _kill(self, part: str) -> bool:
+        """Whether there was anything to kill; a worker may just be started again."""
         match part:
             case "daemon" | "code server":
                 self.servers.kill(part)
                 self.servers.revive()
             case "run worker":
                 if not self.servers.find("worker"):
-                    self.tell("no run worker now; it is being started again")
-                    return
+                    return False
                 self.servers.kill("worker")
             case "training worker":
-                for process in self.cluster.job_processes():
-                    if " remote " in " ".join(process.cmdline()):
-                        process.kill()
+                workers = [one for one in self.cluster.job_processes() if " remote " in " ".join(one.cmdline())]
+                if not workers:
+                    return False
+                for process in workers:
+                    process.kill()
             case _:
                 self.mlflow.stop()
                 time.sleep(self.chance.uniform(0, 10))
                 self.mlflow.start()
         self.told.kills[part] += 1
         self.tell(f"{time.strftime('%H:%M:%S')} killed: {part}")
+        return True
 
     # ---- what became of it -------------------------------------------------------------------------------------------
 

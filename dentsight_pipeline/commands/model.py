@@ -106,8 +106,14 @@ def predict(request: PredictRequest, as_json: bool) -> None:
         _refuse_what_has_no_sr(xrays)
     request.out.mkdir(parents=True, exist_ok=True)
     with _models(request) as opened:
-        teeth = {"teeth_folder": opened.teeth, "tooth_score": opened.tooth_score}
-        found = predict_images(xrays, opened.folder, request.threshold, pictures=request.out, **teeth)
+        found = predict_images(
+            xrays,
+            opened.folder,
+            request.threshold,
+            pictures=request.out,
+            teeth_folder=opened.teeth,
+            tooth_score=opened.tooth_score,
+        )
     facts = {
         "checkpoint": request.checkpoint,
         "teeth": request.teeth or None,

@@ -25,6 +25,7 @@ from dentsight_pipeline.orchestration.workers import State, Worker, lives, recor
 from dentsight_pipeline.store.files import write_whole
 
 GONE = "The process that worked on this run is gone (killed, out of memory, or a power cut)."
+GIVEN_BACK_TAG = "dentsight/retry_given_back"
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -76,7 +77,7 @@ def give_back_retries(instance: dg.DagsterInstance, settled: float = 30.0) -> li
         settled: Seconds since the failure, in which the daemon would have come by itself.
 
     Returns:
-        The ids of the forgotten runs, of the last day.
+        The ids of the forgotten runs, of the last day; each once.
     """
     now = datetime.now(UTC)
     failed = dg.RunsFilter(
@@ -89,15 +90,18 @@ def give_back_retries(instance: dg.DagsterInstance, settled: float = 30.0) -> li
     if forgotten:
         kind = dg.DagsterEventType.RUN_FAILURE
         events = instance.event_log_storage.get_logs_for_all_runs_by_log_id(dagster_event_type={kind})
-        first = min(number for number, event in events.items() if event.run_id in forgotten)
+        first = min((number for number, event in events.items() if event.run_id in forgotten), default=0)
         instance.daemon_cursor_storage.set_cursor_values({_create_cursor_key(kind): str(first - 1)})
+    for run_id in forgotten:
+        instance.add_run_tags(run_id, {GIVEN_BACK_TAG: "true"})
     return sorted(forgotten)
 
 
 def _is_followed(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether it was tried again, by the daemon or by a person."""
+    """Whether it was tried again, by the daemon or by a person, or was given back before."""
     group = instance.get_run_group(run.run_id)
-    return AUTO_RETRY_RUN_ID_TAG in run.tags or any(one.parent_run_id == run.run_id for one in (group or ("", ()))[1])
+    children = [one for one in (group or ("", ()))[1] if one.parent_run_id == run.run_id]
+    return bool(children) or not {AUTO_RETRY_RUN_ID_TAG, GIVEN_BACK_TAG}.isdisjoint(run.tags)
 
 
 def holders(instance: dg.DagsterInstance, pool: str) -> list[str]:

@@ -204,7 +204,7 @@ def evaluate(store: Store, folder: Path) -> None:
     named = np.where(rng.random(len(of)) < 0.85, label[of], rng.integers(0, classes, len(of)))
     found = Detections(image[of], named, moved, rng.beta(2, 3, len(of)))
     del boxes, moved, named, of, image, label
-    traits = Traits(*rng.random((2, count)), rng.integers(-1, 33, count), rng.integers(-1, 2, count))
+    traits = Traits(rng.random(count), rng.random(count), rng.integers(-1, 33, count), rng.integers(-1, 2, count))
     asked = evaluation.Inputs(truth, found, mirrored=found, resamples=RESAMPLES, exports=("a", "b") * (count // 2))
     made = evaluation.evaluate(replace(asked, traits=traits))
     assert made.document.engines is not None and made.document.engines.agree

@@ -11,6 +11,7 @@ import json
 import re
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from dicom_validator.spec_reader.condition_parser import ConditionParser
@@ -55,7 +56,7 @@ def tables() -> DicomInfo:
 
 def _table(name: str) -> list[dict[str, Any]]:
     paths = [path for path in metadata.files("dicom-standard") or () if path.name == f"{name}.json"]
-    return json.loads(paths[0].locate().read_text("utf-8"))
+    return json.loads(Path(paths[0].locate()).read_text("utf-8"))
 
 
 def _tree(rows: list[dict[str, Any]], parser: ConditionParser) -> dict[str, Any]:

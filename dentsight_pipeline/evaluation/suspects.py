@@ -7,7 +7,8 @@ confident boxes without a label (missed), labels that nothing confirms (spurious
 
 A detector's score means something else in every class: `calibrated` turns it into the share of hits that detections of
 that score have in that class, by isotonic regression on these very predictions. A label that nothing confirms counts
-as far as labels of its class are confirmed at all. So a faint rare class neither floods the queue nor drowns in it.
+as far as labels of its class are confirmed at all, and one beside which its class is seen as far as detections of the
+class lie on labels at all. So a faint rare class neither floods the queue nor drowns in it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -157,7 +159,7 @@ def contradictions(first: Labelled, second: Labelled) -> Iterator[Suspect]:
         iou = pairwise_iou(has.boxes, lacks.boxes)
         for row, name in enumerate(has.names):
             if name in lacks.covered and not (iou[row] >= SAME_IOU)[lacks.named(name)].any():
-                yield lacks.lacking(name, as_box(has.boxes[row]), _LIKELY, f"a copy of this picture has a {name} here")
+                yield lacks.lacking(name, as_box(has.boxes[row]), _LIKELY, f"a copy of this picture has {name} here")
 
 
 # With out-of-fold predictions ----------------------------------------------------------------------------------------
@@ -174,9 +176,9 @@ def predicted_suspects(images: Sequence[Labelled], seen: Mapping[str, Seen]) -> 
     looked_at = [(image, seen[image.image]) for image in images if image.image in seen]
     trusted = calibrated(looked_at)
     rated = [(image, found, _chances(found, trusted)) for image, found in looked_at]
-    confirmed = _confirmed_share(rated)
+    trust = _trust(rated)
     for image, found, chances in rated:
-        yield from _of_image(image, found, chances, confirmed)
+        yield from _of_image(image, found, chances, trust)
 
 
 def _chances(found: Seen, trusted: Mapping[str, Chances]) -> np.ndarray:
@@ -209,29 +211,40 @@ def calibrated(looked_at: Sequence[tuple[Labelled, Seen]]) -> dict[str, Chances]
     return {name: Chances(*map(np.array, zip(*own, strict=True))) for name, own in told.items()}
 
 
-def _confirmed_share(rated: Sequence[tuple[Labelled, Seen, np.ndarray]]) -> dict[str, float]:
-    """How far labels of each class are confirmed: the mean of the best chance on them."""
-    best: dict[str, list[float]] = defaultdict(list)
+class _Trust(NamedTuple):
+    """What is to be thought of a class before a single label is looked at."""
+
+    confirmed: float
+    """Mean of the best chance on its labels."""
+    exact: float
+    """The same over the best chance on or beside them: 1 where detections never lie aside."""
+
+
+def _trust(rated: Sequence[tuple[Labelled, Seen, np.ndarray]]) -> dict[str, _Trust]:
+    best: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for image, found, chances in rated:
         iou, predicted = pairwise_iou(image.boxes, found.boxes), np.array(found.names, object)
         for row, name in enumerate(image.names):
-            best[name].append(chances[(iou[row] >= SAME_IOU) & (predicted == name)].max(initial=0.0))
-    return {name: float(np.mean(values)) for name, values in best.items()}
+            same = np.where(predicted == name, iou[row], 0.0)
+            on, near = (float(chances[same >= least].max(initial=0.0)) for least in (SAME_IOU, BESIDE_IOU))
+            best[name].append((on, near))
+    sums = {name: np.sum(values, axis=0) for name, values in best.items()}
+    return {name: _Trust(on / len(best[name]), on / near if near else 0.0) for name, (on, near) in sums.items()}
 
 
-def _of_image(image: Labelled, found: Seen, chances: np.ndarray, confirmed: Mapping[str, float]) -> Iterator[Suspect]:
+def _of_image(image: Labelled, found: Seen, chances: np.ndarray, trust: Mapping[str, _Trust]) -> Iterator[Suspect]:
     """Labels that predictions contradict, and predictions that no label explains."""
     iou = pairwise_iou(image.boxes, found.boxes)  # [labels, detections]
     predicted = np.array(found.names, object)
     explained = np.zeros(len(found.names), bool)
     closest = _closest(iou, np.array(image.names, object), predicted)
     for row, name in enumerate(image.names):
-        if name in TEETH or name not in confirmed:
+        if name in TEETH or name not in trust:
             continue
         same = predicted == name
         on, beside = iou[row] >= SAME_IOU, (iou[row] >= BESIDE_IOU) & same
         explained |= on | beside
-        yield from _of_label(image, row, found, chances, (on, beside & (closest == row), same), confirmed[name])
+        yield from _of_label(image, row, found, chances, (on, beside & (closest == row), same), trust[name])
     yield from _unlabelled(image, found, chances, explained)
 
 
@@ -248,7 +261,7 @@ def _of_label(
     found: Seen,
     chances: np.ndarray,
     masks: tuple[np.ndarray, np.ndarray, np.ndarray],
-    confirmed: float,
+    trust: _Trust,
 ) -> Iterator[Suspect]:
     """The strongest of three doubts about one label."""
     on, beside, same = masks
@@ -256,14 +269,14 @@ def _of_label(
     there, other = beside & ~on, on & ~same
     if other.any():
         best = int(np.flatnonzero(other)[chances[other].argmax()])
-        why = f"a {found.names[best]} is seen here, rather than a {name}"
+        why = f"{found.names[best]} is seen here, rather than {name}"
         yield image.suspect(row, "class", chances[best] * (1 - own), why, proposed_class=found.names[best])
     if there.any():
         best = int(np.flatnonzero(there)[chances[there].argmax()])
-        why, better = f"the {name} is seen a little further", as_box(found.boxes[best])
-        yield image.suspect(row, "place", chances[best] * (1 - own), why, proposed_bbox=better)
+        why, better = f"{name} is seen a little further", as_box(found.boxes[best])
+        yield image.suspect(row, "place", chances[best] * (1 - own) * trust.exact, why, proposed_bbox=better)
     near = float(chances[beside].max(initial=own))
-    yield image.suspect(row, "spurious", confirmed * (1 - near), f"nothing confirms a {name} here")
+    yield image.suspect(row, "spurious", trust.confirmed * (1 - near), f"nothing confirms {name} here")
 
 
 def _unlabelled(image: Labelled, found: Seen, chances: np.ndarray, explained: np.ndarray) -> Iterator[Suspect]:
@@ -273,7 +286,7 @@ def _unlabelled(image: Labelled, found: Seen, chances: np.ndarray, explained: np
     for d in left:
         if found.names[d] in image.covered and not _overlaps(found.boxes[d], found.boxes[kept]):
             kept.append(d)
-            why = f"a {found.names[d]} is seen here, and nothing is labelled"
+            why = f"{found.names[d]} is seen here, and nothing is labelled"
             yield image.lacking(found.names[d], as_box(found.boxes[d]), chances[d], why)
 
 

@@ -94,6 +94,22 @@ def test_the_neighbour_of_the_same_class_is_no_better_place() -> None:
     assert not [s for s in found if s.kind == "place"]
 
 
+def test_a_class_that_is_found_loosely_doubts_places_less() -> None:
+    """A box beside a label is a better place only where detections of its class lie on labels: thin ones rarely do."""
+    here, aside = [10.0, 10, 40, 40], [36.0, 10, 40, 40]
+    images = [image(["crown", "caries"], [here, [200 + here[0], *here[1:]]], f"{k:064}") for k in range(10)]
+
+    def seen(k: int) -> Seen:
+        places = [aside if k == 0 else here, aside if k % 2 == 0 else here]
+        boxes = np.array([places[0], [200 + places[1][0], *places[1][1:]]])
+        return Seen(["crown", "caries"], boxes, np.full(2, 0.8 - k / 1000))
+
+    found = predicted_suspects(images, {own.image: seen(k) for k, own in enumerate(images)})
+
+    score = {s.class_name: s.score for s in found if s.kind == "place" and s.image == images[0].image}
+    assert 0 < score["caries"] < 0.4 * score["crown"]
+
+
 def planted(
     images: int, share: float, rng: np.random.Generator
 ) -> tuple[list[Labelled], dict[str, Seen], dict[tuple, str]]:

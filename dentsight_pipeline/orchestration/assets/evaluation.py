@@ -87,7 +87,7 @@ class ReviewConfig(RecipeConfig):
     cells,
     reads=[condition_subset],
     settings=ReviewConfig,
-    version="2",
+    version="3",
     gpu=True,
     group_name="evaluation",
     kinds={"pytorch", "json"},

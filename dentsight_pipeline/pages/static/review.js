@@ -1,10 +1,10 @@
 "use strict";
 /* The review's page: one suspect after the other, by keys. */
 let view = null, edited = null, close = true, busy = Promise.resolve();
-const QUESTION = { missed: (s) => s.class ? `Is a ${s.class} missing here?` : "Nothing is labelled on this image. Is that right?",
-  spurious: (s) => `Is this ${s.class} really there?`, class: (s) => s.proposed_class ? `${s.class}, or rather ${s.proposed_class}?` : `Is ${s.class} the right name?`,
-  place: (s) => `Does this ${s.class} lie here?` };
-const ACCEPT = { missed: (s) => s.class ? `Yes, add the ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is ${s.proposed_class}` : "The name is wrong", place: () => "Move it to the green box" };
+const QUESTION = { missed: (s) => s.class ? `Nothing is labelled here. Is this: ${s.class}?` : "Nothing is labelled on this image. Is that right?",
+  spurious: (s) => `Is this really: ${s.class}?`, class: (s) => s.proposed_class ? `${s.class}, or rather ${s.proposed_class}?` : `Is the name right: ${s.class}?`,
+  place: (s) => `Is the place right: ${s.class}?` };
+const ACCEPT = { missed: (s) => s.class ? `Yes, add: ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is: ${s.proposed_class}` : "The name is wrong", place: () => "Move it to the green box" };
 
 function show(next) {
   const moved = !view || view.position !== next.position;

@@ -4,14 +4,14 @@ let view = null, edited = null, close = true, busy = Promise.resolve();
 const QUESTION = { missed: (s) => s.class ? `Nothing is labelled here. Is this: ${s.class}?` : "Nothing is labelled on this image. Is that right?",
   spurious: (s) => `Is this really: ${s.class}?`, class: (s) => s.proposed_class ? `${s.class}, or rather ${s.proposed_class}?` : `Is the name right: ${s.class}?`,
   place: (s) => `Is the place right: ${s.class}?` };
-const ACCEPT = { missed: (s) => s.class ? `Yes, add: ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is: ${s.proposed_class}` : "The name is wrong", place: () => "Move it to the green box" };
+const ACCEPT = { missed: (s) => s.class ? `Yes, add: ${s.class}` : "No, labels are missing", spurious: () => "No, take it away", class: (s) => s.proposed_class ? `It is: ${s.proposed_class}` : "The name is wrong: give the right one", place: () => "Move it to the green box" };
 
 function show(next) {
   const moved = !view || view.position !== next.position;
   view = next;
   by("bar").max = view.total; by("bar").value = view.decided;
   const [wrong, judged] = view.recent;
-  by("progress").textContent = `${Math.min(view.position + 1, view.total)} of ${view.total}, ${view.decided} decided${judged ? `; of the last ${judged} labels ${wrong} were wrong` : ""}`;
+  by("progress").textContent = `${Math.min(view.position + 1, view.total)} of ${view.total}, ${view.decided} decided${judged > 4 ? `; of the last ${judged} labels ${wrong} were wrong` : ""}`;
   const s = view.suspect;
   by("picture").hidden = by("review").hidden = !s; by("rest").hidden = !!s;
   if (!s) { Xray.close(); by("rest-text").textContent = Object.entries(view.counts).map(([v, n]) => `${n} ${v}`).join(", "); return; }
@@ -61,7 +61,9 @@ function nudge(event) {
   edited[at + axis] = Math.max(at ? 1 : 0, edited[at + axis] + sign * step);
   boxes();
 }
-const KEYS = { a: () => decide("accept"), r: () => decide("reject"), s: () => decide("skip"), u: () => decide("undo"), e: edit, f: () => { close = !close; look(); } };
+/* A wrong name for which there is no better one: accepted alone it would change nothing. */
+const accept = () => (view.suspect.kind === "class" && !view.suspect.proposed_class ? edit() : decide("accept"));
+const KEYS = { a: accept, r: () => decide("reject"), s: () => decide("skip"), u: () => decide("undo"), e: edit, f: () => { close = !close; look(); } };
 
 addEventListener("keydown", (event) => {
   if (!view || event.ctrlKey || event.metaKey || event.altKey) return;

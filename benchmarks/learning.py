@@ -1,4 +1,4 @@
-"""Does it learn? Five experiments on two CPU cores; their figures are in docs/log.md.
+"""Does it learn? Six experiments on two CPU cores; their figures are in docs/log.md.
 
     python benchmarks/learning.py overfit --out DIR            # 16 phantom images, learnt by heart
     python benchmarks/learning.py recipes --out DIR            # v1's and v3's ways, and v1's on the pre-5.18 loss
@@ -6,6 +6,7 @@
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
     python benchmarks/learning.py arena --out DIR [--export DIR] --variant base mal:class_loss=mal   # see arena.py
     python benchmarks/learning.py coverage --out DIR           # labels hidden in training: declared, and not
+    python benchmarks/learning.py second-look --out DIR        # crops around true teeth, see second_look.py
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
 from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 448×256
@@ -32,7 +33,7 @@ from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
-from benchmarks import arena
+from benchmarks import arena, second_look
 from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.normalise import normalise_export, split_counts
 from dentsight_pipeline.data.splits import read_split, read_stored, split_tables, store_tables
@@ -83,7 +84,7 @@ TINY: dict[str, Scalar] = {
 def main() -> None:
     """Runs one of the experiments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=["overfit", "recipes", "real", "arena", "coverage"])
+    parser.add_argument("experiment", choices=["overfit", "recipes", "real", "arena", "coverage", "second-look"])
     parser.add_argument("--out", type=Path, required=True, help="folder of the store and of everything that is trained")
     parser.add_argument("--export", type=Path, help="the real Roboflow export")
     parser.add_argument("--steps", type=int, help="optimiser steps of each run")
@@ -97,7 +98,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     store = open_store(given.out / "store")
     experiments = {"overfit": overfit, "recipes": compare_recipes, "real": learn_real, "arena": arena.run}
-    {**experiments, "coverage": hide_labels}[given.experiment](given, store)
+    {**experiments, "coverage": hide_labels, "second-look": second_look.run}[given.experiment](given, store)
 
 
 # ---- the experiments -------------------------------------------------------------------------------------------------

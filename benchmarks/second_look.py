@@ -1,0 +1,250 @@
+"""Would a second look around each tooth find more? The best case: true teeth, crops of 250 % of the tooth.
+
+`benchmarks/learning.py second-look` runs it on phantoms. The first look is `phantom-tiny` on whole images, the second
+the same weights on crops; with `--steps` each after as many steps on what it looks at. The second's detections are
+merged, fused with the first's, and scored on whole test images, against the first look alone on the same resamples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from benchmarks import arena
+from dentsight_pipeline.data.agreement import pairwise_iou
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_split, read_stored, split_files
+from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.documents.annotations import IMAGES, Split, covered_column
+from dentsight_pipeline.documents.detections import DETECTIONS
+from dentsight_pipeline.documents.facts import SubsetFacts
+from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, ground_truth_of
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline.store.content import build
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store
+from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline_tests.data.coco import from_coco
+
+AS_IT_IS = {
+    "max_steps": 1,
+    "warmup_steps": 0,
+    "learning_rate": 1e-8,
+    "freeze_batch_norm": "all",
+    "evaluate_every_steps": 1,
+}
+ZOOM, LEAST_SCORE, TRAINING_CROPS = 2.5, 0.01, 6
+
+
+def run(given: argparse.Namespace, store: Store) -> None:
+    """Both looks, and each way of fusing them; one line of JSON each."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_phantom_export(Path(folder) / "export", given.images, 22)
+        normalised = normalise_export(store, ingest_export(Path(folder) / "export", store))
+    whole, teeth = select_conditions(store, normalised), select_teeth(store, normalised)
+    truth = ground_truth_of(read_split(store, whole, "test"))
+    values = {"max_steps": given.steps, "evaluate_every_steps": max(1, given.steps // 2)} if given.steps else AS_IT_IS
+    recipe = recipes.named("smoke").override({"seed": given.seed, **values})
+    model, spent = arena.trained(given.out, store, whole, recipe)
+    began = time.process_time()
+    first = arena.found_by(given.out, store, whole, model, truth)
+    prediction = time.process_time() - began
+    tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, first))
+    crops, corners = cropped(store, whole, teeth)
+    if given.steps:
+        model, spent = arena.trained(given.out, store, crops, recipe.override({"image_width": 256}))
+        tell("trained on crops", steps=given.steps, cpu_s=spent)
+    began = time.process_time()
+    found = arena.predicted(given.out, store, crops, model)
+    second = merged(read_stored(store, found, "test.arrow", DETECTIONS), corners, truth)
+    prediction = time.process_time() - began
+    for fusion in (alone, surer, mean, rescored):
+        fused = fuse(first, second, fusion)
+        figures = {**arena.scores(truth, fused), "against_first": arena.difference(truth, fused, first)}
+        tell(fusion.__name__, prediction_cpu_s=prediction, **figures)
+
+
+def tell(name: str, **values: object) -> None:
+    """One line of JSON."""
+    print(json.dumps({"run": name, **values}), flush=True)
+
+
+# ---- crops -----------------------------------------------------------------------------------------------------------
+
+
+def cropped(store: Store, whole: Manifest, teeth: Manifest) -> tuple[Manifest, dict[int, np.ndarray]]:
+    """A subset of crops around teeth; and for each crop of test its image, left, top, right, bottom, and the image's
+    size. In training six of an image, half of them with a finding."""
+    files, corners, splits = {}, {}, []
+    for name in ("train", "valid", "test"):
+        split, boxes = read_split(store, whole, name), read_split(store, teeth, name)
+        images, annotations, covered = [], [], []
+        for row, places in crops_of(split, boxes):
+            record = split.images.slice(row, 1).to_pylist()[0]
+            picture = Image.open(io.BytesIO(store.local_path(record["sha256"]).read_bytes()))
+            for place in places:
+                number, buffer = len(files) + 1, io.BytesIO()
+                picture.crop(tuple(place.tolist())).save(buffer, "png", compress_level=1)
+                digest = store.put_bytes(buffer.getvalue())
+                files[f"images/{digest}-{number}.png"] = buffer.getvalue()
+                corners[number] = np.array([row, *place, record["width"], record["height"]])
+                width, height = (place[2:] - place[:2]).tolist()
+                sizes = {"width": width, "height": height, "file_name": f"images/{digest}-{number}.png"}
+                images.append({**record, **sizes, "sha256": digest, "id": number})
+                known, own = seen(split, row, place)
+                covered.append(known)
+                annotations += [{"image_id": number, "category_id": label, "bbox": box} for label, box in own]
+        numbered = [{**one, "id": 1_000_000 * len(splits) + at} for at, one in enumerate(annotations, start=1)]
+        categories = [{"id": at, "name": one} for at, one in enumerate(split.classes, start=1)]
+        made = from_coco(name, {"images": images, "annotations": numbered, "categories": categories})
+        place = IMAGES.get_field_index("covered")
+        column = covered_column(np.array(covered))
+        splits.append(replace(made, images=made.images.set_column(place, IMAGES.field(place), column)))
+    facts = replace_splits(whole)
+    subset = build(store, Kind.CONDITION_SUBSET, files | split_files(splits), whole.inputs, facts)
+    store.put_manifest(subset)
+    return subset, corners
+
+
+def crops_of(split: Split, teeth: Split) -> Iterator[tuple[int, np.ndarray]]:
+    """Row of each image whose teeth are known, and the corners of its crops."""
+    random = np.random.default_rng(1)
+    for row in range(len(split.images)):
+        if split.image_ids[row] not in teeth.image_ids:
+            continue
+        tooth_row = int(np.searchsorted(teeth.image_ids, split.image_ids[row]))
+        boxes = teeth.boxes_xywh_px[teeth.offsets[tooth_row] : teeth.offsets[tooth_row + 1]]
+        size = np.array([split.images[side][row].as_py() for side in ("width", "height")])
+        middle, reach = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:] * (ZOOM / 2)
+        places = np.hstack([np.maximum(middle - reach, 0), np.minimum(middle + reach, size)]).round().astype(int)
+        if split.name != "test":
+            shows = np.array([bool(seen(split, row, place)[1]) for place in places])
+            order = random.permutation(len(places))
+            shown = [at for at in order if shows[at]][: TRAINING_CROPS // 2]
+            places = places[[*shown, *[at for at in order if at not in shown]][:TRAINING_CROPS]]
+        yield row, places
+
+
+def seen(split: Split, row: int, place: np.ndarray) -> tuple[np.ndarray, list[tuple[int, list[float]]]]:
+    """What a crop shows: boxes of which half is inside. A class of which less was seen is not covered there."""
+    own = slice(split.offsets[row], split.offsets[row + 1])
+    boxes, labels = split.boxes_xywh_px[own], split.category_ids[own]
+    low, high = np.maximum(boxes[:, :2], place[:2]), np.minimum(boxes[:, :2] + boxes[:, 2:], place[2:])
+    share = np.clip(high - low, 0, None).prod(axis=1) / boxes[:, 2:].prod(axis=1)
+    kept = share >= 0.5
+    unsure = set(labels[(share > 0) & ~kept].tolist())
+    covered = np.array([label not in unsure for label in range(1, len(split.classes) + 1)])
+    rows = [at for at in np.flatnonzero(kept) if labels[at] not in unsure]
+    return covered, [(int(labels[at]), [*(low[at] - place[:2]), *(high[at] - low[at])]) for at in rows]
+
+
+def replace_splits(subset: Manifest) -> SubsetFacts:
+    """The subset's facts without counts, which are of whole images."""
+    from msgspec.structs import replace as with_fields
+
+    return with_fields(subset.facts_as(SubsetFacts), splits={})
+
+
+# ---- fusing ----------------------------------------------------------------------------------------------------------
+
+
+def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) -> Detections:
+    """Detections of crops on their images: none that reaches a crop's inner edge, one where several crops saw it."""
+    ids, scores = found["image_id"].to_numpy(), found["score"].to_numpy()
+    boxes = np.array(found["bbox"].to_pylist())
+    sure = scores >= LEAST_SCORE
+    of = np.array([corners[one] for one in ids[sure].tolist()])
+    boxes, scores, labels = boxes[sure], scores[sure], found["category_id"].to_numpy()[sure] - 1
+    boxes[:, :2] += of[:, 1:3]
+    margin = 0.02 * (of[:, 3:5] - of[:, 1:3])
+    cut_low = (boxes[:, :2] < of[:, 1:3] + margin) & (of[:, 1:3] > 0)
+    cut_high = (boxes[:, :2] + boxes[:, 2:] > of[:, 3:5] - margin) & (of[:, 3:5] < of[:, 5:7])
+    whole = ~(cut_low | cut_high).any(axis=1)
+    every = Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole])
+    kept = np.concatenate([suppressed(every, rows) for rows in groups(every)] or [np.empty(0, int)])
+    return taken(every, kept)
+
+
+def groups(found: Detections) -> Iterator[np.ndarray]:
+    """Rows of one image and class, surest first."""
+    order = np.lexsort((-found.scores, found.class_index, found.image_index))
+    keys = found.image_index[order] * 100 + found.class_index[order]
+    yield from (rows for rows in np.split(order, np.flatnonzero(np.diff(keys)) + 1) if len(rows))
+
+
+def suppressed(found: Detections, rows: np.ndarray) -> np.ndarray:
+    """Of rows that are sorted those that no surer one overlaps by half."""
+    near = np.triu(pairwise_iou(found.boxes_xywh_px[rows], found.boxes_xywh_px[rows]) >= 0.5, 1)
+    alive = np.ones(len(rows), bool)
+    for at in range(len(rows)):
+        if alive[at]:
+            alive &= ~near[at]
+    return rows[alive]
+
+
+def taken(found: Detections, rows: np.ndarray) -> Detections:
+    """Some of them."""
+    return Detections(found.image_index[rows], found.class_index[rows], found.boxes_xywh_px[rows], found.scores[rows])
+
+
+Fusion = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Scores of first and second look (NaN: not found there), and whether the second alone found it, to fused scores."""
+
+
+def alone(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
+    """The second look's."""
+    return np.nan_to_num(second)
+
+
+def surer(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
+    """The higher one."""
+    return np.fmax(first, second)
+
+
+def mean(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
+    """The mean; not found counts 0."""
+    return (np.nan_to_num(first) + np.nan_to_num(second)) / 2
+
+
+def rescored(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
+    """The mean, for what the first look found."""
+    return np.where(only, 0.0, mean(first, second, only))
+
+
+def fuse(first: Detections, second: Detections, fusion: Fusion) -> Detections:
+    """Each first detection with the second's of its class that overlaps it most, by half at least; the surer box."""
+    partner, free = np.full(len(first), -1), np.ones(len(second), bool)
+    own = {(second.image_index[rows[0]], second.class_index[rows[0]]): rows for rows in groups(second)}
+    for rows in groups(first):
+        others = own.get((first.image_index[rows[0]], first.class_index[rows[0]]), np.empty(0, int))
+        if not len(others):
+            continue
+        overlap = pairwise_iou(first.boxes_xywh_px[rows], second.boxes_xywh_px[others])
+        for at, row in enumerate(rows):
+            best = int(np.argmax(np.where(free[others], overlap[at], -1)))
+            if free[others[best]] and overlap[at, best] >= 0.5:
+                partner[row], free[others[best]] = others[best], False
+    rest = np.flatnonzero(free)
+    theirs = np.where(partner >= 0, second.scores[partner], np.nan) if len(second) else np.full(len(first), np.nan)
+    a = np.concatenate([first.scores, np.full(len(rest), np.nan)])
+    b = np.concatenate([theirs, second.scores[rest]])
+    boxes = np.where((theirs > first.scores)[:, None], second.boxes_xywh_px[partner], first.boxes_xywh_px)
+    fused = Detections(
+        np.concatenate([first.image_index, second.image_index[rest]]),
+        np.concatenate([first.class_index, second.class_index[rest]]),
+        np.concatenate([boxes, second.boxes_xywh_px[rest]]),
+        fusion(a, b, np.isnan(a)),
+    )
+    return taken(fused, np.flatnonzero(fused.scores > 0))

@@ -36,9 +36,10 @@ from dentsight_pipeline.store.content import build
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.recipe import Scalar
 from dentsight_pipeline_tests.data.coco import from_coco
 
-AS_IT_IS = {
+AS_IT_IS: dict[str, Scalar] = {
     "max_steps": 1,
     "warmup_steps": 0,
     "learning_rate": 1e-8,
@@ -55,8 +56,9 @@ def run(given: argparse.Namespace, store: Store) -> None:
         normalised = normalise_export(store, ingest_export(Path(folder) / "export", store))
     whole, teeth = select_conditions(store, normalised), select_teeth(store, normalised)
     truth = ground_truth_of(read_split(store, whole, "test"))
-    values = {"max_steps": given.steps, "evaluate_every_steps": max(1, given.steps // 2)} if given.steps else AS_IT_IS
-    recipe = recipes.named("smoke").override({"seed": given.seed, **values})
+    steps = given.steps or 0
+    length: dict[str, Scalar] = {"max_steps": steps, "evaluate_every_steps": max(1, steps // 2)}
+    recipe = recipes.named("smoke").override({"seed": given.seed, **(length if steps else AS_IT_IS)})
     model, spent = arena.trained(given.out, store, whole, recipe)
     began = time.process_time()
     first = arena.found_by(given.out, store, whole, model, truth)

@@ -178,19 +178,24 @@ def trained(out: Path, store: Store, subset: Manifest, recipe: Recipe) -> tuple[
         return loop.run_fit(job, reporter), time.process_time() - began
 
 
-def predicted(out: Path, store: Store, subset: Manifest, checkpoint: str) -> Manifest:
-    """Detections on test."""
-    workdir = out / "predictions" / f"{checkpoint[:12]}-{subset.digest[:8]}"
+def predicted(out: Path, store: Store, subset: Manifest, checkpoint: str, split: str = "test") -> Manifest:
+    """Detections on a split, of the classes that the checkpoint has."""
+    workdir = out / "predictions" / f"{checkpoint[:12]}-{subset.digest[:8]}-{split}"
     job = PredictJob(
-        store_uri=store.uri, workdir=str(workdir), checkpoint=checkpoint, subset=subset.digest, splits=("test",)
+        store_uri=store.uri,
+        workdir=str(workdir),
+        checkpoint=checkpoint,
+        subset=subset.digest,
+        splits=(split,),
+        images_only=True,
     )
     with Reporter(workdir) as reporter:
         return store.get_manifest(run_predict(job, reporter))
 
 
-def found_by(out: Path, store: Store, subset: Manifest, checkpoint: str, truth: Any) -> Any:
-    """A checkpoint's detections on test, as they are evaluated."""
-    stored = read_stored(store, predicted(out, store, subset, checkpoint), "test.arrow", DETECTIONS)
+def found_by(out: Path, store: Store, subset: Manifest, checkpoint: str, truth: Any, split: str = "test") -> Any:
+    """A checkpoint's detections on a split, as they are evaluated."""
+    stored = read_stored(store, predicted(out, store, subset, checkpoint, split), f"{split}.arrow", DETECTIONS)
     return detections_of(stored, truth)
 
 

@@ -6,7 +6,7 @@
     python benchmarks/learning.py real --out DIR --export DIR  # a real export against the untrained model
     python benchmarks/learning.py arena --out DIR [--export DIR] --variant base mal:class_loss=mal   # see arena.py
     python benchmarks/learning.py coverage --out DIR           # labels hidden in training: declared, and not
-    python benchmarks/learning.py second-look --out DIR        # crops around true teeth, see second_look.py
+    python benchmarks/learning.py second-look --out DIR        # crops around teeth, see second_look.py
 
 `recipes` starts all its runs from one checkpoint that was trained to find teeth on other phantoms, as the card starts
 from COCO, and gives each as many steps of as many images. Both ways are scaled down alike: the tiny model, 448×256

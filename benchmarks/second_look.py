@@ -1,8 +1,12 @@
-"""Would a second look around each tooth find more? The best case: true teeth, crops of 250 % of the tooth.
+"""Would a second look around each tooth find more? Crops of 250 % of the tooth: of the true ones, and of stage 1's.
 
 `benchmarks/learning.py second-look` runs it on phantoms. The first look is `phantom-tiny` on whole images, the second
 the same weights on crops; with `--steps` each after as many steps on what it looks at. The second's detections are
 merged, fused with the first's, and scored on whole test images, against the first look alone on the same resamples.
+
+With `--steps` also: stage 1 trained as `dentsight run --stage teeth` does, its teeth kept as the pipeline keeps them;
+and a control, the first look fused with another seed of itself, so that the crops are told from merely two models. Both
+on valid, where a fusion may be chosen, and on test.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from PIL import Image
 from benchmarks import arena
 from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.data.splits import read_split, read_stored, split_files
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.documents.annotations import IMAGES, Split, covered_column
@@ -30,6 +35,13 @@ from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import Kind
 from dentsight_pipeline.evaluation.columns import Detections, GroundTruth, ground_truth_of
+from dentsight_pipeline.evaluation.teeth.findings import (
+    Marked,
+    at_least,
+    by_image,
+    choose_tooth_threshold,
+    one_mouth,
+)
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.phantom.export import write_phantom_export
 from dentsight_pipeline.store.content import build
@@ -47,6 +59,9 @@ AS_IT_IS: dict[str, Scalar] = {
     "evaluate_every_steps": 1,
 }
 ZOOM, LEAST_SCORE, TRAINING_CROPS = 2.5, 0.01, 6
+SPLITS = ("train", "valid", "test")
+Teeth = Mapping[int, np.ndarray]
+"""Tooth boxes [n, 4] by image id."""
 
 
 def run(given: argparse.Namespace, store: Store) -> None:
@@ -64,18 +79,55 @@ def run(given: argparse.Namespace, store: Store) -> None:
     first = arena.found_by(given.out, store, whole, model, truth)
     prediction = time.process_time() - began
     tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, first))
-    crops, corners = cropped(store, whole, teeth)
+    crops, corners = cropped(store, whole, {name: boxes_of(read_split(store, teeth, name)) for name in SPLITS})
+    looking = model
     if given.steps:
-        model, spent = arena.trained(given.out, store, crops, recipe.override({"image_width": 256}))
+        looking, spent = arena.trained(given.out, store, crops, recipe.override({"image_width": 256}))
         tell("trained on crops", steps=given.steps, cpu_s=spent)
     began = time.process_time()
-    found = arena.predicted(given.out, store, crops, model)
-    second = merged(read_stored(store, found, "test.arrow", DETECTIONS), corners, truth)
+    second = merged(looked(given.out, store, crops, looking, "test"), corners, truth)
     prediction = time.process_time() - began
-    for fusion in (alone, surer, mean, rescored):
+    for fusion in FUSIONS:
         fused = fuse(first, second, fusion)
         figures = {**arena.scores(truth, fused), "against_first": arena.difference(truth, fused, first)}
         tell(fusion.__name__, prediction_cpu_s=prediction, **figures)
+    if given.steps:
+        found = found_teeth(given, store, whole, teeth)
+        other, spent = arena.trained(given.out, store, whole, recipe.override({"seed": given.seed ^ 1}))
+        tell("another seed", seed=given.seed ^ 1, cpu_s=spent)
+        best_case = fuse(first, second, mean)
+        for name in ("valid", "test"):
+            in_earnest(given.out, store, whole, found, name, (model, other, looking), best_case)
+
+
+def in_earnest(
+    out: Path,
+    store: Store,
+    whole: Manifest,
+    teeth: Mapping[str, Teeth],
+    split: str,
+    models: tuple[str, str, str],
+    best_case: Detections,
+) -> None:
+    """Crops at stage 1's teeth, and the control, each fused with the first look; models: first, another, of crops."""
+    truth = ground_truth_of(read_split(store, whole, split))
+    first, other = (arena.found_by(out, store, whole, model, truth, split) for model in models[:2])
+    began = time.process_time()
+    crops, corners = cropped(store, whole, {split: teeth[split]}, every=(split,))
+    second = merged(looked(out, store, crops, models[2], split), corners, truth)
+    shares = {name: share_inside(truth, corners, name) for name in ("caries", "calculus", "restoration", "missing")}
+    tell("crops at stage 1's teeth", split=split, crops=len(corners), images=len(truth.image_ids), inside=shares)
+    tell("their prediction", split=split, cpu_s=time.process_time() - began)
+    control = undoubled(taken(other, np.flatnonzero(other.scores >= LEAST_SCORE)))
+    for fusion in FUSIONS:
+        looks = {"stage 1's teeth": fuse(first, second, fusion), "another seed": fuse(first, control, fusion)}
+        for name, fused in looks.items():
+            figures = {**arena.scores(truth, fused), "against_first": arena.difference(truth, fused, first)}
+            tell(f"{name}, {fusion.__name__}", split=split, **figures)
+    control = fuse(first, control, mean)
+    looks = {"stage 1's teeth": fuse(first, second, mean)} | ({"true teeth": best_case} if split == "test" else {})
+    for name, fused in looks.items():
+        tell(f"{name} against another seed, mean", split=split, against=arena.difference(truth, fused, control))
 
 
 def tell(name: str, **values: object) -> None:
@@ -83,17 +135,61 @@ def tell(name: str, **values: object) -> None:
     print(json.dumps({"run": name, **values}), flush=True)
 
 
+# ---- teeth -----------------------------------------------------------------------------------------------------------
+
+
+def boxes_of(split: Split) -> Teeth:
+    """True teeth of the images in which they are known."""
+    return dict(zip(split.image_ids.tolist(), np.split(split.boxes_xywh_px, split.offsets[1:-1]), strict=True))
+
+
+def found_teeth(given: argparse.Namespace, store: Store, whole: Manifest, teeth: Manifest) -> Mapping[str, Teeth]:
+    """Stage 1's of valid and test: each number once a mouth, from the score on that is best on valid."""
+    model, spent = arena.trained(
+        given.out, store, teeth, recipes.named("smoke").override({"stage": 1, "seed": given.seed})
+    )
+    mouths = {name: mouths_of(given.out, store, whole, model, name) for name in ("valid", "test")}
+    least = choose_tooth_threshold(ground_truth_of(read_split(store, teeth, "valid")), mouths["valid"])
+    kept = {name: {image: at_least(own, least) for image, own in found.items()} for name, found in mouths.items()}
+    boxes = {
+        name: {image: np.array([tooth.bbox_xywh_px for tooth in own]).reshape(-1, 4) for image, own in found.items()}
+        for name, found in kept.items()
+    }
+    true = boxes_of(read_split(store, teeth, "test"))
+    hit = np.concatenate([(pairwise_iou(own, boxes["test"][at]) >= 0.5).any(axis=1) for at, own in true.items()])
+    tell(
+        "stage 1",
+        cpu_s=spent,
+        threshold=least,
+        teeth=len(hit),
+        found=hit.mean(),
+        kept=sum(map(len, boxes["test"].values())),
+    )
+    return boxes
+
+
+def mouths_of(out: Path, store: Store, whole: Manifest, model: str, split: str) -> dict[int, list[Marked]]:
+    """Its teeth in every image of a split."""
+    truth = ground_truth_of(read_split(store, whole, split))
+    every, ids = np.ones((len(truth.image_ids), len(TEETH)), bool), np.arange(1, len(TEETH) + 1)
+    asked = replace(truth, covered=every, class_names=TEETH, category_ids=ids)
+    found = by_image(arena.found_by(out, store, whole, model, asked, split), asked)
+    return {image: one_mouth(found.get(image, ())) for image in truth.image_ids.tolist()}
+
+
 # ---- crops -----------------------------------------------------------------------------------------------------------
 
 
-def cropped(store: Store, whole: Manifest, teeth: Manifest) -> tuple[Manifest, dict[int, np.ndarray]]:
-    """A subset of crops around teeth; and for each crop of test its image, left, top, right, bottom, and the image's
-    size. In training six of an image, half of them with a finding."""
+def cropped(
+    store: Store, whole: Manifest, teeth: Mapping[str, Teeth], every: tuple[str, ...] = ("test",)
+) -> tuple[Manifest, dict[int, np.ndarray]]:
+    """A subset of crops around teeth; and for each crop its image, left, top, right, bottom, and the image's size. Of
+    other splits than `every` six of an image, half of them with a finding."""
     files, corners, splits = {}, {}, []
-    for name in ("train", "valid", "test"):
-        split, boxes = read_split(store, whole, name), read_split(store, teeth, name)
+    for name, boxes in teeth.items():
+        split = read_split(store, whole, name)
         images, annotations, covered = [], [], []
-        for row, places in crops_of(split, boxes):
+        for row, places in crops_of(split, boxes, name in every):
             record = split.images.slice(row, 1).to_pylist()[0]
             picture = Image.open(io.BytesIO(store.local_path(record["sha256"]).read_bytes()))
             for place in places:
@@ -120,18 +216,18 @@ def cropped(store: Store, whole: Manifest, teeth: Manifest) -> tuple[Manifest, d
     return subset, corners
 
 
-def crops_of(split: Split, teeth: Split) -> Iterator[tuple[int, np.ndarray]]:
+def crops_of(split: Split, teeth: Teeth, every: bool) -> Iterator[tuple[int, np.ndarray]]:
     """Row of each image whose teeth are known, and the corners of its crops."""
     random = np.random.default_rng(1)
-    for row in range(len(split.images)):
-        if split.image_ids[row] not in teeth.image_ids:
+    for row, image in enumerate(split.image_ids.tolist()):
+        if image not in teeth:
             continue
-        tooth_row = int(np.searchsorted(teeth.image_ids, split.image_ids[row]))
-        boxes = teeth.boxes_xywh_px[teeth.offsets[tooth_row] : teeth.offsets[tooth_row + 1]]
+        boxes = teeth[image]
         size = np.array([split.images[side][row].as_py() for side in ("width", "height")])
         middle, reach = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:] * (ZOOM / 2)
         places = np.hstack([np.maximum(middle - reach, 0), np.minimum(middle + reach, size)]).round().astype(int)
-        if split.name != "test":
+        places = places[(places[:, 2:] > places[:, :2]).all(axis=1)]  # stage 1 may place a tooth outside
+        if not every:
             shows = np.array([bool(seen(split, row, place)[1]) for place in places])
             order = random.permutation(len(places))
             shown = [at for at in order if shows[at]][: TRAINING_CROPS // 2]
@@ -152,6 +248,15 @@ def seen(split: Split, row: int, place: np.ndarray) -> tuple[np.ndarray, list[tu
     return covered, [(int(labels[at]), [*(low[at] - place[:2]), *(high[at] - low[at])]) for at in rows]
 
 
+def share_inside(truth: GroundTruth, corners: Mapping[int, np.ndarray], name: str) -> float:
+    """Share of a class's boxes that lie wholly in a crop."""
+    of = np.array(list(corners.values()))
+    rows = np.flatnonzero(truth.class_index == truth.class_names.index(name))
+    boxes, images = truth.boxes_xywh_px[rows][:, None], truth.image_index[rows][:, None]
+    low, high = boxes[..., :2] >= of[:, 1:3], boxes[..., :2] + boxes[..., 2:] <= of[:, 3:5]
+    return float(((images == of[:, 0]) & low.all(axis=2) & high.all(axis=2)).any(axis=1).mean())
+
+
 def replace_splits(subset: Manifest) -> SubsetFacts:
     """The subset's facts without counts, which are of whole images."""
     from msgspec.structs import replace as with_fields
@@ -160,6 +265,11 @@ def replace_splits(subset: Manifest) -> SubsetFacts:
 
 
 # ---- fusing ----------------------------------------------------------------------------------------------------------
+
+
+def looked(out: Path, store: Store, crops: Manifest, model: str, split: str) -> pa.Table:
+    """Detections on crops."""
+    return read_stored(store, arena.predicted(out, store, crops, model, split), f"{split}.arrow", DETECTIONS)
 
 
 def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) -> Detections:
@@ -174,7 +284,11 @@ def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) 
     cut_low = (boxes[:, :2] < of[:, 1:3] + margin) & (of[:, 1:3] > 0)
     cut_high = (boxes[:, :2] + boxes[:, 2:] > of[:, 3:5] - margin) & (of[:, 3:5] < of[:, 5:7])
     whole = ~(cut_low | cut_high).any(axis=1)
-    every = Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole])
+    return undoubled(Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole]))
+
+
+def undoubled(every: Detections) -> Detections:
+    """The surest of those that overlap by half, image by image and class by class."""
     kept = np.concatenate([suppressed(every, rows) for rows in groups(every)] or [np.empty(0, int)])
     return taken(every, kept)
 
@@ -223,6 +337,9 @@ def mean(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
 def rescored(first: np.ndarray, second: np.ndarray, only: np.ndarray) -> np.ndarray:
     """The mean, for what the first look found."""
     return np.where(only, 0.0, mean(first, second, only))
+
+
+FUSIONS: tuple[Fusion, ...] = (alone, surer, mean, rescored)
 
 
 def fuse(first: Detections, second: Detections, fusion: Fusion) -> Detections:

@@ -166,7 +166,7 @@ def main() -> None:
         for named in given.recipes:
             values: dict[str, Any] = {"batch_size": given.batch_size} if given.batch_size else {}
             if given.long:
-                values |= {"epochs": given.epochs} if given.epochs else {}
+                values |= {"epochs": given.epochs, "max_steps": "none"} if given.epochs else {}
                 recipe = adapted(named, given, **values)
                 found = long_run(job_of(given, store, subset, recipe, folder), store, recipe)
             else:

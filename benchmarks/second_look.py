@@ -3,6 +3,7 @@
 `benchmarks/learning.py second-look` runs it on phantoms. The first look is `phantom-tiny` on whole images, the second
 the same weights on crops; with `--steps` each after as many steps on what it looks at. The second's detections are
 merged, fused with the first's, and scored on whole test images, against the first look alone on the same resamples.
+Doubles are suppressed in all of them alike, the first look too: it gains by that alone.
 
 With `--steps` also: stage 1 trained as `dentsight run --stage teeth` does, its teeth kept as the pipeline keeps them;
 and a control, the first look fused with another seed of itself, so that the crops are told from merely two models. Both
@@ -76,9 +77,12 @@ def run(given: argparse.Namespace, store: Store) -> None:
     recipe = recipes.named("smoke").override({"seed": given.seed, **(length if steps else AS_IT_IS)})
     model, spent = arena.trained(given.out, store, whole, recipe)
     began = time.process_time()
-    first = arena.found_by(given.out, store, whole, model, truth)
+    doubled = arena.found_by(given.out, store, whole, model, truth)
     prediction = time.process_time() - began
-    tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, first))
+    tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, doubled))
+    first = undoubled(doubled)
+    against = arena.difference(truth, first, doubled)
+    tell("first look, undoubled", **arena.scores(truth, first), against_first=against)
     crops, corners = cropped(store, whole, {name: boxes_of(read_split(store, teeth, name)) for name in SPLITS})
     looking = model
     if given.steps:
@@ -111,14 +115,17 @@ def in_earnest(
 ) -> None:
     """Crops at stage 1's teeth, and the control, each fused with the first look; models: first, another, of crops."""
     truth = ground_truth_of(read_split(store, whole, split))
-    first, other = (arena.found_by(out, store, whole, model, truth, split) for model in models[:2])
+    doubled, other = (arena.found_by(out, store, whole, model, truth, split) for model in models[:2])
+    first, control = undoubled(doubled), undoubled(other)
+    if split != "test":
+        against = arena.difference(truth, first, doubled)
+        tell("first look, undoubled", split=split, **arena.scores(truth, first), against_first=against)
     began = time.process_time()
     crops, corners = cropped(store, whole, {split: teeth[split]}, every=(split,))
     second = merged(looked(out, store, crops, models[2], split), corners, truth)
     shares = {name: share_inside(truth, corners, name) for name in ("caries", "calculus", "restoration", "missing")}
     tell("crops at stage 1's teeth", split=split, crops=len(corners), images=len(truth.image_ids), inside=shares)
     tell("their prediction", split=split, cpu_s=time.process_time() - began)
-    control = undoubled(taken(other, np.flatnonzero(other.scores >= LEAST_SCORE)))
     for fusion in FUSIONS:
         looks = {"stage 1's teeth": fuse(first, second, fusion), "another seed": fuse(first, control, fusion)}
         for name, fused in looks.items():
@@ -287,10 +294,11 @@ def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) 
     return undoubled(Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole]))
 
 
-def undoubled(every: Detections) -> Detections:
-    """The surest of those that overlap by half, image by image and class by class."""
-    kept = np.concatenate([suppressed(every, rows) for rows in groups(every)] or [np.empty(0, int)])
-    return taken(every, kept)
+def undoubled(found: Detections) -> Detections:
+    """Of what reaches the least score the surest of those that overlap by half, image by image and class by class."""
+    sure = taken(found, np.flatnonzero(found.scores >= LEAST_SCORE))
+    kept = np.concatenate([suppressed(sure, rows) for rows in groups(sure)] or [np.empty(0, int)])
+    return taken(sure, kept)
 
 
 def groups(found: Detections) -> Iterator[np.ndarray]:

@@ -39,6 +39,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=1
 StateSaveLocation={folder}/state
+Prolog={folder}/prolog
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
@@ -69,6 +70,11 @@ class Cluster:
         """Its slurm.conf."""
         return self.folder / "slurm.conf"
 
+    @property
+    def broken(self) -> Path:
+        """While this file exists the node cannot start a job: Slurm drains it, and holds the job."""
+        return self.folder / "broken"
+
     def start(self) -> None:
         """Start both daemons, and wait for an idle node."""
         for name in ("state", "spool"):
@@ -78,6 +84,9 @@ class Cluster:
             host=host, folder=self.folder, controller=free_port(), node=free_port(), slots=self.slots
         )
         self.configuration.write_text(text)
+        prolog = self.folder / "prolog"
+        prolog.write_text(f"#!/bin/sh\nexec test ! -e {self.broken}\n")
+        prolog.chmod(0o755)
         self.run("slurmctld")
         self.run("slurmd")
         self.wait_for_node()

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from msgspec import structs
 from PIL import Image
 
 from benchmarks import arena
@@ -217,7 +218,7 @@ def cropped(
         place = IMAGES.get_field_index("covered")
         column = covered_column(np.array(covered))
         splits.append(replace(made, images=made.images.set_column(place, IMAGES.field(place), column)))
-    facts = replace_splits(whole)
+    facts = structs.replace(whole.facts_as(SubsetFacts), splits={})  # counts are of whole images
     subset = build(store, Kind.CONDITION_SUBSET, files | split_files(splits), whole.inputs, facts)
     store.put_manifest(subset)
     return subset, corners
@@ -262,13 +263,6 @@ def share_inside(truth: GroundTruth, corners: Mapping[int, np.ndarray], name: st
     boxes, images = truth.boxes_xywh_px[rows][:, None], truth.image_index[rows][:, None]
     low, high = boxes[..., :2] >= of[:, 1:3], boxes[..., :2] + boxes[..., 2:] <= of[:, 3:5]
     return float(((images == of[:, 0]) & low.all(axis=2) & high.all(axis=2)).any(axis=1).mean())
-
-
-def replace_splits(subset: Manifest) -> SubsetFacts:
-    """The subset's facts without counts, which are of whole images."""
-    from msgspec.structs import replace as with_fields
-
-    return with_fields(subset.facts_as(SubsetFacts), splits={})
 
 
 # ---- fusing ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,18 @@ from dentsight_pipeline.definitions import defs
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration.partitions import RECIPES, checked_dataset_key
 
-HEAVY = ("torch", "transformers", "mlflow", "datasets", "pycocotools", "matplotlib", "pandas", "cv2", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "mlflow",
+    "datasets",
+    "pycocotools",
+    "matplotlib",
+    "pandas",
+    "cv2",
+    "numpy",
+    "dagster._daemon",
+)
 CELL_ASSETS = {
     "raw_export": "data",
     "normalized_splits": "data",

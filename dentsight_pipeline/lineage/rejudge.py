@@ -68,10 +68,10 @@ def _otherwise(store: Store, walked: Walk, manifest: Manifest, stored: Verdict, 
         yield f"The health that report.json of the {name_of(manifest)} shows is not the stored one."
     chain: dict[str, Manifest] = {Asset.CLASS_METRICS: evaluation, Asset.TRAINED_CHECKPOINT: checkpoint}
     overrides = manifest.facts_as(ReportFacts).overrides
-    study = walked.input_of(manifest, Asset.READER_AGREEMENT) if Asset.READER_AGREEMENT in manifest.inputs else None
+    study = walked.input_of(manifest, Asset.READER_AGREEMENT)
     if report.readers != (product.stored_agreement(store, study) if study else None):
         yield f"The reader study that report.json of the {name_of(manifest)} shows is not the stored one."
-    found = walked.input_of(manifest, Asset.TOOTH_FINDINGS) if Asset.TOOTH_FINDINGS in manifest.inputs else None
+    found = walked.input_of(manifest, Asset.TOOTH_FINDINGS)
     if report.teeth != (product.stored_teeth(store, found) if found else None):
         yield f"The findings by tooth that report.json of the {name_of(manifest)} shows are not the stored ones."
     plan = walked.input_of(manifest, Asset.PLAN)

@@ -14,7 +14,6 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
-from dagster._daemon.auto_run_reexecution.event_log_consumer import _create_cursor_key
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.errors import DocumentError
@@ -88,6 +87,8 @@ def give_back_retries(instance: dg.DagsterInstance, settled: float = 30.0) -> li
     )
     forgotten = {run.run_id for run in instance.get_runs(failed) if not _is_followed(instance, run)}
     if forgotten:
+        from dagster._daemon.auto_run_reexecution.event_log_consumer import _create_cursor_key  # doubles start-up
+
         kind = dg.DagsterEventType.RUN_FAILURE
         events = instance.event_log_storage.get_logs_for_all_runs_by_log_id(dagster_event_type={kind})
         first = min((number for number, event in events.items() if event.run_id in forgotten), default=0)

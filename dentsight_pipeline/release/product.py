@@ -193,7 +193,7 @@ def _report_inputs(
     from dentsight_pipeline.release.report.pictures import Truth
 
     evaluation, predictions, checkpoint, subset = (chain[name] for name in ASSETS_BELOW)
-    beside = [product for name, product in chain.items() if name not in ASSETS_BELOW]
+    read_beside = [product for name, product in chain.items() if name not in ASSETS_BELOW]
     splits = store.get_manifest(subset.inputs[Asset.NORMALIZED_SPLITS])
     data = plain(splits.facts_as(SplitsFacts)) | plain(subset.facts_as(SubsetFacts))
     training = first_record(store, checkpoint.digest)
@@ -208,7 +208,7 @@ def _report_inputs(
         data=convert(data, ReportedData, "the facts of splits and subset"),
         checkpoint=checkpoint.facts_as(CheckpointFacts),
         predictions=predictions.facts_as(PredictionsFacts),
-        chain=chain_links(store, (*beside, evaluation, predictions, checkpoint, subset)),
+        chain=chain_links(store, (*read_beside, evaluation, predictions, checkpoint, subset)),
         cost=training.cost,
         links={"MLflow run": training.mlflow_url} if training.mlflow_url else {},
         champion=champion,

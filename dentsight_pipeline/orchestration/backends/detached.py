@@ -252,8 +252,11 @@ class Detached(Backend[Note]):
         box.save_newest(task.job.folder, beyond=state.step if state else 0)
 
     def _withdraw(self, note: Note, phases: tuple[Phase, ...]) -> None:
-        """A scheduler that lost count keeps a job in its queue whose work is done, or goes on under another name."""
-        with suppress(UnreachableError):
+        """A scheduler that lost count keeps a job in its queue whose work is done, or goes on under another name.
+
+        What it says to that, an expired token included, is no reason to lose a result.
+        """
+        with suppress(UnreachableError, ConfigurationError):
             if note.job_id is not None and self.scheduler.look(note.job_id).phase in phases:
                 self.scheduler.cancel(note.job_id)
 

@@ -13,6 +13,7 @@ import pytest
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.facts import LabelReviewFacts, SubsetFacts
 from dentsight_pipeline.documents.names import Asset, each
+from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell
 
 pytestmark = [pytest.mark.xdist_group("graph"), pytest.mark.slow]
@@ -50,14 +51,21 @@ def reviewed(finished_cell: FinishedCell) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def asked(finished_cell: FinishedCell, reviewed: dict[str, Any]) -> list[Manifest]:
+    """What each fold's model was asked, in order."""
+    store = finished_cell.home.store
+    inputs = store.get_manifest(reviewed["label_review_digest"]).inputs
+    return [store.get_manifest(digest) for digest in each(inputs, Asset.TEST_PREDICTIONS)]
+
+
 def test_every_image_is_asked_about_by_a_model_that_never_saw_its_source(
-    finished_cell: FinishedCell, reviewed: dict[str, Any]
+    finished_cell: FinishedCell, reviewed: dict[str, Any], asked: list[Manifest]
 ) -> None:
     """Three trainings, each on a fold of its own, and together they see all images."""
     store = finished_cell.home.store
     review = store.get_manifest(reviewed["label_review_digest"])
 
-    asked = [store.get_manifest(digest) for digest in each(review.inputs, Asset.TEST_PREDICTIONS)]
     trained = [store.get_manifest(made.inputs[Asset.TRAINED_CHECKPOINT]) for made in asked]
     folds = [store.get_manifest(made.inputs[Asset.CONDITION_SUBSET]) for made in trained]
     images = sum(len(split.images) for split in read_splits(store, folds[0]).values())
@@ -67,13 +75,11 @@ def test_every_image_is_asked_about_by_a_model_that_never_saw_its_source(
 
 
 def test_a_review_killed_between_folds_goes_on_and_trains_none_twice(
-    finished_cell: FinishedCell, reviewed: dict[str, Any]
+    finished_cell: FinishedCell, asked: list[Manifest]
 ) -> None:
     """The log has one training and one asking of each fold, the first before the kill: hours on a real dataset."""
     store = finished_cell.home.store
-    review = store.get_manifest(reviewed["label_review_digest"])
 
-    asked = [store.get_manifest(digest) for digest in each(review.inputs, Asset.TEST_PREDICTIONS)]
     made = [digest for own in asked for digest in (own.digest, own.inputs[Asset.TRAINED_CHECKPOINT])]
     assert [len(store.records(digest)) for digest in made] == [1] * 6
 

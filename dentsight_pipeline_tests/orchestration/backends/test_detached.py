@@ -308,6 +308,19 @@ def test_a_job_that_waits_once_more_after_its_work_is_done_leaves_the_queue(orde
     assert len(scheduler.submitted) == 1
 
 
+def test_a_result_is_kept_also_where_the_scheduler_refuses_to_say_what_became_of_the_job(ordered: Ordered) -> None:
+    """A token expires in the hours that a training takes; the store has the result."""
+
+    @dataclass
+    class Refuses(FakeScheduler):
+        def look(self, job_id: str) -> Look:
+            raise errors.ConfigurationError("The token has expired.")
+
+    scheduler = Refuses(lambda box, _: finish(box))
+
+    assert start(Detached(scheduler, dataclasses.replace(FAST, look=30.0)), ordered).result(20).digest
+
+
 def test_a_cluster_that_is_away_is_waited_for(ordered: Ordered) -> None:
     """An hour's maintenance: told once in a while, and nothing is given up, before and after the submission."""
     scheduler = FakeScheduler(lambda box, _: finish(box, 2, busy_for(1.0)), away=True)

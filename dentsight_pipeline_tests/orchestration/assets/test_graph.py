@@ -230,7 +230,7 @@ def test_the_same_export_under_another_key_has_a_report_of_its_own_name(finished
 
 def test_a_run_that_reuses_everything_loads_nothing_that_draws_or_computes(finished_cell: FinishedCell) -> None:
     """Recalled work needs no library that draws or computes; loading one is paid for in every such run."""
-    heavy = ("pandas", "matplotlib", "scipy", "cv2", "numpy", "pyarrow", "torch", "mlflow", "dagster._daemon")
+    heavy = ("pandas", "matplotlib", "scipy", "cv2", "numpy", "pyarrow", "torch", "mlflow")
     program = (
         "import sys\n"
         "from dentsight_pipeline.commands.run import CellRequest, run_cell\n"

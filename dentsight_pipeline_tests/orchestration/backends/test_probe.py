@@ -38,6 +38,8 @@ class Here:
         return None
 
     def look(self, job_id: str) -> Look:
+        if int(job_id) > len(self.processes):
+            return Look(Phase.GONE, "started by another")
         status = self.processes[int(job_id) - 1].poll()
         return Look(Phase.RUNNING, "") if status is None else Look(Phase.GONE, f"status {status}")
 

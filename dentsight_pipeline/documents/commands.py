@@ -55,6 +55,9 @@ class OnnxExport(Document, frozen=True, kw_only=True):
     """What `pred_boxes` are."""
     scores: str = "sigmoid of logits, each class by itself"
     """What becomes of `logits`."""
+    nms_iou: float | None
+    """Of findings of one class that overlap by more than this only the surest counts; null: all do. The file itself
+    suppresses none."""
     opset: int
     """Of ONNX."""
     onnxruntime: str

@@ -176,6 +176,17 @@ class Detections:
         boxes[:, 0] = image_width - boxes[:, 0] - boxes[:, 2]
         return Detections(boxes, self.scores, mirrored_labels(classes)[self.labels])
 
+    def without_doubles(self, iou: float) -> Detections:
+        """Of findings of one class that overlap by more than `iou` the surest (`torchvision.ops.batched_nms`' rule)."""
+        import cv2
+
+        boxes = self.boxes_xywh_px.copy()
+        boxes[:, :2] -= boxes[:, :2].min(
+            axis=0, initial=np.inf
+        )  # OpenCV tells classes apart by moving them to the right
+        kept = np.asarray(cv2.dnn.NMSBoxesBatched(boxes, self.scores, self.labels, 0.0, iou), dtype=np.int64)
+        return Detections(self.boxes_xywh_px[kept], self.scores[kept], self.labels[kept])
+
 
 def as_table(found: Sequence[tuple[int, Detections]]) -> pa.Table:
     """What was found in images, each given with its id, as a table of schema `DETECTIONS`."""
@@ -202,6 +213,11 @@ class Detector:
     classes: tuple[str, ...]
     device: torch.device
 
+    @property
+    def nms_iou(self) -> float | None:
+        """How much findings of one class may overlap, as its training was told; None: as they like."""
+        return getattr(self.model.config, "nms_iou", None)
+
     def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """Findings of grayscale images [height, width] of any sizes, as one batch."""
         geometry = [self.preprocessing.letterbox((image.shape[1], image.shape[0])) for image in images]
@@ -227,7 +243,8 @@ class Detector:
                 "The model's logits or boxes are not finite numbers, so nothing can be predicted. Its weights are "
                 "damaged or its training diverged; use an earlier checkpoint."
             )
-        return [best_detections(*image) for image in zip(logits, boxes, geometry, strict=True)]
+        found = [best_detections(*image) for image in zip(logits, boxes, geometry, strict=True)]
+        return found if self.nms_iou is None else [one.without_doubles(self.nms_iou) for one in found]
 
 
 def best_detections(
@@ -259,14 +276,22 @@ def load_detector(checkpoint: Path, device: str | None = None, kinds: Collection
     """A detector from a model folder, or from a checkpoint folder that holds one as `model/`; of `kinds` of model.
 
     Raises:
-        ConfigurationError: There is no D-FINE, or no image processor's configuration.
+        ConfigurationError: There is no D-FINE, no image processor's configuration, or an impossible `nms_iou`.
     """
     folder = model_folder(checkpoint)
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     preprocessing = Preprocessing.of_folder(folder)
     with no_progress_bars():
         model: Any = models.load(folder, kinds)
+    if not _is_iou(iou := getattr(model.config, "nms_iou", None)):
+        raise ConfigurationError(
+            f"{folder / 'config.json'} has nms_iou = {iou!r}. It is a number between 0 and 1, or left out."
+        )
     return Detector(model.to(chosen), preprocessing, class_names(model.config), chosen)
+
+
+def _is_iou(value: object) -> bool:
+    return value is None or (isinstance(value, float) and 0 < value < 1)
 
 
 @contextmanager

@@ -169,6 +169,7 @@ def describe_onnx(checkpoint: Path, onnx: Path, progress: Progress | None = None
         keeps_aspect=asked.keeps_aspect,
         pixel_mean=asked.pixel_mean,
         pixel_std=asked.pixel_std,
+        nms_iou=detector.nms_iou,
         opset=ONNX_OPSET,
         onnxruntime=onnxruntime.__version__,
         torch=str(torch.__version__),

@@ -109,10 +109,9 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
         if len(names) == len(classes) and names != list(classes):
             _reset_heads(model)
     model.train()
+    _write_down(recipe, model.config)
     if recipe.criterion == "published":
         model.loss_function = Criterion(model.config, recipe.class_loss)
-    elif hasattr(model.config, "criterion"):  # of the weights' own training
-        del model.config.criterion  # pyright: ignore[reportAttributeAccessIssue]
     return use_fp32_criterion(model)
 
 
@@ -232,9 +231,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
     """Configuration fields that a recipe decides, whatever the weights."""
-    heads = {} if recipe.criterion == "transformers" else {"criterion": recipe.criterion}
     return {
-        **heads,
         "id2label": dict(enumerate(classes)),
         "label2id": {name: i for i, name in enumerate(classes)},
         "num_queries": recipe.num_queries,
@@ -244,6 +241,15 @@ def _fields(recipe: Recipe, classes: Sequence[str]) -> dict[str, Any]:
         "focal_loss_gamma": recipe.focal_gamma,
         "freeze_backbone_batch_norms": recipe.freeze_batch_norm != "none",
     }
+
+
+def _write_down(recipe: Recipe, config: Any) -> None:
+    """What transformers does not know of a model, in its configuration; what the weights' own training wrote goes."""
+    for name, without in (("criterion", "transformers"), ("nms_iou", None)):
+        if (value := getattr(recipe, name)) != without:
+            setattr(config, name, value)
+        elif hasattr(config, name):
+            delattr(config, name)
 
 
 def _config_of(source: str, recipe: Recipe | None, kinds: Collection[str] = ("d_fine",)) -> DFineConfig:

@@ -27,7 +27,7 @@ Architecture = Literal["tiny", "nano", "small", "medium", "large", "xlarge"]
 STRIDE = 32
 """D-FINE's coarsest stride: width and height must be multiples of it."""
 
-LATER_FIELDS = frozenset({"criterion", "class_loss", "memory_format"})
+LATER_FIELDS = frozenset({"criterion", "class_loss", "memory_format", "nms_iou"})
 """Fields that recipes did not have at first; their defaults do what was done before."""
 
 Side = Annotated[int, Field(ge=STRIDE, le=4096)]
@@ -154,6 +154,10 @@ class Recipe(BaseModel):
     """Probability of a horizontal flip; tooth labels swap FDI quadrants 1 with 2 and 3 with 4."""
     plain_end_fraction: Fraction = 0.0
     """Share of all steps, at the end, that see images without any augmentation."""
+
+    nms_iou: Annotated[float, Field(ge=0.05, le=0.95)] | None = None
+    """Of findings of one class that overlap by more than this the surest is kept, wherever the model is used; None =
+    all are. D-FINE is meant to need no suppression; a shortly trained one still names many lesions twice."""
 
     evaluate_every_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Validation interval in steps; None = after each epoch. The last step is always evaluated."""
@@ -382,6 +386,8 @@ def _v4() -> Recipe:
             "criterion": "published",
             # measured: a step of the tiny model in .91 of the time
             "memory_format": "channels-last",
+            # measured: macro AP50 of the tiny model +.105 [.096, .129] on phantoms, +.040 [.031, .050] on real X-rays
+            "nms_iou": 0.5,
         }
     )
 
@@ -417,6 +423,7 @@ def _smoke() -> Recipe:
         ema_decay=0.99,
         ema_warmup_steps=50,
         augment_flip=0.5,
+        nms_iou=0.5,
         evaluate_every_steps=50,
         validation_images=64,
     )

@@ -107,6 +107,7 @@ def tiny_recipe() -> Recipe:
             "focal_alpha": 0.75,
             "focal_gamma": 2.0,
             "memory_format": "contiguous",
+            "nms_iou": None,
             "image_width": 96,
             "image_height": 64,
             "num_queries": 20,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.criterion import Criterion
 from dentsight_pipeline.training.detector import Preprocessing
 from dentsight_pipeline.training.layers import supervised_layers
 from dentsight_pipeline.training.recipe import Recipe
@@ -169,6 +171,20 @@ def test_which_heads_were_taught_is_this_trainings_to_say(smoke: Recipe, tmp_pat
 
     assert supervised_layers(models.load(tmp_path).config) == (0, 1, 2)
     assert supervised_layers(again.config) == (0, 2)
+
+
+def test_published_weights_start_what_transformers_does_not_know(smoke: Recipe, tmp_path: Path):
+    """A folder of the hub says nothing of our criterion and of suppression: transformers refuses such arguments."""
+    stock = smoke.override({"criterion": "transformers", "class_loss": "varifocal", "nms_iou": None})
+    models.build(stock, CONDITIONS).save_pretrained(tmp_path)
+    assert not {"criterion", "nms_iou"} & json.loads((tmp_path / "config.json").read_text()).keys()
+
+    ours = models.build(
+        smoke.override({"weights": str(tmp_path), "criterion": "published", "nms_iou": 0.5}), CONDITIONS
+    )
+
+    assert (supervised_layers(ours.config), ours.config.nms_iou) == ((0, 1, 2), 0.5)
+    assert isinstance(ours.loss_function.inner, Criterion)
 
 
 def test_the_class_prior_sets_the_first_scores(smoke: Recipe):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import RTDetrImageProcessorPil
 
+from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.splits import read_split, read_stored, split_files
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import write_table
@@ -290,6 +291,38 @@ class TestPostProcessing:
         assert found.labels.tolist() == [1] * 200 + [0] * 100
         assert (np.diff(found.boxes_xywh_px[:200, 2]) > 0).all()
 
+    def test_of_overlapping_findings_of_one_class_the_surest_is_kept(self) -> None:
+        """By hand: overlaps of .6 and of exactly .5; another class at the same place, and one beyond the left edge."""
+        boxes = [[0, 0, 10, 10], [0, 0, 10, 10], [0, 4, 10, 6], [0, 5, 10, 5], [-500, -500, 1000, 1000.0]]
+        found = Detections(np.array(boxes), np.array([0.9, 0.8, 0.7, 1e-12, 1e-13]), np.array([0, 3, 0, 0, 1]))
+
+        kept = found.without_doubles(0.5)
+
+        assert kept.boxes_xywh_px.tolist() == [boxes[i] for i in (0, 1, 3, 4)]
+        assert (kept.scores.tolist(), kept.labels.tolist()) == ([0.9, 0.8, 1e-12, 1e-13], [0, 3, 0, 1])
+
+    def test_suppression_is_what_the_definition_says_of_any_findings(self) -> None:
+        """A plain loop over random boxes of three classes, tied scores among them, some left of the image."""
+        random = np.random.default_rng(0)
+        boxes = np.hstack([random.uniform(-40, 60, (200, 2)), random.uniform(5, 60, (200, 2))])
+        scores = np.sort(random.integers(1, 50, 200) / 50)[::-1].copy()
+        found = Detections(boxes, scores, random.integers(0, 3, 200))
+
+        kept: list[int] = []
+        for at in range(200):
+            rivals = [i for i in kept if found.labels[i] == found.labels[at]]
+            if not (pairwise_iou(boxes[[at]], boxes[rivals]) > 0.4).any():
+                kept.append(at)
+
+        assert found.without_doubles(0.4).boxes_xywh_px.tolist() == boxes[kept].tolist()
+        assert 20 < len(kept) < 180
+
+    def test_nothing_found_stays_nothing(self) -> None:
+        """A model whose classes nobody taught finds none."""
+        nothing = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))
+
+        assert nothing.without_doubles(0.5).boxes_xywh_px.shape == (0, 4)
+
     def test_mirrored_teeth_change_their_quadrant_and_conditions_stay(self) -> None:
         """In the mirror the patient's tooth 11 looks like 21; a lower right 48 like 38."""
         classes = ("11", "21", "38", "48", "caries")
@@ -415,3 +448,36 @@ def test_a_detector_says_which_device_and_classes_it_has(tiny_recipe: Recipe, tm
     assert detector.classes == CLASSES
     assert detector.device == torch.device("cpu")
     assert not detector.model.training
+
+
+def test_a_model_carries_its_suppression_wherever_it_is_used(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Thresholds were chosen with it: its folder, validation, whole splits and ONNX users must hear the same number."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 96), dtype=np.uint8)
+    dense = tiny_recipe.override({"num_queries": 110})  # of several levels at one place
+    every = load_detector(model_folder(dense, tmp_path / "every"), "cpu")
+    one = load_detector(model_folder(dense.override({"nms_iou": 0.05}), tmp_path / "one"), "cpu")
+
+    (doubled,), (kept,) = every.detect([image]), one.detect([image])
+
+    assert (every.nms_iou, one.nms_iou) == (None, 0.05)
+    assert kept.boxes_xywh_px.tolist() == doubled.without_doubles(0.05).boxes_xywh_px.tolist()
+    assert 0 < len(kept.scores) < len(doubled.scores)
+
+
+def test_weights_that_suppressed_start_a_recipe_that_does_not(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """What is left in the configuration of the start would change the figures of a recipe that says nothing of it."""
+    start = model_folder(tiny_recipe.override({"nms_iou": 0.3}), tmp_path / "start")
+    recipe = tiny_recipe.override({"weights": str(start)})
+
+    assert not hasattr(models.build(recipe, CLASSES).config, "nms_iou")
+    assert models.build(recipe.override({"nms_iou": 0.6}), CLASSES).config.nms_iou == 0.6
+
+
+def test_a_folder_with_an_impossible_suppression_is_refused(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Somebody's own file."""
+    folder = model_folder(tiny_recipe, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "nms_iou": "half"}))
+
+    with pytest.raises(ConfigurationError, match=r"config.json has nms_iou = 'half'.*between 0 and 1"):
+        load_detector(folder, "cpu")

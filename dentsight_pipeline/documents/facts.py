@@ -352,6 +352,8 @@ class CheckpointFacts(Facts, frozen=True, omit_defaults=True):
     """Packages that decide the numbers, and Python."""
     packaged_weights: str | None = None
     """Weights of this package that it started from; None = other weights or none, as the recipe says."""
+    nms_iou: float | None = None
+    """Of findings of one class that overlap by more than this only the surest counts; None = all do."""
     weights_licence: str = ""
     """Of starting weights from outside the store, as their card or publisher says; `unknown` where nobody does."""
 

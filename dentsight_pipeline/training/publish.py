@@ -115,5 +115,6 @@ def _facts(finished: Finished) -> CheckpointFacts:
         processes=learner.processes.count,
         versions=package_versions(),
         packaged_weights=recipe.weights if recipe.weights in models.PACKAGED else None,
+        nms_iou=recipe.nms_iou,
         weights_licence=setup.weights_licence,
     )

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -139,8 +138,8 @@ def test_a_tar_holds_the_same_and_is_the_same_twice(intact_chain: Chain, folder:
     first, second = (archived(intact_chain, tmp_path / f"{name}.tar") for name in ("a", "b"))
 
     found = check(first)
-    with tarfile.open(first) as tar:
-        tar.extractall(tmp_path / "out", filter="data")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-xf", first, "-C", tmp_path / "out"], check=True)  # Python's filters came with 3.11.4
 
     assert (found.findings, found.signed) == ([], True)
     assert first.read_bytes() == second.read_bytes()

@@ -232,10 +232,17 @@ def model_rows(checkpoint: CheckpointFacts | None) -> list[Row]:
         ("Recipe digest", checkpoint.recipe_digest),
         ("Variant", _variant(checkpoint)),
         ("Input size", f"{width} × {height} px"),
+        ("Doubles", _doubles(checkpoint.nms_iou)),
         ("Parameters", f"{checkpoint.parameters:,}".replace(",", " ")),
         ("Best step", _plain(checkpoint.best_step)),
         ("Versions", ", ".join(f"{name} {value}" for name, value in sorted(checkpoint.versions.items()))),
     ]
+
+
+def _doubles(nms_iou: float | None) -> str:
+    if nms_iou is None:
+        return "not suppressed: every finding counts"
+    return f"of findings of one class that overlap by more than {nms_iou:g} (IoU) only the surest counts"
 
 
 def _variant(checkpoint: CheckpointFacts) -> str:

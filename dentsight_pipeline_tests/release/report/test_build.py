@@ -154,7 +154,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
             policy=policy,
             health=HEALTH,
             data=_data(classes),
-            checkpoint=convert(checkpoint_facts(classes, parameters=3_700_000), CheckpointFacts, "checkpoint"),
+            checkpoint=convert(
+                checkpoint_facts(classes, parameters=3_700_000, nms_iou=0.5), CheckpointFacts, "checkpoint"
+            ),
             chain=(ChainLink(kind="evaluation", digest="e" * 64), ChainLink(kind="raw-export", digest="f" * 64)),
             cost={"wall_seconds": 12.5, "usd": None},
             links={"MLflow run": "http://127.0.0.1:5000/#/runs/1"},
@@ -572,8 +574,24 @@ def test_the_model_card_says_what_the_page_says(plain):
     for name, value in (row for table in tables for row in table.rows):
         assert f"| {name} | {value} |" in unescape(card)
         assert name in page
+    for name, value in tables_module.model_rows(given.checkpoint):
+        assert f"| {name} | {value} |" in card
     assert "| last layer scores like the first | ✓ good | R = 1.03 |" in card
     assert "Thresholds were chosen on: valid." in card
+
+
+def test_page_and_card_say_whether_doubles_are_suppressed(inputs: Any, tmp_path: Path) -> None:
+    """The model's file does not do it: without this sentence nobody else arrives at the figures."""
+    given = inputs(list(load_policy("card").classes))
+    plain = replace(given, checkpoint=structs.replace(given.checkpoint, nms_iou=None))
+
+    for one, words in (
+        (given, "of findings of one class that overlap by more than 0.5 (IoU) only the surest counts"),
+        (plain, "not suppressed: every finding counts"),
+    ):
+        paths = report.build_report(one, tmp_path / words[:3])
+        assert words in _Tags(paths.html.read_text("utf-8")).text
+        assert f"| Doubles | {words} |" in paths.model_card.read_text("utf-8").replace("\\", "")
 
 
 def test_a_hostile_label_stays_text_in_the_model_card(hostile):

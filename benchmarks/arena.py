@@ -28,7 +28,7 @@ from dentsight_pipeline.data.splits import read_split, read_stored
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.job import FitJob, PredictJob
-from dentsight_pipeline.evaluation.columns import detections_of, ground_truth_of
+from dentsight_pipeline.evaluation.columns import Detections, detections_of, ground_truth_of
 from dentsight_pipeline.evaluation.compare import compare
 from dentsight_pipeline.evaluation.evaluate import Inputs, evaluate
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -37,6 +37,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import recipe as recipes
+from dentsight_pipeline.training.detector import Detections as OfOneImage
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe, Scalar
 from dentsight_pipeline.training.reporting import Reporter
@@ -197,6 +198,18 @@ def found_by(out: Path, store: Store, subset: Manifest, checkpoint: str, truth: 
     """A checkpoint's detections on a split, as they are evaluated."""
     stored = read_stored(store, predicted(out, store, subset, checkpoint, split), f"{split}.arrow", DETECTIONS)
     return detections_of(stored, truth)
+
+
+def without_doubles(found: Detections, iou: float = 0.5) -> Detections:
+    """Detections of several images, of any detector, suppressed as `nms_iou` does it."""
+    order = np.lexsort((-found.scores, found.image_index))
+    parts = []
+    for rows in np.split(order, np.flatnonzero(np.diff(found.image_index[order])) + 1):
+        one = OfOneImage(found.boxes_xywh_px[rows], found.scores[rows], found.class_index[rows]).without_doubles(iou)
+        images = np.full(len(one.scores), found.image_index[rows[0]]) if len(rows) else rows
+        parts.append(Detections(images, one.labels, one.boxes_xywh_px, one.scores))
+    columns = ("image_index", "class_index", "boxes_xywh_px", "scores")
+    return Detections(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
 
 def scores(truth: Any, found: Any) -> dict[str, Any]:

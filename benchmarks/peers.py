@@ -10,7 +10,7 @@ it does not start without. `train` imports nothing of this project. Two of their
 changed in their favour: warming up takes a sixth of the training instead of three epochs, and each batch is a step
 (theirs add up 64 images: 14 steps an epoch here). `--side 256` shows a square X-ray as large as our canvas of 448×256
 does, without its padding. What else writes `DIR/peers/NAME.json`, with COCO results on test and the store's `image_id`
-as `found`, is scored as well (RF-DETR, LibreYOLO).
+as `found`, is scored as well (RF-DETR, LibreYOLO). Each is scored as it answers, and with doubles suppressed as ours.
 """
 
 from __future__ import annotations
@@ -102,8 +102,10 @@ def score(given: argparse.Namespace) -> None:
     for file in sorted((given.out / "peers").glob("*.json")):
         told = json.loads(file.read_text())
         theirs = read_detections(told.pop("found"), truth, source=file.name)
-        minus = {one[:12]: arena.difference(truth, found, theirs)["macro"] for one, found in ours.items()}
-        print(json.dumps({"model": file.stem, **told, **arena.scores(truth, theirs), "ours_minus_theirs": minus}))
+        for doubles, own in (("as it is", theirs), ("suppressed", arena.without_doubles(theirs))):
+            minus = {one[:12]: arena.difference(truth, found, own)["macro"] for one, found in ours.items()}
+            figures = {**told, "doubles": doubles, **arena.scores(truth, own), "ours_minus_theirs": minus}
+            print(json.dumps({"model": file.stem, **figures}), flush=True)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 `benchmarks/learning.py second-look` runs it on phantoms. The first look is `phantom-tiny` on whole images, the second
 the same weights on crops; with `--steps` each after as many steps on what it looks at. The second's detections are
 merged, fused with the first's, and scored on whole test images, against the first look alone on the same resamples.
-Doubles are suppressed in all of them alike, the first look too: it gains by that alone.
+Doubles are suppressed in all of them alike, as `smoke` does it.
 
 With `--steps` also: stage 1 trained as `dentsight run --stage teeth` does, its teeth kept as the pipeline keeps them;
 and a control, the first look fused with another seed of itself, so that the crops are told from merely two models. Both
@@ -78,12 +78,9 @@ def run(given: argparse.Namespace, store: Store) -> None:
     recipe = recipes.named("smoke").override({"seed": given.seed, **(length if steps else AS_IT_IS)})
     model, spent = arena.trained(given.out, store, whole, recipe)
     began = time.process_time()
-    doubled = arena.found_by(given.out, store, whole, model, truth)
+    first = sure(arena.found_by(given.out, store, whole, model, truth))
     prediction = time.process_time() - began
-    tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, doubled))
-    first = undoubled(doubled)
-    against = arena.difference(truth, first, doubled)
-    tell("first look, undoubled", **arena.scores(truth, first), against_first=against)
+    tell("first look", cpu_s=spent, prediction_cpu_s=prediction, **arena.scores(truth, first))
     crops, corners = cropped(store, whole, {name: boxes_of(read_split(store, teeth, name)) for name in SPLITS})
     looking = model
     if given.steps:
@@ -116,11 +113,9 @@ def in_earnest(
 ) -> None:
     """Crops at stage 1's teeth, and the control, each fused with the first look; models: first, another, of crops."""
     truth = ground_truth_of(read_split(store, whole, split))
-    doubled, other = (arena.found_by(out, store, whole, model, truth, split) for model in models[:2])
-    first, control = undoubled(doubled), undoubled(other)
+    first, control = (sure(arena.found_by(out, store, whole, model, truth, split)) for model in models[:2])
     if split != "test":
-        against = arena.difference(truth, first, doubled)
-        tell("first look, undoubled", split=split, **arena.scores(truth, first), against_first=against)
+        tell("first look", split=split, **arena.scores(truth, first))
     began = time.process_time()
     crops, corners = cropped(store, whole, {split: teeth[split]}, every=(split,))
     second = merged(looked(out, store, crops, models[2], split), corners, truth)
@@ -277,22 +272,21 @@ def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) 
     """Detections of crops on their images: none that reaches a crop's inner edge, one where several crops saw it."""
     ids, scores = found["image_id"].to_numpy(), found["score"].to_numpy()
     boxes = np.array(found["bbox"].to_pylist())
-    sure = scores >= LEAST_SCORE
-    of = np.array([corners[one] for one in ids[sure].tolist()])
-    boxes, scores, labels = boxes[sure], scores[sure], found["category_id"].to_numpy()[sure] - 1
+    kept = scores >= LEAST_SCORE
+    of = np.array([corners[one] for one in ids[kept].tolist()])
+    boxes, scores, labels = boxes[kept], scores[kept], found["category_id"].to_numpy()[kept] - 1
     boxes[:, :2] += of[:, 1:3]
     margin = 0.02 * (of[:, 3:5] - of[:, 1:3])
     cut_low = (boxes[:, :2] < of[:, 1:3] + margin) & (of[:, 1:3] > 0)
     cut_high = (boxes[:, :2] + boxes[:, 2:] > of[:, 3:5] - margin) & (of[:, 3:5] < of[:, 5:7])
     whole = ~(cut_low | cut_high).any(axis=1)
-    return undoubled(Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole]))
+    found = Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole])
+    return arena.without_doubles(found)
 
 
-def undoubled(found: Detections) -> Detections:
-    """Of what reaches the least score the surest of those that overlap by half, image by image and class by class."""
-    sure = taken(found, np.flatnonzero(found.scores >= LEAST_SCORE))
-    kept = np.concatenate([suppressed(sure, rows) for rows in groups(sure)] or [np.empty(0, int)])
-    return taken(sure, kept)
+def sure(found: Detections) -> Detections:
+    """What reaches the least score."""
+    return taken(found, np.flatnonzero(found.scores >= LEAST_SCORE))
 
 
 def groups(found: Detections) -> Iterator[np.ndarray]:
@@ -300,16 +294,6 @@ def groups(found: Detections) -> Iterator[np.ndarray]:
     order = np.lexsort((-found.scores, found.class_index, found.image_index))
     keys = found.image_index[order] * 100 + found.class_index[order]
     yield from (rows for rows in np.split(order, np.flatnonzero(np.diff(keys)) + 1) if len(rows))
-
-
-def suppressed(found: Detections, rows: np.ndarray) -> np.ndarray:
-    """Of rows that are sorted those that no surer one overlaps by half."""
-    near = np.triu(pairwise_iou(found.boxes_xywh_px[rows], found.boxes_xywh_px[rows]) >= 0.5, 1)
-    alive = np.ones(len(rows), bool)
-    for at in range(len(rows)):
-        if alive[at]:
-            alive &= ~near[at]
-    return rows[alive]
 
 
 def taken(found: Detections, rows: np.ndarray) -> Detections:

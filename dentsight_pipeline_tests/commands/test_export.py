@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     """Whoever uses the file has neither this project nor torch: geometry and class names must lie beside it."""
     model = healthy_run().model
     folder = write_model_folder(tmp_path / "model", model, TOY_PROCESSOR)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"nms_iou": 0.5}))
     files = {f"model/{path.name}": path for path in folder.iterdir()}
     checkpoint = store.put_manifest(build(store, Kind.CHECKPOINT, files, {}, checkpoint_facts(TOY_CLASSES)))
     written = [export_model(store, str(ref), onnx=tmp_path / to) for to, ref in (("a", checkpoint), ("b", folder))]
@@ -123,7 +126,7 @@ def test_a_model_is_exported_as_onnx_from_a_digest_or_a_folder_and_answers_as_to
     assert [[path.name for path in paths] for paths in written] == [names, names]
     assert written[0][0].read_bytes() == written[1][0].read_bytes()
     said = codec.read(written[0][1].read_bytes(), OnnxExport, "onnx.json")
-    assert len(said.classes) == len(TOY_CLASSES)
+    assert (len(said.classes), said.nms_iou) == (len(TOY_CLASSES), 0.5)
     assert (said.opset, said.onnxruntime, said.parity_images) == (17, onnxruntime.__version__, 20)
     assert max(said.parity_logits, said.parity_boxes) < 1e-3
     pixels = toy_batch(np.random.default_rng(3), 2)["pixel_values"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dentsight_pipeline.data.fdi import tooth_flags
+from dentsight_pipeline.data.fdi import out_of_order, tooth_flags
 
 WIDTH, HEIGHT = 1600, 1000
 Teeth = list[tuple[str, Sequence[float]]]
@@ -57,6 +57,15 @@ def turned(teeth: Teeth, degrees: float) -> Teeth:
 def flags(teeth: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
     """The flags of teeth in the test's image."""
     return tooth_flags(WIDTH, HEIGHT, teeth)
+
+
+@pytest.mark.parametrize("degrees", [0, -25, 25])
+def test_in_a_tilted_head_only_the_teeth_that_lie_elsewhere_are_out_of_order(degrees: float) -> None:
+    """A turned picture moves the jaws against each other by more than a tooth; two numbers exchanged are two teeth."""
+    exchanged = renamed(mouth(), {"11": "47", "47": "11"})
+
+    assert out_of_order(WIDTH, turned(mouth(), degrees)) == 0
+    assert out_of_order(WIDTH, turned(exchanged, degrees)) == 2
 
 
 @pytest.mark.parametrize("seed", range(5))

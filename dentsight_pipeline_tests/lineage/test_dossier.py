@@ -135,7 +135,9 @@ def test_the_provenance_is_slsa_about_the_released_files_and_signed(folder: Path
     assert {s["name"]: s["digest"]["sha256"] for s in document["subject"]} == {
         path: entry.sha256 for path, entry in release.entries.items()
     }
-    named = {item["name"]: item["digest"] for item in document["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    built = document["predicate"]["buildDefinition"]
+    assert built["internalParameters"] == {"packages": {"torch": "2"}, "hardware": {"device": "CPU"}}
+    named = {item["name"]: item["digest"] for item in built["resolvedDependencies"]}
     assert named["raw-export"] == {"sha256": intact_chain.digests["raw_export"]}
     assert named["code"] == {"gitCommit": "c0ffee"}
 

@@ -97,12 +97,10 @@ class Criterion:
         config: The model's: weights of the terms and of the matching, bins, alpha and gamma.
         class_loss: `varifocal` as D-FINE (alpha weighs negatives, the overlap positives), or `matchability` as DEIM
             (arXiv 2412.04234, equation 4: the target is overlap^gamma and every positive weighs 1).
-        matches_per_box: Queries that each box is matched with, the cheapest ones together (boxes are repeated, as in
-            "DETRs with hybrid matching", arXiv 2207.13080); fewer where they would take more than half of the queries.
     """
 
-    def __init__(self, config: Any, class_loss: str = "varifocal", matches_per_box: int = 1) -> None:
-        self._config, self._class_loss, self._matches_per_box = config, class_loss, matches_per_box
+    def __init__(self, config: Any, class_loss: str = "varifocal") -> None:
+        self._config, self._class_loss = config, class_loss
         self._bins: Tensor = bin_values(config.max_num_bins, abs(config.up), abs(config.reg_scale))
         self.seen: Callable[[Tensor, Targets, Indices], None] | None = None
         """Told the last layer's logits, the targets and their matching."""
@@ -149,8 +147,7 @@ class Criterion:
             self.seen(outputs.logits[last], targets, matched[last])
         each = [_flat(indices, truth, outputs.logits.device) for indices in matched]
         union = union_of(each, outputs.logits.shape[2])
-        positives = max(1, len(each[last].image))
-        return self._terms(outputs, truth, each, union, (positives, max(1, len(union.image))))
+        return self._terms(outputs, truth, each, union, (max(1, len(truth.labels)), max(1, len(union.image))))
 
     def _terms(
         self, outputs: Outputs, truth: Boxes, of_class: list[Pairs], of_box: Pairs, counts: tuple[int, int]
@@ -224,10 +221,15 @@ class Criterion:
 
     @torch.no_grad()
     def match(self, logits: Tensor, boxes: Tensor, truth: Boxes) -> list[Indices]:
-        """The cheapest matching of each output [N] in each image [B]; of one query a box it is transformers'."""
+        """The cheapest one-to-one matching of each output [N] in each image [B], as transformers' matcher has it."""
+        from scipy.optimize import linear_sum_assignment
+
         costs = torch.nan_to_num(self._costs(logits, boxes, truth), nan=1e9, posinf=1e9, neginf=1e9).cpu().numpy()
-        most = self._matches_per_box
-        return [[_assigned(own[:, :n], most) for own, n in zip(output, truth.counts, strict=True)] for output in costs]
+        assigned = [
+            [linear_sum_assignment(own[:, :count]) for own, count in zip(output, truth.counts, strict=True)]
+            for output in costs
+        ]
+        return [[(torch.as_tensor(q), torch.as_tensor(b)) for q, b in output] for output in assigned]
 
     def _costs(self, logits: Tensor, boxes: Tensor, truth: Boxes) -> Tensor:
         """[N, B, Q, most boxes of an image]: class, L1 and overlap costs; places without a box hold anything."""
@@ -242,15 +244,6 @@ class Criterion:
         _, generalised = overlaps(boxes[:, :, :, None], wanted[None, :, None])
         class_cost = config.matcher_class_cost * (as_positive - as_negative)
         return class_cost + config.matcher_bbox_cost * distance - config.matcher_giou_cost * generalised
-
-
-def _assigned(costs: np.ndarray, most: int) -> tuple[Tensor, Tensor]:
-    """Matched queries and their boxes, by [queries, boxes] costs: each box with up to `most` queries."""
-    from scipy.optimize import linear_sum_assignment
-
-    queries, boxes = costs.shape[0], max(1, costs.shape[1])
-    query, place = linear_sum_assignment(np.tile(costs, max(1, min(most, queries // 2 // boxes))))
-    return torch.as_tensor(query), torch.as_tensor(place % boxes)
 
 
 def only_covered(targets: Targets, logits: Tensor | None) -> Tensor | None:

@@ -111,7 +111,7 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
     model.train()
     _write_down(recipe, model.config)
     if recipe.criterion == "published":
-        model.loss_function = Criterion(model.config, recipe.class_loss, recipe.matches_per_box)
+        model.loss_function = Criterion(model.config, recipe.class_loss)
     return use_fp32_criterion(model)
 
 

@@ -27,7 +27,7 @@ Architecture = Literal["tiny", "nano", "small", "medium", "large", "xlarge"]
 STRIDE = 32
 """D-FINE's coarsest stride: width and height must be multiples of it."""
 
-LATER_FIELDS = frozenset({"criterion", "class_loss", "memory_format", "nms_iou", "torch_compile", "matches_per_box"})
+LATER_FIELDS = frozenset({"criterion", "class_loss", "memory_format", "nms_iou", "torch_compile"})
 """Fields that recipes did not have at first; their defaults do what was done before."""
 
 Side = Annotated[int, Field(ge=STRIDE, le=4096)]
@@ -84,9 +84,6 @@ class Recipe(BaseModel):
     class_loss: Literal["varifocal", "matchability"] = "varifocal"
     """varifocal as D-FINE; matchability as DEIM (overlap^gamma is the target, every positive weighs 1); DEIM has gamma
     1.5 and alpha 1. The latter needs criterion = published."""
-    matches_per_box: Annotated[int, Field(ge=1, le=20)] = 1
-    """Queries that each box is matched with, and teaches: 1 as D-FINE. More learn faster and leave doubles, so that
-    nms_iou is needed (and criterion = published). Fewer where they would take more than half of the queries."""
     focal_alpha: Fraction = 0.75
     """Alpha of the class loss: the weight of negatives."""
     focal_gamma: Annotated[float, Field(ge=0.0, le=5.0)] = 2.0
@@ -205,12 +202,6 @@ class Recipe(BaseModel):
             raise ValueError(
                 "class_loss = matchability needs criterion = published, given is criterion = transformers. "
                 "Set criterion=published, or class_loss=varifocal."
-            )
-        if self.matches_per_box > 1 and (self.criterion != "published" or self.nms_iou is None):
-            raise ValueError(
-                f"matches_per_box = {self.matches_per_box} needs criterion = published and a nms_iou, given are "
-                f"criterion = {self.criterion} and nms_iou = {self.nms_iou}. The nearest legal value is 1; or set "
-                "criterion=published and nms_iou=0.5."
             )
         if self.weights is None and self.freeze_batch_norm != "none":
             raise ValueError(

@@ -183,34 +183,6 @@ class TestMatching:
             for own, other in zip(matched, theirs, strict=True):
                 assert [part.tolist() for part in own] == [part.tolist() for part in other]
 
-    def test_each_box_is_matched_with_as_many_queries_as_it_is_to_teach(self) -> None:
-        """By hand: queries 0 to 2 lie on the first box, 3 to 5 on the second, 6 to 9 on neither."""
-        first, second = [0.3, 0.5, 0.2, 0.2], [0.7, 0.5, 0.2, 0.2]
-        boxes = torch.tensor([[[first] * 3 + [second] * 3 + [FAR] * 4]])
-        truth = Boxes.of([{"class_labels": torch.tensor([0, 1]), "boxes": torch.tensor([first, second])}])
-
-        def matched(most: int) -> set[tuple[int, int]]:
-            ((found,),) = Criterion(SimpleNamespace(**CONFIG), matches_per_box=most).match(
-                torch.zeros(1, 1, 10, 2), boxes, truth
-            )
-            return set(zip(*(part.tolist() for part in found), strict=True))
-
-        assert matched(2) < {(query, query // 3) for query in range(6)}
-        assert len(matched(2)) == 4
-        assert len(matched(20)) == 4, "more than half of ten queries would leave few that learn what nothing looks like"
-
-    def test_a_box_that_teaches_two_queries_counts_twice(self) -> None:
-        """Both learn the box, each by itself: the loss is a mean over pairs, not a sum that grows with their number."""
-        logits, boxes = torch.zeros(3, 4, 2), torch.tensor([[HALF, HALF, FAR, FAR]]).repeat(3, 1, 1)
-        corners = torch.zeros(1, 4, 4, BINS + 1)
-
-        once, twice = (terms(logits, boxes, corners, matches_per_box=most) for most in (1, 2))
-
-        assert twice["loss_bbox"].item() == pytest.approx(once["loss_bbox"].item())
-        positive, negative = 0.5 * math.log(2), 0.75 * 0.25 * math.log(2)
-        assert once["loss_vfl"].item() == pytest.approx(3 * (positive + 7 * negative))
-        assert twice["loss_vfl"].item() == pytest.approx(3 * (2 * positive + 6 * negative) / 2)
-
     def test_the_union_keeps_a_querys_most_frequent_box(self) -> None:
         """GO: of three matchings, query 4 of image 0 has box 1 twice and box 0 once; ties go to the first box."""
         each = [

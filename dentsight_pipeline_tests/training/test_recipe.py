@@ -138,7 +138,6 @@ def test_overrides_are_listed_and_an_override_to_the_same_value_is_none():
         ("learning_rat", "1", "There is no field 'learning_rat'. Did you mean learning_rate"),
         ("zzzz", "1", "There is no field 'zzzz'. There are name, stage"),
         ("class_loss", "matchability", "needs criterion = published, given is criterion = transformers"),
-        ("matches_per_box", "3", "needs criterion = published and a nms_iou, given are criterion = transformers and"),
         ("weights", "none", "freeze_batch_norm = backbone freezes.*freeze_batch_norm = none"),
         ("name", "v9", "'name' cannot be overridden"),
     ],

@@ -87,8 +87,6 @@ class Learner:
         self.average = None if recipe.ema_decay is None else optim.MovingAverage(model, recipe)
         self.optimizer = optim.build_optimizer(model, recipe)
         models.train_mode(model, recipe)
-        if recipe.torch_compile:
-            models.compile_parts(model)
         self.model: nn.Module = processes.accelerator.prepare(model)
         set_seed(recipe.seed + 1 + processes.index)  # the denoising noise differs between processes
 

@@ -87,8 +87,6 @@ def run_fit(job: FitJob, reporter: Reporter) -> str:
         return published
     setup = setup.with_weights()  # before minutes go into the image cache
     started = processes.start(job, setup.recipe)
-    if setup.recipe.torch_compile:
-        models.require_compiler(started.device)
     with _clear_memory_errors(setup.recipe, started.device):
         training = Training(setup, started, reporter)
         with _stoppable(training):

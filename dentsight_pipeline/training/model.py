@@ -224,28 +224,6 @@ def train_mode(model: nn.Module, recipe: Recipe) -> None:
                 module.eval()
 
 
-def require_compiler(device: torch.device) -> None:
-    """Refuses to start what `torch.compile` could not make faster on this machine.
-
-    Raises:
-        ConfigurationError: Not even a function of one step can be compiled.
-    """
-    try:
-        torch.compile(torch.neg)(torch.zeros(1, device=device))
-    except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigurationError(
-            f"torch_compile cannot compile on this machine: {reason} Install a C++ compiler (g++) and Python's "
-            "headers, or set torch_compile=false."
-        ) from error
-
-
-def compile_parts(model: DFineForObjectDetection) -> None:
-    """Backbone and encoder through `torch.compile`, most of what it saves; copies and state are as without it."""
-    for part in (model.model.backbone, model.model.encoder):
-        part.compile()
-
-
 def count_parameters(model: nn.Module) -> int:
     """Distinct parameters of a model; tied ones once."""
     return sum(p.numel() for p in model.parameters())

@@ -194,45 +194,6 @@ def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupte
     assert resumed.digest == whole.digest
 
 
-@pytest.mark.slow
-def test_a_compiled_training_begins_like_the_plain_one_and_goes_on_to_the_same_checkpoint(
-    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
-):
-    """Stopped after step 5 and gone on with; the model folder is one that knows nothing of a compiler."""
-    compiled = tiny_recipe.override({"torch_compile": True})
-    plain = run(fit_job(store, subset, tiny_recipe, tmp_path / "plain"))
-    whole = run(fit_job(store, subset, compiled, tmp_path / "whole"))
-    with pytest.raises(TrainingError, match="did at step 5"):
-        _run_until(fit_job(store, subset, compiled, tmp_path / "work", checkpoint_interval_s=0), 5)
-
-    resumed = run(fit_job(store, subset, compiled, tmp_path / "work"))
-
-    assert resumed.digest == whole.digest
-    ours, theirs = (history(store, one).training for one in (whole, plain))
-    assert [row.loss for row in ours[:3]] == pytest.approx([row.loss for row in theirs[:3]], rel=1e-4)
-    assert whole.entry("model/model.safetensors") != plain.entry("model/model.safetensors")
-    assert whole.entry("model/config.json") == plain.entry("model/config.json")
-
-
-def test_compiling_where_nothing_can_be_compiled_is_refused_before_the_images_are_cached(
-    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
-):
-    """Most machines with a GPU have a compiler, many containers do not."""
-    job = fit_job(store, subset, tiny_recipe.override({"torch_compile": True}), tmp_path / "work")
-    job.folder.mkdir()
-    (job.folder / "job.json").write_bytes(codec.write(job))
-    command = [sys.executable, "-m", "dentsight_pipeline.training", "fit", str(job.folder / "job.json")]
-    nothing = {"CXX": "/nowhere/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-
-    ended = subprocess.run(command, env=os.environ | nothing, capture_output=True, text=True, check=False)
-
-    assert ended.returncode == 2, ended.stderr
-    said = (job.folder / "error.json").read_text()
-    assert "torch_compile cannot compile on this machine" in said
-    assert "set torch_compile=false" in said
-    assert not (job.folder / "cache").exists()
-
-
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_result(
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
 ):

@@ -274,6 +274,13 @@ def test_a_signature_that_was_changed_is_found_even_when_its_digest_is_right(cha
     assert any("is not what was signed" in finding for finding in findings)
 
 
+def test_a_file_added_to_a_release_is_found(chain: Chain) -> None:
+    """A manifest of its own gives it a right digest; the signed list of files does not have it."""
+    findings = audited(chain.forged("released_model", {"approval.pdf": b"approved"})).findings
+
+    assert any("lists other files than the release holds" in finding for finding in findings)
+
+
 def test_a_release_signed_by_somebody_else_is_found(chain: Chain, tmp_path: Path) -> None:
     """The key comes from the reader, never from the release."""
     other = generate_key(tmp_path / "other")

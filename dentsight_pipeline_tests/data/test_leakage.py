@@ -90,6 +90,7 @@ def test_each_of_the_four_flips_is_the_same_source_and_is_named(flip: str) -> No
 
     assert match.is_same_source
     assert match.transform == flip
+    assert match.similarity == pytest.approx(1, abs=0.01), "a cosine: more than 1 would make strangers alike"
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,8 @@ def test_the_command_counts_and_its_check_exits_5(
 
     assert len(made["statements"]) == made["points"] == 58
     assert made["evidenced"] == sum(point["says"] is not None for point in made["statements"])
+    logic = next(point for point in made["statements"] if "A detector of" in str(point["says"]))
+    assert "config.json" in str(logic), logic
     assert Path(made["path"]).is_file()
     assert (good["intact"], bad["intact"]) == (True, False)
 

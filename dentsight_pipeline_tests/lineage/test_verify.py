@@ -562,6 +562,17 @@ def test_only_the_tops_bytes_are_hashed_when_asked(chain: Chain) -> None:
     assert "The bytes of the 3 products below were not hashed again" in result.notes[0]
 
 
+def test_a_product_that_was_made_twice_is_noted_and_no_finding(chain: Chain) -> None:
+    """The same bytes from two runs are the best evidence that a step can be made again."""
+    recorded(chain.store, "trained_checkpoint", chain.manifest("trained_checkpoint"))
+
+    result = audited(chain, "trained_checkpoint")
+
+    assert result.intact
+    (note,) = (note for note in result.notes if "was made" in note)
+    assert_matches(note, r"^The checkpoint \w+ was made 2 times, always the same\.$")
+
+
 def test_what_a_step_made_on_its_way_is_covered_by_its_record(chain: Chain) -> None:
     """The champion's predictions on newer data are made inside the step that evaluates them."""
     store, subset = chain.store, chain.manifest("condition_subset")

@@ -43,6 +43,7 @@ def test_a_small_group_is_no_worst_group_and_small_groups_alone_are_inconclusive
 
     assert (beside.group, beside.too_small, beside.p_holm) == ("a", 1, None)
     assert (alone.group, alone.outcome) == (None, "INCONCLUSIVE")
+    assert _caries(evaluation, policy, _part("width", "b", 0.0, sources=30)).group == "b"
 
 
 def test_without_groups_nothing_is_said(evaluation, policy):

@@ -20,6 +20,8 @@ from dentsight_pipeline.evaluation.tooth_join import join_teeth
 from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training.detector import Detections, Detector, load_detector
 
+Box = tuple[float, float, float, float]
+Size = tuple[float, float]
 Threshold = float | Mapping[str, float]
 """Least score that is shown, for all classes or by class."""
 
@@ -148,14 +150,15 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
     size, line = max(11, round(image.shape[1] / 90)), max(2, round(image.shape[1] / 600))
     font = ImageFont.load_default(size)
     names = sorted({finding.name for finding in findings})
-    for finding in reversed(findings):  # the best ones on top
-        colour = _COLOURS[names.index(finding.name) % len(_COLOURS)]
+    texts = [" ".join((finding.name, *(finding.teeth or ()), f"{finding.score:.2f}")) for finding in findings]
+    sizes = [(draw.textlength(text, font=font), size * 1.25) for text in texts]
+    places = label_places([finding.bbox_xywh_px for finding in findings], sizes, image.shape)
+    colours = [_COLOURS[names.index(finding.name) % len(_COLOURS)] for finding in findings]
+    for finding, colour in reversed(list(zip(findings, colours, strict=True))):  # the best ones on top
         left, top, width, height = finding.bbox_xywh_px
         draw.rectangle((left, top, left + width, top + height), outline=colour, width=line)
-        text = " ".join((finding.name, *(finding.teeth or ()), f"{finding.score:.2f}"))
-        text_width, text_height = draw.textlength(text, font=font), size * 1.25
-        x, y = _label_place(finding, (text_width, text_height), image.shape)
-        draw.rectangle((x, y, x + text_width, y + text_height), fill=colour)
+    for colour, text, (wide, tall), (x, y) in reversed(list(zip(colours, texts, sizes, places, strict=True))):
+        draw.rectangle((x, y, x + wide, y + tall), fill=colour)
         draw.text((x, y), text, fill="black", font=font)
     notice = size / 2, image.shape[0] - size * 1.5
     draw.text(notice, _NOTICE, fill="white", font=font, stroke_width=1, stroke_fill="black")
@@ -165,8 +168,26 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
     return out
 
 
-def _label_place(finding: Finding, text: tuple[float, float], shape: tuple[int, ...]) -> tuple[float, float]:
-    """Above the box where there is room, else below it; always inside the image."""
-    left, top, _, height = finding.bbox_xywh_px
-    x = min(left, max(0.0, shape[1] - text[0]))
-    return x, top - text[1] if top >= text[1] else min(top + height, shape[0] - text[1])
+def label_places(boxes: Sequence[Box], sizes: Sequence[Size], shape: tuple[int, ...]) -> list[tuple[float, float]]:
+    """Left and top of each finding's label: above its box or below it, the first place where no earlier label lies.
+
+    Args:
+        boxes: (left, top, width, height), the most important first.
+        sizes: (width, height) of each label.
+        shape: (height, width) of the image, which no label leaves.
+    """
+    places: list[tuple[float, float]] = []
+    taken: list[tuple[float, float, float, float]] = []
+    for (left, top, _, height), (wide, tall) in zip(boxes, sizes, strict=True):
+        x = min(left, max(0.0, shape[1] - wide))
+        rows = (y for step in range(3) for y in (top - (step + 1) * tall, top + height + step * tall))
+        inside = [(x, y, wide, tall) for y in rows if 0 <= y <= shape[0] - tall]
+        free = [one for one in inside if not any(_touch(one, other) for other in taken)]
+        chosen = next(iter(free or inside), (x, max(0.0, min(top, shape[0] - tall)), wide, tall))
+        taken.append(chosen)
+        places.append(chosen[:2])
+    return places
+
+
+def _touch(one: Box, other: Box) -> bool:
+    return all(one[at] < other[at] + other[at + 2] and other[at] < one[at] + one[at + 2] for at in (0, 1))

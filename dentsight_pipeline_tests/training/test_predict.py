@@ -38,7 +38,7 @@ from dentsight_pipeline.training.letterbox import Letterbox
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe
 from dentsight_pipeline.training.reporting import Reporter, read_events
-from dentsight_pipeline.training.xrays import draw_findings, predict_images
+from dentsight_pipeline.training.xrays import draw_findings, label_places, predict_images
 from dentsight_pipeline_tests.data.coco import from_coco
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, subset_facts
 from dentsight_pipeline_tests.training.conftest import CLASSES, make_subset
@@ -439,6 +439,17 @@ class TestSingleImages:
         assert drawn[100, 120].any() and drawn[140, 120].any() and not drawn[120, 125].any()
         assert clear[380:].any()  # the notice
         assert not clear[:370].any()
+
+
+def test_labels_of_neighbouring_findings_can_all_be_read() -> None:
+    """Of three missing teeth in a row the middle one's name goes below; none leaves the picture or covers another."""
+    row = [(100.0 + 50 * at, 200.0, 48.0, 80.0) for at in range(3)]
+
+    assert label_places(row, [(90.0, 20.0)] * 3, (400, 600)) == [(100, 180), (150, 280), (200, 180)]
+    assert label_places([(560.0, 5.0, 38.0, 60.0)], [(90.0, 20.0)], (400, 600)) == [(510, 65)]
+    assert label_places([(0.0, 0.0, 600.0, 400.0)], [(90.0, 20.0)], (400, 600)) == [(0, 0)]
+    many = label_places([(100.0, 200.0, 48.0, 80.0)] * 6, [(90.0, 20.0)] * 6, (400, 600))
+    assert len(set(many)) == 6
 
 
 def test_a_detector_says_which_device_and_classes_it_has(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -209,7 +209,8 @@ def without_doubles(found: Detections, iou: float = 0.5) -> Detections:
         images = np.full(len(one.scores), found.image_index[rows[0]]) if len(rows) else rows
         parts.append(Detections(images, one.labels, one.boxes_xywh_px, one.scores))
     columns = ("image_index", "class_index", "boxes_xywh_px", "scores")
-    return Detections(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+    images, labels, boxes, sure = (np.concatenate([getattr(part, name) for part in parts]) for name in columns)
+    return Detections(images, labels, boxes, sure)
 
 
 def scores(truth: Any, found: Any) -> dict[str, Any]:

@@ -183,7 +183,8 @@ class Detections:
         boxes = self.boxes_xywh_px.copy()
         # OpenCV tells classes apart by moving them to the right
         boxes[:, :2] -= boxes[:, :2].min(axis=0, initial=np.inf)
-        kept = np.asarray(cv2.dnn.NMSBoxesBatched(boxes, self.scores, self.labels, 0.0, iou), dtype=np.int64)
+        found = cv2.dnn.NMSBoxesBatched(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), 0.0, iou)
+        kept = np.asarray(found, dtype=np.int64)
         return Detections(self.boxes_xywh_px[kept], self.scores[kept], self.labels[kept])
 
 

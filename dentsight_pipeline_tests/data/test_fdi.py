@@ -62,7 +62,7 @@ def flags(teeth: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
 @pytest.mark.parametrize("shift", [-150, 0, 150])
 def test_jaws_that_stand_beside_each_other_are_in_order_but_for_exchanged_teeth(shift: int) -> None:
     """A turned head moves the lower row by two teeth against the upper one; two numbers exchanged are two teeth."""
-    beside = [(name, [b[0] + shift * (name[0] in "34"), *b[1:]]) for name, b in mouth()]
+    beside: Teeth = [(name, [b[0] + shift * (name[0] in "34"), *b[1:]]) for name, b in mouth()]
 
     assert out_of_order(WIDTH, beside) == 0
     assert out_of_order(WIDTH, renamed(beside, {"18": "25", "25": "18"})) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dentsight_pipeline.data.preview import draw_boxes, richest_images
 from dentsight_pipeline.data.splits import read_split
@@ -15,9 +16,16 @@ from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.training.conftest import make_subset
 
 
-def _coloured(picture: bytes) -> np.ndarray:
+def _pixels(picture: bytes) -> NDArray[np.float64]:
+    """[height, width, 3] of a JPEG."""
+    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image.astype(float)
+
+
+def _coloured(picture: bytes) -> NDArray[np.bool_]:
     """[height, width] Which pixels of a JPEG are not gray."""
-    image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    image = _pixels(picture)
     return image.max(axis=2) - image.min(axis=2) > 60
 
 
@@ -38,10 +46,9 @@ def test_classes_have_colours_of_their_own() -> None:
     """Two findings side by side must be told apart without reading."""
     _, xray = cv2.imencode(".png", np.zeros((400, 720), np.uint8))
 
-    def colour(name: str) -> np.ndarray:
+    def colour(name: str) -> NDArray[np.float64]:
         picture = draw_boxes(xray.tobytes(), [(name, [100, 100, 200, 200])], quality=100)
-        image = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).astype(float)
-        return image[_coloured(picture)].mean(axis=0)
+        return _pixels(picture)[_coloured(picture)].mean(axis=0)
 
     found = [colour(name) for name in ("caries", "calculus", "crown", "bridge")]
 

@@ -580,6 +580,17 @@ def test_the_model_card_says_what_the_page_says(plain):
     assert "Thresholds were chosen on: valid." in card
 
 
+def test_hard_gates_that_did_not_pass_stand_before_soft_ones(plain) -> None:
+    """A reader who stops after the first line must have read what blocks the release."""
+    given, paths = plain
+    listed = paths.html.read_text("utf-8").split('<ul class="follow">')[1].split("</ul>")[0]
+    severities = ["soft" if "soft: warns only" in line else "hard" for line in listed.split("<li>")[1:]]
+    outcomes = {(row.severity, row.outcome) for row in given.verdict.rows}
+
+    assert {("hard", "INCONCLUSIVE"), ("soft", "FAIL")} <= outcomes, "else the order would be that of the outcomes"
+    assert severities == sorted(severities)
+
+
 def test_page_and_card_say_whether_doubles_are_suppressed(inputs: Any, tmp_path: Path) -> None:
     """The model's file does not do it: without this sentence nobody else arrives at the figures."""
     given = inputs(list(load_policy("card").classes))

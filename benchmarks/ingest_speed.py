@@ -1,8 +1,8 @@
 """Ingest + normalise against a plain loop of Pillow decode + transformers' image processor, in the same run.
 
 Claims, each printed as a ratio or a difference:
-1. ingest + normalise handle at least 3.9 times the images per second of the plain loop, on two cores that other work
-   shares: the last figure measured (6.5 to 7.3 before readers looked at teeth; the goal is 8);
+1. ingest + normalise handle at least 3.4 times the images per second of the plain loop, on two cores: the last figures
+   measured are 3.4 and 3.5 (6.5 to 7.3 before teeth and properties were looked at; the goal is 8);
 2. ingesting the unchanged export again reads every byte once, writes nothing and works on no image;
 3. a version with ten new images costs about ten images' work beyond the hash check;
 4. boxes are columns (`--memory 2000 50000`, small images of 28 boxes in folders): 50,000 images fit into 700 MB. What
@@ -69,7 +69,7 @@ def _compare_speed(folder: Path, images: int, baseline_images: int) -> None:
     normalised_seconds, _ = _timed(lambda: normalise_export(store, raw))
     rate = images / (seconds + normalised_seconds)
     print(f"ingest {seconds:.2f} s + normalise {normalised_seconds:.2f} s: {rate:7.1f} images/s")
-    print(f"ratio: {rate / baseline:.1f}  (claim: at least 3.9; the goal is 8)")
+    print(f"ratio: {rate / baseline:.1f}  (claim: at least 3.4; the goal is 8)")
 
     files = _files(folder / "store")
     again, unchanged = _timed(lambda: ingest_export(export, store))

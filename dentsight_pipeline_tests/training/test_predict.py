@@ -317,6 +317,12 @@ class TestPostProcessing:
         assert found.without_doubles(0.4).boxes_xywh_px.tolist() == boxes[kept].tolist()
         assert 20 < len(kept) < 180
 
+    def test_classes_do_not_suppress_each_other_at_opposite_corners(self) -> None:
+        """OpenCV moves each class down and to the right: what reaches out at the top left would land on the others."""
+        boxes = np.array([[70.0, 70.0, 30.0, 30.0], [-30.0, -30.0, 60.0, 60.0]])
+
+        assert len(Detections(boxes, np.array([0.9, 0.8]), np.array([0, 1])).without_doubles(0.2).scores) == 2
+
     def test_nothing_found_stays_nothing(self) -> None:
         """A model whose classes nobody taught finds none."""
         nothing = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, np.int64))

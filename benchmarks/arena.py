@@ -37,7 +37,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import loop, processes
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.detector import Detections as OfOneImage
+from dentsight_pipeline.training.detector import surest
 from dentsight_pipeline.training.predict import run_predict
 from dentsight_pipeline.training.recipe import Recipe, Scalar
 from dentsight_pipeline.training.reporting import Reporter
@@ -203,14 +203,14 @@ def found_by(out: Path, store: Store, subset: Manifest, checkpoint: str, truth: 
 def without_doubles(found: Detections, iou: float = 0.5) -> Detections:
     """Detections of several images, of any detector, suppressed as `nms_iou` does it."""
     order = np.lexsort((-found.scores, found.image_index))
-    parts = []
-    for rows in np.split(order, np.flatnonzero(np.diff(found.image_index[order])) + 1):
-        one = OfOneImage(found.boxes_xywh_px[rows], found.scores[rows], found.class_index[rows]).without_doubles(iou)
-        images = np.full(len(one.scores), found.image_index[rows[0]]) if len(rows) else rows
-        parts.append(Detections(images, one.labels, one.boxes_xywh_px, one.scores))
-    columns = ("image_index", "class_index", "boxes_xywh_px", "scores")
-    images, labels, boxes, sure = (np.concatenate([getattr(part, name) for part in parts]) for name in columns)
-    return Detections(images, labels, boxes, sure)
+    by_image = np.split(order, np.flatnonzero(np.diff(found.image_index[order])) + 1)
+    columns = found.boxes_xywh_px, found.scores, found.class_index
+    return taken(found, np.concatenate([rows[surest(*(own[rows] for own in columns), iou=iou)] for rows in by_image]))
+
+
+def taken(found: Detections, rows: np.ndarray) -> Detections:
+    """Some of them."""
+    return Detections(found.image_index[rows], found.class_index[rows], found.boxes_xywh_px[rows], found.scores[rows])
 
 
 def scores(truth: Any, found: Any) -> dict[str, Any]:

@@ -280,13 +280,13 @@ def merged(found: pa.Table, corners: dict[int, np.ndarray], truth: GroundTruth) 
     cut_low = (boxes[:, :2] < of[:, 1:3] + margin) & (of[:, 1:3] > 0)
     cut_high = (boxes[:, :2] + boxes[:, 2:] > of[:, 3:5] - margin) & (of[:, 3:5] < of[:, 5:7])
     whole = ~(cut_low | cut_high).any(axis=1)
-    found = Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole])
-    return arena.without_doubles(found)
+    own = Detections(of[whole, 0].astype(int), labels[whole].astype(int), boxes[whole], scores[whole])
+    return arena.without_doubles(own)
 
 
 def sure(found: Detections) -> Detections:
     """What reaches the least score."""
-    return taken(found, np.flatnonzero(found.scores >= LEAST_SCORE))
+    return arena.taken(found, np.flatnonzero(found.scores >= LEAST_SCORE))
 
 
 def groups(found: Detections) -> Iterator[np.ndarray]:
@@ -294,11 +294,6 @@ def groups(found: Detections) -> Iterator[np.ndarray]:
     order = np.lexsort((-found.scores, found.class_index, found.image_index))
     keys = found.image_index[order] * 100 + found.class_index[order]
     yield from (rows for rows in np.split(order, np.flatnonzero(np.diff(keys)) + 1) if len(rows))
-
-
-def taken(found: Detections, rows: np.ndarray) -> Detections:
-    """Some of them."""
-    return Detections(found.image_index[rows], found.class_index[rows], found.boxes_xywh_px[rows], found.scores[rows])
 
 
 Fusion = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -352,4 +347,4 @@ def fuse(first: Detections, second: Detections, fusion: Fusion) -> Detections:
         np.concatenate([boxes, second.boxes_xywh_px[rest]]),
         fusion(a, b, np.isnan(a)),
     )
-    return taken(fused, np.flatnonzero(fused.scores > 0))
+    return arena.taken(fused, np.flatnonzero(fused.scores > 0))

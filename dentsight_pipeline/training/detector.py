@@ -177,15 +177,24 @@ class Detections:
         return Detections(boxes, self.scores, mirrored_labels(classes)[self.labels])
 
     def without_doubles(self, iou: float) -> Detections:
-        """Of findings of one class that overlap by more than `iou` the surest (`torchvision.ops.batched_nms`' rule)."""
-        import cv2
-
-        boxes = self.boxes_xywh_px.copy()
-        # OpenCV tells classes apart by moving them to the right
-        boxes[:, :2] -= boxes[:, :2].min(axis=0, initial=np.inf)
-        found = cv2.dnn.NMSBoxesBatched(boxes.tolist(), self.scores.tolist(), self.labels.tolist(), 0.0, iou)
-        kept = np.asarray(found, dtype=np.int64)
+        """Of findings of one class that overlap by more than `iou` the surest."""
+        kept = surest(self.boxes_xywh_px, self.scores, self.labels, iou)
         return Detections(self.boxes_xywh_px[kept], self.scores[kept], self.labels[kept])
+
+
+def surest(
+    boxes_xywh_px: NDArray[np.float64], scores: NDArray[np.float64], labels: NDArray[np.int64], iou: float
+) -> NDArray[np.int64]:
+    """Rows, best first, that none of their class with a better score overlaps by more than `iou`.
+
+    `torchvision.ops.batched_nms`' rule, by OpenCV, for the findings of one image: [n, 4], [n] and [n].
+    """
+    import cv2
+
+    boxes = boxes_xywh_px.copy()
+    boxes[:, :2] -= boxes[:, :2].min(axis=0, initial=np.inf)  # OpenCV moves each class down and to the right
+    kept = cv2.dnn.NMSBoxesBatched(boxes.tolist(), scores.tolist(), labels.tolist(), 0.0, iou)
+    return np.asarray(kept, dtype=np.int64)
 
 
 def as_table(found: Sequence[tuple[int, Detections]]) -> pa.Table:
@@ -283,11 +292,12 @@ def load_detector(checkpoint: Path, device: str | None = None, kinds: Collection
     preprocessing = Preprocessing.of_folder(folder)
     with no_progress_bars():
         model: Any = models.load(folder, kinds)
-    if not _is_iou(iou := getattr(model.config, "nms_iou", None)):
+    detector = Detector(model.to(chosen), preprocessing, class_names(model.config), chosen)
+    if not _is_iou(detector.nms_iou):
         raise ConfigurationError(
-            f"{folder / 'config.json'} has nms_iou = {iou!r}. It is a number between 0 and 1, or left out."
+            f"{folder / 'config.json'} has nms_iou = {detector.nms_iou!r}. It is a number between 0 and 1, or left out."
         )
-    return Detector(model.to(chosen), preprocessing, class_names(model.config), chosen)
+    return detector
 
 
 def _is_iou(value: object) -> bool:

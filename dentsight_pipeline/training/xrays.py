@@ -10,18 +10,18 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from dentsight_pipeline.data.agreement import pairwise_iou
 from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
+from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.evaluation.teeth.findings import Marked, one_mouth
 from dentsight_pipeline.evaluation.tooth_join import join_teeth
 from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training.detector import Detections, Detector, load_detector
 
-Box = tuple[float, float, float, float]
-Size = tuple[float, float]
 Threshold = float | Mapping[str, float]
 """Least score that is shown, for all classes or by class."""
 
@@ -168,7 +168,9 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
     return out
 
 
-def label_places(boxes: Sequence[Box], sizes: Sequence[Size], shape: tuple[int, ...]) -> list[tuple[float, float]]:
+def label_places(
+    boxes: Sequence[Box], sizes: Sequence[tuple[float, float]], shape: tuple[int, ...]
+) -> list[tuple[float, float]]:
     """Left and top of each finding's label: above its box or below it, the first place where no earlier label lies.
 
     Args:
@@ -176,18 +178,12 @@ def label_places(boxes: Sequence[Box], sizes: Sequence[Size], shape: tuple[int, 
         sizes: (width, height) of each label.
         shape: (height, width) of the image, which no label leaves.
     """
-    places: list[tuple[float, float]] = []
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     for (left, top, _, height), (wide, tall) in zip(boxes, sizes, strict=True):
         x = min(left, max(0.0, shape[1] - wide))
         rows = (y for step in range(3) for y in (top - (step + 1) * tall, top + height + step * tall))
         inside = [(x, y, wide, tall) for y in rows if 0 <= y <= shape[0] - tall]
-        free = [one for one in inside if not any(_touch(one, other) for other in taken)]
-        chosen = next(iter(free or inside), (x, max(0.0, min(top, shape[0] - tall)), wide, tall))
-        taken.append(chosen)
-        places.append(chosen[:2])
-    return places
-
-
-def _touch(one: Box, other: Box) -> bool:
-    return all(one[at] < other[at] + other[at + 2] and other[at] < one[at] + one[at + 2] for at in (0, 1))
+        others = np.array(taken).reshape(-1, 4)
+        free = [one for one in inside if not pairwise_iou(np.array([one]), others).any()]
+        taken.append(next(iter(free or inside), (x, max(0.0, min(top, shape[0] - tall)), wide, tall)))
+    return [place[:2] for place in taken]

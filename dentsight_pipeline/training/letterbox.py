@@ -13,6 +13,7 @@ from 0 to `width` covers the image. The scale factors are the true ones of each 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,13 @@ def fit(image_size: tuple[int, int], canvas_size: tuple[int, int]) -> Letterbox:
     # int() on the product, not the tidier division of whole numbers: it is transformers' rule, to the last pixel
     new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
     return Letterbox(width, height, canvas_width, canvas_height, new_width, new_height)
+
+
+def tightest(image_sizes: Iterable[tuple[int, int]], canvas_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The smallest canvas (width, height) that shows each image as large as this one does; sides divide by `stride`."""
+    contents = np.array([fit(size, canvas_size).content for size in image_sizes]).max(axis=0)
+    width, height = (-(-contents // stride) * stride).tolist()
+    return width, height
 
 
 def read_grayscale(path: str, image_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

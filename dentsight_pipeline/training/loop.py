@@ -26,7 +26,7 @@ from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.history import TrainingPoint
 from dentsight_pipeline.documents.job import FitJob
 from dentsight_pipeline.errors import ConfigurationError, DentsightError, TrainingError
-from dentsight_pipeline.training import cache, checkpointing, optim, processes, publish, validation
+from dentsight_pipeline.training import cache, checkpointing, letterbox, optim, processes, publish, validation
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.cost import Meters
 from dentsight_pipeline.training.dataset import (
@@ -41,7 +41,7 @@ from dentsight_pipeline.training.health import HeadHealthMonitor
 from dentsight_pipeline.training.learner import Learner, NotFiniteError, StepFigures
 from dentsight_pipeline.training.machine import hardware
 from dentsight_pipeline.training.processes import Processes
-from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline.training.recipe import STRIDE, Recipe
 from dentsight_pipeline.training.reporting import Reporter
 from dentsight_pipeline.training.sampling import EpochSampler, MicroBatches
 from dentsight_pipeline.training.setup import Setup
@@ -49,6 +49,8 @@ from dentsight_pipeline.training.state import BEST_METRIC, Record, TrainingState
 
 CURVE_POINTS = 400
 """About how many points the curves of the training loss have."""
+NOTABLE_PADDING = 0.1
+"""Share of every canvas that no image uses, from which a narrower one is named."""
 
 
 class Saved(NamedTuple):
@@ -159,9 +161,21 @@ class Training:
             f"{len(self.train.labelled)} training images, {self.sampler.steps_per_epoch} steps an epoch, "
             f"{self.total_steps} steps on {hardware().device}, {self.processes.count} process(es)."
         )
+        self._say_what_is_padding()
         if untaught:
             names = ", ".join(self.train.labelled.classes[label] for label in untaught)
             self.reporter.message(f"No training image covers {names}: the model will not find them.")
+
+    def _say_what_is_padding(self) -> None:
+        canvas = self.recipe.image_size
+        sizes = set(map(tuple, self.train.labelled.sizes_px.tolist()))
+        width, height = letterbox.tightest(sizes, canvas, STRIDE)
+        spared = 1 - width * height / (canvas[0] * canvas[1])
+        if spared >= NOTABLE_PADDING:
+            self.reporter.message(
+                f"{spared:.0%} of the canvas of {canvas[0]}×{canvas[1]} is padding in every training image: "
+                f"image_width={width} with image_height={height} shows each as large, in so much less time."
+            )
 
     def _resume(self) -> None:
         """Goes on from the newest intact checkpoint of the same training, where there is one."""

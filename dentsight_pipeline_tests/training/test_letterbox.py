@@ -121,3 +121,10 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path: Path):
     with pytest.raises(DataError, match="its record says 10×10"):
         cv2.imwrite(str(tmp_path / "c.png"), np.zeros((5, 10), np.uint8))
         letterbox.read_grayscale(str(tmp_path / "c.png"), (10, 10))
+
+
+def test_the_tightest_canvas_shows_every_image_as_large_and_is_as_wide_as_the_widest():
+    """Square X-rays on a canvas for panoramic ones leave 43 % of it black, and each step pays for it."""
+    assert letterbox.tightest([(640, 640), (500, 600)], (448, 256), stride=32) == (256, 256)
+    assert letterbox.tightest([(640, 640), (1600, 900)], (448, 256), stride=32) == (448, 256)
+    assert letterbox.tightest([(1600, 400)], (448, 256), stride=32) == (448, 128)

@@ -538,3 +538,18 @@ def test_a_class_that_no_training_image_covers_stays_silent(store: Store, tiny_r
     assert scores[1] < 1e-6
     assert scores[[0, 2]].min() > 1e-3
     assert "No training image covers crown" in messages(tmp_path / "work")
+
+
+def test_a_canvas_that_is_mostly_padding_is_said_with_one_that_is_not(
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """The training goes as it was asked to; the user decides about the canvas."""
+    wide = tiny_recipe.override({"image_width": 320, "image_height": 64, "max_steps": 1})
+
+    run(fit_job(store, subset, wide, tmp_path / "wide"))
+    run(fit_job(store, subset, tiny_recipe.override({"max_steps": 1}), tmp_path / "work"))
+
+    assert "50% of the canvas of 320×64 is padding in every training image: image_width=160" in messages(
+        tmp_path / "wide"
+    )
+    assert "padding" not in messages(tmp_path / "work")

@@ -174,7 +174,7 @@ class Training:
         if spared >= NOTABLE_PADDING:
             self.reporter.message(
                 f"{spared:.0%} of the canvas of {canvas[0]}×{canvas[1]} is padding in every training image: "
-                f"image_width={width} with image_height={height} shows each as large, in so much less time."
+                f"image_width={width} with image_height={height} shows each as large in less time."
             )
 
     def _resume(self) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.documents.codec import plain
+from dentsight_pipeline.documents.codec import convert, plain
+from dentsight_pipeline.documents.detections import Finding
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.store.names import is_digest
 
@@ -108,9 +109,10 @@ def _chosen(split: str) -> str:
 
 def _finding(image: str, finding: Facts) -> Facts:
     """A row that fits a terminal: a DICOM file by the first digits of its sha256, the box in whole pixels."""
+    teeth = convert(finding, Finding, image).tooth_names
     return {
         "image": image[:12] if is_digest(image) else image,
-        "tooth": " ".join(finding.get("teeth") or ()) or None,
+        "tooth": " ".join(teeth) or None,
         "x, y, width, height": ", ".join(f"{value:.0f}" for value in finding["bbox_xywh_px"]),
         **finding,
     }

@@ -48,6 +48,13 @@ class Finding(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Left, top, width, height, clipped to the image, because a person will look at it."""
     teeth: tuple[str, ...] | None = None
     """FDI numbers of those it belongs to, several under a bridge; absent where stage 1 did not run or none has it."""
+    inferred_tooth: str | None = None
+    """FDI number that a missing tooth or an implant must have by its neighbours; absent where they do not decide."""
+
+    @property
+    def tooth_names(self) -> tuple[str, ...]:
+        """Its teeth as they are shown: a number that only the neighbours tell stands in brackets."""
+        return self.teeth or (() if self.inferred_tooth is None else (f"({self.inferred_tooth})",))
 
 
 class XrayFindings(Document, frozen=True, kw_only=True):

@@ -135,6 +135,8 @@ def _group(header: Any, number: int, finding: Finding, algorithm: Any) -> Any:
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom], [left, top]])
     teeth = finding.teeth or ()
     on = f", tooth {' '.join(teeth)} (ISO 3950)" if teeth else ""
+    if finding.inferred_tooth is not None:
+        on = f", tooth {finding.inferred_tooth} (ISO 3950) by its neighbours"
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(_uid(header.SOPInstanceUID, str(number)), f"{number}: {finding.name}{on}"),
         sr.ImageRegion("POLYLINE", corners, sr.SourceImageForRegion.from_source_image(header)),

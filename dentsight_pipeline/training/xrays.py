@@ -17,8 +17,7 @@ from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError, DataError
-from dentsight_pipeline.evaluation.teeth.findings import Marked, one_mouth
-from dentsight_pipeline.evaluation.tooth_join import join_teeth
+from dentsight_pipeline.evaluation.teeth.findings import Marked, findings_by_tooth, one_mouth
 from dentsight_pipeline.store.files import written_whole
 from dentsight_pipeline.training.detector import Detections, Detector, load_detector
 
@@ -91,12 +90,14 @@ def _load_stage_one(folder: Path, device: str | None) -> Detector:
 def _with_teeth(
     findings: tuple[Finding, ...], stage_one: Detector, least: float, image: NDArray[np.uint8]
 ) -> tuple[Finding, ...]:
-    """The same findings with the teeth that they belong to."""
+    """The same findings, best first, with the teeth that they belong to."""
     found = _shown(stage_one.detect([image])[0], stage_one.classes, least, image.shape)
     teeth = one_mouth(Marked(tooth.name, tooth.bbox_xywh_px, tooth.score) for tooth in found)
-    boxes, names = [f.bbox_xywh_px for f in findings], [f.name for f in findings]
-    joined = join_teeth(np.array(boxes), names, np.array([t.bbox_xywh_px for t in teeth]), [t.name for t in teeth])
-    return tuple(replace(one, teeth=j.fdi or None) for one, j in zip(findings, joined, strict=True))
+    joined = findings_by_tooth(teeth, [Marked(f.name, f.bbox_xywh_px, f.score) for f in findings]).findings
+    return tuple(
+        replace(one, teeth=own.teeth or None, inferred_tooth=own.inferred_tooth)
+        for one, own in zip(findings, joined, strict=True)
+    )
 
 
 def read_xray(path: Path) -> tuple[Path, NDArray[np.uint8]]:
@@ -150,7 +151,7 @@ def draw_findings(image: NDArray[np.uint8], findings: Sequence[Finding], out: Pa
     size, line = max(11, round(image.shape[1] / 90)), max(2, round(image.shape[1] / 600))
     font = ImageFont.load_default(size)
     names = sorted({finding.name for finding in findings})
-    texts = [" ".join((finding.name, *(finding.teeth or ()), f"{finding.score:.2f}")) for finding in findings]
+    texts = [" ".join((finding.name, *finding.tooth_names, f"{finding.score:.2f}")) for finding in findings]
     sizes = [(draw.textlength(text, font=font), size * 1.25) for text in texts]
     places = label_places([finding.bbox_xywh_px for finding in findings], sizes, image.shape)
     colours = [_COLOURS[names.index(finding.name) % len(_COLOURS)] for finding in findings]

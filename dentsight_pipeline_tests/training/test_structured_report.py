@@ -240,3 +240,15 @@ def test_an_archive_takes_the_report_beside_its_picture_and_gives_it_back(tmp_pa
     (tmp_path / "back.dcm").write_bytes(given)
     assert (len(studies), len(instances)) == (1, 2)
     assert pydicom.dcmread(tmp_path / "back.dcm") == pydicom.dcmread(path)
+
+
+def test_a_number_that_only_the_neighbours_tell_is_said_in_words_and_coded_nowhere(tmp_path: Path) -> None:
+    """A coded finding site would read as a tooth that was seen."""
+    name = sha256(xray()).hexdigest()
+    gap = Finding(name="missing", score=0.75, bbox_xywh_px=(1, 2, 10, 8), inferred_tooth="36")
+    found = XrayFindings(image=name, width=64, height=48, picture=None, findings=(gap,))
+
+    written = write_report(xray(), found, MODEL, 0.5, tmp_path / f"{name}.sr.dcm")
+
+    assert "1: missing, tooth 36 (ISO 3950) by its neighbours" in said(written, "TEXT")
+    assert f"SCT:{structured_report._tooth('36').value}" not in said(written, "CODE")

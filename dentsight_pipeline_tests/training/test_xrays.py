@@ -82,4 +82,25 @@ def test_findings_get_the_teeth_that_they_lie_on() -> None:
     made = _with_teeth(findings, cast(Detector, StageOne()), 0.5, np.zeros((60, 90), np.uint8))
 
     assert [finding.teeth for finding in made] == [("36",), None]
+    assert [finding.inferred_tooth for finding in made] == [None, None]
     assert _with_teeth((), cast(Detector, StageOne()), 0.5, np.zeros((60, 90), np.uint8)) == ()
+
+
+def test_a_missing_tooth_has_the_number_that_its_neighbours_leave_and_the_picture_says_that_it_is_inferred() -> None:
+    """Between 35 and 37 stands 36. Where two numbers fit, none is given."""
+
+    class StageOne:
+        classes = ("35", "37", "43", "46")
+
+        def detect(self, images: list[np.ndarray]) -> list[Detections]:
+            boxes = np.array([[60.0, 10, 20, 30], [100, 10, 20, 30], [40, 10, 20, 30], [0, 10, 20, 30]])
+            return [Detections(boxes, np.full(4, 0.9), np.arange(4))]
+
+    findings = tuple(
+        Finding(name="missing", score=0.9, bbox_xywh_px=box) for box in [(82, 15, 15, 20), (22, 15, 15, 20)]
+    )
+
+    made = _with_teeth(findings, cast(Detector, StageOne()), 0.5, np.zeros((60, 130), np.uint8))
+
+    assert [(finding.teeth, finding.inferred_tooth) for finding in made] == [(None, "36"), (None, None)]
+    assert [finding.tooth_names for finding in made] == [("(36)",), ()]

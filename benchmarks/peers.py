@@ -3,14 +3,23 @@
     python benchmarks/peers.py data --out DIR [--export DIR]            # the arena's splits as a YOLO data set
     PEER/bin/python benchmarks/peers.py train --out DIR --model yolo11n.yaml --epochs 1     # prints its CPU seconds
     PEER/bin/python benchmarks/peers.py train --out DIR --model yolo11n.yaml --epochs N     # N from the line before
+    PEER/bin/python benchmarks/peers.py train --out DIR --model libreyolo9t --epochs N      # LibreYOLO's YOLOv9-t
     python benchmarks/peers.py score --out DIR --ours CHECKPOINT…                           # table, paired differences
 
-PEER is an environment of its own with `ultralytics` (AGPL: never a dependency of this project) and torchvision, which
-it does not start without. `train` imports nothing of this project. Two of their defaults are for long trainings and are
-changed in their favour: warming up takes a sixth of the training instead of three epochs, and each batch is a step
-(theirs add up 64 images: 14 steps an epoch here). `--side 256` shows a square X-ray as large as our canvas of 448×256
-does, without its padding. What else writes `DIR/peers/NAME.json`, with COCO results on test and the store's `image_id`
-as `found`, is scored as well (RF-DETR, LibreYOLO). Each is scored as it answers, and with doubles suppressed as ours.
+PEER is an environment of its own with `ultralytics` (AGPL: never a dependency of this project), torchvision, which it
+does not start without, and `libreyolo` (MIT). `train` imports nothing of this project; set OMP_NUM_THREADS=1 for it.
+`--side 256` shows a square X-ray as large as our canvas of 448×256 does, without its padding.
+
+Defaults that are for long trainings are changed in the peer's favour. Both: warming up takes a sixth of the training
+instead of three epochs. Ultralytics: each batch is a step (theirs add up 64 images: 14 steps an epoch here). LibreYOLO:
+labels are padded to the number of the fullest training image, not to 300 (same loss, a third of a step saved); no
+validation, which would choose nothing; doubles are suppressed from an overlap of 0.65 as in its validation, not 0.45.
+Mosaic is off in both: by `rect` in Ultralytics, in LibreYOLO by its own rule that the last 15 epochs go without.
+LibreYOLO trains on one canvas, sides in multiples of 32: 256×256 and 448×256 in our arenas. Its SGD at 0.01 is kept;
+`--adamw 6e-4` gives it what Ultralytics chooses by itself for trainings as short as these.
+
+What else writes `DIR/peers/NAME.json`, with COCO results on test and the store's `image_id` as `found`, is scored as
+well (RF-DETR). Each is scored as it answers, and with doubles suppressed as ours.
 """
 
 from __future__ import annotations
@@ -19,6 +28,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +38,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests are not installed
 
 BATCH = 4
+LEAST_SCORE = 0.001  # of what is written down
+MOST = 300  # detections of an image
+STRIDE = 32  # LibreYOLO's canvas is a multiple of it
+Answer = Callable[[Path], Any]  # a trained peer's result for an image file, boxes in its pixels
+Peer = Callable[[], Answer]  # trains when called
 
 
 def write_data(given: argparse.Namespace) -> None:
@@ -60,28 +76,67 @@ def write_data(given: argparse.Namespace) -> None:
     (given.out / "yolo" / "data.yaml").write_text(f"{paths}names:\n{names}\n")
 
 
-def train(given: argparse.Namespace) -> None:
-    """One of Ultralytics' models from random weights; its detections on test, and the CPU seconds of its training."""
+def ultralytics(given: argparse.Namespace) -> Peer:
+    """One of Ultralytics' models from random weights."""
     from ultralytics import YOLO  # pyright: ignore[reportMissingImports] # in the peer's environment alone
 
+    def fit() -> Answer:
+        model = YOLO(given.model)
+        model.train(
+            data=str(given.out / "yolo" / "data.yaml"), epochs=given.epochs, imgsz=given.side, batch=BATCH, nbs=BATCH,
+            rect=True, pretrained=False, device="cpu", workers=0, seed=given.seed, project=str(given.out / "peers"),
+            plots=False, warmup_epochs=min(3.0, given.epochs / 6),
+        )  # fmt: skip
+        return lambda path: model.predict(
+            path, imgsz=given.side, conf=LEAST_SCORE, max_det=MOST, device="cpu", verbose=False
+        )[0]
+
+    return fit
+
+
+def libreyolo(given: argparse.Namespace) -> Peer:
+    """LibreYOLO's YOLOv9 of the size that the name ends in, from random weights."""
+    import torch
+    from libreyolo import LibreYOLO9  # pyright: ignore[reportMissingImports] # in the peer's environment alone
+    from libreyolo.data import load_data_config  # pyright: ignore[reportMissingImports]
+    from PIL import Image
+
+    data, shown = str(given.out / "yolo" / "data.yaml"), given.out / "yolo" / "train"
+    classes = len(load_data_config(data)["names"])
+    most_labels = max(len(file.read_text().splitlines()) for file in (shown / "labels").iterdir())
+    width, height = Image.open(min((shown / "images").iterdir())).size
+    canvas = [round(given.side * side / max(width, height) / STRIDE) * STRIDE for side in (height, width)]
+
+    def fit() -> Answer:
+        torch.manual_seed(given.seed)  # `train` seeds too, but the weights are drawn before
+        model = LibreYOLO9(None, size=given.model[-1], nb_classes=classes, device="cpu")
+        model.train(
+            data=data, epochs=given.epochs, imgsz=canvas, batch=BATCH, device="cpu", workers=0, seed=given.seed,
+            project=str(given.out / "peers"), val=False, warmup_epochs=min(3.0, given.epochs / 6),
+            max_labels=most_labels, **({"optimizer": "adamw", "lr0": given.adamw} if given.adamw else {}),
+        )  # fmt: skip
+        return partial(model.predict, imgsz=canvas, conf=LEAST_SCORE, iou=0.65, max_det=MOST)
+
+    return fit
+
+
+def train(given: argparse.Namespace) -> None:
+    """A peer from random weights; its detections on test, and the CPU seconds of its training."""
+    fit = (libreyolo if given.model.startswith("libreyolo9") else ultralytics)(given)
     began = time.process_time()
-    model = YOLO(given.model)
-    model.train(
-        data=str(given.out / "yolo" / "data.yaml"), epochs=given.epochs, imgsz=given.side, batch=BATCH, nbs=BATCH,
-        rect=True, pretrained=False, device="cpu", workers=0, seed=given.seed, project=str(given.out / "peers"),
-        plots=False, warmup_epochs=min(3.0, given.epochs / 6),
-    )  # fmt: skip
+    answer = fit()
     told = {"epochs": given.epochs, "side": given.side, "seed": given.seed, "cpu_s": time.process_time() - began}
+    told |= {"adamw": given.adamw} if given.adamw else {}
     print(json.dumps({"model": given.model, **told}), flush=True)
     found: list[dict[str, Any]] = []
     for path in sorted((given.out / "yolo" / "test" / "images").iterdir()):
-        boxes = model.predict(path, imgsz=given.side, conf=0.001, max_det=300, device="cpu", verbose=False)[0].boxes
+        boxes = answer(path).boxes
         for (x1, y1, x2, y2), score, label in zip(
             boxes.xyxy.tolist(), boxes.conf.tolist(), boxes.cls.tolist(), strict=True
         ):
             record = {"image_id": int(path.stem), "category_id": int(label) + 1, "score": score}
             found.append({**record, "bbox": [x1, y1, x2 - x1, y2 - y1]})
-    name = f"{Path(given.model).stem}-{given.side}-{given.epochs}-{given.seed}"
+    name = f"{Path(given.model).stem}{'-adamw' if given.adamw else ''}-{given.side}-{given.epochs}-{given.seed}"
     (given.out / "peers" / f"{name}.json").write_text(json.dumps({**told, "found": found}))
 
 
@@ -115,10 +170,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--export", type=Path, help="a Roboflow export: the real arena; without, the phantom one")
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--model", default="yolo11n.yaml", help="yolo11n.yaml or yolo26n.yaml")
+    parser.add_argument("--model", default="yolo11n.yaml", help="yolo11n.yaml, yolo26n.yaml or libreyolo9t")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--side", type=int, default=448, help="the longer side of an image, as the peer sees it")
+    parser.add_argument("--adamw", type=float, help="libreyolo9t: rate of AdamW, instead of SGD at 0.01")
     parser.add_argument("--ours", nargs="+", help="checkpoints in DIR/store, trained by learning.py arena --out DIR")
     given = parser.parse_args()
     {"data": write_data, "train": train, "score": score}[given.step](given)

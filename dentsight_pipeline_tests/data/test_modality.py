@@ -42,7 +42,8 @@ def test_a_photograph_is_told_by_its_colours_and_a_tint_is_not() -> None:
         ([(640, 480)] * 9, [0.3], True, ""),
         ([(640, 480)] * 9, [0.3], False, "bitewings"),
         ([(900, 1200), (1200, 900)] * 5, [0.3], False, "bitewings"),
-        ([(900, 1200)] * 3, [0.3], False, ""),  # too few to tell
+        ([(900, 1200)] * 5, [0.3], False, ""),  # too few to tell
+        ([(900, 1200)] * 6, [0.3], False, "bitewings"),
         ([(1615, 840)] * 3, [25.0, 31.0, 0.0], False, "photographs"),
         ([], [], False, ""),
     ],

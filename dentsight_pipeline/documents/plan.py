@@ -12,7 +12,6 @@ from dentsight_pipeline.documents.facts import PolicyVersion
 from dentsight_pipeline.documents.policy import ApprovalRule
 
 PLAN, PLAN_ENVELOPE = "plan.json", "plan.dsse.json"
-APPROVAL_TYPE = "urn:dentsight:approval:1"
 
 
 def approvals_ref(report: str) -> str:

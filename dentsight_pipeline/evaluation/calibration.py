@@ -18,7 +18,6 @@ from dentsight_pipeline.evaluation.matching import ClassMatches
 from dentsight_pipeline.evaluation.operating_points import ratio
 
 BINS = 15
-WORST_ERROR = 1.0
 _MINIMUM_FIT = 20
 _CLOSEST = 1e-12
 

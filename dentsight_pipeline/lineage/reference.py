@@ -40,7 +40,6 @@ from dentsight_pipeline.store.names import is_digest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.store.records import Content, logged
 
-LEAST_DIGITS = 8
 _HEX = re.compile(r"[0-9a-f]{8,63}")
 _RUN = re.compile(r"[0-9a-f]{32}")
 _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[\w.-]+))")

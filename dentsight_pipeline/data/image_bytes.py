@@ -1,4 +1,4 @@
-"""An image file's bytes without whatever could tell whose they are, and its pixels for the fingerprint.
+"""An image file's bytes without whatever could tell whose they are, and its pixels in gray.
 
 Stripping is lossless: the coded picture is copied byte for byte, and only segments or chunks that do not change it are
 left out. A picture that is only right together with its EXIF orientation is turned and stored as PNG, and so is one in
@@ -29,6 +29,10 @@ from dentsight_pipeline.errors import DataError
 
 MAX_PIXELS = 150_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a panoramic X-ray has 2 to 5 million."""
+
+GRAY_PX = 512
+"""Pixels that the shorter side of an image keeps in gray, where it has them: fingerprint and properties are made from
+one decoding, and devices differ in pixels."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset(
@@ -155,7 +159,7 @@ def metadata_left(data: bytes) -> list[str]:
         return [str(error)]
 
 
-def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = 128) -> np.ndarray | None:
+def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = GRAY_PX) -> np.ndarray | None:
     """Decodes to grayscale at the smallest scale that keeps the shorter side long enough.
 
     A JPEG is reduced by 2, 4 or 8 inside the decoder, which costs a fraction of a full decoding.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from dentsight_pipeline.data.image_bytes import decode_gray
+from dentsight_pipeline.data.image_bytes import GRAY_PX, decode_gray
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.names import raw_exports
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 PROPERTIES = "ingest/image-properties"
-VERSION = "1"
+VERSION = "2"
 """Goes up when an image would be measured otherwise."""
-_SHORT_SIDE_PX = 512
-"""All are measured at this size, where they have it: devices differ in pixels."""
 
 
 class ImageProperties(NamedTuple):
@@ -43,7 +42,8 @@ class ImageProperties(NamedTuple):
     contrast: float
     """Standard deviation of the gray values, 0 to .5."""
     sharpness: float
-    """Mean absolute Laplacian over contrast: how much of it lies between neighbouring pixels."""
+    """Mean absolute Laplacian over contrast, at a shorter side of `GRAY_PX` where the image has it: how much of the
+    contrast lies between neighbouring pixels."""
 
 
 UNKNOWN = ImageProperties(np.nan, np.nan, np.nan)
@@ -51,14 +51,18 @@ UNKNOWN = ImageProperties(np.nan, np.nan, np.nan)
 
 def measure(data: bytes, size: tuple[int, int]) -> ImageProperties:
     """The properties of an image's bytes of this width and height in pixels, to four significant digits."""
-    gray = decode_gray(data, size, _SHORT_SIDE_PX)
+    return measured(decode_gray(data, size))
+
+
+def measured(gray: NDArray[np.uint8] | None) -> ImageProperties:
+    """The same of an image that is decoded already (`decode_gray`): uint8 `[height, width]`, or None."""
     if gray is None or not gray.size:
         return UNKNOWN
-    scale = _SHORT_SIDE_PX / min(gray.shape)
-    pixels = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else gray
-    contrast = float(pixels.std()) / 255
-    edges = float(np.abs(cv2.Laplacian(pixels, cv2.CV_16S)).mean()) / 255
-    return ImageProperties(*(float(f"{x:.4g}") for x in (pixels.mean() / 255, contrast, edges / max(contrast, 1e-3))))
+    scale = GRAY_PX / min(gray.shape)
+    pixels = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) if scale < 1 else gray
+    brightness, contrast = (float(value[0, 0]) / 255 for value in cv2.meanStdDev(pixels))
+    edges = cv2.norm(cv2.Laplacian(pixels, cv2.CV_16S), cv2.NORM_L1) / pixels.size / 255
+    return ImageProperties(*(float(f"{x:.4g}") for x in (brightness, contrast, edges / max(contrast, 1e-3))))
 
 
 def remember_properties(

@@ -11,7 +11,9 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.image_bytes import ImageBytesError, decode_gray
@@ -132,7 +134,11 @@ def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = Non
 
 def fingerprint(data: bytes, size: tuple[int, int]) -> str:
     """The fingerprint, as text, of an image's bytes of this width and height in pixels."""
-    gray = decode_gray(data, size)
+    return fingerprint_of(decode_gray(data, size))
+
+
+def fingerprint_of(gray: NDArray[np.uint8] | None) -> str:
+    """The same of an image that is decoded already (`decode_gray`): uint8 `[height, width]`, or None."""
     if gray is None:
         raise ImageBytesError("it cannot be decoded. Restore the file or export again")
     return leakage.fingerprint(gray).to_json()
@@ -140,10 +146,13 @@ def fingerprint(data: bytes, size: tuple[int, int]) -> str:
 
 @lru_cache(1)
 def _fingerprint_version() -> str:
-    """Changes whenever this installation would make other fingerprints: the digest of a fixed picture's."""
+    """Changes whenever this installation would make other fingerprints: the digest of a fixed picture's, decoding
+    included."""
     rows, columns = np.mgrid[0:96, 0:160]
     pattern = ((rows * rows + 3 * columns * rows // 7) % 251).astype(np.uint8)
-    return sha256(leakage.fingerprint(pattern).to_json().encode()).hexdigest()[:16]
+    size = (1601, 1041)  # of which each step of the way to the fingerprint has to leave something out
+    coded = cv2.imencode(".jpg", cv2.resize(pattern, size))[1].tobytes()
+    return sha256(fingerprint(coded, size).encode()).hexdigest()[:16]
 
 
 def _recalled_fingerprints(store: Store, raw_digest: str) -> dict[str, str]:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
-from dentsight_pipeline.data.image_properties import ImageProperties, measure
+from dentsight_pipeline.data.image_properties import ImageProperties, measured
 from dentsight_pipeline.data.modality import colour_spread
-from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint
+from dentsight_pipeline.data.stored_images import KnownOriginals, OriginalFile, StoredImage, fingerprint_of
 from dentsight_pipeline.data.tooth_signs import GRAY_PX
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.files import ExportFiles
@@ -148,11 +148,13 @@ class ImageKeeper:
 
     def _made(self, data: bytes, original: str) -> tuple[StoredImage, str, ImageProperties | None]:
         image = clean(data)
-        code = fingerprint(image.data, (image.width, image.height))
+        gray = decode_gray(image.data, (image.width, image.height))
+        code = fingerprint_of(gray)
+        digest = original if image.data == data else sha256(image.data).hexdigest()
         stored = StoredImage(
             original_sha256=original,
             original_size=len(data),
-            sha256=self.store.put_bytes(image.data) if self.store else sha256(image.data).hexdigest(),
+            sha256=self.store.put_bytes(image.data, digest) if self.store else digest,
             size=len(image.data),
             extension=image.extension,
             width=image.width,
@@ -162,4 +164,4 @@ class ImageKeeper:
             removed=image.removed,
             mended=image.mended,
         )
-        return stored, code, measure(image.data, (image.width, image.height)) if self.store else None
+        return stored, code, measured(gray) if self.store else None

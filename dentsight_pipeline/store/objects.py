@@ -86,8 +86,12 @@ class Store:
 
     # Objects ---------------------------------------------------------------------------------------------------------
 
-    def put_bytes(self, data: bytes) -> str:
+    def put_bytes(self, data: bytes, digest: str = "") -> str:
         """Keep bytes; nothing is written when the store has them.
+
+        Args:
+            data: The bytes.
+            digest: Their sha256 where the caller has just hashed them, else they are hashed here.
 
         Returns:
             Their sha256, 64 hex digits.
@@ -95,7 +99,7 @@ class Store:
         Raises:
             StorageError: The store refused; nothing half-written stays behind.
         """
-        digest = sha256(data).hexdigest()
+        digest = digest or sha256(data).hexdigest()
         if not self.blobs.touch(object_key(digest), len(data)):
             self.blobs.write(object_key(digest), data)
         return digest
@@ -124,18 +128,22 @@ class Store:
 
         Args:
             blocks: Makes them from the start, each time the same: once to hash them, and where the store does not have
-                them once more to write them.
+                them and they are more than `IN_MEMORY_BYTES` once more to write them.
 
         Raises:
             StorageError: The store refused; nothing half-written stays behind.
         """
-        hasher, size = sha256(), 0
+        hasher, size, kept = sha256(), 0, list[bytes]()
         for block in blocks():
             hasher.update(block)
             size += len(block)
+            if size <= IN_MEMORY_BYTES:
+                kept.append(block)
+            else:
+                kept.clear()
         if self.blobs.touch(object_key(hasher.hexdigest()), size):
             return Entry(hasher.hexdigest(), size)
-        return self._put_written(blocks(), "an object")
+        return self._put_written(kept or blocks(), "an object")
 
     def _put_written(self, blocks: Iterable[bytes], what: str) -> Entry:
         with self.blobs.temporary() as file:

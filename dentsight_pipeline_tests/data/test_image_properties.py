@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,24 @@ def test_ingestion_measures_each_image_and_nobody_looks_at_it_again(
     assert len(found) == len(wanted) > 1
     assert found == remeasured == known
     assert len(again) == len(wanted)
+
+
+def test_what_an_earlier_version_measured_is_measured_again_and_not_compared(tmp_path: Path) -> None:
+    """Sharpness was 3 % lower before: against new X-rays all known ones would have been out of focus."""
+    store = open_store(tmp_path / "store")
+    splits = normalise_export(store, ingest_export(whole_export(tmp_path / "export").write(), store))
+    images = read_split(store, splits, "train").images
+    (digest, *_), size = images["sha256"].to_pylist(), (64, 48)
+    ref = f"{image_properties.PROPERTIES}/{splits.inputs['raw_export']}"
+    earlier = store.put_bytes(json.dumps({digest: [0.5, 0.5, 0.5]}).encode())
+
+    for version, expected in (
+        ("1", measure(store.get_bytes(digest), size)),
+        (image_properties.VERSION, (0.5, 0.5, 0.5)),
+    ):
+        store.write_ref(ref, {"version": version, "images": earlier})
+        store.write_ref(f"{image_properties.PROPERTIES}/{splits.digest}", {"version": "1", "images": earlier})
+        assert properties_of(store, splits, {digest: size}) == [expected]
 
 
 def test_a_picture_that_is_there_twice_is_told_for_each_of_its_rows(tmp_path: Path) -> None:

@@ -137,6 +137,32 @@ def test_the_reduced_decoding_of_an_image_gives_the_fingerprint_of_its_pixels() 
     assert match.similarity > 0.99
 
 
+@pytest.mark.parametrize("flip", FLIPS)
+def test_a_large_picture_of_odd_sides_is_the_same_source_as_its_flipped_png(flip: str) -> None:
+    """It is halved on the way, with a row and a column too few: no side's edge may weigh more than the other's."""
+    gray = cv2.resize(picture(7), (2311, 1541), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+
+    first, second = (
+        fingerprint_of(cv2.imencode(suffix, pixels)[1].tobytes())
+        for suffix, pixels in ((".jpg", gray), (".png", FLIPS[flip](gray)))
+    )
+
+    match = leakage.compare(first, second)
+    assert (match.transform, match.similarity > 0.99) == (flip, True)
+
+
+def test_fingerprints_of_pixels_that_were_decoded_otherwise_are_of_another_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are kept for years: what another size or another rounding gave must not be compared as if it were alike."""
+    as_it_is = stored_images._fingerprint_version.__wrapped__()
+    decode = stored_images.decode_gray
+
+    monkeypatch.setattr(stored_images, "decode_gray", lambda data, size: decode(data, size, 128))
+
+    assert stored_images._fingerprint_version.__wrapped__() != as_it_is
+
+
 def test_bytes_that_are_no_image_are_refused() -> None:
     """A truncated download must be said to be one, not end as an OpenCV assertion."""
     with pytest.raises(DataError, match="cannot be decoded"):

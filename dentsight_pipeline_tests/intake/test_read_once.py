@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from dentsight_pipeline.data import checks, image_bytes
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.stored_images import FINGERPRINTS
+from dentsight_pipeline.data.stored_images import FINGERPRINTS, read_originals
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
+from dentsight_pipeline.intake import images
 from dentsight_pipeline.intake.files import FolderFiles
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.local import LocalBlobs
@@ -63,6 +65,23 @@ def test_before_training_each_image_is_read_and_stripped_once(
     assert len(images) == len(stripped) == 6
     assert set(files.values()) == set(stripped.values()) == {1}
     assert not {key: n for key, n in objects.items() if key.rpartition("/")[2] in images}
+
+
+def test_a_new_image_is_decoded_and_hashed_once(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding is most of what an image costs: what compares sources and what tells kinds of pictures share it."""
+    builder = whole_export(tmp_path / "export")
+    builder.image("train", {"11": [[1, 1, 9, 9]]}, data=jpeg(picture(50)))
+    root = builder.write()
+    decoded, hashed = Counter[Any](), Counter[Any]()
+    _counted(monkeypatch, image_bytes.cv2, "imdecode", decoded)
+    _counted(monkeypatch, images, "sha256", hashed)
+    monkeypatch.setattr(images, "colour_spread", lambda data: 0.0)
+
+    raw = ingest_export(root, store)
+
+    originals = {image.original_sha256 for image in read_originals(store, raw).images}
+    assert sum(decoded.values()) == len(originals) == 6
+    assert {n for data, n in hashed.items() if sha256(data).hexdigest() in originals} == {1}
 
 
 def test_each_document_is_read_once_in_a_step(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_bytes_that_are_made_piece_by_piece_are_stored_whole_and_once(place: Pla
     assert place.store.get_bytes(entry.sha256) == b"".join(pieces)
     assert list(place.store.object_digests()) == [entry.sha256]
     assert list(place.store.blobs.leftovers()) == []
+
+
+def test_what_fits_into_memory_is_made_once(store: objects.Store) -> None:
+    """The tables of an export with ten new images would be written as JSON twice: to hash and to store them."""
+    made: list[int] = []
+
+    def blocks(count: int) -> Iterator[bytes]:
+        made.append(count)
+        yield from (bytes([number]) * (1 << 20) for number in range(count))
+
+    for count in (2, (IN_MEMORY_BYTES >> 20) + 1):
+        store.put_blocks(lambda count=count: blocks(count))
+
+    assert made == [2, (IN_MEMORY_BYTES >> 20) + 1, (IN_MEMORY_BYTES >> 20) + 1]
 
 
 def test_storing_twice_keeps_one_copy(place: Place, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class EvaluationConfig(dg.Config):
     cells,
     reads=[condition_subset, test_predictions],
     settings=EvaluationConfig,
-    version="4",
+    version="5",
     tracked=True,
     group_name="evaluation",
     kinds={"python", "parquet"},

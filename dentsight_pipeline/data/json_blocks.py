@@ -18,8 +18,8 @@ from dentsight_pipeline.documents.codec import Document
 
 Content = pa.Table | Document | Mapping[str, "Content"] | Sequence["Content"] | str | int | float | None
 """What JSON is written from."""
-_ROWS_AT_ONCE = 4096
-"""Rows that are Python objects at a time."""
+_ROWS_AT_ONCE = 1024
+"""Rows that are Python objects at a time: so few that most are gone before the garbage collector grows them old."""
 _LEAST, _MOST = 1e-4, 1e16
 """Numbers from the one up to the other are written the same by `json` and by msgspec, which is ten times as fast."""
 

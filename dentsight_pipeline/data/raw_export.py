@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dentsight-raw-export/1"
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 """Records that are Python objects at a time."""
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
@@ -63,7 +63,7 @@ class RawExport:
                 yield leakage.SourceItem(digest, split.name, group, kind, code)
 
 
-class _Image(codec.Document, frozen=True):
+class _Image(codec.Document, frozen=True, gc=False):
     id: int
     file_name: str
     sha256: str
@@ -74,7 +74,7 @@ class _Image(codec.Document, frozen=True):
     stem_kind: str
 
 
-class _Annotation(codec.Document, frozen=True):
+class _Annotation(codec.Document, frozen=True, gc=False):
     id: int
     image_id: int
     label: str
@@ -82,7 +82,7 @@ class _Annotation(codec.Document, frozen=True):
     polygons: list[list[float]]
 
 
-class _Repair(codec.Document, frozen=True):
+class _Repair(codec.Document, frozen=True, gc=False):
     kind: str
     split: str
     export_image_id: int

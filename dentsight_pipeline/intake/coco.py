@@ -48,7 +48,7 @@ _MOST_FILES = 32
 """JSON files that are looked into; CVAT writes one or two for each split."""
 _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 _AGAIN = "Download the export again."
 _UNLABELLED = "unlabelled. Nothing can be learnt from or measured on them: label them, or leave the folder out."
 
@@ -63,7 +63,7 @@ class _File(msgspec.Struct):
     licenses: Any = None
 
 
-class _Sound(msgspec.Struct):
+class _Sound(msgspec.Struct, gc=False):
     """An annotation in whose form there is nothing to mend."""
 
     id: int
@@ -321,11 +321,11 @@ class _Reader:
     def is_sound(self, row: _Sound) -> bool:
         """Whether the record can be taken as it stands."""
         return (
-            is_id(row.id)
+            abs(row.id) < 2**63
             and row.image_id in self.paths_by_id
             and row.category_id in self.names
             and not row.iscrowd
-            and min(row.bbox[2:]) >= 0
+            and row.bbox[2] >= 0 <= row.bbox[3]
             and all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in row.segmentation)
         )
 

@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm", ".jp2", ".j2k", ".jpx", ".jls",
 )  # fmt: skip
 EXPORT_AGAIN = "Correct it in the annotation tool and export again."
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 
 EXPORT_ANNOTATIONS = pa.schema(
     [

@@ -95,11 +95,12 @@ def test_what_is_not_known_is_not_compared_and_said() -> None:
     new = drawn(3, 150)
     pictures = replace(new, columns={key: own for key, own in new.columns.items() if key[0] == "image"})
 
-    found, few = drift_between(pictures, KNOWN), drift_between(drawn(4, 10), KNOWN)
+    found = drift_between(pictures, KNOWN)
+    few, enough = (drift_between(drawn(4, sources), KNOWN) for sources in (19, 20))
 
     assert {shift.kind for shift in found.shifts} == {"image"}
     assert "20 of each are needed" in found.not_measured["class 0"]
-    assert (few.shifts, few.drifted) == ((), False)
+    assert (few.shifts, few.drifted, enough.not_measured) == ((), False, {})
 
 
 def test_a_difference_too_small_to_matter_does_not_alarm() -> None:

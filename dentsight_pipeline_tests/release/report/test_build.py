@@ -571,6 +571,8 @@ def test_the_model_card_says_what_the_page_says(plain):
         assert f"| {name} | {' | '.join(str(getattr(counts, kind)) for kind in kinds)} |" in card
     tables = tables_module.tier2_tables(evaluation)
     assert [table.title for table in tables][-1] == "X-rays for an interval of ±0.05"
+    calibration = [name for table in tables if table.title == "Calibration" for name, _ in table.rows]
+    assert calibration[:2] == ["Detection ECE as scored", "Detection ECE after Platt scaling"]
     for name, value in (row for table in tables for row in table.rows):
         assert f"| {name} | {value} |" in unescape(card)
         assert name in page

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dentsight_pipeline.documents import detections
 from dentsight_pipeline.documents.codec import convert, plain
-from dentsight_pipeline.documents.detections import Finding
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.store.names import is_digest
 
@@ -109,7 +109,7 @@ def _chosen(split: str) -> str:
 
 def _finding(image: str, finding: Facts) -> Facts:
     """A row that fits a terminal: a DICOM file by the first digits of its sha256, the box in whole pixels."""
-    teeth = convert(finding, Finding, image).tooth_names
+    teeth = convert(finding, detections.Finding, image).tooth_names
     return {
         "image": image[:12] if is_digest(image) else image,
         "tooth": " ".join(teeth) or None,

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dentsight_pipeline.documents import detections
 from dentsight_pipeline.documents.codec import convert, plain
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.store.names import is_digest
@@ -109,7 +108,9 @@ def _chosen(split: str) -> str:
 
 def _finding(image: str, finding: Facts) -> Facts:
     """A row that fits a terminal: a DICOM file by the first digits of its sha256, the box in whole pixels."""
-    teeth = convert(finding, detections.Finding, image).tooth_names
+    from dentsight_pipeline.documents.detections import Finding  # with Arrow, which the other texts do without
+
+    teeth = convert(finding, Finding, image).tooth_names
     return {
         "image": image[:12] if is_digest(image) else image,
         "tooth": " ".join(teeth) or None,

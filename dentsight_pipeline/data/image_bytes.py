@@ -30,7 +30,7 @@ from dentsight_pipeline.errors import DataError
 MAX_PIXELS = 150_000_000
 """Pixels beyond which a file is taken for a decompression bomb; a panoramic X-ray has 2 to 5 million."""
 
-GRAY_PX = 512
+SHORT_SIDE_PX = 512
 """Pixels that the shorter side of an image keeps in gray, where it has them: fingerprint and properties are made from
 one decoding, and devices differ in pixels."""
 
@@ -159,7 +159,7 @@ def metadata_left(data: bytes) -> list[str]:
         return [str(error)]
 
 
-def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = GRAY_PX) -> np.ndarray | None:
+def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = SHORT_SIDE_PX) -> np.ndarray | None:
     """Decodes to grayscale at the smallest scale that keeps the shorter side long enough.
 
     A JPEG is reduced by 2, 4 or 8 inside the decoder, which costs a fraction of a full decoding.

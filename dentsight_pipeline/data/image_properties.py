@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dentsight_pipeline.data.image_bytes import GRAY_PX, decode_gray
+from dentsight_pipeline.data.image_bytes import SHORT_SIDE_PX, decode_gray
 from dentsight_pipeline.data.json_blocks import json_blocks
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.names import raw_exports
@@ -42,8 +42,8 @@ class ImageProperties(NamedTuple):
     contrast: float
     """Standard deviation of the gray values, 0 to .5."""
     sharpness: float
-    """Mean absolute Laplacian over contrast, at a shorter side of `GRAY_PX` where the image has it: how much of the
-    contrast lies between neighbouring pixels."""
+    """Mean absolute Laplacian over contrast, at a shorter side of `SHORT_SIDE_PX` where the image has it: how much of
+    the contrast lies between neighbouring pixels."""
 
 
 UNKNOWN = ImageProperties(np.nan, np.nan, np.nan)
@@ -58,7 +58,7 @@ def measured(gray: NDArray[np.uint8] | None) -> ImageProperties:
     """The same of an image that is decoded already (`decode_gray`): uint8 `[height, width]`, or None."""
     if gray is None or not gray.size:
         return UNKNOWN
-    scale = GRAY_PX / min(gray.shape)
+    scale = SHORT_SIDE_PX / min(gray.shape)
     pixels = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) if scale < 1 else gray
     brightness, contrast = (float(value[0, 0]) / 255 for value in cv2.meanStdDev(pixels))
     edges = cv2.norm(cv2.Laplacian(pixels, cv2.CV_16S), cv2.NORM_L1) / pixels.size / 255

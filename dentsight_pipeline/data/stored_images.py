@@ -128,7 +128,7 @@ def fingerprints_of(store: Store, raw: Manifest, progress: Progress | None = Non
         codes[digest] = code
         if progress and (done % 50 == 0 or done == len(images)):
             progress("fingerprints", done, len(images))
-    remember_images(store, raw.digest, codes, stripped=False)
+    remember_images(store, raw.digest, codes, stripped=stripped_images(store, raw.digest) >= images.keys())
     return codes
 
 

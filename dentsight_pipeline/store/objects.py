@@ -124,7 +124,7 @@ class Store:
         return self._put_written(file_blocks(path), str(path))
 
     def put_blocks(self, blocks: Callable[[], Iterable[bytes]]) -> Entry:
-        """Keep bytes that are made piece by piece, without ever holding all of them.
+        """Keep bytes that are made piece by piece, without ever holding more than `IN_MEMORY_BYTES` of them.
 
         Args:
             blocks: Makes them from the start, each time the same: once to hash them, and where the store does not have

@@ -127,7 +127,10 @@ def fit(image_size: tuple[int, int], canvas_size: tuple[int, int]) -> Letterbox:
 
 
 def tightest(image_sizes: Iterable[tuple[int, int]], canvas_size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """The smallest canvas (width, height) that shows each image as large as this one does; sides divide by `stride`."""
+    """The smallest canvas (width, height) that shows each image as large as this one does.
+
+    Its sides divide by `stride`; rounding may cost an image a pixel or two.
+    """
     contents = np.array([fit(size, canvas_size).content for size in image_sizes]).max(axis=0)
     width, height = (-(-contents // stride) * stride).tolist()
     return width, height

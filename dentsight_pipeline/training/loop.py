@@ -168,12 +168,13 @@ class Training:
 
     def _say_what_is_padding(self) -> None:
         canvas = self.recipe.image_size
-        sizes = set(map(tuple, self.train.labelled.sizes_px.tolist()))
+        seen = [self.train] if self.valid is None else [self.train, self.valid]
+        sizes = {(width, height) for images in seen for width, height in images.labelled.sizes_px.tolist()}
         width, height = letterbox.tightest(sizes, canvas, STRIDE)
         spared = 1 - width * height / (canvas[0] * canvas[1])
         if spared >= NOTABLE_PADDING:
             self.reporter.message(
-                f"{spared:.0%} of the canvas of {canvas[0]}×{canvas[1]} is padding in every training image: "
+                f"{spared:.0%} of the canvas of {canvas[0]}×{canvas[1]} is padding in every image: "
                 f"image_width={width} with image_height={height} shows each as large in less time."
             )
 

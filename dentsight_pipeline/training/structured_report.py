@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dentsight_pipeline.data.dicom import INSTALL, pydicom, read_header
+from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.store.files import written_whole
@@ -75,7 +76,7 @@ def _report(header: Any, found: XrayFindings, model: str, threshold: float) -> A
         content=content[0],
         series_instance_uid=_uid(header.SeriesInstanceUID, model),
         series_number=999,
-        sop_instance_uid=_uid(header.SOPInstanceUID, model, repr((threshold, found.findings))),
+        sop_instance_uid=_uid(header.SOPInstanceUID, model, str(threshold), codec.write(found.findings).decode()),
         instance_number=1,
         manufacturer="dentsight_pipeline",
         is_complete=True,

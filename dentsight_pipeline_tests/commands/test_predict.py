@@ -53,13 +53,15 @@ def test_a_folder_becomes_findings_pictures_and_reports_that_name_nobody(
 def test_a_terminal_shows_each_finding_on_one_line_with_its_tooth_where_teeth_were_asked_for() -> None:
     """A DICOM file's name is 64 digits and a box four long numbers: too much. No tooth is said, not left out."""
     found = {"class": "caries", "score": 0.7512, "bbox_xywh_px": [10.4, 20.6, 30.0, 40.0]}
-    facts = {"findings": [{"image": "ab" * 32, "findings": [{**found, "teeth": ["35", "36"]}, found]}], "left_out": {}}
+    of_teeth = [{**found, "teeth": ["35", "36"]}, {**found, "class": "missing", "inferred_tooth": "46"}, found]
+    facts = {"findings": [{"image": "ab" * 32, "findings": of_teeth}], "left_out": {}}
     facts |= {"tooth_score": 0.25, "tooth_score_from": "valid"}
 
     with_teeth, without = (text.findings({**facts, "teeth": ref}, Path("out")).splitlines() for ref in ("ab12", None))
 
-    assert [line.split() for line in with_teeth[1:3]] == [
+    assert [line.split() for line in with_teeth[1:4]] == [
         ["abababababab", "caries", "35", "36", "0.7512", "10,", "21,", "30,", "40"],
+        ["abababababab", "missing", "(46)", "0.7512", "10,", "21,", "30,", "40"],
         ["abababababab", "caries", "–", "0.7512", "10,", "21,", "30,", "40"],
     ]
     assert "tooth" in with_teeth[0] and "tooth" not in without[0]

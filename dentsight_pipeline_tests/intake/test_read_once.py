@@ -14,7 +14,7 @@ import pytest
 from dentsight_pipeline.data import checks, image_bytes
 from dentsight_pipeline.data.identifiers import find_identifiers
 from dentsight_pipeline.data.normalise import normalise_export
-from dentsight_pipeline.data.stored_images import FINGERPRINTS, read_originals
+from dentsight_pipeline.data.stored_images import FINGERPRINTS, fingerprints_of, read_originals
 from dentsight_pipeline.data.subset import select_conditions, select_teeth
 from dentsight_pipeline.intake import images
 from dentsight_pipeline.intake.files import FolderFiles
@@ -111,3 +111,23 @@ def test_an_image_that_ingestion_did_not_strip_is_looked_at(tmp_path: Path, stor
         find_identifiers(store, raw, progress=lambda stage, done, total: looked_at.append(total))
 
     assert looked_at == [1, 5]
+
+
+def test_fingerprints_of_another_version_are_made_anew_and_what_was_stripped_stays_known(
+    tmp_path: Path, store: Store
+) -> None:
+    """An update of the decoder is no reason to search every image of every export for identifiers again."""
+    raw = ingest_export(whole_export(tmp_path / "export").write(), store)
+    name = f"{FINGERPRINTS}/{raw.digest}"
+    ref = store.read_ref(name)
+    assert ref is not None
+    codes = json.loads(store.get_bytes(ref["codes"]))
+    few = {digest: code for digest, code in codes.items() if digest != min(codes)}
+    looked_at: list[int] = []
+
+    for known in (codes, few):
+        store.write_ref(name, ref | {"version": "earlier", "codes": store.put_bytes(json.dumps(known).encode())})
+        assert fingerprints_of(store, raw) == codes
+        find_identifiers(store, raw, progress=lambda stage, done, total: looked_at.append(total))
+
+    assert looked_at == [5], "all of them where it was known of some, none where it was known of all"

@@ -60,7 +60,7 @@ main()
 """A `dentsight run` that is killed at that moment; no word on stderr tells when it comes."""
 LONGEST = {"start": 4.0, "raw_export": 3.0, "trained_checkpoint": 9.0, "test_predictions": 6.0}
 """Seconds within which a kill falls after the stage began; 1.5 for the others. On a quicker machine it may fall into a
-later stage: the same kill then comes once more, after half the time."""
+later stage: then it comes once more, after half the time, which helps where the stage has not yet made its product."""
 HALVINGS = 4
 MOST_STEPS = 12
 """A kill in `training steps` comes after one to so many, with a checkpoint (one at every eighth) or without."""
@@ -113,7 +113,7 @@ def campaign(
 
     Args:
         folder: Empty.
-        kills: How many there are to be, over all stages alike.
+        kills: How many there are to be, over all stages alike, not counting those that come once more.
         seed: Of stages and moments.
         servers: Whether the UI's servers, with their daemon, run beside it.
         tell: Given each line.

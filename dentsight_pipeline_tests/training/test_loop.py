@@ -549,7 +549,5 @@ def test_a_canvas_that_is_mostly_padding_is_said_with_one_that_is_not(
     run(fit_job(store, subset, wide, tmp_path / "wide"))
     run(fit_job(store, subset, tiny_recipe.override({"max_steps": 1}), tmp_path / "work"))
 
-    assert "50% of the canvas of 320×64 is padding in every training image: image_width=160" in messages(
-        tmp_path / "wide"
-    )
+    assert "50% of the canvas of 320×64 is padding in every image: image_width=160" in messages(tmp_path / "wide")
     assert "padding" not in messages(tmp_path / "work")

@@ -111,6 +111,7 @@ def test_the_same_findings_have_the_same_uids_and_others_have_others(tmp_path: P
 
     assert first.SOPInstanceUID == again.SOPInstanceUID != other.SOPInstanceUID
     assert first.SeriesInstanceUID == other.SeriesInstanceUID
+    assert first.SOPInstanceUID.rpartition(".")[2] == "26198589176691074949515932849266277136", "also in later versions"
 
 
 def test_every_tooth_has_the_code_of_its_designation_and_every_class_one_that_fits() -> None:

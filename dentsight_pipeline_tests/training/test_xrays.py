@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydicom import uid
 
 from dentsight_pipeline.documents import codec
@@ -17,7 +17,7 @@ from dentsight_pipeline.documents.detections import Finding, XrayFindings
 from dentsight_pipeline.phantom.drawing import draw
 from dentsight_pipeline.phantom.mouth import sample_mouth
 from dentsight_pipeline.training.detector import Detections, Detector
-from dentsight_pipeline.training.xrays import _with_teeth, predict_images
+from dentsight_pipeline.training.xrays import _with_teeth, draw_findings, predict_images
 from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, encoded, panoramic
 
 TRAINED = Path(__file__).parents[2] / "dentsight_pipeline" / "training" / "weights" / "phantom-tiny"
@@ -86,8 +86,12 @@ def test_findings_get_the_teeth_that_they_lie_on() -> None:
     assert _with_teeth((), cast(Detector, StageOne()), 0.5, np.zeros((60, 90), np.uint8)) == ()
 
 
-def test_a_missing_tooth_has_the_number_that_its_neighbours_leave_and_the_picture_says_that_it_is_inferred() -> None:
+def test_a_missing_tooth_has_the_number_that_its_neighbours_leave_and_the_picture_says_that_it_is_inferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between 35 and 37 stands 36. Where two numbers fit, none is given."""
+    written: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **_: written.append(text))
 
     class StageOne:
         classes = ("35", "37", "43", "46")
@@ -103,4 +107,5 @@ def test_a_missing_tooth_has_the_number_that_its_neighbours_leave_and_the_pictur
     made = _with_teeth(findings, cast(Detector, StageOne()), 0.5, np.zeros((60, 130), np.uint8))
 
     assert [(finding.teeth, finding.inferred_tooth) for finding in made] == [(None, "36"), (None, None)]
-    assert [finding.tooth_names for finding in made] == [("(36)",), ()]
+    draw_findings(np.zeros((60, 130), np.uint8), made, tmp_path / "drawn.png")
+    assert written[:2] == ["missing 0.90", "missing (36) 0.90"]

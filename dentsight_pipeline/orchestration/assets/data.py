@@ -92,7 +92,7 @@ def _register_and_show(
 @product(
     datasets,
     reads=[raw_export],
-    version="2",
+    version="3",
     group_name="data",
     kinds={"coco"},
     automation_condition=on_new_content(),

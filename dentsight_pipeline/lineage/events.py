@@ -74,8 +74,9 @@ def cross_check(
         manifest = manifests.get(event.data_version or "")
         if manifest is None:
             continue
-        own = [record for record in records.get(manifest.digest, ()) if record.dagster_run == event.run_id]
-        read = _read_by(event, manifest, own)
+        every = records.get(manifest.digest, ())
+        own = [record for record in every if record.dagster_run == event.run_id]
+        read = _read_by(event, manifest, own, every)
         checked.findings.extend(_forged_inputs(event, manifest, read))
         checked.findings.extend(_own_claims(event, manifest, own, log))
         for explained, difference in _pointers(event, read, by_id):
@@ -84,12 +85,17 @@ def cross_check(
     return checked
 
 
-def _read_by(event: Event, manifest: Manifest, own: Sequence[Record]) -> dict[str, str]:
-    """What the event's step read, by asset: as the manifest says, and beyond it as the step's own record says."""
+def _read_by(event: Event, manifest: Manifest, own: Sequence[Record], every: Sequence[Record]) -> dict[str, str]:
+    """What the event's step read, by asset: as the manifest says, and beyond it as the step's own record says.
+
+    A manifest also names what the step made for itself, such as the predictions inside `tooth_findings`. Of a product
+    that was reused, the records of its making tell those inputs apart; without any record, all are taken as read.
+    """
     recorded = own[0].inputs if own and own[0].asset == event.asset else {}
-    tagged = {key.removeprefix(INPUT_TAG) for key in event.tags if key.startswith(INPUT_TAG)}
-    named = {asset: digest for asset, digest in manifest.inputs.items() if asset in tagged or not recorded}
-    return {**recorded, **named}
+    owed = {key.removeprefix(INPUT_TAG) for key in event.tags if key.startswith(INPUT_TAG)}
+    if not recorded:
+        owed.update(next((record.inputs for record in every if record.asset == event.asset), manifest.inputs))
+    return {**recorded, **{asset: digest for asset, digest in manifest.inputs.items() if asset in owed}}
 
 
 def _forged_inputs(event: Event, manifest: Manifest, read: Mapping[str, str]) -> Iterator[str]:

@@ -31,8 +31,10 @@ class Graph:
         self.store, self.instance = store, instance
         self.made: dict[str, Manifest] = {}
 
-    def _publish(self, context: dg.AssetExecutionContext, kind: str, text: str, read: dict[str, str]) -> Manifest:
-        manifest = build(self.store, kind, {"text": text.encode()}, read, {})
+    def _publish(
+        self, context: dg.AssetExecutionContext, kind: str, text: str, read: dict[str, str], inner: dict[str, str]
+    ) -> Manifest:
+        manifest = build(self.store, kind, {"text": text.encode()}, {**read, **inner}, {})
         self.store.put_manifest(manifest)
         record = {
             "asset": context.asset_key.to_user_string(),
@@ -62,19 +64,21 @@ class Graph:
 
         @dg.asset(partitions_def=DAYS)
         def source(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            return self.result(self._publish(context, "raw-export", text, {}), {})
+            return self.result(self._publish(context, "raw-export", text, {}, {}), {})
 
         dg.materialize([source], instance=self.instance, partition_key=day)
         return self.made[text]
 
-    def run_product(self, day: str, read: Manifest, text: str = "product", *, cells: bool = False) -> Manifest:
-        """Materialise `product`, which reads exactly the manifest given."""
+    def run_product(
+        self, day: str, read: Manifest, text: str = "product", *, cells: bool = False, inner: str = ""
+    ) -> Manifest:
+        """Materialise `product`, which reads exactly the manifest given and makes an inner one for itself."""
         partitions = CELLS if cells else DAYS
-        inputs = {"source": read.digest}
+        inputs, own = {"source": read.digest}, {"inner": inner} if inner else {}
 
         @dg.asset(partitions_def=partitions, deps=["source"])
         def product(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-            return self.result(self._publish(context, "checkpoint", text, inputs), inputs)
+            return self.result(self._publish(context, "checkpoint", text, inputs, own), inputs)
 
         key = dg.MultiPartitionKey({"dataset": day, "recipe": "smoke"}) if cells else day
         dg.materialize([product], instance=self.instance, partition_key=key)
@@ -178,6 +182,23 @@ def test_a_removed_input_tag_is_found(graph: Graph) -> None:
     findings, _ = graph.checked([replace(e, data_version=versions[e.storage_id]) for e in stripped])
 
     assert "does not say which source it read; its tag was removed." in findings[0]
+
+
+def test_a_reused_product_owes_what_its_making_read_and_not_what_it_made_for_itself(graph: Graph) -> None:
+    """Predictions are inside `tooth_findings`: a second run that reused them was called not intact."""
+    graph.run_product("d1", graph.run_source("d1", "v8"), inner="a" * 64)
+    made = next(event for event in graph.events if event.asset == "product")
+    versions = {event.storage_id: event.data_version for event in graph.events}
+    told = {name: value for name, value in made.metadata.items() if name != "reused"}
+    again = replace(
+        made, run_id="another", storage_id=made.storage_id + 1, metadata=told, data_version=made.data_version
+    )
+    silent = replace(again, tags={}, metadata={}, data_version=made.data_version)
+    before = [replace(event, data_version=versions[event.storage_id]) for event in graph.events]
+
+    assert graph.checked([*before, again])[0] == []
+    (finding,) = graph.checked([*before, silent])[0]
+    assert "does not say which source it read" in finding
 
 
 def test_a_forged_data_version_is_found(graph: Graph) -> None:

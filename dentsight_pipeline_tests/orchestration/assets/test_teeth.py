@@ -170,12 +170,14 @@ def test_stage_one_alone_has_a_report_of_its_own(teeth: Teeth) -> None:
     assert (audited.returncode, json.loads(audited.stdout)["findings"]) == (0, [])
 
 
-def test_a_second_run_with_teeth_trains_nothing(teeth: Teeth) -> None:
+def test_a_second_run_with_teeth_trains_nothing_and_its_audit_is_intact(teeth: Teeth) -> None:
     """Unchanged work is never done twice, in stage 1 neither."""
     again = run_with_teeth(teeth.home)
+    audited = json.loads(teeth.home.dentsight("audit", again.said["report_digest"], "--json").stdout)
 
     assert again.said["tooth_findings_digest"] == teeth.said["tooth_findings_digest"]
     assert {"tooth_subset", "tooth_checkpoint", "tooth_findings"} <= set(again.said["cached"])
+    assert audited["findings"] == []
 
 
 @pytest.mark.slow

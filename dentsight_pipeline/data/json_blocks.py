@@ -18,7 +18,7 @@ from dentsight_pipeline.documents.codec import Document
 
 Content = pa.Table | Document | Mapping[str, "Content"] | Sequence["Content"] | str | int | float | None
 """What JSON is written from."""
-_ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 1024
 """Rows that are Python objects at a time: so few that most are gone before the garbage collector grows them old."""
 _LEAST, _MOST = 1e-4, 1e16
 """Numbers from the one up to the other are written the same by `json` and by msgspec, which is ten times as fast."""
@@ -27,7 +27,7 @@ _LEAST, _MOST = 1e-4, 1e16
 def json_blocks(value: Any) -> Iterator[bytes]:
     """The bytes of JSON content whose dictionaries and lists may hold tables, piece by piece."""
     if isinstance(value, pa.Table):
-        batches = value.to_batches(_ROWS_AT_ONCE)
+        batches = value.to_batches(ROWS_AT_ONCE)
         yield from _joined(b"[", ([_rows(batch)] for batch in batches if len(batch)), b"]")
     elif isinstance(value, Mapping) and _holds_tables(value.values()):
         members = (chain([codec.write(key), b":"], json_blocks(value[key])) for key in sorted(value))

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dentsight_pipeline.data import leakage
 from dentsight_pipeline.data.brought_mapping import MAPPING, mapping_of_raw
-from dentsight_pipeline.data.json_blocks import Content
+from dentsight_pipeline.data.json_blocks import ROWS_AT_ONCE, Content
 from dentsight_pipeline.data.stored_images import Originals, fingerprints_of
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, REPAIRS, RawCategory, RawSplit
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 
 SCHEMA = "dentsight-raw-export/1"
-_ROWS_AT_ONCE = 1024
-"""Records that are Python objects at a time."""
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -147,8 +145,8 @@ def read_raw(store: Store, raw: Manifest, progress: Progress | None = None) -> R
 def _table(records: Sequence[msgspec.Raw], kind: type[_Record], schema: pa.Schema, where: str) -> pa.Table:
     """A table of JSON records whose fields are its columns."""
     tables = [schema.empty_table()]
-    for start in range(0, len(records), _ROWS_AT_ONCE):
-        rows = codec.read(b"[" + b",".join(records[start : start + _ROWS_AT_ONCE]) + b"]", list[kind], where)
+    for start in range(0, len(records), ROWS_AT_ONCE):
+        rows = codec.read(b"[" + b",".join(records[start : start + ROWS_AT_ONCE]) + b"]", list[kind], where)
         columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
         tables.append(pa.Table.from_pydict(columns, schema))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from dentsight_pipeline.data.json_blocks import ROWS_AT_ONCE
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import AnnotationError, DataError
@@ -48,7 +49,6 @@ _MOST_FILES = 32
 """JSON files that are looked into; CVAT writes one or two for each split."""
 _SHOWN = 60
 """Characters of a wrong value that an error quotes."""
-_ROWS_AT_ONCE = 1024
 _AGAIN = "Download the export again."
 _UNLABELLED = "unlabelled. Nothing can be learnt from or measured on them: label them, or leave the folder out."
 
@@ -307,8 +307,8 @@ class _Reader:
 
     def annotations(self, records: Sequence[msgspec.Raw]) -> pa.Table:
         rows = AnnotationRows()
-        for start in range(0, len(records), _ROWS_AT_ONCE):
-            some = records[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            some = records[start : start + ROWS_AT_ONCE]
             for position, (record, row) in enumerate(zip(some, _sound_rows(some), strict=True), start=start):
                 if row is not None and self.is_sound(row):
                     self.root_is_used |= row.category_id == 0

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from dentsight_pipeline.data.json_blocks import ROWS_AT_ONCE
 from dentsight_pipeline.documents.annotations import RawCategory
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
@@ -24,7 +25,6 @@ IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".dcm", ".jp2", ".j2k", ".jpx", ".jls",
 )  # fmt: skip
 EXPORT_AGAIN = "Correct it in the annotation tool and export again."
-_ROWS_AT_ONCE = 1024
 
 EXPORT_ANNOTATIONS = pa.schema(
     [
@@ -158,7 +158,7 @@ class AnnotationRows:
     ) -> None:
         """Adds one annotation, its values in the order of the schema."""
         self._rows.append((number, image, label, box, polygons, notes))
-        if len(self._rows) == _ROWS_AT_ONCE:
+        if len(self._rows) == ROWS_AT_ONCE:
             self._flush()
 
     def _flush(self) -> None:

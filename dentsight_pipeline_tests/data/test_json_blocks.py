@@ -40,7 +40,7 @@ def _rows(numbers: list[float]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("at_once", [1, 7, 4096])
 def test_a_table_is_written_as_the_list_of_its_rows(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dataset's digest must not depend on how its files were written; a null is left out of its row."""
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", at_once)
     rows = _rows([row / 7 for row in range(60)])
     table = pa.Table.from_pylist(rows, SCHEMA)
     plain = {"records": rows, "list": [{"z": 1, "rows": rows[10:20]}, []], "empty": {}, "b": 1.5, "a": "ü"}

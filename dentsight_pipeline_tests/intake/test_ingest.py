@@ -220,7 +220,7 @@ def test_boxes_are_columns_not_python_objects(tmp_path: Path, monkeypatch: pytes
     The boxes stand in no order, so that a reader that only manages Roboflow's order is found too.
     """
     for module in (coco, records, json_blocks):
-        monkeypatch.setattr(module, "_ROWS_AT_ONCE", 100)  # a limit, which looks like growth until it is reached
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", 100)  # a limit, which looks like growth until it is reached
     data = jpeg(picture(0))
     peaks = {}
     for images_of_60 in (30, 150):

@@ -87,6 +87,8 @@ class Told:
 
     rounds: int = 0
     kills: list[Kill] = field(default_factory=list)
+    late: list[Kill] = field(default_factory=list)
+    """Which fell behind their stage, and came once more."""
     orphans: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -151,8 +153,9 @@ def _kill(
     after = chance.uniform(0, LONGEST.get(stage, 1.5))
     for halved in range(HALVINGS + 1):
         fell = _kill_once(home, arguments, stage, least, after / 2**halved, told, tell)
-        if fell in (stage, "ended"):
+        if fell in (stage, "ended") or halved == HALVINGS:
             return
+        told.late.append(told.kills.pop())
 
 
 def _kill_once(

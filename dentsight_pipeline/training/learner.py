@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from dentsight_pipeline.errors import TrainingError
-from dentsight_pipeline.training import checkpointing, optim
+from dentsight_pipeline.training import checkpointing, dense, optim
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.dataset import Batch
 from dentsight_pipeline.training.detector import Preprocessing
@@ -27,7 +27,7 @@ from dentsight_pipeline.training.processes import Processes
 from dentsight_pipeline.training.recipe import Recipe
 
 LOSS_TERMS = ("vfl", "bbox", "giou", "fgl", "ddf")
-"""Terms of D-FINE's loss, each summed over layers, denoising included."""
+"""Terms of the loss, each summed over layers, those of denoising queries and of the encoder's places included."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -135,12 +135,18 @@ class Learner:
         figures.loss = self.processes.sum(figures.loss)
 
     def forward(self, batch: Batch) -> Any:
-        """transformers' outputs for a batch, its loss among them."""
+        """transformers' outputs for a batch, the loss that is learnt from and its terms among them."""
         pixels = self._preprocessing.pixels(batch.images)
         if self.recipe.memory_format == "channels-last":
             pixels = pixels.contiguous(memory_format=torch.channels_last)
+        targets = batch.targets()
         with self.processes.accelerator.autocast():
-            return self.model(pixel_values=pixels, labels=batch.targets())
+            outputs = self.model(pixel_values=pixels, labels=targets)
+        if self.recipe.dense_weight:
+            found = dense.terms(outputs, targets, self.recipe.image_size, self.raw_model.config)
+            terms = {name: self.recipe.dense_weight * value for name, value in found.items()}
+            outputs.loss, outputs.loss_dict = sum(terms.values(), outputs.loss), {**outputs.loss_dict, **terms}
+        return outputs
 
     def _clip(self) -> float:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

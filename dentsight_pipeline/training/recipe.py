@@ -27,7 +27,7 @@ Architecture = Literal["tiny", "nano", "small", "medium", "large", "xlarge"]
 STRIDE = 32
 """D-FINE's coarsest stride: width and height must be multiples of it."""
 
-LATER_FIELDS = frozenset({"criterion", "class_loss", "memory_format", "nms_iou"})
+LATER_FIELDS = frozenset({"criterion", "class_loss", "dense_weight", "memory_format", "nms_iou"})
 """Fields that recipes did not have at first; their defaults do what was done before."""
 
 Side = Annotated[int, Field(ge=STRIDE, le=4096)]
@@ -88,6 +88,9 @@ class Recipe(BaseModel):
     """Alpha of the class loss: the weight of negatives."""
     focal_gamma: Annotated[float, Field(ge=0.0, le=5.0)] = 2.0
     """Gamma of the class loss."""
+    dense_weight: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
+    """Weight of a second loss, which teaches the encoder's places as those of a dense detector, up to ten of them a box
+    (`training/dense.py`); 0 = none. Lesions are found more than once with it: set nms_iou."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Length of training in passes; exactly one of epochs and max_steps is set."""

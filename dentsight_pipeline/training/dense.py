@@ -5,7 +5,7 @@ are taught one query a box, as the decoder is, from which random weights learn s
 Here the places are taught beside that as those of a dense detector are, with the task-aligned assignment of TOOD (Feng
 et al., arXiv 2108.07755); RT-DETRv3 (arXiv 2409.08475) does so with a branch of its own. Prediction is as before.
 
-Shapes: B images, S places of all levels, C classes, n boxes of an image, P pairs of a box with a place; boxes are cxcywh
+Shapes: B images, S places of all levels, C classes, n boxes of an image, P pairs of a box and a place; boxes are cxcywh
 in [0, 1], relative to the canvas.
 """
 

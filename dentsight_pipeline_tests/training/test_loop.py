@@ -124,6 +124,21 @@ def test_another_seed_gives_another_model(store: Store, subset: Manifest, checkp
     assert other.entries["model/model.safetensors"] != checkpoint.entries["model/model.safetensors"]
 
 
+def test_the_places_of_the_encoder_are_learnt_from_where_the_recipe_says_so(
+    store: Store, subset: Manifest, checkpoint: Manifest, tiny_recipe: Recipe, tmp_path: Path
+):
+    """Their loss comes on top of the same first step's."""
+    run(fit_job(store, subset, tiny_recipe.override({"dense_weight": 1.0}), tmp_path / "dense"))
+
+    first, plain = (
+        next(e.values for e in read_events(tmp_path / name) if isinstance(e, Metrics) and "train/loss_vfl" in e.values)
+        for name in ("dense", "work")
+    )
+    more = {name: value - plain[name] for name, value in first.items() if name.startswith("train/loss_")}
+    assert min(more[f"train/loss_{name}"] for name in ("vfl", "bbox", "giou")) > 0
+    assert first["train/loss"] - plain["train/loss"] == pytest.approx(sum(more.values()), rel=1e-4)
+
+
 def test_the_published_model_is_the_average_of_the_best_evaluation(
     store: Store, checkpoint: Manifest, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
 ):
@@ -169,7 +184,8 @@ def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupte
     store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
 ):
     """The promise of resume, on a real process killed in the middle: the very same checkpoint, digest and all."""
-    recipe = tiny_recipe.override({"max_steps": 14, "sampler": "class-balanced", "augment_crop": 0.2})
+    fields = {"max_steps": 14, "sampler": "class-balanced", "augment_crop": 0.2, "dense_weight": 1.0}
+    recipe = tiny_recipe.override(fields)
     whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
     job = fit_job(store, subset, recipe, tmp_path / "killed", checkpoint_interval_s=0)
     job.folder.mkdir()

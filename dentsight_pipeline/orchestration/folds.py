@@ -40,7 +40,7 @@ def predictions_out_of_fold(
     read: dict[str, Manifest] = {Asset.CONDITION_SUBSET: subset}
     fold = _piece(step, read, lambda own: publish_fold(own.store, subset, number, of), {"fold": [number, of]})
     read = {Asset.CONDITION_SUBSET: fold}
-    config: dict[str, JSON] = {"recipe": recipe.digest, "allow_head_collapse": reason}
+    config: dict[str, JSON] = {**recipe.identity, "allow_head_collapse": reason}
     trained = _piece(step, read, lambda own: tracked.fit(own, fold, recipe, reason), config)
     asked = partial(tracked.predict, subset=fold, checkpoint=trained, splits=HELD_OUT)
     return _piece(step, {**read, Asset.TRAINED_CHECKPOINT: trained}, asked, {"splits": [*HELD_OUT]})

@@ -19,13 +19,11 @@ from torch import nn
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.training.criterion import Criterion, Targets, only_covered
-from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline.training.recipe import PACKAGED, Recipe
 
 if TYPE_CHECKING:
     from transformers import DFineConfig, DFineForObjectDetection
 
-PACKAGED: Mapping[str, str] = {"phantom-tiny": "9a9c50a0b810029c5b1e8fd4ab4f58845dd783891fc621e26daf3dbdb2d54205"}
-"""Weights that come with the package, with the sha256 of their file: another file would be another name."""
 KIN = ("d_fine", "rt_detr", "rt_detr_v2", "deimv2")
 """Model types with a class head in every decoder layer, which an audit can read; only the first is trained here."""
 CLASS_OUTPUTS = 5

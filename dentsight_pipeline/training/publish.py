@@ -16,6 +16,7 @@ from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.cost import Meters
 from dentsight_pipeline.training.job import write_document, write_result
 from dentsight_pipeline.training.learner import Learner
+from dentsight_pipeline.training.recipe import PACKAGED
 from dentsight_pipeline.training.setup import Setup
 from dentsight_pipeline.training.state import Record
 from dentsight_pipeline.training.versions import package_versions
@@ -114,7 +115,7 @@ def _facts(finished: Finished) -> CheckpointFacts:
         initial_weights_sha256=learner.initial_weights_sha256,
         processes=learner.processes.count,
         versions=package_versions(),
-        packaged_weights=recipe.weights if recipe.weights in models.PACKAGED else None,
+        packaged_weights=recipe.weights if recipe.weights in PACKAGED else None,
         nms_iou=recipe.nms_iou,
         weights_licence=setup.weights_licence,
     )

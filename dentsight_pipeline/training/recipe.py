@@ -27,6 +27,8 @@ Architecture = Literal["tiny", "nano", "small", "medium", "large", "xlarge"]
 STRIDE = 32
 """D-FINE's coarsest stride: width and height must be multiples of it."""
 
+PACKAGED: Mapping[str, str] = {"phantom-tiny": "9a9c50a0b810029c5b1e8fd4ab4f58845dd783891fc621e26daf3dbdb2d54205"}
+"""Weights that come with the package, with the sha256 of their file, by which a training from them is known."""
 LATER_FIELDS = frozenset({"criterion", "class_loss", "dense_weight", "memory_format", "nms_iou"})
 """Fields that recipes did not have at first; their defaults do what was done before."""
 
@@ -214,6 +216,12 @@ class Recipe(BaseModel):
     def digest(self) -> str:
         """sha256 of the canonical JSON (RFC 8785) of `document`, hex."""
         return hashlib.sha256(rfc8785.dumps(self.document)).hexdigest()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a training is known by: the recipe's digest, and that of the weights which come with this version."""
+        start = PACKAGED.get(self.weights or "")
+        return {"recipe": self.digest} | ({"weights_sha256": start} if start else {})
 
     @property
     def document(self) -> dict[str, Scalar]:

@@ -14,7 +14,7 @@ from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training import recipe as recipes
-from dentsight_pipeline.training.recipe import Recipe
+from dentsight_pipeline.training.recipe import PACKAGED, Recipe
 from dentsight_pipeline.training.state import Identity
 
 _PACKAGED_LICENCE = "Apache-2.0"
@@ -78,7 +78,7 @@ class Setup:
         weights = self.recipe.weights
         if weights is None or self.initial_checkpoint is not None:
             return ""
-        if weights in models.PACKAGED:
+        if weights in PACKAGED:
             return _PACKAGED_LICENCE
         if not Path(weights).is_dir():
             return published_licence(weights)

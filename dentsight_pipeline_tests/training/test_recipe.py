@@ -169,3 +169,15 @@ def test_an_unknown_recipe_names_those_that_exist():
 def test_a_stage_is_one_field_away():
     """Both stages use the same recipes."""
     assert recipes.named("v3").override({"stage": "1"}).stage == 1
+
+
+def test_a_training_from_weights_of_the_package_is_known_by_their_digest_too(monkeypatch: pytest.MonkeyPatch):
+    """A version of the package that brings other weights under the name must not reuse what the old ones became."""
+    packaged, own = recipes.named("smoke"), recipes.named("v3")
+    monkeypatch.setattr(recipes, "PACKAGED", {"phantom-tiny": "a" * 64})
+    before = packaged.identity
+    monkeypatch.setattr(recipes, "PACKAGED", {"phantom-tiny": "b" * 64})
+
+    assert before == {"recipe": packaged.digest, "weights_sha256": "a" * 64}
+    assert packaged.identity == {"recipe": packaged.digest, "weights_sha256": "b" * 64}
+    assert own.identity == {"recipe": own.digest}

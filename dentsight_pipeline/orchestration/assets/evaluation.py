@@ -99,7 +99,7 @@ def label_review(step: Step[ReviewConfig]) -> dg.MaterializeResult:
 
     recipe, subset = recipes.named(step.recipe).override(step.config.overrides), step.read(condition_subset)
     checks.require(step.store, subset)
-    config = {"recipe": recipe.digest, "folds": step.config.folds}
+    config = {**recipe.identity, "folds": step.config.folds}
     return step.once(partial(_ask_folds, step, subset, recipe), metadata.of_label_review, config)
 
 

@@ -37,7 +37,7 @@ def _checkpoint(
         checks.require(step.store, data)
         reason = step.config.allow_head_collapse
         show = partial(metadata.of_checkpoint, reports=step.reports if reported else None)
-        config = {"recipe": recipe.digest, "allow_head_collapse": reason}
+        config = {**recipe.identity, "allow_head_collapse": reason}
         return step.once(lambda: tracked.fit(step, data, recipe, reason), show, config)
 
     return checkpoint

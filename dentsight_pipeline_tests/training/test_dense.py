@@ -21,9 +21,9 @@ WEIGHTS = {"weight_loss_vfl": 1.0, "weight_loss_bbox": 5.0, "weight_loss_giou": 
 
 
 def assigned(said: Tensor, *boxes: list[float], logits: Tensor | None = None) -> dict[int, tuple[int, float]]:
-    """Box and quality by place, of one image with boxes of class 0; `said` [S, 4] is what the places say."""
+    """Box and quality by place, of one image whose boxes are of class 0, 1 …; `said` [S, 4] is what the places say."""
     scores = torch.zeros(len(said), 2) if logits is None else logits
-    truth = Boxes(torch.zeros(len(boxes), dtype=torch.long), torch.tensor(boxes).reshape(-1, 4), [len(boxes)])
+    truth = Boxes(torch.arange(len(boxes)), torch.tensor(boxes).reshape(-1, 4), [len(boxes)])
     _, place, box, quality = dense.assigned(scores[None], said[None], PLACES, truth)
     return {p: (b, q) for p, b, q in zip(place.tolist(), box.tolist(), quality.tolist(), strict=True)}
 
@@ -88,12 +88,12 @@ class TestAssignment:
         assert (found[2][1], found[3][1]) == (pytest.approx(1.0), pytest.approx(0.5))
 
     def test_a_place_in_two_boxes_is_taught_the_one_that_it_overlaps_most(self) -> None:
-        wide, narrow = [0.5, 0.25, 1.0, 0.4], [0.3125, 0.25, 0.1, 0.4]
+        """Whatever it is surer of: it says .75 of the wide one, of which the narrow one is two thirds."""
+        wide, narrow = [0.5, 0.25, 1.0, 0.4], [0.5, 0.25, 0.5, 0.4]
+        surely_narrow = torch.tensor([[-5.0, 5.0]]).repeat(len(PLACES), 1)
 
-        said = saying(wide)
-        assert assigned(said, wide, narrow)[2][0] == 0
-        said[2] = torch.tensor(narrow)
-        assert assigned(said, wide, narrow)[2] == (1, pytest.approx(1))
+        assert assigned(saying([0.5, 0.25, 0.75, 0.4]), wide, narrow, logits=surely_narrow)[3][0] == 0
+        assert assigned(saying([0.5, 0.25, 0.60, 0.4]), wide, narrow)[3][0] == 1
 
     def test_rows_of_the_batch_follow_the_images(self) -> None:
         """An image without boxes between two others shifts nothing."""
@@ -107,7 +107,7 @@ class TestAssignment:
 
 
 NARROW = [0.375, 0.25, 0.1, 0.4]
-TARGET = {"class_labels": torch.tensor([0]), "boxes": torch.tensor([[0.375, 0.25, 0.2, 0.4]])}
+TARGET = {"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.375, 0.25, 0.2, 0.4]])}
 """Holds places 2 and 3; `NARROW` overlaps it by a half."""
 
 
@@ -119,12 +119,14 @@ def terms(logits: Tensor, said: list[float], target: dict[str, Tensor]) -> dict[
 
 class TestTerms:
     def test_they_are_what_hand_computed_numbers_say(self) -> None:
-        """Two places overlap their box by a half and are to score .5; they score it, which weighs nothing. The 30 other
+        """Two places overlap their box by a half and are to score .5; they score it, which weighs nothing. The 14 other
         scores of .5 weigh .25 and lose ln 2; boxes are .1 too narrow. All is divided by the sum of qualities, 1."""
-        found = terms(torch.zeros(16, 2), NARROW, TARGET)
+        logits = torch.tensor([-20.0, 0.0]).repeat(16, 1)
+
+        found = terms(logits, NARROW, TARGET)
 
         assert {name: value.item() for name, value in found.items()} == {
-            "loss_vfl_dense": pytest.approx(30 * 0.25 * math.log(2)),
+            "loss_vfl_dense": pytest.approx(14 * 0.25 * math.log(2)),
             "loss_bbox_dense": pytest.approx(5 * 0.1, rel=1e-4),
             "loss_giou_dense": pytest.approx(2 * 0.5, rel=1e-4),
         }
@@ -141,10 +143,10 @@ class TestTerms:
         """What nobody looked for is not known to be absent, at no place."""
         logits = torch.zeros(16, 2, requires_grad=True)
 
-        found = terms(logits, NARROW, {**TARGET, "covered": torch.tensor([True, False])})
+        found = terms(logits, NARROW, {**TARGET, "covered": torch.tensor([False, True])})
         (gradient,) = torch.autograd.grad(found["loss_vfl_dense"], logits)
 
-        assert (gradient.abs().sum(0) > 0).tolist() == [True, False]
+        assert (gradient.abs().sum(0) > 0).tolist() == [False, True]
 
     def test_they_teach_the_encoder_and_what_lies_before_it_and_no_decoder(self, tiny_recipe: Recipe) -> None:
         torch.manual_seed(0)

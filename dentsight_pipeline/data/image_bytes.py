@@ -41,6 +41,7 @@ _PNG_KEPT = frozenset(
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # stuffed zeros and restart markers belong to the scan
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _JPEG_END = b"\xff\xd9"
 _FILLERS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
 _STORED_MODES = {"1": "L", "P": "RGB", "I;16B": "I;16"} | {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
@@ -251,11 +252,16 @@ def _strip_mended_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[s
 
 
 def _is_whole_picture(scans: bytes) -> bool:
-    """Whether a JPEG without its end has all of its picture: then what is put behind it changes no pixel."""
-    ends = (np.frombuffer(scans + filler + _JPEG_END, np.uint8) for filler in _FILLERS)
-    pictures = [cv2.imdecode(end, cv2.IMREAD_UNCHANGED) for end in ends]
+    """Whether a JPEG without its end has all of its picture: then what is put behind it changes no pixel.
+
+    A decoder that waits for a restart marker passes over all else, so that this stands before it once.
+    """
+    restarts = len(_RESTART.findall(scans.rpartition(b"\xff\xda")[2]))
+    starts = (b"", bytes((0xFF, 0xD0 + restarts % 8)))
+    ends = [start + filler + _JPEG_END for start in starts for filler in _FILLERS]
+    pictures = [cv2.imdecode(np.frombuffer(scans + end, np.uint8), cv2.IMREAD_UNCHANGED) for end in ends]
     whole = [picture for picture in pictures if picture is not None]
-    return len(whole) == len(_FILLERS) and all(np.array_equal(whole[0], other) for other in whole)
+    return len(whole) == len(ends) and all(np.array_equal(whole[0], other) for other in whole)
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:

@@ -206,7 +206,7 @@ def _whole(document: Any, file: str) -> _File:
         raise DataError(f"{file}: holds a {type(document).__name__} instead of an object. {_AGAIN}")
     for key in ("images", "annotations", "categories"):
         if not isinstance(document.get(key), list):
-            if key == "annotations" and key not in document:
+            if key == "annotations" and document.get(key) is None:
                 raise DataError(f"{file}: it has no list 'annotations': its images are {_UNLABELLED}")
             found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")

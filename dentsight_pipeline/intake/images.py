@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dentsight_pipeline.data.dicom import is_dicom
 from dentsight_pipeline.data.image_bytes import ImageBytesError, clean, decode_gray
 from dentsight_pipeline.data.image_properties import ImageProperties, measured
 from dentsight_pipeline.data.modality import colour_spread
@@ -130,7 +129,7 @@ class ImageKeeper:
             original = sha256(data).hexdigest()
             image, code, properties = self._found(original) or self._made(data, original)
             shown, coloured = path in self.shown, path in self.coloured
-            seen = clean(data).data if is_dicom(data) and (shown or coloured) else data
+            seen = clean(data).data if image.mended and (shown or coloured) else data
             gray = decode_gray(seen, (image.width, image.height), GRAY_PX) if shown else None
             return path, image, code, properties, gray, colour_spread(seen) if coloured else None
         except ImageBytesError as error:

@@ -153,7 +153,7 @@ def read_content(
     if limits.accepts(UNLABELLED, any(split.unlabelled for split in export.splits)):
         export = dataclasses.replace(export, splits=[split.with_negatives() for split in export.splits])
     own = mapping_of(below, request)
-    _refuse_missing_splits(files.name, export, request.require, refusals)
+    _refuse_missing_splits(below, export, request.require, refusals)
     choice = chosen(export, request.label_source, own)
     drop = request.drop if request.alone else set(request.drop) & set(export.category_names())
     rules = resolved_labels(export, choice.mapping, drop, refusals)
@@ -233,11 +233,12 @@ def _pictures(export: Export, images: StoredImages) -> str:
     return unlike_panoramic(sizes, images.colours, resized=is_resized(export))
 
 
-def _refuse_missing_splits(name: str, export: Export, required: Sequence[str], refusals: Refusals) -> None:
+def _refuse_missing_splits(files: ExportFiles, export: Export, required: Sequence[str], refusals: Refusals) -> None:
     present = [split.name for split in export.splits]
-    for split in required:
-        if split not in present:
-            refusals.add(missing_split(name, split, present))
+    lacking = [split for split in required if split not in present]
+    listed = {image.path for split in export.splits for image in split.images} if lacking else set()
+    for split in lacking:
+        refusals.add(missing_split(files.name, split, present, sorted(files.paths() - listed)))
 
 
 def resolved_labels(

@@ -7,7 +7,9 @@ images hold (`image_bytes.py`) is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -72,9 +74,13 @@ def _in_its_layout(files: ExportFiles, refusals: Refusals) -> Export:
     raise unknown_export(files, places())
 
 
-def missing_split(name: str, split: str, present: Sequence[str]) -> DataError:
-    """The refusal of an export that lacks a split which is needed."""
+def missing_split(name: str, split: str, present: Sequence[str], unread: Iterable[str] = ()) -> DataError:
+    """The refusal of an export that lacks a split which is needed, though images of it may be among the `unread`."""
+    folders = Counter(posixpath.dirname(path) for path in unread if is_image(path))
+    lying = (f"{images} images in {folder}" for folder, images in folders.items() if split_in(folder) == split)
+    images = next(lying, "")
     return DataError(
         f"{name}: the split {split!r} is missing; found {', '.join(present)}. "
-        "Export the version again with train, valid and test images."
+        + (f"{images} are unlabelled: no file annotates them. Label them, and export" if images else "Export")
+        + " the version again with train, valid and test images."
     )

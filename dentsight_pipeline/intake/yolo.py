@@ -132,10 +132,14 @@ def _yolo_names(settings: YoloSettings) -> dict[int, str]:
         not isinstance(names, dict)
         or not names
         or not all(map(is_id, names))
-        or not all(_is_scalar(name) and is_text(str(name)) for name in names.values())
+        or not all(map(_is_scalar, names.values()))
     ):
         given = f" ({names!r})" if _is_scalar(names) else ""
         raise DataError(f"{settings.file}: 'names'{given} is no list of class names. Export again as YOLO.")
+    for number, name in names.items():
+        if not is_text(str(name)):
+            problem = f"class {number} is called {name!r}, half a character, which no file can hold"
+            raise DataError(f"{settings.file}: {problem}. {EXPORT_AGAIN}")
     nc = _number(settings.values.get("nc"))
     if not _is_scalar(nc) or nc not in (None, len(names)):
         given = repr(nc) if _is_scalar(nc) else f"a {type(nc).__name__}"

@@ -12,6 +12,7 @@ from dentsight_pipeline.documents.events import Event, HealthRead, Metrics
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
 from dentsight_pipeline.documents.lineage import Began
 from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Asset, Kind
+from dentsight_pipeline.errors import DocumentError
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
@@ -44,12 +45,18 @@ def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collap
 
 
 def began(store: "Store", folder: Path) -> Began:
-    """What was in the log when the first attempt at a training began; a later attempt finds it noted in its folder."""
+    """What was in the log when the first attempt at a training began; a later attempt finds it noted in its folder.
+
+    Where a power cut broke the note nothing is known, and no plan counts as signed before.
+    """
     file = folder / "began.json"
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(file, write(Began(log=str(log.head(store) or "0:"), time=time.time())))
-    return read(file.read_bytes(), Began, file)
+    try:
+        return read(file.read_bytes(), Began, file)
+    except DocumentError:
+        return Began()
 
 
 def price_per_hour(backend: "ChosenBackend | Scheduler | None") -> float | None:

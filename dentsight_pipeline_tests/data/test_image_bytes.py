@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -180,6 +181,17 @@ def test_a_jpeg_that_lacks_one_byte_more_is_refused(options: dict[str, object], 
 
     with pytest.raises(ImageBytesError, match="cut off"):
         clean(whole[:-lost])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("marker", [-1, -2, -9])
+def test_a_jpeg_cut_off_where_its_decoder_restarts_is_refused(options: dict[str, object], marker: int) -> None:
+    """There a decoder passes over all but the next restart marker: the rest was grey, and "not one pixel was lost"."""
+    whole = jpeg(picture(1, 640, 480), restart_marker_rows=1, **options)
+    place = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", whole)][marker]
+
+    with pytest.raises(ImageBytesError, match="cut off"):
+        clean(whole[:place])
 
 
 @pytest.mark.parametrize(

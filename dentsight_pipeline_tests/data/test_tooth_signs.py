@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.documents.inspection import Inspection
@@ -38,6 +40,18 @@ def test_a_sound_export_shows_no_sign(drawn: Path) -> None:
     report = inspect_export(drawn, workers=1)
 
     assert (report.refusals, report.flags) == ((), {})
+
+
+def test_gray_values_in_the_lower_bits_of_16_show_no_sign(tmp_path: Path, drawn: Path) -> None:
+    """What is looked at is what is stored: cut to the upper eight bits every picture was black, and had no teeth."""
+    shutil.copytree(drawn, tmp_path / "export")
+    for path in (tmp_path / "export").rglob("*.jpg"):
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16)).save(path, "PNG")
+
+    report = inspect_export(tmp_path / "export", workers=1)
+
+    assert (report.refusals, report.flags) == ((), {})
+    assert report.repairs["gray_values_scaled"] == 12
 
 
 @pytest.mark.slow

@@ -247,6 +247,11 @@ def test_an_unlabelled_split_is_refused_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"test/_annotations\.coco\.json: it has no list 'annotations': its images"):
         read(tmp_path)
 
+    builder.split("test")["annotations"] = None
+    builder.write()
+    with pytest.raises(DataError, match=r"test/_annotations\.coco\.json: it has no list 'annotations': its images"):
+        read(tmp_path)
+
     (tmp_path / "test" / "_annotations.coco.json").unlink()
     with pytest.raises(DataError, match=r"is missing although test/ is there: its \d+ images are unlabelled"):
         read(tmp_path)

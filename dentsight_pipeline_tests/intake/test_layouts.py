@@ -221,6 +221,32 @@ def test_an_unlabelled_split_is_named_as_such(tmp_path: Path, layout: str) -> No
     assert "--unlabelled-are-negative" in refusal.message
 
 
+@pytest.mark.parametrize(
+    ("layout", "file", "folder"),
+    [
+        ("plain_coco", "annotations/instances_test2017.json", "test2017"),
+        ("cvat_coco", "annotations/instances_Test.json", "images/Test"),
+        ("csv_roboflow", "test/_annotations.csv", "test"),
+    ],
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_images_of_a_split_that_nothing_annotates_are_named_as_such(
+    tmp_path: Path, layout: str, file: str, folder: str, listed: bool
+) -> None:
+    """COCO and DENTEX hand out their test split so; "is missing, export again" sent people for what they had."""
+    LAYOUTS[layout](tmp_path)
+    if listed and file.endswith(".json"):
+        document = json.loads((tmp_path / file).read_text())
+        (tmp_path / file.replace("instances", "image_info")).write_text(
+            json.dumps({key: value for key, value in document.items() if key != "annotations"})
+        )
+    (tmp_path / file).unlink()
+
+    (refusal,) = inspect_export(tmp_path).refusals
+
+    assert f"the split 'test' is missing; found train, valid. 1 images in {folder} are unlabelled" in refusal.message
+
+
 # What is not read ----------------------------------------------------------------------------------------------------
 
 

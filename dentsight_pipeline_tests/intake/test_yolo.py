@@ -89,7 +89,7 @@ BILLION_LAUGHS += "]"
         ("[a", "not whole YAML"),
         ("['a']", "nc is 2 but 'names' has 1 names"),
         ("7", "is no list of class names"),
-        ('["a", "\\ud800"]', "is no list of class names"),
+        ('["a", "b\\ud800"]', r"class 1 is called 'b\\ud800', half a character"),
         (BILLION_LAUGHS, "'names' is no list of class names"),
     ],
 )

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dentsight_pipeline.documents.lineage import Began
 from dentsight_pipeline.orchestration import tracked
 from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.orchestration.tracked import PRICE_VARIABLE, price_per_hour
@@ -55,3 +56,12 @@ def test_a_training_that_is_taken_up_again_began_with_its_first_attempt(tmp_path
 
     assert first == again
     assert (first.log, other.log) == ("0:", str(log.head(store)))
+
+
+@pytest.mark.parametrize("left", ["", '{"log": "0:", "ti', "\0\0\0"])
+def test_a_beginning_that_a_power_cut_broke_is_not_known_and_stops_nothing(tmp_path: Path, left: str) -> None:
+    """Every later attempt at the training once failed at it. A beginning noted now would let a late plan pass."""
+    store = open_store(tmp_path / "store")
+    (tmp_path / "began.json").write_text(left)
+
+    assert tracked.began(store, tmp_path) == Began()

@@ -1,10 +1,10 @@
 """How `weights=phantom-tiny` is made: the tiny model trained on drawn X-rays, with the documents of its making.
 
-    python benchmarks/phantom_tiny.py --out DIR [--steps 1000] [--images 1000] [--set field=value …]
+    python benchmarks/phantom_tiny.py --out DIR [--steps 3000] [--images 2000] [--set field=value …]
 
 Writes `DIR/phantom-tiny`: the model folder, recipe, history and head health of the checkpoint, its manifest and its
 data's, and a README with its figures on clean test images. Killed or terminated, it goes on where it was. To ship it,
-put the folder into `dentsight_pipeline/training/weights/` and the printed line into `PACKAGED` of `training/model.py`.
+put the folder into `dentsight_pipeline/training/weights/` and the printed line into `PACKAGED` of `training/recipe.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ FIELDS: dict[str, Scalar] = {
     "class_loss": "matchability",
     "focal_alpha": 1.0,
     "focal_gamma": 1.5,
+    "dense_weight": 1.0,
     "memory_format": "channels-last",
     "augment_crop": 0.15,
     "augment_brightness": 0.1,
@@ -83,8 +84,8 @@ def main() -> None:
     """Trains, measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--corpus-seed", type=int, default=30, help="neither the demo's (7) nor an arena's (22)")
     parser.add_argument("--set", nargs="*", default=[], help="field=value of the recipe")
     given = parser.parse_args()

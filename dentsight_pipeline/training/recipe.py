@@ -408,7 +408,7 @@ def _smoke() -> Recipe:
     return Recipe(
         name="smoke",
         architecture="tiny",
-        weights="phantom-tiny",  # 1,000 steps on phantoms, paid once
+        weights="phantom-tiny",  # 3,000 steps on phantoms, paid once
         image_width=448,
         image_height=256,
         pixel_std=0.2,

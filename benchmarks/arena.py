@@ -141,6 +141,7 @@ def job_of(out: Path, store: Store, subset: Manifest, recipe: Recipe) -> FitJob:
         recipe=recipe.model_dump(),
         workdir=str(folder),
         cache_dir=str(out / "cache"),
+        threads=1,  # as the peers: two take half as much CPU again for a step of the tiny model
     )
 
 

@@ -26,8 +26,8 @@ TRAINED = Path(__file__).parents[2] / "dentsight_pipeline" / "training" / "weigh
 
 @cache
 def phantom() -> np.ndarray:
-    """A drawn X-ray of 12 bits."""
-    gray = draw(sample_mouth(np.random.default_rng(5)), 640, np.random.default_rng(6)).gray
+    """A drawn X-ray of 12 bits, with six findings."""
+    gray = draw(sample_mouth(np.random.default_rng(2)), 640, np.random.default_rng(6)).gray
     return np.rint(gray.astype(float) / 255 * 4095).astype(np.uint16)
 
 

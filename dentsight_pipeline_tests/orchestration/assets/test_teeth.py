@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from dentsight_pipeline.data.ontology import TEETH
 from dentsight_pipeline.data.splits import read_split, read_stored
+from dentsight_pipeline.documents.codec import write
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import ReaderAgreementFacts
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.teeth import FINDINGS_FILE, METRICS_FILE, ToothFindings, ToothMetrics, ToothReport
 from dentsight_pipeline.pages.reading import Reading
 from dentsight_pipeline.release.product import report_of
-from dentsight_pipeline.store.content import read_document, read_json
-from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.content import build, read_document, read_json
+from dentsight_pipeline.store.manifest import Entry, Manifest
+from dentsight_pipeline.store.objects import Store
 from dentsight_pipeline_tests.orchestration.assets.conftest import FEW_STEPS, FinishedCell, Home
 from dentsight_pipeline_tests.orchestration.assets.test_graph import ASSETS
 
@@ -135,6 +138,15 @@ def test_the_report_shows_what_was_measured_tooth_by_tooth_and_the_audit_follows
     assert (audited.returncode, json.loads(audited.stdout)["findings"]) == (0, [])
 
 
+def of_score(store: Store, findings: Manifest, score: float | None) -> str:
+    """Digest of the same findings by tooth whose stage 1 chose this score, or none: what four steps choose, if
+    anything, is the machine's rounding."""
+    told = read_document(store, findings, FINDINGS_FILE, ToothFindings)
+    told = replace(told, thresholds=replace(told.thresholds, teeth=score))
+    files: dict[str, bytes | Entry] = {**findings.entries, FINDINGS_FILE: write(told)}
+    return store.put_manifest(build(store, findings.kind, files, findings.inputs, findings.facts))
+
+
 def test_predict_takes_from_findings_by_tooth_which_teeth_count(teeth: Teeth) -> None:
     """A score that is right for one stage 1 finds no tooth at all with another; which one was taken is said."""
     home, store = teeth.home, teeth.home.store
@@ -142,13 +154,15 @@ def test_predict_takes_from_findings_by_tooth_which_teeth_count(teeth: Teeth) ->
     image = next(str(store.local_path(e.sha256)) for name, e in subset.entries.items() if name.startswith("images/"))
     given = ("predict", image, "--checkpoint", teeth.said["checkpoint_digest"], "--json", "--teeth")
 
-    by_findings = home.dentsight(*given, teeth.findings.digest)
+    by_findings = home.dentsight(*given, of_score(store, teeth.findings, 0.25))
     by_checkpoint = home.dentsight(*given, teeth.findings.inputs["tooth_checkpoint"])
+    refused = home.dentsight(*given, of_score(store, teeth.findings, None))
 
-    chosen = read_document(store, teeth.findings, FINDINGS_FILE, ToothFindings).thresholds
     said, other = json.loads(by_findings.stdout), json.loads(by_checkpoint.stdout)
-    assert (said["tooth_score"], said["tooth_score_from"]) == (chosen.teeth, "valid")
+    assert (said["tooth_score"], said["tooth_score_from"]) == (0.25, "valid")
     assert (other["tooth_score"], other["tooth_score_from"]) == (0.5, "default")
+    assert refused.returncode == 2
+    assert "hit no tooth on valid" in refused.stderr
 
 
 def test_stage_one_alone_has_a_report_of_its_own(teeth: Teeth) -> None:

@@ -34,7 +34,7 @@ def fit(step: Step[Any], subset: "Manifest", recipe: "Recipe", allow_head_collap
     """Train a recipe on a subset; `allow_head_collapse` is the reason to go on with a collapsed head, or empty."""
     job = FitJob(
         store_uri=step.store.uri,
-        workdir=_workdir(step, "fit", subset, recipe),
+        workdir=_workdir(step, "fit", subset.digest, *recipe.identity.values()),
         subset=subset.digest,
         recipe=recipe.model_dump(mode="json"),
         allow_head_collapse=allow_head_collapse or None,
@@ -90,7 +90,7 @@ def predict(
     splits = tuple(split for split in splits if split in split_names(subset))
     job = PredictJob(
         store_uri=step.store.uri,
-        workdir=_workdir(step, "predict", subset, checkpoint),
+        workdir=_workdir(step, "predict", subset.digest, checkpoint.digest),
         checkpoint=checkpoint.digest,
         subset=subset.digest,
         splits=splits,
@@ -145,9 +145,9 @@ def _run_job(step: Step[Any], verb: str, job: Job, inputs: Mapping[str, "Manifes
         return Made(product.digest, {**record, **step.tracking.links(run), **first, **told})
 
 
-def _workdir(step: Step[Any], verb: str, *inputs: "Manifest | Recipe") -> str:
+def _workdir(step: Step[Any], verb: str, *digests: str) -> str:
     """Of this very work: what code of another version left there, half done or whole, is not gone on with."""
-    return str(step.workspace.scratch(verb, "-".join([*(one.digest[:16] for one in inputs), step.version])))
+    return str(step.workspace.scratch(verb, "-".join([*(one[:16] for one in digests), step.version])))
 
 
 def _tell_where(step: Step[Any], run: TrackedRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.orchestration.tracked import PRICE_VARIABLE, price_per_hour
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline.training import recipe as recipes
 
 
 def test_the_price_that_a_person_sets_stands_over_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,23 +26,42 @@ def test_the_price_that_a_person_sets_stands_over_the_schedulers(monkeypatch: py
     assert (price_per_hour(None), price_per_hour(Slurm(price_per_hour=1.5))) == (2.5, 2.5)
 
 
+def step_of(version: str, folder: Path) -> Any:
+    """As much of a step as an order of work asks for."""
+    return SimpleNamespace(
+        version=version,
+        store=SimpleNamespace(uri="s3://bucket/store"),
+        backend=SimpleNamespace(price_per_hour=None),
+        workspace=SimpleNamespace(scratch=lambda *parts: folder.joinpath(*parts), folder=folder),
+        inputs={},
+    )
+
+
 @pytest.mark.parametrize("verb", ["fit", "predict"])
 def test_work_of_another_code_version_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """The trainer gives what is finished or half done in its folder: a memo that asks anew got the old bytes back."""
     monkeypatch.setattr(tracked, "_run_job", lambda step, verb, job, inputs: job.workdir)
     subset = SimpleNamespace(digest="a" * 64, kind="condition-subset", entries={})
-    recipe = SimpleNamespace(digest="b" * 64, model_dump=lambda mode: {})
+    recipe = SimpleNamespace(digest="b" * 64, identity={"recipe": "b" * 64}, model_dump=lambda mode: {})
     folders = []
     for version in ("1", "2", "2"):
-        step = SimpleNamespace(
-            version=version,
-            store=SimpleNamespace(uri="s3://bucket/store"),
-            backend=SimpleNamespace(price_per_hour=None),
-            workspace=SimpleNamespace(scratch=lambda *parts: tmp_path.joinpath(*parts), folder=tmp_path),
-            inputs={},
-        )
+        step = step_of(version, tmp_path)
         made = tracked.fit(step, subset, recipe, "") if verb == "fit" else tracked.predict(step, subset, recipe)  # type: ignore[arg-type]
         folders.append(made)
+
+    assert folders[0] != folders[1] == folders[2]
+
+
+def test_a_training_from_other_weights_of_the_package_is_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trap: what an older package's start became lies finished in the folder of the same recipe and data."""
+    monkeypatch.setattr(tracked, "_run_job", lambda step, verb, job, inputs: job.workdir)
+    subset: Any = SimpleNamespace(digest="a" * 64)
+    folders = []
+    for digest in ("1" * 64, "2" * 64, "2" * 64):
+        monkeypatch.setattr(recipes, "PACKAGED", {"phantom-tiny": digest})
+        folders.append(tracked.fit(step_of("2", tmp_path), subset, recipes.named("smoke"), ""))
 
     assert folders[0] != folders[1] == folders[2]
 

@@ -145,7 +145,7 @@ class Criterion:
         last = outputs.layers.stop - 1
         if self.seen is not None:
             self.seen(outputs.logits[last], targets, matched[last])
-        each = [_flat(indices, truth, outputs.logits.device) for indices in matched]
+        each = [pairs_of(indices, truth, outputs.logits.device) for indices in matched]
         union = union_of(each, outputs.logits.shape[2])
         return self._terms(outputs, truth, each, union, (max(1, len(truth.labels)), max(1, len(union.image))))
 
@@ -330,7 +330,7 @@ def _outputs(
     return Outputs(logits, boxes.clamp(0, 1), edges, references[0].detach(), first_layer)
 
 
-def _flat(indices: Indices, truth: Boxes, device: torch.device) -> Pairs:
+def pairs_of(indices: Indices, truth: Boxes, device: torch.device) -> Pairs:
     """A matching by image as pairs over the batch."""
     image = torch.cat([torch.full_like(query, i) for i, (query, _) in enumerate(indices)])
     box = torch.cat([start + own for start, (_, own) in zip(truth.offsets, indices, strict=True)])

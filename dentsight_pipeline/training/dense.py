@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dentsight_pipeline.training.criterion import Boxes, Targets, only_covered, overlaps
+from dentsight_pipeline.training.criterion import Boxes, Pairs, Targets, only_covered, overlaps, pairs_of
 
 PLACES_PER_BOX = 10
 """The most places that are taught one box."""
@@ -39,14 +39,14 @@ def terms(outputs: Any, targets: Targets, canvas: tuple[int, int], config: Any) 
     """
     logits = only_covered(targets, outputs.enc_outputs_class.float())
     assert logits is not None
-    boxes = outputs.enc_outputs_coord_logits.float().sigmoid()
+    scores, boxes = logits.detach().sigmoid(), outputs.enc_outputs_coord_logits.float().sigmoid()
     truth = Boxes.of(targets)
-    image, place, box, quality = assigned(logits, boxes, centres(canvas, config.feat_strides).to(boxes.device), truth)
+    pairs, quality = assigned(scores, boxes, centres(canvas, config.feat_strides).to(boxes.device), truth)
     wanted = torch.zeros_like(logits)
-    wanted[image, place, truth.labels[box]] = quality
-    weight = (logits.detach().sigmoid() - wanted).square()
+    wanted[pairs.image, pairs.query, truth.labels[pairs.box]] = quality
+    weight = (scores - wanted).square()
     classes = F.binary_cross_entropy_with_logits(logits, wanted, weight, reduction="sum")
-    own, due = boxes[image, place], truth.cxcywh[box]
+    own, due = boxes[pairs.image, pairs.query], truth.cxcywh[pairs.box]
     distance, (_, generalised) = (own - due).abs().sum(-1), overlaps(own, due)
     total = quality.sum().clamp(min=1.0)
     return {
@@ -66,37 +66,36 @@ def centres(canvas: tuple[int, int], strides: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def assigned(logits: Tensor, boxes: Tensor, places: Tensor, truth: Boxes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def assigned(scores: Tensor, boxes: Tensor, places: Tensor, truth: Boxes) -> tuple[Pairs, Tensor]:
     """Which places are taught which box.
 
     A box takes the places that suit it best of those whose centre lies in it, or the nearest where none does; a place
     that several boxes take is the one's that it overlaps most.
 
     Args:
-        logits: [B, S, C].
+        scores: [B, S, C].
         boxes: [B, S, 4], what the places say.
         places: [S, 2], their centres.
         truth: The batch's boxes.
 
     Returns:
-        Image, place, row of the batch's boxes, and quality, [P] each: the score that the place is to give, its suit
+        The places as queries with their boxes, and their quality [P]: the score that the place is to give, its suit
         scaled so that the best place of a box has the box's best overlap.
     """
-    found = []
-    split = zip(truth.cxcywh.split(truth.counts), truth.labels.split(truth.counts), truth.offsets, strict=True)
-    for image, (wanted, labels, offset) in enumerate(split):
-        if len(wanted):
-            box, place, quality = _of_image(logits[image].sigmoid()[:, labels].T, boxes[image], places, wanted)
-            found.append((torch.full_like(place, image), place, box + offset, quality))
-    if not found:
-        nothing = torch.empty(0, dtype=torch.long, device=boxes.device)
-        return nothing, nothing, nothing, boxes.new_empty(0)
-    image, place, box, quality = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return image, place, box, quality
+    split = zip(truth.cxcywh.split(truth.counts), truth.labels.split(truth.counts), strict=True)
+    found = [
+        _of_image(scores[image][:, labels].T, boxes[image], places, wanted)
+        for image, (wanted, labels) in enumerate(split)
+    ]
+    pairs = pairs_of([(place, box) for place, box, _ in found], truth, boxes.device)
+    return pairs, torch.cat([quality for _, _, quality in found])
 
 
 def _of_image(scores: Tensor, boxes: Tensor, places: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Box, place and quality [P] of one image, from the places' scores [n, S] for the boxes' classes."""
+    """Place, box and quality [P] of one image, from the places' scores [n, S] for the boxes' classes."""
+    if not len(wanted):
+        nothing = places.new_empty(0, dtype=torch.long)
+        return nothing, nothing, places.new_empty(0)
     away = (places - wanted[:, None, :2]).abs()  # [n, S, 2]
     inside = (away <= wanted[:, None, 2:] / 2).all(-1)
     nearest = F.one_hot(away.square().sum(-1).argmin(1), len(places)).bool()
@@ -110,4 +109,4 @@ def _of_image(scores: Tensor, boxes: Tensor, places: Tensor, wanted: Tensor) -> 
     suit, overlap = suit * taken, overlap * taken
     scale = overlap.amax(1, keepdim=True) / suit.amax(1, keepdim=True).clamp(min=torch.finfo(suit.dtype).tiny)
     box, place = taken.nonzero(as_tuple=True)
-    return box, place, (suit * scale)[box, place]
+    return place, box, (suit * scale)[box, place]

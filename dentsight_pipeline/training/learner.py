@@ -2,7 +2,8 @@
 
 The loss of each micro-batch is weighted by its share of the step's boxes. transformers divides by the boxes of the
 micro-batch it sees; the weights turn that into a division by all boxes of the step, so that accumulating or
-distributing a batch gives its gradient (up to batch-norm statistics and the denoising noise).
+distributing a batch gives its gradient (up to batch-norm statistics, the denoising noise, and the terms of
+`dense_weight`, which a micro-batch divides by its own qualities).
 """
 
 from __future__ import annotations

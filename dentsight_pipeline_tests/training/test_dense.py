@@ -22,10 +22,10 @@ WEIGHTS = {"weight_loss_vfl": 1.0, "weight_loss_bbox": 5.0, "weight_loss_giou": 
 
 def assigned(said: Tensor, *boxes: list[float], logits: Tensor | None = None) -> dict[int, tuple[int, float]]:
     """Box and quality by place, of one image whose boxes are of class 0, 1 …; `said` [S, 4] is what the places say."""
-    scores = torch.zeros(len(said), 2) if logits is None else logits
+    logits = torch.zeros(len(said), 2) if logits is None else logits
     truth = Boxes(torch.arange(len(boxes)), torch.tensor(boxes).reshape(-1, 4), [len(boxes)])
-    _, place, box, quality = dense.assigned(scores[None], said[None], PLACES, truth)
-    return {p: (b, q) for p, b, q in zip(place.tolist(), box.tolist(), quality.tolist(), strict=True)}
+    pairs, quality = dense.assigned(logits.sigmoid()[None], said[None], PLACES, truth)
+    return {p: (b, q) for p, b, q in zip(pairs.query.tolist(), pairs.box.tolist(), quality.tolist(), strict=True)}
 
 
 def saying(box: list[float]) -> Tensor:
@@ -101,9 +101,9 @@ class TestAssignment:
         truth = Boxes(torch.tensor([1, 0]), box.expand(2, 4), [1, 0, 1])
         said = box.expand(3, len(PLACES), 4)
 
-        image, place, row, _ = dense.assigned(torch.zeros(3, len(PLACES), 2), said, PLACES, truth)
+        pairs, _ = dense.assigned(torch.full((3, len(PLACES), 2), 0.5), said, PLACES, truth)
 
-        assert (image.tolist(), place.tolist(), row.tolist()) == ([0, 0, 2, 2], [2, 3, 2, 3], [0, 0, 1, 1])
+        assert [part.tolist() for part in pairs] == [[0, 0, 2, 2], [2, 3, 2, 3], [0, 0, 1, 1]]
 
 
 NARROW = [0.375, 0.25, 0.1, 0.4]

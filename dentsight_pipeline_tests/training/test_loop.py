@@ -459,7 +459,7 @@ def test_accumulated_micro_batches_train_like_the_whole_batch(
 ):
     """transformers divides by the boxes of what it sees; unweighted, an image with one box would count as one with ten.
 
-    The losses are one in a hundred apart, unweighted ones nine: distillation averages over queries instead of boxes, and
+    Losses are one in a hundred apart, unweighted ones nine: distillation averages over queries instead of boxes, and
     class terms of the first step differ by up to three, for a cause that is not known.
     """
     whole = run(fit_job(store, subset, still_recipe, tmp_path / "whole"))

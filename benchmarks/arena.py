@@ -133,7 +133,7 @@ def _write_split(out: Path, chosen: list[tuple[Path, dict[str, Any]]], documents
 
 def job_of(out: Path, store: Store, subset: Manifest, recipe: Recipe) -> FitJob:
     """A job in a folder of its own, and one image cache for all."""
-    folder = out / f"{recipe.digest[:12]}-{subset.digest[:8]}"
+    folder = out / "-".join([*(one[:12] for one in recipe.identity.values()), subset.digest[:8]])
     folder.mkdir(parents=True, exist_ok=True)
     return FitJob(
         store_uri=store.uri,

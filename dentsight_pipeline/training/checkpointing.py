@@ -229,11 +229,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restores what `optimizer_tensors` gave; the groups stay those of the recipe."""
+    """Restores what `optimizer_tensors` gave; the groups stay those of the recipe.
+
+    Each lies in memory as its parameter does: the fused AdamW goes through both from first to last byte, and would take
+    other elements' moments for a parameter in channels-last, without a word.
+    """
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         number, _, key = name.partition(".")
         state.setdefault(int(number), {})[key] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in state.items():
+        like = torch.empty_like(parameters[number])
+        values.update({name: like.clone().copy_(value) for name, value in values.items() if value.ndim})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

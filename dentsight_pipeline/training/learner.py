@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from dentsight_pipeline.errors import TrainingError
-from dentsight_pipeline.training import checkpointing, dense, optim
+from dentsight_pipeline.training import channels_last, checkpointing, dense, optim
 from dentsight_pipeline.training import model as models
 from dentsight_pipeline.training.dataset import Batch
 from dentsight_pipeline.training.detector import Preprocessing
@@ -84,6 +84,8 @@ class Learner:
         models.silence(model, untaught)
         self.initial_weights_sha256 = _digest_of(model)
         nn.Module.to(model, processes.device)
+        if recipe.memory_format == "channels-last":
+            channels_last.lay_out(model)
         self.raw_model: nn.Module = model
         self.average = None if recipe.ema_decay is None else optim.MovingAverage(model, recipe)
         self.optimizer = optim.build_optimizer(model, recipe)

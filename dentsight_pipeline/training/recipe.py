@@ -108,7 +108,7 @@ class Recipe(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 = autocast of the forward pass; weights, optimiser and criterion stay in fp32."""
     memory_format: Literal["contiguous", "channels-last"] = "contiguous"
-    """How the images lie in memory; channels-last is faster and rounds otherwise: weights differ in their last bits."""
+    """Of images and weights; channels-last is faster and rounds otherwise: the weights differ in their last bits."""
 
     learning_rate: Annotated[float, Field(ge=1e-8, le=1.0)]
     """AdamW's peak rate of everything that is neither backbone nor class head; used as written."""

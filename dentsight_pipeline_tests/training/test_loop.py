@@ -180,12 +180,13 @@ def test_a_finished_training_is_not_done_again(checkpoint: Manifest, store: Stor
     assert (tmp_path / "work" / "result.json").exists()
 
 
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels-last"])
 def test_a_training_killed_with_signal_9_ends_with_the_losses_of_an_uninterrupted_one(
-    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path
+    store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path, memory_format: str
 ):
     """The promise of resume, on a real process killed in the middle: the very same checkpoint, digest and all."""
     fields = {"max_steps": 14, "sampler": "class-balanced", "augment_crop": 0.2, "dense_weight": 1.0}
-    recipe = tiny_recipe.override(fields)
+    recipe = tiny_recipe.override({**fields, "memory_format": memory_format})
     whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
     job = fit_job(store, subset, recipe, tmp_path / "killed", checkpoint_interval_s=0)
     job.folder.mkdir()
@@ -498,8 +499,9 @@ def test_evaluating_changes_nothing_about_the_training(store: Store, subset, tin
 
 
 def test_bf16_trains(store: Store, subset: Manifest, tiny_recipe: Recipe, tmp_path: Path):
-    """The GPU recipes use it; weights must come out in fp32."""
-    found = run(fit_job(store, subset, tiny_recipe.override({"precision": "bf16", "max_steps": 2}), tmp_path / "work"))
+    """The GPU recipes use it, v4 in channels-last; weights must come out in fp32."""
+    recipe = tiny_recipe.override({"precision": "bf16", "memory_format": "channels-last", "max_steps": 2})
+    found = run(fit_job(store, subset, recipe, tmp_path / "work"))
 
     assert all(math.isfinite(point.loss) for point in history(store, found).training)
     folder = content.materialise(store, found, tmp_path / "out", "model/") / "model"

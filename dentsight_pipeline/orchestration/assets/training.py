@@ -28,7 +28,7 @@ def _checkpoint(
 ) -> dg.AssetsDefinition:
     """A detector trained by the cell's recipe, with some fields that its stage asks for."""
 
-    @product(cells, reads=[subset], settings=RecipeConfig, version="2", gpu=True, kinds=KINDS, **more)
+    @product(cells, reads=[subset], settings=RecipeConfig, version="3", gpu=True, kinds=KINDS, **more)
     def checkpoint(step: Step[RecipeConfig]) -> dg.MaterializeResult:
         from dentsight_pipeline.data import checks
         from dentsight_pipeline.training import recipe as recipes

@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps of each run")
     parser.add_argument("--pretraining-steps", type=int, default=600)
     parser.add_argument("--images", type=int, default=1000, help="phantom images of each corpus of `recipes`")
-    parser.add_argument("--variant", nargs="*", action="extend", default=[], help="field=value,…: v3's way with these fields, too")
+    parser.add_argument("--variant", nargs="*", action="extend", default=[], help="field=value,…: v3's way with these")
     parser.add_argument("--keep-start", action="store_true", help="`coverage` from smoke's start, not from nothing")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--sources", type=int, help="training sources of the real arena; all by default")

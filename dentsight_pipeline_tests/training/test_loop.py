@@ -460,15 +460,17 @@ def test_accumulated_micro_batches_train_like_the_whole_batch(
 ):
     """transformers divides by the boxes of what it sees; unweighted, an image with one box would count as one with ten.
 
-    Losses are one in a hundred apart, unweighted ones nine: distillation averages over queries instead of boxes, and
-    class terms of the first step differ by up to three, for a cause that is not known.
+    Every place of the feature maps is a query here: a model this young scores them alike to six digits, and which of
+    them are chosen would be a matter of rounding (3 % of the loss). Two steps, because the distillation averages over
+    queries instead of boxes: a millionth of the loss at first, and later a thousandth.
     """
-    whole = run(fit_job(store, subset, still_recipe, tmp_path / "whole"))
-    parts = run(fit_job(store, subset, still_recipe.override({"micro_batch_size": 1}), tmp_path / "parts"))
+    recipe = still_recipe.override({"num_queries": (8 * 12) + (4 * 6) + (2 * 3), "max_steps": 2})
+    whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
+    parts = run(fit_job(store, subset, recipe.override({"micro_batch_size": 1}), tmp_path / "parts"))
 
     one, other = (history(store, found).training for found in (whole, parts))
     for field in ("loss", "gradient_norm"):
-        np.testing.assert_allclose([getattr(e, field) for e in other], [getattr(e, field) for e in one], rtol=0.03)
+        np.testing.assert_allclose([getattr(e, field) for e in other], [getattr(e, field) for e in one], rtol=1e-4)
 
 
 def test_the_average_is_published_not_the_raw_weights(

@@ -450,9 +450,14 @@ def test_training_goes_on_from_a_checkpoint_of_the_store(
 
 @pytest.fixture
 def still_recipe(store: Store, checkpoint: Manifest, tiny_recipe: Recipe) -> Recipe:
-    """Steps without batch statistics and denoising noise: a batch's gradient no longer depends on how it is cut."""
+    """Steps without batch statistics and denoising noise: a batch's gradient no longer depends on how it is cut.
+
+    Every place of the feature maps is a query: a model this young scores them alike to six digits, and which of them
+    are chosen would be a matter of rounding, worth 3 % of the loss.
+    """
     settings = {"weights": f"checkpoint:{checkpoint.digest}", "freeze_batch_norm": "all", "num_denoising": 0}
-    return tiny_recipe.override({**settings, "batch_size": 4, "max_steps": 4, "augment_flip": 0})
+    places = (8 * 12) + (4 * 6) + (2 * 3)
+    return tiny_recipe.override({**settings, "num_queries": places, "batch_size": 4, "max_steps": 4, "augment_flip": 0})
 
 
 def test_accumulated_micro_batches_train_like_the_whole_batch(
@@ -460,11 +465,10 @@ def test_accumulated_micro_batches_train_like_the_whole_batch(
 ):
     """transformers divides by the boxes of what it sees; unweighted, an image with one box would count as one with ten.
 
-    Every place of the feature maps is a query here: a model this young scores them alike to six digits, and which of
-    them are chosen would be a matter of rounding (3 % of the loss). Two steps, because the distillation averages over
-    queries instead of boxes: a millionth of the loss at first, and later a thousandth.
+    Two steps, because the distillation averages over queries instead of boxes: a millionth of the loss at first, and
+    later a thousandth.
     """
-    recipe = still_recipe.override({"num_queries": (8 * 12) + (4 * 6) + (2 * 3), "max_steps": 2})
+    recipe = still_recipe.override({"max_steps": 2})
     whole = run(fit_job(store, subset, recipe, tmp_path / "whole"))
     parts = run(fit_job(store, subset, recipe.override({"micro_batch_size": 1}), tmp_path / "parts"))
 
@@ -531,7 +535,7 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, still_reci
     one, two = history(store, single), history(store, double)
     assert double.facts["processes"] == 2
     assert [e.step for e in two.training] == [e.step for e in one.training]
-    np.testing.assert_allclose([e.loss for e in two.training], [e.loss for e in one.training], rtol=0.02)
+    np.testing.assert_allclose([e.loss for e in two.training], [e.loss for e in one.training], rtol=0.005)
     assert len(two.validation) == 1
     model = models.load(content.materialise(store, double, tmp_path / "out", "model/") / "model")
     split = read_labelled(store, subset, "valid")

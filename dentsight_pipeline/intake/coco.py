@@ -29,7 +29,7 @@ from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.dentex import LICENCE, flattened
 from dentsight_pipeline.intake.files import ExportFiles
 from dentsight_pipeline.intake.masks import mask_polygons
-from dentsight_pipeline.intake.paths import is_text, refuse_unsafe_path, whole_text
+from dentsight_pipeline.intake.paths import folded, is_text, refuse_unsafe_path, whole_text
 from dentsight_pipeline.intake.places import Places, one_for_each_split, split_in, split_of
 from dentsight_pipeline.intake.records import (
     EXPORT_AGAIN,
@@ -302,8 +302,8 @@ class _Reader:
         if any(value is not None and (not is_id(value) or value < 0) for value in size):
             self.refuse(record, f"width {size[0]!r} and height {size[1]!r} are no sizes in pixels")
             return None
-        path, there, other_case = self.places.find(name)
-        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, there, other_case)
+        path, there, spelling = self.places.find(name)
+        return ExportImage(item["id"], path, stem_of(path), size[0] or 0, size[1] or 0, there, spelling)
 
     def annotations(self, records: Sequence[msgspec.Raw]) -> pa.Table:
         rows = AnnotationRows()
@@ -376,15 +376,16 @@ class _ImageFiles:
     def __init__(self, found: CocoFile, known: Set[str]) -> None:
         self._folder, self._split, self._known = found.path.rpartition("/")[0], found.split, known
 
-    def find(self, name: str) -> tuple[str, bool, bool]:
-        """The path, whether it is there, and whether it differs from the listed one in capital letters."""
+    def find(self, name: str) -> tuple[str, bool, str]:
+        """The path, whether it is there, and in what its spelling differs from the listed one."""
         listed = posixpath.join(self._folder, PurePosixPath(name).as_posix())
-        path = listed if listed in self._known else self._folded.get(listed.casefold(), listed)
+        path = listed if listed in self._known else self._folded.get(folded(listed), listed)
         if path in self._known:
-            return path, True, path != listed
+            by_case = path.casefold() == listed.casefold()
+            return path, True, "" if path == listed else "capital letters" if by_case else "accents"
         elsewhere = [path for path in self._by_name.get(posixpath.basename(name), ()) if self._fits(path, name)]
         own = [path for path in elsewhere if split_in(posixpath.dirname(path)) == self._split] or elsewhere
-        return (own[0], True, False) if len(own) == 1 else (listed, False, False)
+        return (own[0], True, "") if len(own) == 1 else (listed, False, "")
 
     def _fits(self, path: str, name: str) -> bool:
         """Whether a file can be meant: it ends like the name, and lies in no other split's folder."""
@@ -393,9 +394,9 @@ class _ImageFiles:
 
     @cached_property
     def _folded(self) -> Mapping[str, str]:
-        """Each path by its small letters, where only one has those: Windows and macOS do not tell them apart."""
-        counts = Counter(path.casefold() for path in self._known)
-        return {path.casefold(): path for path in self._known if counts[path.casefold()] == 1}
+        """Each path as Windows and macOS see it, where only one is that to them."""
+        counts = Counter(map(folded, self._known))
+        return {folded(path): path for path in self._known if counts[folded(path)] == 1}
 
     @cached_property
     def _by_name(self) -> Mapping[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from dentsight_pipeline.errors import DataError
 
@@ -24,6 +25,11 @@ def refuse_unsafe_path(path: str, where: str) -> None:
             f"{where}: the path {path!r} leaves its folder or is no plain relative path. "
             "Such an export is not read; get it again from its origin."
         )
+
+
+def folded(path: str) -> str:
+    """A path as a disk sees it that tells neither capital letters nor the two ways of writing an accent apart."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def is_text(value: object) -> bool:

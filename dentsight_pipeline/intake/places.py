@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dentsight_pipeline.documents.names import SPLITS
 from dentsight_pipeline.errors import DataError
-from dentsight_pipeline.intake.paths import refuse_unsafe_path
+from dentsight_pipeline.intake.paths import folded, refuse_unsafe_path
 from dentsight_pipeline.intake.records import ExportImage, Refusals, is_image, stem_of
 
 SPLIT_WORDS: Mapping[str, str] = {
@@ -163,17 +163,17 @@ def with_label_files(
         suffix: Of label files, with its dot.
         refusals: Where names go that are no plain paths, and images that share a label file.
     """
-    folded = {_bare(path).lower(): path for path in places.paths.get(split, ()) if path.lower().endswith(suffix)}
+    by_stem = {folded(_bare(path)): path for path in places.paths.get(split, ()) if path.lower().endswith(suffix)}
     taken: set[str] = set()
     for path in _plain(places.images(split), refusals):
-        key = _bare(label_folder(path) or path).lower()
+        key = folded(_bare(label_folder(path) or path))
         if key in taken:
             problem = "two images share one label file. Rename one of them."
             refusals.add(DataError(f"{_bare(path)}.*: {problem}"))
             continue
-        yield ExportImage(len(taken), path, stem_of(path), 0, 0), folded.get(key)
+        yield ExportImage(len(taken), path, stem_of(path), 0, 0), by_stem.get(key)
         taken.add(key)
-    without = _plain((path for key, path in folded.items() if key not in taken), refusals)
+    without = _plain((path for key, path in by_stem.items() if key not in taken), refusals)
     for number, path in enumerate(sorted(without, key=_bare), start=len(taken)):
         yield ExportImage(number, path, stem_of(path), 0, 0, exists=False), path
 

@@ -103,8 +103,8 @@ class RawSplits:
                 rows.append(self._image(image, kept))
                 for kind, detail in kept.mended.items():
                     self._repair(kind, split, image.id, detail)
-                if image.other_case:
-                    self._repair("file_name_case", split, image.id, "the file's name has other capital letters")
+                if image.spelling:
+                    self._repair("file_name_case", split, image.id, f"the file's name has other {image.spelling}")
             elif not image.exists:  # else it was refused while it was read
                 problem = f"listed, but its file is missing; {lost[row]} annotations dropped"
                 self._repair("image_without_file", split, image.id, problem)

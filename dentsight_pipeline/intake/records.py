@@ -68,7 +68,8 @@ class ExportImage:
         width: Listed width in pixels, 0 when not listed.
         height: Listed height in pixels, 0 when not listed.
         exists: The file is there.
-        other_case: Its name differs from the listed one in capital letters.
+        spelling: In what its name differs from the listed one: `capital letters`, or `accents` written otherwise; empty
+            when in nothing.
     """
 
     id: int
@@ -77,7 +78,7 @@ class ExportImage:
     width: int
     height: int
     exists: bool = True
-    other_case: bool = False
+    spelling: str = ""
 
 
 @dataclass(frozen=True, slots=True)

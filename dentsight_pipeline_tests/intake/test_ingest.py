@@ -7,6 +7,7 @@ import json
 import random
 import re
 import tracemalloc
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,22 @@ def test_a_file_whose_name_differs_in_capital_letters_is_found_and_noted(tmp_pat
 
     assert manifest.facts["splits"]["train"] == {"images": 3, "annotations": 5, "unlisted_files": 0}
     assert manifest.facts["repairs"] == {"file_name_case": 1}
+
+
+def test_an_accent_that_a_mac_writes_in_two_characters_is_found_and_noted(tmp_path: Path, store: Store) -> None:
+    """The annotations name `é` (NFC), the unpacked file has `e` and an accent (NFD)."""
+    builder = whole_export(tmp_path / "export")
+    listed = builder.splits["train"]["images"][0]
+    file = builder.file_of("train", 0)
+    listed["file_name"] = f"Ren\u00e9e-{listed['file_name']}"
+    file.rename(file.with_name(unicodedata.normalize("NFD", listed["file_name"])))
+
+    manifest = ingest_export(builder.write(), store)
+
+    assert manifest.facts["splits"]["train"] == {"images": 3, "annotations": 5, "unlisted_files": 0}
+    assert manifest.facts["repairs"] == {"file_name_case": 1}
+    (repair,) = read_json(store, manifest, "repairs.json")
+    assert repair["detail"] == "the file's name has other accents"
 
 
 def test_a_name_that_several_files_have_in_other_letters_is_not_guessed(tmp_path: Path, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
@@ -129,6 +130,17 @@ def test_yolo_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     root = yolo_export(tmp_path, {"train/a_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
     for path in (root / "data.yaml", root / "train" / "labels" / "a_png.rf.0a.txt"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    (train,) = read(root).splits
+
+    assert train.annotations["label"].to_pylist() == ["caries"]
+
+
+def test_a_label_file_and_its_image_may_write_an_accent_in_two_ways(tmp_path: Path) -> None:
+    """macOS unpacks names in another form of Unicode than most tools write; such boxes were lost."""
+    root = yolo_export(tmp_path, {"train/Ren\u00e9e_png.rf.0a": ["0 0.5 0.5 0.25 0.5"]})
+    (image,) = (root / "train" / "images").iterdir()
+    image.rename(image.with_name(unicodedata.normalize("NFD", image.name)))
 
     (train,) = read(root).splits
 

@@ -17,12 +17,14 @@ ENOUGH_FOR_ONEDNN = 16
 
 def lay_out(model: nn.Module) -> None:
     """Weights of convolutions in channels-last; 1×1 convolutions and deformable attention as this module has them."""
-    nn.Module.to(model, memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     for module in model.modules():
         if type(module) is nn.Conv2d and (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1):
             module.__class__ = PointwiseConv
         elif hasattr(module, "ms_deformable_attn_core") and module.decoder_method == "default":
-            module.ms_deformable_attn_core = sampled
+            setattr(module, "ms_deformable_attn_core", sampled)  # noqa: B010
 
 
 class PointwiseConv(nn.Conv2d):

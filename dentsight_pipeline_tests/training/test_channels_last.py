@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,8 @@ def test_deformable_attention_is_that_of_transformers(points: list[int]):
     at = (torch.rand(2, 7, 3, sum(points), 2, dtype=torch.float64) * 1.4 - 0.2).requires_grad_()
     weights = torch.rand(2, 7, 3, sum(points), dtype=torch.float64, requires_grad=True)
     found = []
-    for attend in (modeling_d_fine.multi_scale_deformable_attention_v2, channels_last.sampled):
+    ways: list[Any] = [modeling_d_fine.multi_scale_deformable_attention_v2, channels_last.sampled]
+    for attend in ways:
         answer = attend(value, shapes, at, weights, points, "default")
         found.append([answer, *torch.autograd.grad(answer.square().sum(), (value, at, weights))])
 

@@ -255,3 +255,24 @@ def test_bytes_put_in_or_left_over_are_refused() -> None:
     for spoilt in (data[:middle] + b"\0\0\1\1" + data[middle:], data + b"\0\0", data[:-2]):
         with pytest.raises(ImageBytesError, match="cut off, or"):
             clean(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_one"),
+    [
+        (b"x" * 128 + b"DICM", True),
+        (b"x" * 127 + b"DICM", False),
+        (b"\x02\0\x10\0", True),
+        (b"\x08\0\xff\0", True),
+        (b"\x08\0\x05\x01", False),
+        (b"\x04\0\x05\0", False),
+        (b"\x08\0\x05", False),
+        (b"", False),
+    ],
+)
+def test_a_dicom_file_is_known_by_its_beginning(data: bytes, is_one: bool, tmp_path: Path) -> None:
+    """Files of a DICOM folder have no suffix, and old ones no preamble."""
+    (tmp_path / "file").write_bytes(data + bytes(200) * bool(data[128:]))
+
+    assert dicom.is_dicom(data) is is_one
+    assert dicom.is_dicom_file(tmp_path / "file") is is_one

@@ -125,7 +125,7 @@ def sight(*seen: tuple[str, list[float], float]) -> Seen:
 
 
 def test_scores_of_doubts_are_the_chances_computed_by_hand() -> None:
-    """Two crowns are seen, .9 on a label and .5 on a caries: one hit of two, shrunk by two more at the mean of .5, gives
+    """Two crowns are seen, .9 on a label and .5 on a caries: one hit of two, shrunk by two more at the mean, .5, gives
     chances of .75 and .25. Crowns are confirmed by .75, caries by nothing."""
     far = [500.0, 0, 100, 100]
     labels = image(["crown", "caries"], [BOX, far])

@@ -40,6 +40,28 @@ def test_what_the_model_changes_is_that_computed_by_hand() -> None:
     assert effect.sensitivity_aided.value == pytest.approx(3 / 4)
     assert effect.sensitivity_change.value == pytest.approx(1 / 4)
     assert effect.specificity_change.value == pytest.approx(0)
+    assert effect.specificity_unaided.value == effect.specificity_aided.value == pytest.approx(11 / 12)
+
+
+def test_arms_are_those_of_readers_with_both_on_images_with_a_truth() -> None:
+    """The mean of two readers, by condition and over all; a third read without the model alone, and of a fourth image
+    nobody knows what is there. A change for the worse is one."""
+    truth = {"a": {("caries", "11"), ("crown", "12")}}
+    rows = said("x", "a", {"11"}) + said("y", "a", {"11"}) + said("z", "a", set())
+    rows += said("x", "a", {"11"}, arm="aided") + said("y", "a", set(), arm="aided")
+    rows += said("x", "a", {"12"}, condition="crown") + said("x", "a", {"12"}, condition="crown", arm="aided")
+    rows += said("x", "unknown", {"11"}) + said("x", "unknown", set(), arm="aided")
+
+    effects = arm_effects(table(rows), truth, resamples=0, seed=0)
+
+    assert [(own.condition, own.positives, own.negatives) for own in effects] == [
+        ("caries", 1, 7),
+        ("crown", 1, 7),
+        ("all", 2, 14),
+    ]
+    assert [own.sensitivity_unaided.value for own in effects[:1]] == [1]
+    assert [own.sensitivity_change.value for own in effects[:1]] == [-0.5]
+    assert effects[2].sensitivity_aided.value == pytest.approx((1 + 0) / 2)
 
 
 def test_an_image_that_one_arm_lacks_counts_in_neither() -> None:

@@ -172,5 +172,6 @@ def test_corrected_labels_pass_the_checks_that_guard_training(tmp_path: Path) ->
     assert checks.boxes_are_valid(store, after).passed
     fit = checks.corrections_fit(store, after)
     assert (fit.passed, fit.blocking, fit.summary) == (False, False, "2 applied, 1 no such image.")
-    assert [row["outcome"] for row in fit.rows] == ["no such image"]
+    told = {"outcome": "no such image", "image": "b", "was": "caries", "becomes": "nothing"}
+    assert list(fit.rows) == [{**told, "who": "A. Bell", "why": "seen"}]
     assert checks.corrections_fit(store, splits).passed

@@ -243,6 +243,6 @@ def _in_order_of_choice(
     """
     order = np.lexsort((-close.pair_gt, -close.pair_iou, ignored[close.pair_gt], close.pair_dt))
     dt, gt, iou = close.pair_dt[order], close.pair_gt[order], close.pair_iou[order]
-    levels = np.searchsorted(np.minimum(IOU_THRESHOLDS, 1 - 1e-10), iou, side="right")
+    levels = np.searchsorted(IOU_THRESHOLDS, iou, side="right")
     columns = (dt, gt, (1 << levels) - 1, iou, ignored[gt], crowd[gt])
     return zip(*(column.tolist() for column in columns), strict=True)

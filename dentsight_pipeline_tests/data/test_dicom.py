@@ -255,6 +255,15 @@ def test_tags_about_the_picture_are_known_and_of_their_kind() -> None:
             clean(as_bytes(made))
 
 
+def test_an_odd_number_of_bytes_is_filled_up_by_one() -> None:
+    """Elements have an even length: fifteen pixels of 8 bits are sixteen bytes."""
+    odd = np.arange(15).reshape(3, 5)
+    made = panoramic(odd, 8)
+    made.PixelData += b"\0"
+
+    assert seen(made).tolist() == odd.tolist()
+
+
 def test_one_gray_throughout_is_a_picture_of_it() -> None:
     """Nothing was lost in it; only a picture with grays that its window makes one is refused."""
     flat = np.full((4, 6), 2048)

@@ -96,7 +96,7 @@ def test_readers_of_known_skill_come_out_within_their_intervals() -> None:
     listed = tuple(StudyImage(sha256=image, file=f"images/{image}.jpg", source=image) for image in images)
     study = Study(title="Known", readers=("x", "y", "z"), conditions=("caries",), images=listed)
 
-    result = evaluate_readings(StudyReadings(study, table(rows)), truth, population="clean", resamples=300)
+    result = evaluate_readings(StudyReadings(study, table(rows), 4), truth, population="clean", resamples=300)
 
     row = {own.condition: own for own in result.conditions}["caries"]
     assert row.delta.low is not None and row.delta.high is not None
@@ -105,4 +105,4 @@ def test_readers_of_known_skill_come_out_within_their_intervals() -> None:
     assert change.low is not None and change.high is not None
     assert 0 < change.low <= 0.2 <= change.high
     assert {(own.metric, own.population) for own in result.measurements} == {(METRIC, "clean")}
-    assert (result.images, result.readers) == (60, ("x", "y", "z"))
+    assert (result.images, result.readers, result.unfinished) == (60, ("x", "y", "z"), 4)

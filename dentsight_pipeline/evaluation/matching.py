@@ -198,7 +198,7 @@ def blocks_of_pairs(a_cell: np.ndarray, b_cell: np.ndarray, n_cells: int) -> Ite
     partners = np.bincount(b_cell, minlength=n_cells)[a_cell]
     block = np.cumsum(partners) // _PAIRS_AT_ONCE
     for number in np.unique(block):
-        rows = np.flatnonzero((block == number) & (partners > 0))
+        rows = np.flatnonzero(block == number)
         a, b = pairs_in_same_cell(a_cell[rows], b_cell, n_cells)
         yield rows[a], b
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.evaluation import matching, metrics
+from dentsight_pipeline.evaluation import engines, matching, metrics
 from dentsight_pipeline.evaluation.engines import (
     AREA_RANGES_PX,
     coco_statistics,
@@ -77,6 +77,25 @@ def test_figures_by_size_and_by_number_of_detections_are_those_computed_by_hand(
     assert result.summary() == pytest.approx([ap, 67 / 101, 34 / 101, 1, 0, 0.4, 1 / 3, recall, recall, 1, 0, 0.4])
     assert (result.present, result.ap, result.ap50) == (("a",), pytest.approx(ap), pytest.approx(67 / 101))
     assert set(result.per_class["b"].values()) == {None}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_boxes_are_scored_in_pieces_and_give_the_same(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbouring classes up to a number of boxes, images up to a number: what bounds the memory changes nothing."""
+    truth, results = random_set(4, images=13, classes=5, crowds=True)
+    whole = coco_statistics(truth, results, engine)
+    columns = read_ground_truth(truth)
+    detections = read_detections(results, columns)
+    boxes = np.bincount(columns.class_index, minlength=5) + np.bincount(detections.class_index, minlength=5)
+
+    monkeypatch.setattr(engines, "_BOXES_AT_ONCE", int(boxes[0] + boxes[1]))
+    monkeypatch.setattr(engines, "_IMAGES_AT_ONCE", 4)
+
+    pieces = list(engines._pieces(columns, detections))
+    assert pieces[0] == slice(0, 2)
+    assert [k for piece in pieces for k in range(piece.start, piece.stop)] == list(range(5))
+    assert all(boxes[p].sum() <= boxes[:2].sum() or p.stop - p.start == 1 for p in pieces)
+    assert max_abs_difference(coco_statistics(truth, results, engine), whole) == 0
 
 
 def test_without_sizes_an_engine_has_the_same_figures_of_all_boxes() -> None:

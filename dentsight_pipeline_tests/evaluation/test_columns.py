@@ -76,7 +76,7 @@ def test_rows_of_a_part_point_into_the_part() -> None:
         [2, 3, 4],
     )
     own = detections.subset(np.array([True, False, True]))
-    assert (own.image_index.tolist(), own.scores.tolist(), len(own)) == ([1, 0], [0.9, 0.7], 2)
+    assert (own.image_index.tolist(), own.scores.tolist()) == ([1, 0], [0.9, 0.7])
     of_two = detections.of_classes(slice(1, 3))
     assert (of_two.class_index.tolist(), of_two.scores.tolist()) == ([0, 1], [0.9, 0.7])
     blind = replace(truth, covered=np.array([[True, True, False], [True, True, True], [True, True, True]]))

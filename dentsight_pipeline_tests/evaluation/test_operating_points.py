@@ -136,6 +136,6 @@ def test_pooling_keeps_each_class_its_own_match() -> None:
 
     both = pooled([by_area["all"] for by_area in matching.match(truth, read_detections(results, truth))])
 
-    assert both.scores.tolist() == [0.9, 0.7, 0.5]
+    assert (both.name, both.scores.tolist()) == ("all", [0.9, 0.7, 0.5])
     assert both.true_positive[0].tolist() == [False, True, True]
     assert both.n_gt == 2

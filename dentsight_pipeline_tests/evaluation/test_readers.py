@@ -64,6 +64,24 @@ def test_arms_are_those_of_readers_with_both_on_images_with_a_truth() -> None:
     assert effects[2].sensitivity_aided.value == pytest.approx((1 + 0) / 2)
 
 
+def test_perfect_readings_of_few_images_are_not_certain() -> None:
+    """Six of six leave .05^(1/6) open, in either arm; that nothing changed between them is what was seen."""
+    images = [f"{n}" for n in range(6)]
+    rows = [row for arm in ("unaided", "aided") for image in images for row in said("x", image, {"11"}, arm=arm)]
+
+    effect = arm_effects(table(rows), {image: {("caries", "11")} for image in images}, resamples=20, seed=0)[0]
+
+    for own in (
+        effect.sensitivity_unaided,
+        effect.sensitivity_aided,
+        effect.specificity_unaided,
+        effect.specificity_aided,
+    ):
+        assert (own.value, own.low, own.high) == (1, pytest.approx(0.05 ** (1 / 6)), 1)
+    for own in (effect.sensitivity_change, effect.specificity_change):
+        assert (own.value, own.low, own.high) == (0, 0, 0)
+
+
 def test_an_image_that_one_arm_lacks_counts_in_neither() -> None:
     """Paired by case and reader: an easy image that was read with the model alone would praise the model."""
     truth = {"a": {("caries", "11")}, "b": {("caries", "11")}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,15 @@ def test_tags_about_the_picture_are_known_and_of_their_kind() -> None:
     for made in (unknown, other_kind):
         with pytest.raises(ImageBytesError):
             clean(as_bytes(made))
+
+
+def test_runs_of_either_kind_are_as_long_as_the_standard_says() -> None:
+    """PS3.5, annex G: up to 127 one byte more follows as it is, from 129 on one is repeated, and 128 is nothing."""
+    first = bytes([2, 7, 7, 7, 128, 254, 9, 129, 9])  # 3, nothing, 3 and 128
+    second = bytes([127, *range(128), 255, 9])  # 128 and 2
+    frame = struct.pack("<16I", 2, 64, 64 + len(first), *[0] * 13) + first + second
+
+    assert list(dicom._rle_lengths(frame)) == [134, 130]
 
 
 def test_an_odd_number_of_bytes_is_filled_up_by_one() -> None:

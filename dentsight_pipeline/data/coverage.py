@@ -156,7 +156,7 @@ def _images_with(raw: RawSplit, name: str) -> NDArray[np.int64]:
 
 
 def _uncovered(raw: RawSplit, row: int, count: int, name: str, cls: str, coverage: LookedFor) -> AnnotationError:
-    first = raw.annotations.slice(row, 1).to_pylist()[0]
+    (first,) = raw.annotations.slice(row, 1).to_pylist()
     word = "teeth" if cls in TEETH else cls
     return AnnotationError(
         raw.file,

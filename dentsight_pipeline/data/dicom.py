@@ -38,7 +38,7 @@ _LAST = (0x7FE00010, 0xFFFCFFFC)
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _AGAIN = "Restore the file, or export it again"
-_NEEDED = ("Modality", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelData")
+_NEEDED = ("Modality", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData")
 _Shares = NDArray[np.float64]
 
 
@@ -147,7 +147,7 @@ def _refuse_what_is_no_picture(header: FileDataset) -> None:
 
 def _refuse_contradictions(header: FileDataset) -> None:
     """Refuses tags that cannot be true together, or that a damaged byte turned into others."""
-    unsigned = header.get("PixelRepresentation", 0) == 0
+    unsigned = header.PixelRepresentation == 0
     if not (unsigned and 8 <= header.BitsStored <= header.BitsAllocated <= 16 and header.BitsAllocated % 8 == 0):
         raise DicomError(f"it is a DICOM file whose samples are not of 8 to 16 unsigned bits. {_AGAIN}")
     if str((header.get("PatientOrientation") or " ")[0]).startswith("R"):
@@ -201,7 +201,9 @@ def _stored_values(header: FileDataset) -> NDArray[np.integer]:
     if not header.file_meta.TransferSyntaxUID.is_encapsulated and len(header.PixelData) != size + size % 2:
         raise DicomError(f"it is a DICOM file whose pixels are cut off, or more than it says. {_AGAIN}")
     rle = header.file_meta.TransferSyntaxUID == uid.RLELossless
-    stored = pixel_array(header, raw=True, decoding_plugin="pydicom" if rle else "")  # pylibjpeg-rle ends the process
+    # pylibjpeg-rle ends the process; bits beyond those stored are not dropped, or nothing would tell of them
+    plugin = "pydicom" if rle else ""
+    stored = pixel_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
     if rle and not _is_as_long(get_frame(header.PixelData, 0, number_of_frames=1), stored.size):
         raise DicomError(f"it is a DICOM file whose pixels are others than it says. {_AGAIN}")
     if stored.shape != (header.Rows, header.Columns) or stored.max() >> header.BitsStored:

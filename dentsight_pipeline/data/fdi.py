@@ -130,8 +130,7 @@ def _side_flags(teeth: _Teeth, width: int) -> set[str]:
     flags = {"mirrored"} if pitch < 0 else set()
     away = (teeth.x - middle - tilt * teeth.jaw) / pitch  # place where the tooth lies, 8 mm units
     own, mirrored = np.abs(away - teeth.place), np.abs(away + teeth.place)
-    side = np.sign(teeth.place)
-    wrong = (away * side < -0.1) & (own > 0.6) & (mirrored < 0.5 * own)
+    wrong = (own > 0.6) & (mirrored < 0.5 * own)
     return flags | {f"wrong_side:{teeth.names[i]}" for i in np.flatnonzero(wrong)}
 
 

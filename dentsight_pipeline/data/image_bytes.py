@@ -183,7 +183,7 @@ def decode_gray(data: bytes, size: tuple[int, int], shortest_side: int = SHORT_S
         gray = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
     except cv2.error:
         return None
-    return None if gray is None else gray.astype(np.uint8, copy=False)
+    return None if gray is None else np.asarray(gray, np.uint8)
 
 
 # JPEG ----------------------------------------------------------------------------------------------------------------

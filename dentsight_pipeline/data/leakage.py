@@ -183,7 +183,7 @@ def _halved(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     while min(gray.shape) >= 4 * _GRID:
         height, width = (side + side % 2 for side in gray.shape)
         even = cv2.copyMakeBorder(gray, 0, height - gray.shape[0], 0, width - gray.shape[1], cv2.BORDER_REPLICATE)
-        gray = cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        gray = np.asarray(cv2.resize(even, (width // 2, height // 2), interpolation=cv2.INTER_AREA), np.uint8)
     return gray
 
 
@@ -422,7 +422,7 @@ def _locally_normalised(grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
     def blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
         smooth = cv2.GaussianBlur(values, (0, 0), _NEIGHBOURHOOD, borderType=cv2.BORDER_REFLECT)
-        return smooth.astype(np.float64, copy=False)
+        return np.asarray(smooth, np.float64)
 
     centred = grid - blurred(grid)
     deviation = np.sqrt(blurred(centred**2))

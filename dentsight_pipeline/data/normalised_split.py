@@ -173,8 +173,8 @@ def _refuse_outside(raw: RawSplit, boxes: _Boxes, outside: NDArray[np.bool_]) ->
     if not outside.any():
         return
     first = int(outside.argmax())
-    annotation = raw.annotations.slice(boxes.rows[first], 1).to_pylist()[0]
-    image = raw.images.slice(boxes.image[first], 1).to_pylist()[0]
+    (annotation,) = raw.annotations.slice(boxes.rows[first], 1).to_pylist()
+    (image,) = raw.images.slice(boxes.image[first], 1).to_pylist()
     x, y, w, h = annotation["bbox"]
     raise AnnotationError(
         raw.file,

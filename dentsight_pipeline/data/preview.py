@@ -67,5 +67,5 @@ def _named_boxes(split: Split, row: int) -> list[tuple[str, Sequence[float]]]:
 def _color(name: str) -> tuple[int, int, int]:
     """A colour of its own for every class, BGR 0–255; the same in every picture."""
     index = CLASSES.index(name) if name in CLASSES else len(CLASSES)
-    red, green, blue = colorsys.hsv_to_rgb((index * 0.381966) % 1.0, 0.65, 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.381966, 0.65, 1.0)  # a hue may be beyond 1
     return round(blue * 255), round(green * 255), round(red * 255)

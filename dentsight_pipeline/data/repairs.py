@@ -173,12 +173,12 @@ def twins(groups: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.i
 
 
 def _mark_the_same(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether paired boxes overlap so far that both mark one finding, shape [n]."""
+    """Whether paired boxes with an area overlap so far that both mark one finding, shape [n]."""
     low = np.maximum(boxes[:, :2], others[:, :2])
     across, down = (np.minimum(boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]) - low).T
     overlap = across * down
     union = boxes[:, 2] * boxes[:, 3] + others[:, 2] * others[:, 3] - overlap
-    return (across > 0.5 * boxes[:, 2]) & (down > 0) & (overlap >= NEAR_DUPLICATE_IOU * union)
+    return (across > 0) & (overlap >= NEAR_DUPLICATE_IOU * union)  # apart both ways, the product is positive too
 
 
 def repair_table(

@@ -65,7 +65,7 @@ class PairCounts:
         self.boxes[pair] = len(in_a), len(in_b)
         if len(in_a) and len(in_b):
             iou = pairwise_iou(in_a, in_b)
-            self.matched[pair] = [most_pairs(iou >= min(least, 1 - 1e-10)) for least in IOU_THRESHOLDS]
+            self.matched[pair] = [most_pairs(iou >= least) for least in IOU_THRESHOLDS]
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """[5, B] `FIGURES` for pair weights [P, B]; NaN where neither marked the class."""

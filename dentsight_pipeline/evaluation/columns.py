@@ -118,9 +118,6 @@ class Detections:
     scores: np.ndarray
     sha256: str = ""
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
     def subset(self, images: np.ndarray) -> Detections:
         """The detections on the images where the mask `images` [I] is true."""
         kept = images[self.image_index]

@@ -198,7 +198,7 @@ def blocks_of_pairs(a_cell: np.ndarray, b_cell: np.ndarray, n_cells: int) -> Ite
     partners = np.bincount(b_cell, minlength=n_cells)[a_cell]
     block = np.cumsum(partners) // _PAIRS_AT_ONCE
     for number in np.unique(block):
-        rows = np.flatnonzero((block == number) & (partners > 0))
+        rows = np.flatnonzero(block == number)
         a, b = pairs_in_same_cell(a_cell[rows], b_cell, n_cells)
         yield rows[a], b
 
@@ -243,6 +243,6 @@ def _in_order_of_choice(
     """
     order = np.lexsort((-close.pair_gt, -close.pair_iou, ignored[close.pair_gt], close.pair_dt))
     dt, gt, iou = close.pair_dt[order], close.pair_gt[order], close.pair_iou[order]
-    levels = np.searchsorted(np.minimum(IOU_THRESHOLDS, 1 - 1e-10), iou, side="right")
+    levels = np.searchsorted(IOU_THRESHOLDS, iou, side="right")
     columns = (dt, gt, (1 << levels) - 1, iou, ignored[gt], crowd[gt])
     return zip(*(column.tolist() for column in columns), strict=True)

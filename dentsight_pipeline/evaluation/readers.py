@@ -57,7 +57,7 @@ class StudyReadings:
 
     study: Study
     table: pa.Table
-    unfinished: int = 0
+    unfinished: int
 
     @property
     def digest(self) -> str:

@@ -94,7 +94,7 @@ def _assign(
     if not len(teeth):
         return finding((), "none", 0.0)
     if name in SPANNING:
-        under = [t for t in range(len(teeth)) if _covered_width(boxes[row], teeth[t], fdi[t]) >= BRIDGE_TOOTH_SHARE]
+        under = [t for t in range(len(teeth)) if _is_under(boxes[row], teeth[t], fdi[t])]
         if under:
             return finding(under, "span", float(shares[row, under].sum()))
     if name in PERIAPICAL:
@@ -115,13 +115,13 @@ def _intersections(a_xywh: np.ndarray, b_xywh: np.ndarray) -> np.ndarray:
     return np.clip(high - low, 0, None).prod(axis=2)
 
 
-def _covered_width(bridge: np.ndarray, tooth: np.ndarray, fdi: str) -> float:
-    """Share of the tooth's width under the bridge, 0 when the bridge does not reach the tooth's crown half."""
+def _is_under(bridge: np.ndarray, tooth: np.ndarray, fdi: str) -> bool:
+    """Whether the bridge reaches the tooth's crown half and lies over enough of its width."""
     x, y, w, h = tooth
     crown_top, crown_bottom = (y + h / 2, y + h) if fdi[0] in _UPPER else (y, y + h / 2)
-    if min(bridge[1] + bridge[3], crown_bottom) <= max(bridge[1], crown_top):
-        return 0.0
-    return max(0.0, min(bridge[0] + bridge[2], x + w) - max(bridge[0], x)) / w
+    covered = min(bridge[0] + bridge[2], x + w) - max(bridge[0], x)
+    reaches_crown = min(bridge[1] + bridge[3], crown_bottom) > max(bridge[1], crown_top)
+    return bool(reaches_crown and covered / w >= BRIDGE_TOOTH_SHARE)
 
 
 def _tip_distance(lesion: np.ndarray, tooth: np.ndarray, fdi: str) -> float:

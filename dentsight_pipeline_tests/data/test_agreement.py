@@ -222,6 +222,19 @@ def test_the_same_boxes_of_what_both_looked_for_are_a_copy() -> None:
     assert (caries.n_pairs, caries.pairs_left_out_as_copies) == (0, 1)
 
 
+def test_a_reading_that_found_nothing_of_what_both_looked_for_counts() -> None:
+    """One looked for crowns alone and marked one; the other marked caries there and no crown: they disagree."""
+    corpus = Corpus()
+    corpus.add("s1", [("caries", [10, 10, 20, 20])])
+    corpus.add("s1", [("crown", [50, 50, 10, 10])], covered=("crown",))
+
+    table = corpus.table()
+
+    assert (table["crown"].n_pairs, table["crown"].matched, table["crown"].f1) == (1, 0, 0)
+    assert table["crown"].present_in_a + table["crown"].present_in_b == 1
+    assert (table["caries"].n_pairs, table["caries"].pairs_left_out_as_copies) == (0, 0)
+
+
 def test_two_that_looked_for_nothing_in_common_are_no_pair() -> None:
     """A set of caries and a set of crowns share 300 X-rays: they agree on nothing and disagree on nothing."""
     corpus = Corpus()

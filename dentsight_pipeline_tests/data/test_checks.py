@@ -17,13 +17,14 @@ from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.facts import (
     AppliedMapping,
     Corpus,
+    ExportSetFacts,
     Leakage,
     Privacy,
     Source,
     SplitCounts,
     SubsetFacts,
 )
-from dentsight_pipeline.documents.names import Asset, CorpusKind
+from dentsight_pipeline.documents.names import Asset, CorpusKind, Kind, raw_export_name
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import build, read_json
@@ -220,6 +221,25 @@ def test_images_of_an_export_that_failed_prove_nothing(tmp_path: Path) -> None:
     foreign = build(store, splits.kind, {**splits.entries, **marked}, inputs, splits.facts)
 
     assert not checks.no_identifiers_left(store, foreign).passed
+
+
+def test_exports_that_belong_together_pass_where_each_does(tmp_path: Path, store: Store, sound: Manifest) -> None:
+    """Each is looked at once by itself; what is found says in which of them."""
+    raw = store.get_manifest(sound.inputs[Asset.RAW_EXPORT])
+    marked = {"images/other.jpg": jpeg(picture(9), comment=b"Anna")}
+    other = build(store, raw.kind, {**raw.entries, **marked}, raw.inputs, raw.facts)
+    store.put_manifest(other)
+
+    def together(*exports: Manifest) -> Any:
+        inputs = {raw_export_name(number): made.digest for number, made in enumerate(exports, start=1)}
+        return checks.no_identifiers_left(store, build(store, Kind.EXPORT_SET, {}, inputs, ExportSetFacts(exports=2)))
+
+    assert together(raw).passed
+    outcome = together(raw, other)
+    where = {"where": "images/other.jpg", "kind": "image metadata", "count": 1}
+    assert (outcome.passed, outcome.blocking) == (False, True)
+    assert list(outcome.rows) == [{"export": other.digest[:12], **where}]
+    assert f"Export {other.digest[:12]}: 1 places hold an identifier." in outcome.summary
 
 
 def test_new_vanished_and_shifted_classes_are_told_from_mere_growth() -> None:

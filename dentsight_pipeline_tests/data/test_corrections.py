@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data import checks
-from dentsight_pipeline.data.corrections import apply_stored, corrected, publish_corrections
+from dentsight_pipeline.data.corrections import CORRECTED, apply_stored, corrected, publish_corrections
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.annotations import Split, coco_categories
@@ -81,6 +81,46 @@ def test_applying_twice_changes_nothing_more() -> None:
     assert again.splits["train"].annotations.equals(once["train"].annotations)
 
 
+def test_labels_that_people_made_are_told_from_those_of_the_export() -> None:
+    """A moved box keeps what its source called it, a renamed one is a person's; ids go on over all splits, so that none
+    is used twice, and each label stands in its own image."""
+    pictures = [{"id": k, "file_name": f"{k}.jpg", "sha256": f"{k}", "width": 300, "height": 100} for k in (1, 2, 3)]
+    pictures[1]["covered"] = [1]
+    told = {"raw_name": "Cavity", "loose": True, "category_id": 1, "bbox": list(HERE), "segmentation": [[1.0, 2, 3, 4]]}
+    first, other = (
+        from_coco(
+            name,
+            {
+                "images": images,
+                "annotations": [{**told, "id": number, "image_id": images[-1]["id"]}],
+                "categories": coco_categories(CLASSES),
+            },
+        )
+        for name, images, number in (("train", pictures[:2], 7), ("test", pictures[2:], 40))
+    )
+    moved, renamed = (change(("caries", HERE), after, image="2") for after in (("caries", THERE), ("crown", HERE)))
+    made_new = change(None, ("crown", (250.0, -20.0, 90.0, 60.0)), image="3")
+
+    made = corrected({"train": first, "test": other}, [made_new, renamed, moved, change(None, None, image="1")])
+
+    assert made.outcomes == ("applied", "not looked for", "applied", "contained")
+    persons = {"raw_name": CORRECTED, "loose": False, "segmentation": [], "category_id": 2}
+    assert made.splits["train"].annotations.to_pylist() == [
+        {**told, "id": 41, "image_id": 2, "bbox": list(THERE), "area": 1600.0, "segmentation": []}
+    ]
+    assert made.splits["test"].annotations.to_pylist() == [
+        {**told, "id": 40, "image_id": 3, "area": 1600.0},
+        {**persons, "id": 42, "image_id": 3, "bbox": [250.0, 0.0, 50.0, 40.0], "area": 2000.0},
+    ]
+
+
+def test_a_box_that_nobody_could_see_is_a_conflict() -> None:
+    """Drawn beside the picture, or given without a place: nothing is left to put onto it."""
+    beside, nowhere = change(None, ("caries", (300.0, 10.0, 20.0, 20.0))), change(None, ("caries", None))
+
+    assert corrected({"train": split()}, [beside, nowhere]).outcomes == ("conflict", "conflict")
+
+
 def test_stored_corrections_change_the_splits_and_stand_in_the_chain(tmp_path: Path) -> None:
     """Raw bytes stay; the corrected splits name the corrections as an input, count outcomes, and are the same again."""
     store = open_store(str(tmp_path / "store"))
@@ -132,5 +172,6 @@ def test_corrected_labels_pass_the_checks_that_guard_training(tmp_path: Path) ->
     assert checks.boxes_are_valid(store, after).passed
     fit = checks.corrections_fit(store, after)
     assert (fit.passed, fit.blocking, fit.summary) == (False, False, "2 applied, 1 no such image.")
-    assert [row["outcome"] for row in fit.rows] == ["no such image"]
+    told = {"outcome": "no such image", "image": "b", "was": "caries", "becomes": "nothing"}
+    assert list(fit.rows) == [{**told, "who": "A. Bell", "why": "seen"}]
     assert checks.corrections_fit(store, splits).passed

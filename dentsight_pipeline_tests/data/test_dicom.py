@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -186,11 +187,22 @@ def test_compressed_pixels_of_another_size_are_refused(syntax: str, name: str, v
         ({"Rows": 49}, "pixels are cut off, or more than it says"),
         ({"PixelData": None}, "without PixelData"),
         ({"BitsStored": None}, "without BitsStored"),
+        ({"PixelRepresentation": None}, "without PixelRepresentation"),
         ({"WindowCenter": "2048", "WindowWidth": "0"}, "a window that is none"),
         ({"WindowCenter": "90000", "WindowWidth": "10"}, "shows nothing of the picture"),
         ({"BurnedInAnnotation": "YES"}, "says who the patient is in its pixels"),
         ({"PresentationIntentType": "FOR PROCESSING"}, "meant for processing"),
         ({"PatientOrientation": ["R", "F"]}, "a mirrored DICOM file"),
+        ({"PatientOrientation": ["RA", "F"]}, "a mirrored DICOM file"),
+        ({"Modality": "SMITH"}, "a DICOM file of unnamed modality"),  # whatever stands there, it is not repeated
+        ({"Modality": "A^B"}, "a DICOM file of unnamed modality"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1"}, "meant for processing"),
+        ({"WindowCenter": "2048", "WindowWidth": "1"}, "a window that is none"),
+        ({"WindowCenter": "1", "WindowWidth": "0", "VOILUTFunction": "LINEAR_EXACT"}, "a window that is none"),
+        ({"WindowCenter": "1", "WindowWidth": "0", "VOILUTFunction": "SIGMOID"}, "a window that is none"),
+        ({"WindowCenter": "2048", "WindowWidth": "9", "VOILUTFunction": "OTHER"}, "a window that is none"),
+        ({"BitsStored": 11, "HighBit": 10}, "pixels are others than it says"),  # values of twelve bits
+        ({"BitsAllocated": 24}, "not of 8 to 16 unsigned bits"),
         ({"Rows": 60000, "Columns": 60000}, "claims 60000×60000 pixels"),
     ],
 )
@@ -205,6 +217,103 @@ def test_what_is_no_single_sound_picture_is_refused_with_the_reason(tags: dict[s
 
     with pytest.raises(ImageBytesError, match=words):
         clean(as_bytes(made))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PatientOrientation": None},
+        {"PatientOrientation": ["", ""]},
+        {"PresentationLUTShape": None},
+        {"PresentationLUTShape": ""},
+        {"NumberOfFrames": "1"},
+        {"NumberOfFrames": None},
+        {"BurnedInAnnotation": None, "PresentationIntentType": None},
+        {"PatientOrientation": ["L", "F"], "QualityControlImage": "NO", "PixelAspectRatio": ["1", "1"]},
+    ],
+)
+def test_what_a_sound_file_may_say_or_leave_out_changes_nothing(tags: dict[str, Any]) -> None:
+    """Devices fill in what they like; a refusal of them all would be safe and useless."""
+    made = panoramic(values())
+    for name, value in tags.items():
+        setattr(made, name, value or "")
+        if value is None:
+            delattr(made, name)
+
+    assert np.array_equal(seen(made), seen(panoramic(values())))
+
+
+def test_tags_about_the_picture_are_known_and_of_their_kind() -> None:
+    """A byte that was shifted makes an unknown one, or a number of what was text."""
+    unknown, other_kind = panoramic(values()), panoramic(values())
+    unknown.add_new(0x0028FFF0, "US", 1)
+    other_kind.add_new(0x00280004, "US", 1)
+    del other_kind.PhotometricInterpretation
+    other_kind.add_new(0x00281040, "US", 1)  # PixelIntensityRelationship is a code
+
+    for made in (unknown, other_kind):
+        with pytest.raises(ImageBytesError):
+            clean(as_bytes(made))
+
+
+def test_runs_of_either_kind_are_as_long_as_the_standard_says() -> None:
+    """PS3.5, annex G: up to 127 one byte more follows as it is, from 129 on one is repeated, and 128 is nothing."""
+    first = bytes([2, 7, 7, 7, 128, 254, 9, 129, 9])  # 3, nothing, 3 and 128
+    second = bytes([127, *range(128), 255, 9])  # 128 and 2
+    frame = struct.pack("<16I", 2, 64, 64 + len(first), *[0] * 13) + first + second
+
+    assert list(dicom._rle_lengths(frame)) == [134, 130]
+
+
+def test_an_odd_number_of_bytes_is_filled_up_by_one() -> None:
+    """Elements have an even length: fifteen pixels of 8 bits are sixteen bytes."""
+    odd = np.arange(15).reshape(3, 5)
+    made = panoramic(odd, 8)
+    made.PixelData += b"\0"
+
+    assert seen(made).tolist() == odd.tolist()
+
+
+def test_one_gray_throughout_is_a_picture_of_it() -> None:
+    """Nothing was lost in it; only a picture with grays that its window makes one is refused."""
+    flat = np.full((4, 6), 2048)
+
+    assert np.unique(seen(panoramic(flat))).tolist() == [32776]  # 2048 of 4095 of 65535
+    assert np.unique(seen(panoramic(flat, WindowCenter="90000", WindowWidth="10"))).tolist() == [0]
+
+
+def test_a_curve_that_goes_up_and_down_again_is_refused() -> None:
+    """Two grays that become one cannot be told apart by anybody."""
+    table, curve = Dataset(), np.concatenate([np.arange(2048), np.arange(2048)[::-1]]) * 16
+    table.LUTDescriptor, table.LUTData = [4096, 0, 16], curve.tolist()
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+
+    with pytest.raises(ImageBytesError, match="window or LUT cannot be"):
+        clean(as_bytes(panoramic(values(), VOILUTSequence=[table])))
+
+
+def test_what_was_done_is_told() -> None:
+    """A person who wonders about a picture finds the reason in the report."""
+    one = np.array([[0, 4095]])
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096).tolist()
+    table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
+
+    told = [
+        clean(as_bytes(panoramic(one, photometric=photometric, **tags))).mended["converted_image"]
+        for photometric, tags in (
+            ("MONOCHROME1", {}),
+            ("MONOCHROME2", WINDOW),
+            ("MONOCHROME2", {"VOILUTSequence": [table]}),
+        )
+    ]
+
+    assert told == [
+        "a DICOM file of 12 bits, inverted (MONOCHROME1), stored as PNG",
+        "a DICOM file of 12 bits, its window applied, stored as PNG",
+        "a DICOM file of 12 bits, its VOI LUT applied, stored as PNG",
+    ]
+    assert seen(panoramic(one, VOILUTSequence=[table])).tolist() == [[0, 65535]]
 
 
 def test_no_tag_stays_in_what_is_stored_and_none_is_told() -> None:
@@ -255,3 +364,24 @@ def test_bytes_put_in_or_left_over_are_refused() -> None:
     for spoilt in (data[:middle] + b"\0\0\1\1" + data[middle:], data + b"\0\0", data[:-2]):
         with pytest.raises(ImageBytesError, match="cut off, or"):
             clean(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_one"),
+    [
+        (b"x" * 128 + b"DICM", True),
+        (b"x" * 127 + b"DICM", False),
+        (b"\x02\0\x10\0", True),
+        (b"\x08\0\xff\0", True),
+        (b"\x08\0\x05\x01", False),
+        (b"\x04\0\x05\0", False),
+        (b"\x08\0\x05", False),
+        (b"", False),
+    ],
+)
+def test_a_dicom_file_is_known_by_its_beginning(data: bytes, is_one: bool, tmp_path: Path) -> None:
+    """Files of a DICOM folder have no suffix, and old ones no preamble."""
+    (tmp_path / "file").write_bytes(data + bytes(200) * bool(data[128:]))
+
+    assert dicom.is_dicom(data) is is_one
+    assert dicom.is_dicom_file(tmp_path / "file") is is_one

@@ -12,7 +12,7 @@ import pytest
 
 from dentsight_pipeline.cli import app
 from dentsight_pipeline.data.checks import images_as_expected
-from dentsight_pipeline.data.drift import Key, Sample, drift_between, stored_sample
+from dentsight_pipeline.data.drift import Key, Sample, drift_between, holm, stored_sample
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -114,6 +114,70 @@ def test_a_difference_too_small_to_matter_does_not_alarm() -> None:
 
     assert found["brightness"].p_holm < 0.001
     assert not found["brightness"].alarm
+
+
+def _of(kind: str, values: np.ndarray, prefix: str) -> Sample:
+    """One property of as many sources as it has values."""
+    names = np.array([f"{prefix} {k}" for k in range(len(values))])
+    return Sample(prefix, names, names, {(kind, "it"): values})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "alarm"),
+    [
+        (0.50, 0.55, False),  # 1.1 times as often there, and 1.11 times as often absent
+        (0.40, 0.52, True),  # 1.3 times as often there
+        (0.52, 0.40, True),
+        (0.48, 0.60, True),  # 1.3 times as often absent
+        (0.94, 0.96, True),  # hardly more often there, and half as often absent again
+    ],
+)
+def test_a_class_alarms_when_it_is_there_or_absent_a_quarter_more_often(
+    before: float, after: float, alarm: bool
+) -> None:
+    """Of 8,000 sources each; a class that all but a few mouths have is judged by those few."""
+    old, new = ((np.arange(8000) < share * 8000).astype(float) for share in (before, after))
+
+    (shift,) = drift_between(_of("class", new, "new"), _of("class", old, "old")).shifts
+
+    assert shift.p_holm < 0.001
+    assert (shift.alarm, shift.before, shift.after) == (alarm, pytest.approx(before), pytest.approx(after))
+    assert shift.distance == pytest.approx(after - before)
+
+
+@pytest.mark.parametrize(("moved", "alarm"), [(90, False), (110, True)])
+def test_a_picture_alarms_from_a_distance_of_a_tenth_on(moved: int, alarm: bool) -> None:
+    """Of 1,000 sources so many lie beyond all that was there; the medians are those of the sources."""
+    old = np.arange(1000.0)
+
+    (shift,) = drift_between(_of("image", old + moved, "new"), _of("image", old, "old")).shifts
+
+    assert (shift.alarm, shift.distance, shift.after - shift.before) == (alarm, pytest.approx(moved / 1000), moved)
+
+
+def test_chances_are_corrected_by_how_many_were_asked() -> None:
+    """Holm's steps by hand: .01 × 3, .03 × 2, and .04 × 1, which may not fall below the one before."""
+    assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+def test_a_source_counts_once_by_what_is_known_of_its_images() -> None:
+    """The mean of its pictures; of a class whether any of them shows it; unknown images do not count."""
+    sources = np.array(["b", "a", "a", "c", "b"])
+    image, finding = ("image", "width"), ("class", "caries")
+    given = Sample(
+        "x",
+        np.array(list("12345")),
+        sources,
+        {image: np.array([4.0, 1, 2, np.nan, np.nan]), finding: np.array([0.0, 0, 1, np.nan, 0])},
+    )
+
+    assert given.by_source(image).tolist() == [1.5, 4]
+    assert given.by_source(finding).tolist() == [1, 0]
+    assert given.by_source(("class", "crown")).tolist() == []
+    assert given.n_sources == 2
+    assert given.without(["2", "3"]).by_source(image).tolist() == [4]
+    assert given.without([]).n_sources == 2
 
 
 def test_a_version_and_a_folder_are_held_against_stored_data(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -172,3 +172,106 @@ def test_too_few_teeth_are_not_judged_by_place(teeth: Teeth) -> None:
 def test_teeth_all_in_one_place_are_not_judged() -> None:
     """A broken export must give no arithmetic error."""
     assert flags([(name, [10, 10, 20, 20]) for name, _ in mouth()]) == []
+
+
+# A mouth to the pixel ------------------------------------------------------------------------------------------------
+
+CROWNS_MM = {"1": (8.5, 6.5, 7.5, 7, 7, 10, 9.5, 9), "4": (5, 5.5, 7, 7, 7, 11, 10.5, 10.5)}
+"""Mean widths of the crowns of the upper and the lower teeth, from the midline on."""
+PLACES = {
+    f"{quadrant}{n + 1}": sign * (sum(own[:n]) + own[n] / 2) / 8
+    for row, quadrants in (("1", "12"), ("4", "43"))
+    for quadrant, sign in zip(quadrants, (-1, 1), strict=True)
+    for own in [CROWNS_MM[row]]
+    for n in range(8)
+}
+"""FDI number → place from the midline in units of 8 mm, negative on the patient's right."""
+
+
+def drawn(
+    names: Iterable[str] = PLACES,
+    pitch: float = 40,
+    rows: tuple[float, float] = (400, 600),
+    **moved: tuple[float, float],
+) -> Teeth:
+    """Teeth where they belong, 40 px for 8 mm, in two straight rows; `_36=(1, -5)` moves one by places and pixels."""
+    teeth: Teeth = []
+    for name in names:
+        across, down = moved.get(f"_{name}", (0, 0))
+        x, y = 800 + pitch * (PLACES[name] + across), rows[name[0] in "34"] + down
+        teeth.append((name, [x - 10, y - 80, 20, 160]))
+    return teeth
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_each_tooth_is_out_of_order_from_two_and_a_half_places_on(name: str) -> None:
+    """Twenty millimetres are more than gaps close; a millimetre less is a mouth that moved together."""
+    far = {
+        way * off: out_of_order(WIDTH, drawn(**{f"_{name}": (way * off, 0)})) for way in (-1, 1) for off in (2.45, 2.55)
+    }
+
+    assert far == {-2.45: 0, 2.45: 0, -2.55: 1, 2.55: 1}
+
+
+@pytest.mark.parametrize(
+    ("moved", "expected"),
+    [
+        ({"_18": (PLACES["28"] + 2.6, 0)}, ["wrong_side:18"]),  # nearer to 28's place than half the way to its own
+        ({"_18": (PLACES["28"] + 2.45, 0)}, []),
+        ({"_41": (0.3125 + 0.2, 0)}, []),  # over the midline, but hardly anywhere else than before
+        ({"_41": (0.3125 + 0.4, 0)}, ["wrong_side:41"]),
+        ({"_16": (0, 135)}, []),
+        ({"_16": (0, 145)}, ["wrong_jaw:16"]),  # four tenths of the way from the middle to the other row
+        ({"_36": (0, -135)}, []),
+        ({"_36": (0, -145)}, ["wrong_jaw:36"]),
+    ],
+)
+def test_a_tooth_is_judged_by_how_near_it_lies_to_where_its_counterpart_belongs(
+    moved: dict[str, tuple[float, float]], expected: list[str]
+) -> None:
+    """Drifted and erupting teeth lie between their places, and are nobody's mistake."""
+    assert flags(drawn(**moved)) == expected
+
+
+@pytest.mark.parametrize(
+    ("teeth", "expected"),
+    [
+        (drawn(["17", "14", "11", "24"], pitch=-40), []),  # four teeth
+        (drawn(["17", "14", "11", "24", "27"], pitch=-40), ["mirrored"]),
+        (drawn(["12", "11", "21", "31", "41"], pitch=-40), ["mirrored"]),  # two places apart
+        (drawn(["42", "11", "21", "31", "41"], pitch=-40), []),
+        (drawn(pitch=-7.9), []),  # 8 px are .005 of the width
+        (drawn(pitch=-8.1), ["mirrored"]),
+        (drawn(rows=(509, 491)), []),  # 10 px are .01 of the height
+        (drawn(rows=(511, 489)), ["upside_down"]),
+    ],
+)
+def test_an_orientation_is_told_only_where_teeth_show_it(teeth: Teeth, expected: list[str]) -> None:
+    """A handful of boxes in one place has every order and none."""
+    assert flags(teeth) == expected
+
+
+@pytest.mark.parametrize(("in_order", "seen"), [(6, True), (5, False)])
+def test_an_order_is_seen_where_six_of_ten_teeth_agree(in_order: int, seen: bool) -> None:
+    """Of fewer every tooth counts as far from its place: the numbers are no numbers of these teeth."""
+    row, heap = ["13", "11", "21", "23", "14", "24"][:in_order], ["18", "17", "16", "26", "27"][: 10 - in_order]
+    teeth = drawn([*row, *heap], **{f"_{name}": (-PLACES[name], 0) for name in heap})
+
+    assert out_of_order(WIDTH, teeth) == (4 if seen else 10)
+    assert out_of_order(WIDTH, teeth[:4]) == 0, "four teeth have no order"
+
+
+@pytest.mark.parametrize(
+    ("upper", "off", "expected"),
+    [
+        (["17", "15", "13", "11"], 55, ["wrong_jaw:46"]),  # .35 of a tooth's height of 160 px are 56
+        (["17", "15", "13", "11"], 57, []),
+        (["17", "15", "13", "11", "21"], -55, ["wrong_jaw:46"]),
+        (["17", "15", "13"], 0, []),  # three teeth are no row
+    ],
+)
+def test_one_or_two_teeth_are_strays_in_the_row_of_four(upper: list[str], off: float, expected: list[str]) -> None:
+    """A toothless jaw has no row to compare with; two lower teeth are none either."""
+    lower = ["46"] if len(upper) > 3 else ["46", "47"]
+
+    assert flags(drawn([*upper, *lower], rows=(400, 400 + off))) == expected

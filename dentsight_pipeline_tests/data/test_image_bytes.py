@@ -319,3 +319,141 @@ def test_gray_values_that_use_16_bits_stay_as_they_are() -> None:
 
         made = clean(out.getvalue())
         assert (made.data, made.mended) == (out.getvalue(), {})
+
+
+# By hand -------------------------------------------------------------------------------------------------------------
+
+
+def tiff(order: str, *entries: tuple[int, int, int], start: int = 8) -> bytes:
+    """EXIF with one directory of short or other values: tag, kind and value."""
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", start)
+    rows = (struct.pack(f"{order}HHIHH", tag, kind, 1, value, 0) for tag, kind, value in entries)
+    return head + bytes(start - 8) + struct.pack(f"{order}H", len(entries)) + b"".join(rows) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("block", "orientation"),
+    [
+        (tiff("<", (256, 3, 64), (274, 3, 6)), 6),
+        (tiff(">", (256, 3, 64), (274, 3, 8), start=20), 8),
+        (tiff("<", (256, 3, 6)), 1),
+        (tiff("<", (274, 4, 6)), 1),  # a long, not a short
+        (tiff("<", (274, 3, 0)), 1),
+        (tiff("<", (274, 3, 9)), 1),
+        (tiff("<", (256, 3, 64), (274, 3, 6))[:-10], 1),
+        (b"XX" + tiff("<", (274, 3, 6))[2:], 1),
+        (b"II*\0", 1),
+    ],
+)
+def test_an_orientation_is_read_from_either_byte_order_and_only_where_it_makes_sense(
+    block: bytes, orientation: int
+) -> None:
+    """A wrong one would turn a mouth that was upright."""
+    coded = jpeg(picture(1), exif=b"Exif\0\0" + block)
+
+    assert clean(coded).orientation == orientation
+    assert clean(coded).coded_size == (64, 48)
+    assert clean(coded).extension == ("jpg" if orientation == 1 else "png")
+
+
+def segment(marker: int, payload: bytes) -> bytes:
+    """One JPEG segment."""
+    return bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "removed"),
+    [
+        (segment(0xEE, b"Adobe" + bytes(7)), segment(0xEE, b"Adobe" + bytes(7)), {}),
+        (segment(0xEE, b"Adobe" + bytes(7) + SECRET), segment(0xEE, b"Adobe" + bytes(7)), {"Adobe extra": 1}),
+        (segment(0xEE, b"Adobe" + bytes(6)), b"", {"APP14": 1}),
+        (segment(0xE0, b"JFIF\0" + bytes(8)), b"", {"APP0": 1}),
+        (segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + SECRET) * 2, b"", {"APP1 XMP": 2}),
+        (segment(0xEF, SECRET), b"", {"APP15": 1}),
+        (b"\xff\x01", b"\xff\x01", {}),  # a marker without a length
+        (b"\xff\xff\xff" + segment(0xFE, SECRET), b"", {"COM": 1}),  # fill bytes
+        (segment(0xF0, b"kept"), segment(0xF0, b"kept"), {}),
+    ],
+)
+def test_each_segment_stays_or_goes_as_the_standards_have_it(
+    given: bytes, kept: bytes, removed: dict[str, int]
+) -> None:
+    """What decides about the picture's colours stays; everything that can hold words goes."""
+    plain = jpeg(picture(1))
+
+    stripped = clean(plain[:2] + given + plain[2:])
+
+    assert stripped.data == plain[:2] + kept + plain[2:]
+    assert stripped.removed == removed
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff\xd8\xff\xd9", "the JPEG has no picture"),
+        (b"\xff\xd8\0", "damaged at byte 2"),
+        (b"\xff\xd8\xff", "the JPEG has no end"),
+        (b"\xff\xd8", "the JPEG has no end"),
+        (b"\xff\xd8\xff\xe0\0\x01\xff\xd9", "inside a JPEG segment"),
+        (b"\xff\xd8\xff\xe0\0", "inside a JPEG segment"),
+        (b"\xff\xd8\xff\xe0\0\x03", "inside a JPEG segment"),
+        (b"\0\0\0\x20ftypheic", "it is a HEIC image"),
+        (b"%PDF-1.7", "it is a PDF"),
+        (b"", "it is empty"),
+        (b"<html>", "it is neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000 or TIFF. Convert it"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong_with_the_bytes(data: bytes, words: str) -> None:
+    """A person has to know which program to ask."""
+    with pytest.raises(ImageBytesError, match=words):
+        clean(data)
+
+
+@pytest.mark.parametrize(("size", "allowed"), [((15_000, 10_000), True), ((150_000_001, 1), False), ((0, 5), False)])
+def test_a_picture_has_at_most_150_million_pixels_and_one_at_least(size: tuple[int, int], allowed: bool) -> None:
+    """Told from the header alone."""
+    header = struct.pack(">II5B", *size, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    )
+
+    if allowed:
+        assert (clean(data).width, clean(data).height, clean(data).data) == (*size, data)
+    else:
+        with pytest.raises(ImageBytesError, match=rf"claims {size[0]}×{size[1]} pixels"):
+            clean(data)
+
+
+@pytest.mark.parametrize(
+    ("shortest_side", "shape"), [(6, (6, 8)), (7, (12, 16)), (12, (12, 16)), (13, (24, 32)), (25, (48, 64))]
+)
+def test_a_picture_is_decoded_at_the_smallest_scale_that_is_asked_for(
+    shortest_side: int, shape: tuple[int, int]
+) -> None:
+    """An eighth costs a fraction of the whole, and half would double every ingestion."""
+    decoded = decode_gray(jpeg(picture(1)), (64, 48), shortest_side)
+
+    assert decoded is not None
+    assert (decoded.shape, decoded.dtype) == (shape, np.uint8)
+    assert decode_gray(b"no picture", (64, 48)) is None
+    assert decode_gray(b"", (64, 48)) is None
+
+
+@pytest.mark.parametrize("kind", ["gray", "16 bits", "colour", "black and white"])
+def test_a_turned_picture_keeps_its_kind_of_pixels(kind: str) -> None:
+    """Sixteen bits stay sixteen, and colours stay colours."""
+    gray = picture(1)
+    pixels = {
+        "gray": gray,
+        "16 bits": gray.astype(np.uint16) * 257,
+        "colour": np.dstack([gray, 255 - gray, gray // 2]),
+        "black and white": gray > 128,
+    }[kind]
+
+    turned = clean(png(pixels, exif=exif(6)))
+
+    shown = cv2.imdecode(np.frombuffer(turned.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    expected = np.rot90(pixels, -1)
+    assert shown is not None
+    assert np.array_equal(shown[..., ::-1] if kind == "colour" else shown, expected * (255 if kind[0] == "b" else 1))

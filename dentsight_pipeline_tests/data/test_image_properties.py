@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dentsight_pipeline.data import image_properties
-from dentsight_pipeline.data.image_properties import measure, properties_by_row, properties_of
+from dentsight_pipeline.data.image_properties import measure, measured, properties_by_row, properties_of
 from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.intake.ingest import ingest_export
@@ -32,6 +32,19 @@ def test_a_brighter_and_a_blurred_picture_are_told_apart() -> None:
     assert flat.sharpness == pytest.approx(plain.sharpness, rel=0.1)
     assert blurred.sharpness < plain.sharpness / 5
     assert blurred.brightness == pytest.approx(plain.brightness, abs=0.005)
+
+
+def test_properties_of_three_columns_are_those_computed_by_hand() -> None:
+    """Black, black, white: a mean of a third, a deviation of √2 thirds, Laplacians of 0, 1 and −2 over it; and a
+    picture of 1,024 px is measured at 512."""
+    columns = np.tile(np.array([0, 0, 255], np.uint8), (4, 1))
+    noise = np.random.default_rng(0).integers(0, 256, (512, 600), dtype=np.uint8)
+
+    assert measured(columns) == (0.3333, 0.4714, 2.121)
+    assert measured(np.full((4, 4), 51, np.uint8)) == (0.2, 0, 0)
+    assert measured(noise.repeat(2, axis=0).repeat(2, axis=1)) == measured(noise)
+    assert measured(noise[:256].repeat(2, axis=0)) != measured(noise[:256])
+    assert np.isnan(measured(columns[:0])).all()
 
 
 def test_one_that_cannot_be_decoded_is_unknown() -> None:

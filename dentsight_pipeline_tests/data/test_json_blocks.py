@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
         pa.field("bbox", pa.list_(pa.float64(), 4)),
         pa.field("polygons", pa.list_(pa.list_(pa.float64()))),
         pa.field("again", pa.int64()),
+        pa.field("share", pa.float64()),
     ]
 )
 
@@ -31,7 +32,7 @@ def _rows(numbers: list[float]) -> list[dict[str, Any]]:
             "text": 'ü "quoted" \x1f'[: row % 14],
             "bbox": [number, -number, number / 3, 0.0],
             "polygons": [[number, 2.0], []][: row % 3],
-            **({"again": row} if row % 2 else {}),
+            **({"again": row, "share": number / 2} if row % 2 else {}),
         }
         for row, number in enumerate(numbers)
     ]

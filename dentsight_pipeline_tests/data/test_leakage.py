@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import fft, ndimage
 
 from dentsight_pipeline.data import leakage, stored_images
 from dentsight_pipeline.data.leakage import Fingerprint, SourceItem
@@ -161,6 +162,53 @@ def test_fingerprints_of_pixels_that_were_decoded_otherwise_are_of_another_versi
     monkeypatch.setattr(stored_images, "decode_gray", lambda data, size: decode(data, size, 128))
 
     assert stored_images._fingerprint_version.__wrapped__() != as_it_is
+
+
+def witness(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the module's docstring says of 64×64 cells, by scipy: coefficients in int8 units before rounding."""
+
+    def blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ndimage.gaussian_filter(values, 2, mode="reflect", truncate=4)
+
+    centred = grid - blurred(grid)
+    deviation = np.sqrt(blurred(centred**2))
+    spectrum = fft.dctn(centred / (deviation + deviation.mean() / 4 + 0.5), norm="ortho")[:24, :24]
+    spectrum[0] *= np.sqrt(2)  # the basis is of one length but for its first row, whose weight is small anyway
+    spectrum[:, 0] *= np.sqrt(2)
+    vertical, horizontal = np.mgrid[0:24, 0:24]
+    weighted = (spectrum * (vertical**2 + horizontal**2) ** 0.25).ravel()[1:]
+    return np.clip(24 * weighted / weighted.std(), -127, 127)
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_a_fingerprint_is_the_spectrum_that_is_documented(times: int) -> None:
+    """Fingerprints are stored and compared for years: other coefficients would not find what is known already."""
+    gray = picture(3, 64 * times, 64 * times)
+    grid = gray.astype(float)
+    for _ in range(times // 2):  # the mean of four, by halves
+        grid = grid.reshape(len(grid) // 2, 2, -1, 2).mean(axis=(1, 3))
+        grid = np.rint(grid) if len(grid) > 64 else grid  # half a picture is one of whole grays
+
+    made = leakage.fingerprint(gray).coefficients()
+
+    assert np.abs(made - witness(grid)).max() <= (0.51 if times < 4 else 1.5)
+
+
+@pytest.mark.parametrize(("step", "blank"), [(1, True), (2, False)])
+def test_a_picture_has_contrast_from_a_deviation_of_one_gray_on(step: int, blank: bool) -> None:
+    """Half of the pixels one gray apart is noise of a black frame; two grays are half a gray level each way."""
+    gray = np.full((64, 64), 100, np.uint8)
+    gray[:32] += step
+
+    assert leakage.fingerprint(gray).is_blank is blank
+    assert leakage.compare(leakage.fingerprint(gray), leakage.fingerprint(gray)).is_same_source is not blank
+
+
+@pytest.mark.parametrize("shape", [(64,), (0, 64), (64, 64, 3)])
+def test_what_is_no_gray_picture_has_no_fingerprint(shape: tuple[int, ...]) -> None:
+    """Colour must be said to be colour, not become an assertion of a library."""
+    with pytest.raises(DataError, match="needs grayscale pixels"):
+        leakage.fingerprint(np.zeros(shape, np.uint8))
 
 
 def test_bytes_that_are_no_image_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dentsight_pipeline.data.modality import colour_spread, unlike_panoramic
-from dentsight_pipeline_tests.data.export_builder import jpeg, picture
+from dentsight_pipeline_tests.data.export_builder import jpeg, picture, png
 
 
 def _coloured(seed: int) -> bytes:
@@ -44,7 +44,13 @@ def test_a_photograph_is_told_by_its_colours_and_a_tint_is_not() -> None:
         ([(900, 1200), (1200, 900)] * 5, [0.3], False, "bitewings"),
         ([(900, 1200)] * 5, [0.3], False, ""),  # too few to tell
         ([(900, 1200)] * 6, [0.3], False, "bitewings"),
+        ([(1400, 1000)] * 6, [0.3], False, ""),
+        ([(1399, 1000)] * 6, [0.3], False, "bitewings"),
+        ([(900, 1200)] * 6, [0.3], True, ""),  # one size for all
+        ([(900, 1200)] * 5 + [(900, 1201)], [0.3], True, "bitewings"),
         ([(1615, 840)] * 3, [25.0, 31.0, 0.0], False, "photographs"),
+        ([(1615, 840)] * 3, [5.0, 5.0, 9.0], False, ""),
+        ([(1615, 840)] * 3, [5.1], False, "photographs"),
         ([], [], False, ""),
     ],
 )
@@ -62,3 +68,11 @@ def test_an_image_of_one_pixel_says_nothing_of_colours() -> None:
     Image.new("RGB", (1, 1), "red").save(out, "PNG")
 
     assert colour_spread(out.getvalue()) == 0.0
+
+
+def test_colours_are_looked_at_from_sixteen_pixels_on() -> None:
+    """After reduction by eight; of fewer, chance would make a photograph."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    assert colour_spread(png(pixels)) > 10
+    assert colour_spread(png(pixels[:, :24])) == 0.0

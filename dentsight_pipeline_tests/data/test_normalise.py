@@ -254,6 +254,17 @@ def test_boxes_of_two_classes_in_one_place_both_stay(tmp_path: Path, store: Stor
     assert manifest.facts["repairs"] == {}
 
 
+def test_boxes_in_one_place_of_two_images_both_stay(tmp_path: Path, store: Store) -> None:
+    """The last class of one image and the first of the next, or the same: each is a finding of its own image."""
+    builder = ExportBuilder(tmp_path / "export", ("OPG-data", "11", "cyst"))
+    for name in ("cyst", "11", "11"):
+        builder.image("train", {name: [[5, 5, 20, 20]]})
+
+    coco = _split(store, _normalised(store, builder.write()))
+
+    assert [(a["image_id"], a["category_id"]) for a in coco["annotations"]] == [(1, 45), (2, 1), (3, 1)]
+
+
 def test_boxes_of_one_class_that_overlap_by_half_both_stay(tmp_path: Path, store: Store) -> None:
     """Caries on neighbouring surfaces overlaps; merging it would lose a finding."""
     builder = ExportBuilder(tmp_path / "export")

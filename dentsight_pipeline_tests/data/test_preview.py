@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from dentsight_pipeline.data.preview import draw_boxes, richest_images
 from dentsight_pipeline.data.splits import read_split
+from dentsight_pipeline.documents.annotations import coco_categories
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.data.coco import from_coco
+from dentsight_pipeline_tests.data.export_builder import picture, png
 from dentsight_pipeline_tests.training.conftest import make_subset
 
 
@@ -75,6 +78,31 @@ def test_the_images_with_the_most_boxes_are_shown(tmp_path: Path) -> None:
 
     assert len(shown) == 2
     assert shown[0] == draw_boxes(store.get_bytes(split.images["sha256"][richest].as_py()), boxes)
+
+
+def test_each_picture_has_its_own_boxes(tmp_path: Path) -> None:
+    """The first of equals first, and of every image all of its boxes and no other's."""
+    store, boxes = (
+        open_store(tmp_path),
+        {1: [[5, 5, 9, 9]], 2: [[9, 9, 20, 9], [30, 9, 9, 30]], 3: [[1, 1, 9, 9], [40, 20, 9, 9]]},
+    )
+    digests = {number: store.put_bytes(png(picture(number))) for number in boxes}
+    split = from_coco(
+        "train",
+        {
+            "images": [{"id": n, "file_name": "", "sha256": digests[n], "width": 64, "height": 48} for n in boxes],
+            "annotations": [
+                {"id": 10 * n + k, "image_id": n, "category_id": k + 1, "bbox": box}
+                for n, own in boxes.items()
+                for k, box in enumerate(own)
+            ],
+            "categories": coco_categories(("caries", "crown")),
+        },
+    )
+
+    expected = [draw_boxes(png(picture(n)), zip(("caries", "crown"), boxes[n], strict=False)) for n in (2, 3, 1)]
+    assert richest_images(store, split, 9) == expected
+    assert richest_images(store, split, 1) == expected[:1]
 
 
 def test_bytes_that_are_no_image_are_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from dentsight_pipeline.data.ontology import TEETH
+from dentsight_pipeline.data.tooth_signs import images_to_look_at, tooth_signs
+from dentsight_pipeline.documents.annotations import RAW_ANNOTATIONS, RAW_IMAGES, RawSplit, table_of
 from dentsight_pipeline.documents.inspection import Inspection
 from dentsight_pipeline.intake.inspect import inspect_export
 from dentsight_pipeline.intake.limits import LIMITS
 from dentsight_pipeline.phantom.export import write_phantom_export
+from dentsight_pipeline_tests.data.test_fdi import flipped, mouth, renamed
 from dentsight_pipeline_tests.intake import fuzz
 
 
@@ -162,3 +165,104 @@ def test_a_wrong_order_of_the_class_names_stops(
     fuzz.change_documents(tmp_path / "export", exchange)
     kinds = _kinds_of(inspect_export(tmp_path / "export", workers=1))
     assert kinds & {"teeth_misplaced", "teeth_out_of_order", "teeth_mirrored"}
+
+
+# By hand -------------------------------------------------------------------------------------------------------------
+
+SIZE = (1600, 1000)
+EIGHT = ("11", "12", "13", "14", "21", "22", "23", "24")
+
+
+def raw(*images: Sequence[tuple[str, Sequence[float]]]) -> RawSplit:
+    """Images of 1600×1000 px with named boxes."""
+    pictures = [
+        {"id": n, "file_name": f"{n}.png", "sha256": f"{n}", "original_sha256": f"{n}", "width": SIZE[0]}
+        | {"height": SIZE[1], "stem_group": "", "stem_kind": "other"}
+        for n in range(len(images))
+    ]
+    boxes = [
+        {"image_id": n, "label": name, "bbox": list(box), "polygons": []}
+        for n, own in enumerate(images)
+        for name, box in own
+    ]
+    numbered = [{"id": k, **box} for k, box in enumerate(boxes, start=1)]
+    return RawSplit("train", "a.json", (), table_of(pictures, RAW_IMAGES), table_of(numbered, RAW_ANNOTATIONS))
+
+
+def signs(*images: Sequence[tuple[str, Sequence[float]]], grays: Mapping[str, np.ndarray] | None = None) -> Any:
+    """The signs of such images; names that are no tooth stay raw names."""
+    return tooth_signs(raw(*images), {name: name for name in TEETH}, grays or {})
+
+
+@pytest.mark.parametrize(
+    ("names", "centre", "judged"),
+    [
+        (EIGHT, (1039, 799), (0, 8)),
+        (EIGHT, (1041, 500), (8, 8)),  # .15 of the width is 240 px
+        (EIGHT, (559, 500), (8, 8)),
+        (EIGHT, (800, 801), (8, 8)),  # .3 of the height is 300 px
+        (EIGHT, (800, 199), (8, 8)),
+        (("41", "42", "43", "44", "45", "46", "31", "32"), (0, 500), (8, 8)),
+        (("41", "42", "43", "44", "45", "46", "47", "31"), (0, 500), (0, 0)),  # one side alone may lie anywhere
+        ((*EIGHT[:7], "caries"), (0, 500), (0, 0)),  # seven teeth
+    ],
+)
+def test_an_arch_is_off_centre_from_15_percent_of_the_width_or_30_of_the_height(
+    names: Sequence[str], centre: tuple[int, int], judged: tuple[int, int]
+) -> None:
+    """Boxes of another scale or corner move the whole arch; a few teeth more on one side move it by less."""
+    x, y = centre
+
+    assert signs([(name, [x - 10, y - 20, 20, 40]) for name in names])["arch_off_centre"] == judged
+
+
+def test_signs_count_boxes_and_a_number_is_wrong_throughout_from_three_and_more_than_half_on() -> None:
+    """A single slip is a matter of its image; a number that mostly lies elsewhere is an exchanged name."""
+    sound, slip = mouth(), renamed(mouth(without=["46"]), {"36": "46"})
+    mirrored, upside_down = (flipped(mouth(), x=side, y=not side) for side in (True, False))
+
+    told = signs(sound, slip, sound, slip, slip)
+
+    assert told == {
+        "arch_off_centre": (0, 157),
+        "teeth_mirrored": (0, 157),
+        "teeth_misplaced": (3, 157),
+        "teeth_out_of_order": (3, 157),
+        "tooth_number_misplaced": (3, 157),
+        "boxes_beside_teeth": (0, 0),
+        "boxes_off_teeth": (0, 0),
+    }
+    assert signs(sound, sound, slip, sound, slip, slip)["tooth_number_misplaced"] == (0, 189)
+    assert signs(slip, slip)["tooth_number_misplaced"] == (0, 62)
+    assert signs(sound, mirrored, upside_down)["teeth_mirrored"] == (64, 96)
+    assert signs([], [("caries", [1, 1, 5, 5])])["teeth_misplaced"] == (0, 0)
+
+
+@pytest.mark.parametrize("around", [0, 200])
+@pytest.mark.parametrize(("shift", "beside", "off"), [(0, 0, 0), (60, 8, 8), (-60, 8, 8)])
+def test_a_box_holds_a_tooth_where_its_middle_is_brighter_than_its_sides(
+    around: int, shift: int, beside: int, off: int
+) -> None:
+    """Of each box 30 to 70 % of the width against 15 % outside to 10 % inside of either edge, without a tenth of the
+    height above and below; in a picture of half the size as in the whole."""
+    gray = np.full((500, 800), around, np.uint8)
+    boxes = []
+    for k, name in enumerate(EIGHT):
+        x, y = 50 + 90 * k, 200
+        gray[y + 10 : y + 90, x - 9 : x + 69] = 50 if around else 20
+        gray[y + 10 : y + 90, x - 9 : x + 6] = gray[y + 10 : y + 90, x + 54 : x + 69] = 50
+        gray[y + 10 : y + 90, x + 18 : x + 42] = 100
+        boxes.append((name, [2 * (x + shift / 2), 2 * y, 120, 200]))
+
+    told = signs([], boxes, grays={"1": gray})
+
+    assert (told["boxes_beside_teeth"], told["boxes_off_teeth"]) == ((beside, 8), (off, 8))
+
+
+def test_sixteen_images_spread_over_a_split_are_looked_at() -> None:
+    """Those with eight teeth: the first and the last of them too, and none twice."""
+    split = raw(*([(name, [0, 0, 9, 9]) for name in EIGHT[: 7 if n == 3 else 8]] for n in range(18)))
+
+    looked_at = images_to_look_at(split.annotations["label"], split.image_rows, {name: name for name in TEETH})
+
+    assert looked_at == [0, 1, 2, *range(4, 16), 17]

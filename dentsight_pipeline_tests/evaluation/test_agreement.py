@@ -48,6 +48,29 @@ def test_krippendorffs_alpha_is_that_of_the_library_with_gaps() -> None:
     assert krippendorffs_alpha(ratings) == pytest.approx(theirs, abs=1e-12)
 
 
+def test_every_figure_of_four_items_is_that_computed_by_hand() -> None:
+    """The model says what the first dentist says, the second differs once; the last item has one rating and no pair.
+
+    κ of 2/3 observed and 4/9 by chance is .4; α of the dentists: 2 of 2·3·3/5, with the model 2 of 2·5·4/8.
+    """
+    first, second, nan = [1, 1, 0, np.nan], [1, 0, 0, 1], np.nan
+
+    result = dentist_agreement(
+        np.array([1, 1, 0, nan]),
+        np.array([first, second]),
+        np.array(["x", "x", "y", "y"]),
+        condition="caries",
+        resamples=0,
+    )
+
+    figures = (result.model_kappa, result.dentist_kappa, result.delta.value, result.model_ac1, result.dentist_ac1)
+    assert figures == pytest.approx((0.7, 0.4, 0.3, (1 + 1 / 3) / 2, 1 / 3))
+    assert (result.dentist_alpha, result.alpha_with_model) == pytest.approx((1 - 2 / 3.6, 1 - 2 / 5))
+    assert (result.items, result.images, result.non_inferior, result.condition) == (3, 2, None, "caries")
+    assert np.isnan(krippendorffs_alpha(np.array([[1, nan], [1, nan]])))
+    assert np.isnan(krippendorffs_alpha(np.array([[1, nan], [nan, 0]])))
+
+
 def test_a_model_as_good_as_a_dentist_is_non_inferior() -> None:
     """Readers and model err alike: Δ is about 0 and its lower bound above −δ."""
     _, ratings = readers(4000, 0.1, 4, 2)

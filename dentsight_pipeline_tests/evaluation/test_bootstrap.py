@@ -67,6 +67,31 @@ def test_many_resamples_at_once_give_what_one_at_a_time_gives() -> None:
             assert own == pytest.approx(np.concatenate(parts, axis=1), abs=3e-15, nan_ok=True)
 
 
+def test_work_in_pieces_gives_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded by pieces of columns; neither the weights drawn nor any figure may depend on their size."""
+    truth, results = random_set(3, images=40, crowds=True)
+    columns = read_ground_truth(truth)
+    matches = matching.match(columns, read_detections(results, columns))[0]["all"]
+
+    def everything() -> list[np.ndarray]:
+        weights = draw(columns.groups, resamples=150, seed=1)
+        points, curves = (of.from_matches(matches) for of in (operating_points.PointTable, metrics.CurveTable))
+        precision = bootstrap.draws(lambda block: curves.average_precision(block)[0], weights)
+        froc = bootstrap.draws(lambda block: points.sensitivity_at(block, (0.5, 2.0)), weights)
+        best = bootstrap.draws(points.best_f1, weights)
+        return [weights.columns, *(part for own in (precision, froc, best) for part in (own.point, own.resampled))]
+
+    whole = everything()
+    for module, cells in ((bootstrap, 1200), (operating_points, 60), (metrics, 500)):
+        monkeypatch.setattr(module, "_CELLS_AT_ONCE", cells)
+    pieces = everything()
+
+    assert whole[0].shape == (40, 1 + 150 + 40)
+    assert [own.shape for own in whole[1:]] == [(10, 1), (10, 150), (2, 1), (2, 150), (1,), (150,)]
+    for before, after in zip(whole, pieces, strict=True):
+        assert after == pytest.approx(before, abs=3e-15, nan_ok=True)
+
+
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
 def test_weighted_operating_points_equal_recomputation(seed, ties) -> None:

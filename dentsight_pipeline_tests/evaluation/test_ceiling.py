@@ -70,10 +70,10 @@ def test_one_score_gives_the_ap_that_an_engine_gives_with_ties() -> None:
 
 def test_kappa_by_tooth_is_over_the_teeth_that_both_numbered() -> None:
     """Tooth 12 is numbered by one alone: what the other says of it is unknown, not a denial."""
-    names = ("11", "12", "21", "caries")
-    tooth = {"11": [[0, 0, 50, 150]], "12": [[60, 0, 50, 150]], "21": [[120, 0, 50, 150]]}
-    a = {**tooth, "caries": [[10, 100, 20, 20], [70, 100, 20, 20]]}
-    b = {"11": tooth["11"], "21": tooth["21"], "caries": [[12, 100, 20, 20]]}
+    names = ("11", "12", "21", "22", "caries")
+    both = {"11": [[0, 0, 50, 150]], "21": [[120, 0, 50, 150]]}
+    a = {**both, "12": [[60, 0, 50, 150]], "caries": [[10, 100, 20, 20], [70, 100, 20, 20]]}
+    b = {**both, "22": [[180, 0, 50, 150]], "caries": [[12, 100, 20, 20], [190, 100, 20, 20]]}
 
     counts = count_pairs([pair("s", a, b, names)], names).by_class["caries"]
 

@@ -32,6 +32,21 @@ def test_garwood_matches_the_published_table() -> None:
     assert (none.low, none.high) == (0.0, pytest.approx(2.9957, abs=1e-4))
 
 
+def test_a_rate_is_per_image() -> None:
+    """Ten events on four images are as many on one, divided by four; a proportion is of its trials."""
+    ten, four = garwood(10, 1), garwood(10, 4)
+
+    assert (four.value, four.low, four.high) == pytest.approx((2.5, (ten.low or 0) / 4, (ten.high or 0) / 4))
+    assert (clopper_pearson(7, 20).value, clopper_pearson(20, 20).high, clopper_pearson(0, 20).low) == (0.35, 1.0, 0.0)
+
+
+def test_a_looser_bound_needs_fewer_images_and_one_that_is_nearly_met_too_many() -> None:
+    """1 − .05^(1/29) is .098 and .05^(1/28) leaves .101; a rate a ten-thousandth below would take millions."""
+    assert images_needed(below=0.1) == 29
+    assert images_needed(below=0.96) == 1
+    assert images_needed(rate=0.0499) is None
+
+
 def test_without_an_empty_image_nothing_is_measured() -> None:
     """0 of 0 is no rate of 0."""
     assert clopper_pearson(0, 0).value is None

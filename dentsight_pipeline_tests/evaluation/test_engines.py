@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.evaluation import matching, metrics
-from dentsight_pipeline.evaluation.engines import AREA_RANGES_PX, coco_statistics, max_abs_difference, score
+from dentsight_pipeline.evaluation import engines, matching, metrics
+from dentsight_pipeline.evaluation.engines import (
+    AREA_RANGES_PX,
+    coco_statistics,
+    common_cells,
+    max_abs_difference,
+    score,
+    score_populations,
+    with_cells_of,
+)
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco, found, random_set
 
@@ -44,6 +52,66 @@ def test_hit_miss_hit_on_two_boxes_is_834983(engine) -> None:
 
     assert result.ap50 == pytest.approx((51 + 50 * 2 / 3) / 101, abs=1e-12)
     assert result.ap == pytest.approx(0.834983, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_figures_by_size_and_by_number_of_detections_are_those_computed_by_hand(engine) -> None:
+    """A small box is hit, a medium one missed, of a large one two thirds are hit: good up to an IoU of .65.
+
+    Recall is 2/3 at four of ten IoUs (67 of 101 recall thresholds) and 1/3 at six (34); with one detection it is 1/3.
+    """
+    truth = coco([(1, 1, [0, 0, 20, 20]), (1, 1, [200, 0, 40, 40]), (1, 1, [400, 0, 100, 100])], classes=("a", "b"))
+    results = found(
+        (1, 1, [0, 0, 20, 20], 0.9),
+        (1, 1, [420, 0, 100, 100], 0.8),
+        (1, 1, [700, 0, 40, 40], 0.7),
+        (1, 2, [0, 0, 9, 9], 1),
+    )
+
+    result = coco_statistics(truth, results, engine)
+
+    ap, recall = (4 * 67 + 6 * 34) / 1010, (4 * 2 + 6) / 30
+    assert result.per_class["a"] == pytest.approx(
+        {"ap": ap, "ap50": 67 / 101, "ap75": 34 / 101, "ar100": recall, "ap_small": 1, "ap_medium": 0, "ap_large": 0.4}
+    )
+    assert result.summary() == pytest.approx([ap, 67 / 101, 34 / 101, 1, 0, 0.4, 1 / 3, recall, recall, 1, 0, 0.4])
+    assert (result.present, result.ap, result.ap50) == (("a",), pytest.approx(ap), pytest.approx(67 / 101))
+    assert set(result.per_class["b"].values()) == {None}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_boxes_are_scored_in_pieces_and_give_the_same(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbouring classes up to a number of boxes, images up to a number: what bounds the memory changes nothing."""
+    truth, results = random_set(4, images=13, classes=5, crowds=True)
+    whole = coco_statistics(truth, results, engine)
+    columns = read_ground_truth(truth)
+    detections = read_detections(results, columns)
+    boxes = np.bincount(columns.class_index, minlength=5) + np.bincount(detections.class_index, minlength=5)
+
+    monkeypatch.setattr(engines, "_BOXES_AT_ONCE", int(boxes[0] + boxes[1]))
+    monkeypatch.setattr(engines, "_IMAGES_AT_ONCE", 4)
+
+    pieces = list(engines._pieces(columns, detections))
+    assert pieces[0] == slice(0, 2)
+    assert [k for piece in pieces for k in range(piece.start, piece.stop)] == list(range(5))
+    assert all(boxes[p].sum() <= boxes[:2].sum() or p.stop - p.start == 1 for p in pieces)
+    assert max_abs_difference(coco_statistics(truth, results, engine), whole) == 0
+
+
+def test_without_sizes_an_engine_has_the_same_figures_of_all_boxes() -> None:
+    """The engine of record leaves them out for speed, and takes the fast engine's."""
+    columns = read_ground_truth(random_set(3)[0])
+    detections = read_detections(random_set(3)[1], columns)
+    everything = {"all": np.ones(len(columns.image_ids), bool)}
+
+    (plain,) = score_populations(columns, detections, "pycocotools", everything, areas=("all",)).values()
+    full = score(columns, detections, "hotcoco")
+
+    assert list(plain.per_class["class 1"]) == ["ap", "ap50", "ap75", "ar100"]
+    assert max_abs_difference(plain, common_cells(full, plain)) <= 1e-12
+    assert max_abs_difference(with_cells_of(full, plain), full) <= 1e-12
+    assert with_cells_of(full, plain).engine == "pycocotools"
+    assert max_abs_difference(plain, full) == np.inf
 
 
 @pytest.mark.parametrize("engine", ENGINES)

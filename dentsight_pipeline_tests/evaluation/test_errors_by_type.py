@@ -49,6 +49,51 @@ def test_each_mistake_gets_its_name() -> None:
     assert names == {0.9: "tp", 0.8: "duplicate", 0.7: "class", 0.6: "localisation", 0.5: "background", 0.1: "tp"}
 
 
+def test_kinds_change_at_overlaps_of_a_half_and_a_tenth() -> None:
+    """On a caries that is taken, on a crown, and on a caries that nothing takes; with the overlap that decided."""
+    truth = coco(
+        [(1, 1, [0, 0, 100, 100]), (1, 2, [300, 0, 100, 100]), (1, 1, [500, 0, 100, 100])], 1, ("caries", "crown")
+    )
+    boxes = [
+        [0, 0, 100, 100],
+        *([x, 0, 100, h] for x, h in ((0, 50), (0, 49), (300, 50), (300, 49), (500, 10), (500, 9))),
+    ]
+    results = found(*((1, 1, box, 0.9 - k / 10) for k, box in enumerate(boxes)), (1, 1, [0, 0, 9, 9], 0.05))
+
+    _, detections, typed = prepare(truth, results)
+    above = prepare(truth, results, floor=0.06)[2]
+
+    told = [(KINDS[kind], round(iou, 2)) for kind, iou in zip(typed.kinds, typed.iou, strict=True)]
+    assert told == [
+        ("tp", 1.0),
+        ("duplicate", 0.5),
+        ("localisation", 0.49),
+        ("class", 0.5),
+        ("background", 0.0),
+        ("localisation", 0.1),
+        ("background", 0.09),
+        ("background", 0.01),
+    ]
+    assert typed.confused.tolist() == [[3, 1]]
+    assert len(above.rows) == len(detections.scores) - 1
+
+
+def test_boxes_found_are_counted_by_size() -> None:
+    """1,024 px² are small, 9,216 medium; crowds and other images do not count."""
+    sides = [(32, 32), (32, 33), (96, 96), (96, 97), (10, 10)]
+    truth = coco([(1, 1, [0, 0, w, h]) for w, h in sides] + [(1, 2, [0, 0, 5, 5]), (2, 1, [0, 0, 5, 5])], 2, ("a", "b"))
+    truth["annotations"][4]["iscrowd"] = 1
+
+    counts = errors_by_type.found_by_size(
+        read_ground_truth(truth), np.array([True, False, True, True, True, False, True]), np.array([True, False])
+    )
+
+    assert {name: {size: (own.n_gt, own.found) for size, own in sizes.items()} for name, sizes in counts.items()} == {
+        "a": {"small": (1, 1), "medium": (2, 1), "large": (1, 1)},
+        "b": {"small": (1, 0), "medium": (0, 0), "large": (0, 0)},
+    }
+
+
 def test_errors_are_counted_at_the_operating_threshold() -> None:
     """The box hit at .1 is missed for a user whose threshold is .4."""
     counts = shown(0.4, 0.4).count_by_type(EVERY_IMAGE)

@@ -429,3 +429,18 @@ def test_ap50_is_never_surer_of_a_bad_model_than_ap75_is() -> None:
     assert row.ap50 is not None and 0 < row.ap50 < 0.01
     assert (row.ap75, row.ap75_low) == (0.0, 0.0)
     assert row.ap50_high == row.ap75_high == pytest.approx(0.348, abs=1e-3)
+
+
+def test_curves_are_those_at_an_iou_of_a_half() -> None:
+    """A box that lies 52 % on its own is a hit there, and a miss from .55 on; what is drawn is what thresholds cut."""
+    truth = coco([(1, 1, [0, 0, 100, 100])], classes=("caries", "crown"))
+
+    curves = evaluated(truth, found((1, 1, [0, 0, 100, 52], 0.8), (1, 1, [500, 0, 9, 9], 0.3)), resamples=0).curves[
+        "all"
+    ]
+
+    caries = curves["caries"]
+    assert caries.precision == pytest.approx((1.0,) * 101)
+    assert (caries.score, caries.f1, caries.recall_by_score) == ((0.8, 0.3), (1, pytest.approx(2 / 3)), (1, 1))
+    assert caries.precision_by_score == (1, 0.5)
+    assert (curves["crown"].precision, curves["crown"].score) == (None, ())

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dentsight_pipeline.data.normalise import normalise_export
 from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.facts import LabelReviewFacts
 from dentsight_pipeline.documents.names import Asset, Kind
 from dentsight_pipeline.documents.review import QUEUE_FILE, ReviewQueue
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.label_review import out_of_fold, publish_review, review_queue
+from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.content import read_document
+from dentsight_pipeline.store.objects import open_store
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, build_chain
 
 
@@ -51,6 +57,40 @@ def test_a_model_is_not_asked_about_sources_that_it_was_trained_on(chain: Chain)
     }
     assert seen
     assert not {sources[image] for image in seen} & trained_on
+
+
+def test_a_queue_is_asked_of_any_product_that_leads_to_labels(chain: Chain) -> None:
+    """Labels alone need no model; an evaluation leads to its predictions, and those to the labels."""
+    made = {
+        name: review_queue(chain.store, chain.store.get_manifest(chain.digests[name]))
+        for name in ("normalized_splits", "condition_subset", "test_predictions", "class_metrics")
+    }
+
+    assert {queue.splits for queue in made.values()} == {chain.digests["normalized_splits"]}
+    assert made["normalized_splits"].predictions == made["condition_subset"].predictions == ()
+    assert made["test_predictions"].predictions == (chain.digests["test_predictions"],)
+    assert made["test_predictions"].suspects == made["class_metrics"].suspects
+    assert len(made["test_predictions"].suspects) > len(made["normalized_splits"].suspects)
+    assert "caries" in made["normalized_splits"].classes and "11" in made["normalized_splits"].classes
+
+
+def test_a_file_that_was_labelled_twice_is_held_against_itself(tmp_path: Path) -> None:
+    """The second of two equal files, in another split, lacks what the first has."""
+    export = ExportBuilder(tmp_path / "export")
+    for split, boxes in (("train", {"caries": [[5, 5, 20, 20]]}), ("test", {"crown": [[30, 20, 20, 20]]})):
+        export.image(split, boxes)
+    root = export.write()
+    first, second = (next((root / split).glob("*.jpg")) for split in ("train", "test"))
+    second.write_bytes(first.read_bytes())
+    store = open_store(tmp_path / "store")
+
+    queue = review_queue(store, normalise_export(store, ingest_export(root, store)))
+
+    told = [(own.kind, own.class_name, own.split, own.bbox) for own in queue.suspects]
+    assert told == [
+        ("missed", "caries", "test", (5.0, 5.0, 20.0, 20.0)),
+        ("missed", "crown", "train", (30.0, 20.0, 20.0, 20.0)),
+    ]
 
 
 def test_what_leads_to_no_labels_is_refused(chain: Chain) -> None:

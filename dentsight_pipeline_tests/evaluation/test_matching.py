@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dentsight_pipeline.evaluation import engines, matching, metrics
@@ -56,6 +57,16 @@ def test_a_box_taken_at_a_low_threshold_is_still_free_at_a_high_one() -> None:
 
     assert hits[:, 0].tolist() == [True] * 7 + [False] * 3
     assert hits[:, 1].tolist() == [False] * 7 + [True] * 3
+
+
+def test_pairs_come_in_blocks_of_whole_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowded set would fill the memory with pairs at once; a row that is cut would lose its best partner."""
+    monkeypatch.setattr(matching, "_PAIRS_AT_ONCE", 4)
+    a, b = np.array([0, 0, 1, 2, 3]), np.array([0, 0, 0, 1, 3, 3])
+
+    blocks = [list(zip(*map(np.ndarray.tolist, block), strict=True)) for block in matching.blocks_of_pairs(a, b, 5)]
+
+    assert blocks == [[(0, 0), (0, 1), (0, 2)], [(1, 0), (1, 1), (1, 2), (2, 3)], [(4, 4), (4, 5)]]
 
 
 def test_at_most_one_hundred_detections_of_an_image_and_class_are_kept() -> None:

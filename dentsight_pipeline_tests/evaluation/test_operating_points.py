@@ -9,7 +9,7 @@ import pytest
 
 from dentsight_pipeline.evaluation import matching
 from dentsight_pipeline.evaluation.matching import ClassMatches
-from dentsight_pipeline.evaluation.operating_points import ScoreCurve, counts_at, pooled, score_curve
+from dentsight_pipeline.evaluation.operating_points import PointTable, ScoreCurve, counts_at, pooled, score_curve
 from dentsight_pipeline.evaluation.validation import read_detections, read_ground_truth
 from dentsight_pipeline_tests.evaluation.conftest import coco, found
 
@@ -53,6 +53,35 @@ def test_an_unreachable_precision_is_recall_zero_at_an_infinite_threshold() -> N
     point = curve_of([0.5, 0.4], [0.9], 2).recall_at_precision()
 
     assert (point.recall, point.threshold, point.precision) == (0.0, math.inf, None)
+
+
+def test_a_table_of_points_gives_what_the_curve_gives() -> None:
+    """For weights of one: an unreachable precision is a recall of 0, and F1 and FROC are those counted by hand."""
+    unreachable, reached = (
+        PointTable.from_matches(matches_of(*given)) for given in (([0.5, 0.4], [0.9], 2), ([0.9], [0.5], 2))
+    )
+    never = PointTable.from_matches(matches_of([], [0.9], 2))
+    one = np.ones((1, 1))
+
+    assert [table.recall_at_precision(one)[0] for table in (unreachable, reached, never)] == [0, 0.5, 0]
+    assert [table.best_f1(one)[0] for table in (unreachable, reached, never)] == [
+        pytest.approx(4 / 5),
+        pytest.approx(2 / 3),
+        0,
+    ]
+    assert unreachable.sensitivity_at(one, (0.5, 1.0)).tolist() == [[0], [1]]
+    assert reached.sensitivity_at(one, (0.5, 1.0)).tolist() == [[0.5], [0.5]]
+    assert np.isnan(reached.recall_at_precision(0 * one)[0])
+
+
+def test_points_of_a_curve_are_spread_and_hold_the_best() -> None:
+    """Of 200 places some 20,000 scores have; the threshold that is used must be one of them."""
+    curve = curve_of([0.9 - n / 100 for n in range(7)], [0.1 - n / 1000 for n in range(5)], 7)
+
+    assert len(curve.scores) == 12
+    assert curve.points(3).tolist() == [0, 6, 11]
+    assert curve.points(2).tolist() == [0, 6, 11]
+    assert curve.points(50).tolist() == list(range(12))
 
 
 def test_detections_of_one_score_are_kept_or_dropped_together() -> None:
@@ -107,6 +136,6 @@ def test_pooling_keeps_each_class_its_own_match() -> None:
 
     both = pooled([by_area["all"] for by_area in matching.match(truth, read_detections(results, truth))])
 
-    assert both.scores.tolist() == [0.9, 0.7, 0.5]
+    assert (both.name, both.scores.tolist()) == ("all", [0.9, 0.7, 0.5])
     assert both.true_positive[0].tolist() == [False, True, True]
     assert both.n_gt == 2

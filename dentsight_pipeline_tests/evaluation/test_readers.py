@@ -40,6 +40,46 @@ def test_what_the_model_changes_is_that_computed_by_hand() -> None:
     assert effect.sensitivity_aided.value == pytest.approx(3 / 4)
     assert effect.sensitivity_change.value == pytest.approx(1 / 4)
     assert effect.specificity_change.value == pytest.approx(0)
+    assert effect.specificity_unaided.value == effect.specificity_aided.value == pytest.approx(11 / 12)
+
+
+def test_arms_are_those_of_readers_with_both_on_images_with_a_truth() -> None:
+    """The mean of two readers, by condition and over all; a third read without the model alone, and of a fourth image
+    nobody knows what is there. A change for the worse is one."""
+    truth = {"a": {("caries", "11"), ("crown", "12")}}
+    rows = said("x", "a", {"11"}) + said("y", "a", {"11"}) + said("z", "a", set())
+    rows += said("x", "a", {"11"}, arm="aided") + said("y", "a", set(), arm="aided")
+    rows += said("x", "a", {"12"}, condition="crown") + said("x", "a", {"12"}, condition="crown", arm="aided")
+    rows += said("x", "unknown", {"11"}) + said("x", "unknown", set(), arm="aided")
+
+    effects = arm_effects(table(rows), truth, resamples=0, seed=0)
+
+    assert [(own.condition, own.positives, own.negatives) for own in effects] == [
+        ("caries", 1, 7),
+        ("crown", 1, 7),
+        ("all", 2, 14),
+    ]
+    assert [own.sensitivity_unaided.value for own in effects[:1]] == [1]
+    assert [own.sensitivity_change.value for own in effects[:1]] == [-0.5]
+    assert effects[2].sensitivity_aided.value == pytest.approx((1 + 0) / 2)
+
+
+def test_perfect_readings_of_few_images_are_not_certain() -> None:
+    """Six of six leave .05^(1/6) open, in either arm; that nothing changed between them is what was seen."""
+    images = [f"{n}" for n in range(6)]
+    rows = [row for arm in ("unaided", "aided") for image in images for row in said("x", image, {"11"}, arm=arm)]
+
+    effect = arm_effects(table(rows), {image: {("caries", "11")} for image in images}, resamples=20, seed=0)[0]
+
+    for own in (
+        effect.sensitivity_unaided,
+        effect.sensitivity_aided,
+        effect.specificity_unaided,
+        effect.specificity_aided,
+    ):
+        assert (own.value, own.low, own.high) == (1, pytest.approx(0.05 ** (1 / 6)), 1)
+    for own in (effect.sensitivity_change, effect.specificity_change):
+        assert (own.value, own.low, own.high) == (0, 0, 0)
 
 
 def test_an_image_that_one_arm_lacks_counts_in_neither() -> None:
@@ -74,7 +114,7 @@ def test_readers_of_known_skill_come_out_within_their_intervals() -> None:
     listed = tuple(StudyImage(sha256=image, file=f"images/{image}.jpg", source=image) for image in images)
     study = Study(title="Known", readers=("x", "y", "z"), conditions=("caries",), images=listed)
 
-    result = evaluate_readings(StudyReadings(study, table(rows)), truth, population="clean", resamples=300)
+    result = evaluate_readings(StudyReadings(study, table(rows), 4), truth, population="clean", resamples=300)
 
     row = {own.condition: own for own in result.conditions}["caries"]
     assert row.delta.low is not None and row.delta.high is not None
@@ -83,4 +123,4 @@ def test_readers_of_known_skill_come_out_within_their_intervals() -> None:
     assert change.low is not None and change.high is not None
     assert 0 < change.low <= 0.2 <= change.high
     assert {(own.metric, own.population) for own in result.measurements} == {(METRIC, "clean")}
-    assert (result.images, result.readers) == (60, ("x", "y", "z"))
+    assert (result.images, result.readers, result.unfinished) == (60, ("x", "y", "z"), 4)

@@ -47,6 +47,42 @@ def test_a_groups_figures_are_those_of_its_images_alone_and_unknown_is_a_group()
     assert own == {row.class_name: (row.n_gt, pytest.approx(row.ap)) for row in population.per_class}
 
 
+def test_each_group_is_named_by_its_limits_and_the_unknown_stands_last() -> None:
+    """Thirty sources of one width are a family, 28 teeth a full mouth; quarters end where a quarter of the images
+    does."""
+    truth, results = random_set(5, images=62)
+    for number, record in enumerate(truth["images"]):
+        record["width"] = 1000 if number < 30 else 1200 if number < 59 else None
+    traits = Traits(
+        brightness=np.arange(62.0) % 4,  # 16, 16, 15 and 15 images
+        sharpness=np.where(np.arange(62) < 61, 0.5, np.nan),
+        teeth=np.array([0, 1, 27, 28, 32, -1])[np.arange(62) % 6],
+        mixed=np.array([-1, 0, 1])[np.arange(62) % 3],
+    )
+
+    document = evaluate(replace(coco_inputs(truth, results, resamples=0), traits=traits)).document
+
+    assert [(part.axis, part.group, part.images) for part in document.subgroups] == [
+        ("width", "1000 px wide", 30),
+        ("width", "other widths", 29),
+        ("width", NOT_KNOWN, 3),
+        ("brightness", "1 of 4, darkest: to 0.25", 16),
+        ("brightness", "2 of 4: 0.25 to 1", 16),
+        ("brightness", "3 of 4: 1 to 2", 15),
+        ("brightness", "4 of 4, brightest: over 2", 15),
+        ("sharpness", "1 of 4, least sharp: to 0.5", 61),
+        ("sharpness", NOT_KNOWN, 1),
+        ("dentition", "edentulous: no tooth", 11),
+        ("dentition", "fully dentate: 28 teeth or more", 20),
+        ("dentition", "partly dentate: 1 to 27 teeth", 21),
+        ("dentition", NOT_KNOWN, 10),
+        ("mixed dentition", "no sign", 21),
+        ("mixed dentition", "suspected: a bud or a deciduous tooth", 20),
+        ("mixed dentition", NOT_KNOWN, 21),
+    ]
+    assert document.subgroups_unknown == {}
+
+
 def test_teeth_count_only_where_they_were_looked_for(tmp_path: Path) -> None:
     """An image whose annotator marked conditions alone is no edentulous mouth."""
     export = ExportBuilder(tmp_path / "export", NAMES)

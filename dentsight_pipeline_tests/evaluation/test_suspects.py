@@ -110,6 +110,91 @@ def test_a_class_that_is_found_loosely_doubts_places_less() -> None:
     assert 0 < score["caries"] < 0.4 * score["crown"]
 
 
+BOX, HALF_BESIDE = [0.0, 0, 100, 100], [50.0, 0, 100, 100]  # an IoU of a third
+
+
+def scores_of(labels: Labelled, *seen: tuple[str, list[float], float]) -> dict[tuple[str, int | None], float]:
+    """Score of each suspect by kind and label, when a model sees boxes with scores."""
+    return {(s.kind, s.annotation): s.score for s in predicted_suspects([labels], {labels.image: sight(*seen)})}
+
+
+def sight(*seen: tuple[str, list[float], float]) -> Seen:
+    """Named boxes with scores, as a model sees them."""
+    names, boxes, scores = zip(*seen, strict=True)
+    return Seen(list(names), np.array(boxes), np.array(scores))
+
+
+def test_scores_of_doubts_are_the_chances_computed_by_hand() -> None:
+    """Two crowns are seen, .9 on a label and .5 on a caries: one hit of two, shrunk by two more at the mean, .5, gives
+    chances of .75 and .25. Crowns are confirmed by .75, caries by nothing."""
+    far = [500.0, 0, 100, 100]
+    labels = image(["crown", "caries"], [BOX, far])
+
+    found = scores_of(labels, ("crown", BOX, 0.9), ("crown", far, 0.5))
+
+    assert found == {("spurious", 1): 0.75 * 0.25, ("class", 2): 0.25, ("spurious", 2): 0.0}
+
+
+def test_a_better_place_counts_as_far_as_its_class_is_found_in_place() -> None:
+    """One crown of two is seen half a box further: on labels .75 + 0, on or beside them .75 + .25."""
+    labels = image(["crown", "crown"], [[500.0, 0, 100, 100], BOX])
+
+    found = scores_of(labels, ("crown", [500.0, 0, 100, 100], 0.9), ("crown", HALF_BESIDE, 0.5))
+
+    assert found == {
+        ("spurious", 1): 0.375 * 0.25,
+        ("place", 2): 0.25 * 0.75,
+        ("spurious", 2): 0.375 * 0.75,
+    }
+
+
+def test_of_detections_without_a_label_the_best_of_each_place_is_told() -> None:
+    """From a tenth of overlap on two are one place; a chance below 2 % is not told."""
+    labels = image(["crown"], [[1000.0, 0, 100, 100]])
+    places = [[0.0, 0, 100, 100], [82.0, 0, 100, 100], [81.0, 200, 100, 100], [0.0, 200, 100, 100]]
+    seen = [("crown", [1000.0, 0, 100, 100], 0.9)] + [("crown", place, 0.8 - k / 100) for k, place in enumerate(places)]
+
+    found = [s for s in predicted_suspects([labels], {labels.image: sight(*seen)}) if s.kind == "missed"]
+    none = sight(("caries", [0.0, 0, 9, 9], 0.9))
+
+    assert [s.bbox[:2] for s in found] == [(0, 0), (82, 0), (81, 200)]  # overlaps of 18 and 19 px: .099 and .105
+    assert [s.kind for s in predicted_suspects([labels], {labels.image: none})] == ["spurious"]
+
+
+def test_labels_alone_are_doubted_from_stated_overlaps_on_and_by_how_sure_it_is() -> None:
+    """A number in the wrong jaw is as good as wrong; a twin, a wrong side and a number given twice are likely so."""
+    twin, no_twin = (image(["crown"] * 2, [BOX, [0.0, 0, 100, height]]) for height in (80, 79))
+    names, boxes = row_of_teeth()
+    lower = names.index("46")
+    jaw = image(["46" if name == "16" else name for name in names if name != "46"], boxes[:lower] + boxes[lower + 1 :])
+    twice = image([*names, "11"], [*boxes, boxes[names.index("11")]])
+
+    told = [
+        [(s.kind, s.class_name, s.proposed_class, s.score) for s in ranked(label_suspects([own]))]
+        for own in (twin, no_twin, jaw, twice, image([], []))
+    ]
+
+    assert told == [
+        [("spurious", "crown", None, 0.8)],
+        [],
+        [("class", "46", "16", 0.95)],
+        [("class", "11", None, 0.8)] * 2,
+        [("missed", "", None, 0.1)],
+    ]
+
+
+def test_copies_contradict_each_other_below_half_an_overlap() -> None:
+    """Two people draw one crown a little differently."""
+    one = image(["crown"], [BOX])
+    alike, other = (image(["crown"], [[0.0, 0, 100, height]], "b" * 64) for height in (50, 49))
+
+    assert list(contradictions(one, alike)) == []
+    assert [(s.image[0], s.bbox, s.score) for s in contradictions(one, other)] == [
+        ("b", (0, 0, 100, 100), 0.8),
+        ("a", (0, 0, 100, 49), 0.8),
+    ]
+
+
 def planted(
     images: int, share: float, rng: np.random.Generator
 ) -> tuple[list[Labelled], dict[str, Seen], dict[tuple, str]]:

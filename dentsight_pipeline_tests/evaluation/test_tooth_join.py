@@ -44,6 +44,35 @@ def test_a_bridge_belongs_to_every_tooth_it_spans() -> None:
     assert teeth_of([100, 200, 190, 50], "bridge") == (("16", "15", "14"), "span")
 
 
+@pytest.mark.parametrize(
+    ("condition", "box", "expected"),
+    [
+        ("caries", [85, 200, 30, 20], (("16",), "overlap", 0.5)),  # 15 of its 30 px
+        ("caries", [84, 200, 30, 20], ((), "none", 0.0)),
+        ("caries", [110, 235, 20, 40], ((), "none", 0.0)),  # three eighths on 16, as much on 46
+        ("bridge", [145, 200, 100, 40], (("16", "15", "14"), "span", 0.9)),  # 15 of 60 px of either end
+        ("bridge", [146, 200, 98, 40], (("15",), "span", 60 / 98)),
+        ("bridge", [110, 125, 40, 50], (("16",), "overlap", 1.0)),  # ends where the crown half begins
+        ("bridge", [110, 126, 40, 50], (("16",), "span", 1.0)),
+        ("bridge", [110, 335, 40, 50], (("46",), "overlap", 1.0)),  # begins where the lower crown half ends
+        ("bridge", [110, 334, 40, 50], (("46",), "span", 1.0)),
+        ("periapical-radiolucency", [215, 70, 30, 20], (("14",), "root-tip", 25 / 150)),  # 15 px beside, 20 above
+        ("periapical-radiolucency", [120, 430, 20, 20], (("46",), "root-tip", 30 / 150)),
+        ("periapical-radiolucency", [185, 15, 20, 20], (("15",), "root-tip", 0.5)),
+        ("periapical-radiolucency", [185, 14, 20, 20], ((), "none", 0.0)),
+        ("periapical-radiolucency", [120, 265, 20, 20], (("46",), "overlap", 1.0)),  # on the crown, far from any tip
+    ],
+)
+def test_each_rule_holds_up_to_its_limit_and_says_how_well_it_fits(
+    condition: str, box: list[float], expected: tuple[tuple[str, ...], str, float]
+) -> None:
+    """A reader is shown the fit; a limit that moved would give findings to other teeth without a word."""
+    (joined,) = join_teeth(np.array([box], float), [condition], TEETH, NAMES)
+
+    assert (joined.fdi, joined.rule, joined.score) == (*expected[:2], pytest.approx(expected[2]))
+    assert tuple(NAMES[tooth] for tooth in joined.teeth) == joined.fdi
+
+
 def test_what_fits_no_tooth_stays_unassigned() -> None:
     """Nothing is dropped and nothing is guessed."""
     (joined,) = join_teeth(np.array([[900.0, 20, 30, 30]]), ["implant"], TEETH, NAMES)

@@ -81,6 +81,18 @@ class TestOneMouth:
         assert before == [t for t in one_mouth(found) if (t.score or 0) >= 0.4]
 
 
+@pytest.mark.parametrize(("shift", "same"), [(20, True), (21, False)])
+def test_two_boxes_are_of_one_tooth_from_half_an_overlap_on(shift: float, same: bool) -> None:
+    """Teeth of 60 px: 40 of 80 px are a half. Less is a neighbour, and a number there is a stray one."""
+    beside = Marked("15", (PLACES["16"] + shift, 100.0, 60.0, 150.0), 0.8)
+    right = Marked("16", beside.bbox_xywh_px, 0.8)
+
+    teeth = measured(mouth(teeth=[right], true_teeth=[tooth("16")]))["teeth"]
+
+    assert one_mouth([beside, tooth("16", score=0.9)]) == [tooth("16", score=0.9), beside][: 1 if same else 2]
+    assert (teeth["recall"], teeth["stray"]) == ((1.0, 0) if same else (0.0, 1))
+
+
 class TestThreshold:
     """One threshold for all teeth, on the validation split."""
 

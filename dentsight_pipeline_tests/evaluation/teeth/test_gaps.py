@@ -72,6 +72,22 @@ def test_a_finding_belongs_to_the_row_that_it_lies_in() -> None:
     assert infer_absent(boxes, np.array([deep(fdi) for fdi in teeth]), teeth) == ["24", "34"]
 
 
+@pytest.mark.parametrize(("down", "number"), [(75, "26"), (76, None), (-75, "26"), (-76, None)])
+def test_a_row_reaches_half_a_tooth_up_and_down(down: float, number: str | None) -> None:
+    """Teeth of 150 px: an implant's box ends in the bone, and another jaw's is further."""
+    x, y, w, h = place("26")
+
+    assert inferred(["26"], found=[(x, y + down, w, h)]) == [number]
+
+
+@pytest.mark.parametrize(("apart", "numbers"), [(49, [None, None]), (50, ["26", "27"])])
+def test_two_findings_are_two_places_where_one_lies_beside_the_other(apart: float, numbers: list[str | None]) -> None:
+    """The centre of the second decides; the first ends 50 px further."""
+    x, y, _, h = place("26")
+
+    assert inferred(["26", "27"], found=[(x, y, 50.0, h), (x + apart - 12.5, y, 25.0, h)]) == numbers
+
+
 def test_a_finding_far_from_both_rows_stays_without_number() -> None:
     """A box in the jaw bone or in the sinus is in no gap of the arch."""
     x, _, w, h = place("26")

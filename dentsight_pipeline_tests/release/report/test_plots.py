@@ -236,6 +236,21 @@ def test_all_panels_and_words_lie_on_the_figure_and_none_on_another(drawn: Drawn
         assert min(box.height for box in panels) > 20
 
 
+def test_a_figure_of_several_colours_says_what_each_means(drawn: Drawn) -> None:
+    """In its own legend; one of a single colour needs none."""
+    _all(["caries", "crown"])
+
+    words = [[text.get_text() for text in figure.texts] for figure in drawn()]
+
+    assert [own for own in words if own] == [
+        ["90 % interval", "floor of the gate"],
+        ["precision", "recall", "F1", "threshold"],
+        ["matched", "unmatched"],
+        ["wrong class", "badly placed", "found twice", "nothing there", "missed"],
+        ["small boxes", "medium boxes", "large boxes"],
+    ]
+
+
 def test_intervals_points_and_floors_lie_at_their_figures(drawn: Drawn) -> None:
     """The weakest class on top, and the floor of AP is none of AP50."""
     rows = [

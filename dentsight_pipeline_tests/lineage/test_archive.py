@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +150,119 @@ def test_a_tar_holds_the_same_and_is_the_same_twice(intact_chain: Chain, folder:
     assert run_script(tmp_path / "out").returncode == 4
     (tmp_path / "cut.tar").write_bytes(first.read_bytes()[:-60_000])
     assert check(tmp_path / "cut.tar").findings
+
+
+@pytest.mark.parametrize("name", ["kept", "kept.tar"])
+def test_all_files_are_counted_and_all_bytes_are_told(intact_chain: Chain, tmp_path: Path, name: str) -> None:
+    """The command says how many there are; a bar that ends at 99 % looks like a failure."""
+    contents = archive.contents_of(intact_chain.store, intact_chain.digests["released_model"], intact_chain.public_key)
+    told: list[tuple[str, int, int]] = []
+
+    count = archive.write_archive(contents, tmp_path / name, lambda *now: told.append(now))
+
+    (tmp_path / "out").mkdir()
+    if name.endswith(".tar"):
+        subprocess.run(["tar", "-xf", tmp_path / name, "-C", tmp_path / "out"], check=True)
+    there = tmp_path / ("out" if name.endswith(".tar") else name)
+    sizes = [entry.size for _, entry in contents.objects.values()]
+    assert count == sum(path.is_file() for path in there.rglob("*"))
+    assert sorted(told) == told
+    assert (len(told), told[-1]) == (len(sizes), ("bytes", sum(sizes), sum(sizes)))
+    assert contents.size == sum(path.stat().st_size for path in (there / "store/objects").rglob("*") if path.is_file())
+    assert len(contents.images) == 8
+
+
+def test_a_link_to_the_right_bytes_is_no_file_of_an_archive(folder: Path, tmp_path: Path) -> None:
+    """Where it leads, something else may lie tomorrow: in a folder and in a tar."""
+    name = "release-key.pub"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).rename(copy / "spare")
+    (copy / name).symlink_to("spare")
+    with tarfile.open(tmp_path / "kept.tar", "w") as tar:
+        for path in copy.iterdir():
+            tar.add(path, path.name)
+
+    for place in (copy, tmp_path / "kept.tar"):
+        found = check(place).findings
+        assert found == [f"{name} is missing: no {name}.", "spare is not part of the archive."], place
+
+
+@pytest.mark.parametrize(
+    ("asset", "what"),
+    [
+        ("trained_checkpoint", "The trained_checkpoint of the release"),
+        ("released_model", "The release"),
+        ("earlier_release", "A release"),
+    ],
+)
+def test_a_missing_manifest_is_named_by_what_leads_to_it(
+    folder: Path, intact_chain: Chain, tmp_path: Path, asset: str, what: str
+) -> None:
+    """The first sentence says which link of the chain is gone; nothing breaks off with an error of Python."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    digest = intact_chain.digests[asset]
+    (copy / f"store/manifests/{digest[:2]}/{digest}.json").unlink()
+
+    findings = check(copy).findings
+
+    assert findings[0].startswith(what), findings
+    assert findings[0].endswith(f"({digest[:12]}) is missing: no store/manifests/{digest[:2]}/{digest}.json.")
+    assert not [line for line in findings if "does not have its form" in line]
+
+
+def rewritten(copy: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """A document that carries its own digest, changed and sealed again as a forger would."""
+    value = change(json.loads((copy / name).read_text())["value"])
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    (copy / name).write_text(f'{{"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","value":{text}}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "finding"),
+    [
+        ("archive.json", lambda v: v | {"log_head": "9:0"}, "The log was cut off or changed: it ends at 9:"),
+        (
+            "store/refs/lineage/head.json",
+            lambda v: v | {"sequence": 8},
+            "The log was cut off or changed: it ends at 9:",
+        ),
+        ("store/refs/release/head.json", lambda v: v | {"sequence": 3}, "says that it is number 2."),
+        (
+            "store/refs/release/head.json",
+            lambda v: v | {"digest": None},
+            "The release is not in the chain of releases.",
+        ),
+        ("archive.json", lambda v: v | {"files": {}}, "README.txt is not part of the archive."),
+    ],
+)
+def test_a_document_that_was_sealed_again_does_not_fit_the_others(
+    folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], finding: str
+) -> None:
+    """Its own digest is right; what it says is not what the chains say."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    rewritten(copy, name, change)
+
+    findings = check(copy).findings
+
+    assert any(finding in line for line in findings), findings
+    assert not [line for line in findings if "carry its own digest" in line or "its form" in line]
+
+
+def test_what_the_script_prints_can_be_held_against_a_note(folder: Path, intact_chain: Chain) -> None:
+    """Release, head, fingerprint of the key, and how much was looked at."""
+    done = run_script(folder, "--release", intact_chain.digests["released_model"])
+
+    about = json.loads((folder / "archive.json").read_text())["value"]
+    key = hashlib.sha256((folder / "release-key.pub").read_bytes()).hexdigest()
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    assert done.stdout.splitlines() == [
+        f"Release {intact_chain.digests['released_model']}",
+        f"Head of the log {about['log_head']}",
+        f"sha256 of release-key.pub {key}",
+        f"9 products, {files} files, 9 entries of the log",
+        "Intact.",
+        "The signature was NOT verified: pip install model-signing.",
+    ]
 
 
 def test_a_champions_history_is_part_of_it(chain: Chain, tmp_path: Path) -> None:

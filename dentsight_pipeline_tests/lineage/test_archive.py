@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError, ReleaseError, StorageError
-from dentsight_pipeline.lineage import archive
+from dentsight_pipeline.lineage import archive, check_archive
 from dentsight_pipeline.lineage.check_archive import check
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import champion
+from dentsight_pipeline.release.keys import generate_key
+from dentsight_pipeline.store import log
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
@@ -53,8 +55,6 @@ def test_an_archive_verifies_with_the_standard_library_alone(folder: Path) -> No
 
 def test_with_model_signing_at_hand_the_signature_is_verified_too(folder: Path, tmp_path: Path) -> None:
     """The key may come from elsewhere; another one does not pass."""
-    from dentsight_pipeline.release.keys import generate_key
-
     good, other = (check(folder, key) for key in (None, generate_key(tmp_path / "keys").public))
 
     assert (good.findings, good.signed) == ([], True)
@@ -283,6 +283,32 @@ def test_a_chain_that_ends_before_the_export_is_found(folder: Path, tmp_path: Pa
     findings = check(copy).findings
 
     assert findings[:2] == ["The chain does not reach a raw export.", "The release is not in the chain of releases."]
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The status of the script in this process, where model-signing is at hand."""
+    monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
+    return check_archive.main()
+
+
+def test_the_status_says_what_held(
+    folder: Path, intact_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """0 for all of it with the right notes and key, 5 for any other note; the place of the script is the default."""
+    release, head = intact_chain.digests["released_model"], str(log.head(intact_chain.store))
+    first = f"1:{hashlib.sha256(intact_chain.log_file(1).read_bytes()).hexdigest()}"
+    other = generate_key(tmp_path / "keys").public
+    monkeypatch.setattr(check_archive, "__file__", str(folder / "verify.py"))
+
+    notes = ("--release", release, "--key", intact_chain.public_key, "--head")
+
+    assert status_of(monkeypatch) == status_of(monkeypatch, folder, *notes, head) == 0
+    assert capsys.readouterr().out.endswith("Intact.\nThe signature holds.\n")
+    assert status_of(monkeypatch, folder, *notes, first) == 0
+    for wrong in (("--release", head), ("--head", release), ("--key", other), ("--key", tmp_path / "none.pub")):
+        assert status_of(monkeypatch, folder, *wrong) == 5, wrong
+        assert "\nNOT INTACT:\n- " in capsys.readouterr().out
+    assert status_of(monkeypatch, tmp_path) == 5
 
 
 def test_what_the_script_prints_can_be_held_against_a_note(folder: Path, intact_chain: Chain) -> None:

@@ -163,10 +163,9 @@ def _sites(
             name = f"{qualname}.{child.name}".lstrip(".")
             inside = child if isinstance(child, ast.FunctionDef) else None
             if child.name != "__repr__":
-                for part in child.body:
-                    yield from ((part, inside, name), *_sites(part, inside, name)) if not _left_alone(part) else ()
+                yield from _sites(ast.Module(child.body, []), inside, name)
             continue
-        if _left_alone(child) or (isinstance(node, ast.arg | ast.AnnAssign) and child is node.annotation):
+        if _left_alone(child) or child in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             continue
         yield child, function, qualname
         if not isinstance(child, ast.Raise):

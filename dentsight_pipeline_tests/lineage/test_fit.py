@@ -249,6 +249,7 @@ def _both(change: Callable[[Document], Any]) -> Callable[[Document, Document], A
     return lambda report, verdict: (change(verdict), report.update(verdict=verdict))
 
 
+_REPORT = "The release-report <release_report>"
 _SHOWN = "that report.json of the release-report <release_report> shows"
 _EDITED = "The verdict of the release-report <release_report> was edited: "
 
@@ -265,12 +266,12 @@ _EDITED = "The verdict of the release-report <release_report> was edited: "
         (
             lambda report, verdict: None,
             {"verdict": "FAIL"},
-            ["The release-report <release_report> is marked FAIL, but its verdict.json says PASS."],
+            [f"{_REPORT} is marked FAIL, releasable, but its verdict.json says PASS, releasable."],
         ),
         (
             lambda report, verdict: None,
             {"releasable": False},
-            ["The release-report <release_report> is marked PASS, but its verdict.json says PASS."],
+            [f"{_REPORT} is marked PASS, not releasable, but its verdict.json says PASS, releasable."],
         ),
         (
             lambda report, verdict: None,

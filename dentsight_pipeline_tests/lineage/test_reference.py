@@ -13,6 +13,7 @@ from dentsight_pipeline.errors import ConfigurationError, IntegrityError
 from dentsight_pipeline.lineage import reference
 from dentsight_pipeline.lineage.reference import Reference, checkpoint_folder, checkpoint_of, resolve
 from dentsight_pipeline.release import champion
+from dentsight_pipeline.store.content import build
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, continue_chain, flip
 
 RUN = f"{7:032x}"
@@ -195,6 +196,16 @@ def test_an_mlflow_run_means_what_it_made(intact_chain: Chain) -> None:
         assert resolved(intact_chain, ref, registry) == Reference(digest, f"MLflow run {RUN}")
 
 
+def test_a_run_is_held_against_the_log_where_a_record_was_changed(chain: Chain) -> None:
+    """The audit says that it was changed; the tag that names the run is no forgery for that."""
+    digest = chain.digests["trained_checkpoint"]
+    for record in (chain.root / "workspace/store/records" / digest).iterdir():
+        flip(record)
+    registry = RememberedRegistry(runs={RUN: {"dentsight.checkpoint_digest": digest}})
+
+    assert resolved(chain, RUN, registry) == Reference(digest, f"MLflow run {RUN}")
+
+
 def test_a_forged_tag_of_an_mlflow_run_is_found(intact_chain: Chain) -> None:
     """MLflow's tags can be edited by anybody who can write there."""
     digest = intact_chain.digests["trained_checkpoint"]
@@ -272,6 +283,28 @@ def test_the_model_folder_of_any_product_can_be_used(intact_chain: Chain, asset:
         assert (folder / "model.safetensors").read_bytes() == wanted
         assert (folder / "config.json").is_file()
         assert (folder / "preprocessor_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("predictions", {"trained_checkpoint": "mine"}),
+        ("tooth-findings", {"tooth_checkpoint": "mine", "trained_checkpoint": "other"}),
+        ("tooth-report", {"tooth_checkpoint": "mine"}),
+        ("checkpoint", {}),
+    ],
+)
+def test_the_checkpoint_behind_a_product_is_the_one_that_it_was_made_with(
+    chain: Chain, kind: str, inputs: dict[str, str]
+) -> None:
+    """What was found tooth by tooth was made with the teeth's model, whatever else it read."""
+    mine = chain.digests["trained_checkpoint"]
+    digests = {"mine": mine, "other": "e" * 64}
+    named = {asset: digests[which] for asset, which in inputs.items()}
+    product = build(chain.store, kind, {"a": b"a"}, named, {})
+    chain.store.put_manifest(product)
+
+    assert checkpoint_of(chain.store, product.digest if inputs else mine).digest == mine
 
 
 def test_a_folder_from_elsewhere_is_used_as_it_is(intact_chain: Chain, tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path
     assert plain(found.packages) == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found.code.same is False
     assert found.data.same is True
+    assert (found.metrics.paired, found.metrics.rows) == (False, ())
     assert (
         found.metrics.reason
         == f"The checkpoint {first.digest[:12]} and the checkpoint {second.digest[:12]} were not evaluated."

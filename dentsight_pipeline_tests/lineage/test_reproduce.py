@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.splits import read_split, split_files
+from dentsight_pipeline.data.stems import recall_stems
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.evaluation import Figure
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
@@ -278,6 +279,26 @@ def test_the_jobs_ask_for_what_was_made_then(chain: Chain, tmp_path: Path) -> No
         ("test_predictions", "predicted", False),
     ]
     assert found.metrics == ()
+    raw = chain.digests["raw_export"]
+    assert recall_stems(open_store(tmp_path / "fresh"), raw) == recall_stems(store, raw) != {}
+
+
+def test_a_training_that_started_from_a_stored_checkpoint_finds_it_again(chain: Chain, tmp_path: Path) -> None:
+    """The empty store has it, file by file, before the job begins."""
+    store, start = chain.store, chain.manifest("trained_checkpoint")
+    plain_one = checkpoint_of(store, chain.manifest("condition_subset"), 3)
+    inputs = {**plain_one.inputs, "initial_checkpoint": start.digest}
+    further = build(store, "checkpoint", dict(plain_one.entries), inputs, plain_one.facts)
+    digest = recorded(store, "trained_checkpoint", further)
+    seen: list[bool] = []
+
+    def train(fresh: Store, subset: Manifest, recipe: Mapping[str, Any]) -> Manifest:
+        seen.append(fresh.has_manifest(start.digest) and all(fresh.has(e.sha256) for e in start.entries.values()))
+        return further
+
+    found = reproduce(store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", Jobs(train))
+
+    assert (seen, found.reproduced) == ([True], True)
 
 
 @pytest.mark.parametrize("asset", ["condition_subset", "normalized_splits"])

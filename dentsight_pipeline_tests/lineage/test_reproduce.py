@@ -294,7 +294,8 @@ def test_a_training_that_started_from_a_stored_checkpoint_finds_it_again(chain: 
 
     def train(fresh: Store, subset: Manifest, recipe: Mapping[str, Any]) -> Manifest:
         seen.append(fresh.has_manifest(start.digest) and all(fresh.has(e.sha256) for e in start.entries.values()))
-        return further
+        made = checkpoint_of(fresh, subset, 3)
+        return build(fresh, made.kind, dict(made.entries), inputs, made.facts)
 
     found = reproduce(store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", Jobs(train))
 

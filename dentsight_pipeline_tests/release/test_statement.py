@@ -324,7 +324,7 @@ def test_a_statement_says_all_that_a_release_rests_on(tmp_path, verdict):
         "detections": "b" * 64,
         "champion": None,
         "corpus": plain(ROBOFLOW),
-        "model": plain(MODEL),
+        "model": json.loads(pretty(MODEL)),
         "neverForXrays": False,
         "notAMedicalDevice": True,
         "sequence": 5,

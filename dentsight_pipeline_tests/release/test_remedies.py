@@ -227,6 +227,22 @@ def test_empty_mouths_are_asked_for_by_their_exact_number(evaluation, policy, he
     assert remedy.figures == {"images": 30, "with_false_positive": 1, "needed": 30 + more - (more == 1)}
 
 
+def test_no_number_of_empty_mouths_is_made_up(evaluation, policy, healthy):
+    """At a rate that no number of X-rays could bring under the ceiling a better model is what is left."""
+    rate = {"value": 0.04, "low": 0.0, "high": 0.08}
+    told = {"population": "clean", "images": 30, "images_with_false_positive": 1, "false_positives": 2, "rate": rate}
+    told |= {"rate_interval": "", "per_image": rate, "per_image_interval": ""}
+    told |= dict.fromkeys(("images_needed_at_observed_rate", "images_needed_for_below_5_percent"))
+    row = measurement("empty_mouth_fp_rate", "all", 0.04, 0.0, 0.08, n=30, unit_count=30)
+
+    kinds = [
+        _remedy(_with(evaluation, row, empty_mouth=own), policy, healthy, "tier2_empty_mouth_fp_rate").kind
+        for own in (told, None)
+    ]
+
+    assert kinds == ["retrain", "retrain"]
+
+
 @pytest.mark.parametrize(("images", "kind"), [(66, "coverage"), (65, "test data")])
 def test_images_that_are_there_are_a_remedy_if_they_are_enough(evaluation, policy, healthy, images, kind):
     """Three times 22 looked-at images are needed: of 66 all, of 65 not enough."""

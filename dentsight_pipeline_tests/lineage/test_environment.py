@@ -84,7 +84,8 @@ def test_a_distribution_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatc
     """One without a list of files has no digest; an empty digest would be that of nothing."""
     assert environment.installed("no-such-package") is None
     found = importlib.metadata.distribution("numpy")
-    monkeypatch.setattr(type(found), "read_text", lambda self, name: None)
+    whole = type(found).read_text
+    monkeypatch.setattr(type(found), "read_text", lambda self, name: None if name == "RECORD" else whole(self, name))
 
     bare = environment.installed("numpy")
 

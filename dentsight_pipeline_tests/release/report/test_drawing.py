@@ -40,6 +40,8 @@ def test_panels_stand_in_lines_of_five_of_one_size() -> None:
     assert figure.get_size_inches() == pytest.approx((10.8, 0.32 + 2 * 1.72 + 0.3))
     assert len({(round(box.width, 6), round(box.height, 6)) for box in boxes}) == 1
     assert len({round(box.y0, 6) for box in boxes[:5]}) == 1
+    assert 0 < boxes[0].x0 < boxes[4].x1 < 1
+    assert 0 < boxes[5].y0 < boxes[0].y1 < 1
     steps = [(after.x0 - before.x0) * 10.8 for before, after in pairwise(boxes[:5])]
     assert steps == pytest.approx([steps[0]] * 4)
     assert (boxes[5].x0, (boxes[0].y0 - boxes[5].y0) * figure.get_figheight()) == pytest.approx((boxes[0].x0, 1.72))

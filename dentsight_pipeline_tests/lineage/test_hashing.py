@@ -25,7 +25,7 @@ def test_all_bytes_are_counted_once_and_the_progress_ends_with_them(intact_chain
         walked,
         top_only=False,
         workers=2,
-        say=lambda *now: told.append(now),  # type: ignore[arg-type]
+        say=lambda *now: told.append(now),
     )
     top = hash_again(intact_chain.store, walked, top_only=True, workers=2, say=lambda *_: None)
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from dentsight_pipeline.documents.codec import convert
 from dentsight_pipeline.documents.facts import Corpus, Coverage
 from dentsight_pipeline.documents.lineage import Record
+from dentsight_pipeline.documents.names import CorpusKind
 from dentsight_pipeline.documents.release import Digest
 from dentsight_pipeline.documents.subgroups import WorstGroup
 from dentsight_pipeline.lineage.dossier import annex
@@ -238,7 +240,7 @@ def test_data_that_is_drawn_or_was_looked_at_in_part_is_called_that(case: Case) 
     _with(
         case,
         "data",
-        corpus=Corpus(kind="phantom", name="drawn", licence="CC0-1.0"),
+        corpus=Corpus(kind=CorpusKind.PHANTOM, name="drawn", licence="CC0-1.0"),
         mapping=mapping,
         leakage=leakage,
         dropped={"braces": 3, "nothing": 0},
@@ -290,7 +292,7 @@ def test_accuracy_is_told_of_groups_of_x_rays_that_were_decided(case: Case) -> N
     figures = {"gate": "g", "condition": "caries", "metric": "ap", "floor": 0.3, "axis": "width", "group": "wide"}
     figures |= {"value": 0.5, "low": 0.4, "high": 0.6, "sources": 40, "p_holm": None, "groups": 1, "too_small": 0}
     groups = [
-        WorstGroup(**figures, outcome=outcome, sentence=sentence)
+        convert(figures | {"outcome": outcome, "sentence": sentence}, WorstGroup, "a group")
         for outcome, sentence in (("PASS", "Wide ones do."), ("INCONCLUSIVE", "Nobody knows."), ("FAIL", "Dark fail."))
     ]
     assert annex.accuracy_of_groups(case) is None

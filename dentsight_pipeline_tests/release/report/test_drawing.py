@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +24,11 @@ def test_a_picture_tells_its_size_in_pixels_of_a_screen() -> None:
 
 def test_only_the_outer_panels_are_labelled() -> None:
     """Seven panels in two lines: y on the first of a line, x where none stands below."""
-    figure = drawing.panels(range(7), lambda axes, row: axes.plot([row], [row]), ("recall", "precision"))
+
+    def draw(axes: Any, row: int) -> None:
+        axes.plot([row], [row])
+
+    figure: Any = drawing.panels(range(7), draw, ("recall", "precision"))
 
     assert [bool(axes.get_ylabel()) for axes in figure.axes] == [True, *[False] * 4, True, False]
     assert [bool(axes.get_xlabel()) for axes in figure.axes] == [False, False, *[True] * 5]
@@ -55,7 +60,7 @@ def test_each_sign_of_a_legend_stands_close_before_its_words(style) -> None:
         drawing.legend(figure, entries)
     figure.set_dpi(100)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    signs = figure.artists
+    signs: list[Any] = list(figure.artists)
     boxes = [sign.get_window_extent(renderer) for sign in signs]
     words = [text.get_window_extent(renderer) for text in figure.texts]
 
@@ -77,7 +82,7 @@ def test_a_title_that_is_too_long_for_its_panel_is_cut_where_it_still_tells_the_
         first, second = (figure.add_axes((0.5 * k, 0, 0.4, 0.6)) for k in range(2))
         drawing.subtitle(first, "a" * 23, "AP50 0.40")
         drawing.subtitle(second, "a" * 24, "AP50 0.40")
-    (detail,) = first.texts
+    detail: Any = first.texts[0]
 
     assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("a" * 23, "a" * 22 + "…")
     assert (detail.get_text(), detail.xy, detail.xycoords) == ("AP50 0.40", (0, 1), "axes fraction")
@@ -88,7 +93,7 @@ def test_words_beside_a_point_begin_four_points_to_its_right() -> None:
     with drawing.drawing(4, 2) as figure:
         axes = figure.add_axes((0, 0, 1, 1))
         drawing.beside(axes, (0.25, 0.5), "0.25")
-    (words,) = axes.texts
+    words: Any = axes.texts[0]
 
     assert (words.xy, words.xyann, words.anncoords, words.get_va()) == ((0.25, 0.5), (4, 0), "offset points", "center")
     assert to_hex(words.get_color()) == ROLES["muted"]

@@ -6,11 +6,11 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -175,13 +175,14 @@ def test_the_weakest_class_comes_first_with_its_interval_and_floor():
 
 # What is drawn -------------------------------------------------------------------------------------------------------
 
-Drawn = Callable[[], list[Figure]]
+Drawn = Callable[[], list[Any]]
+"""Figures, whose parts matplotlib types too broadly to be read back."""
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """The figures that pictures were made from so far, in the order of making."""
-    figures: list[Figure] = []
+    figures: list[Any] = []
 
     def kept(name: str, figure: Figure, alt: str) -> Picture:
         figures.append(figure)
@@ -191,18 +192,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
     return lambda: figures
 
 
-def _role(color: object) -> str:
+def _role(color: Any) -> str:
     """The role of a colour that was drawn."""
-    return {stand_in: role for role, stand_in in ROLES.items()}[to_hex(color)]  # type: ignore[arg-type]
+    return {stand_in: role for role, stand_in in ROLES.items()}[to_hex(color)]
 
 
-def _ticks(axes: Axes, which: str) -> dict[str, float]:
+def _ticks(axes: Any, which: str) -> dict[str, float]:
     """The labels of an axis, and where."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     return {text.get_text(): float(at) for text, at in zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)}
 
 
-def _shown(figure: Figure) -> Iterator[Text]:
+def _shown(figure: Any) -> Iterator[Text]:
     """Every text of a figure but the labels of ticks beyond an axis' end, which are not drawn."""
     beyond = {
         id(tick.label1)

@@ -161,13 +161,11 @@ def _sites(
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.ClassDef) and function is None:
             name = f"{qualname}.{child.name}".lstrip(".")
-            if isinstance(child, ast.ClassDef):
-                yield from _sites(ast.Module(child.body, []), None, name)
-            elif child.name != "__repr__":
-                for part in child.body:
-                    yield from ((part, child, name), *_sites(part, child, name)) if not _left_alone(part) else ()
+            inside = child if isinstance(child, ast.FunctionDef) else None
+            if child.name != "__repr__":
+                yield from _sites(ast.Module(child.body, []), inside, name)
             continue
-        if _left_alone(child) or (isinstance(node, ast.arg | ast.AnnAssign) and child is node.annotation):
+        if _left_alone(child) or child in (getattr(node, "annotation", None), getattr(node, "returns", None)):
             continue
         yield child, function, qualname
         if not isinstance(child, ast.Raise):

@@ -28,8 +28,9 @@ def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
     stored, report = product.verdict_of(store, manifest), product.report_of(store, manifest)
     if report.verdict != stored:
         yield f"report.json of the {name_of(manifest)} tells another verdict than its verdict.json."
-    if (facts.verdict, facts.releasable) != (stored.outcome, stored.releasable):
-        yield f"The {name_of(manifest)} is marked {facts.verdict}, but its verdict.json says {stored.outcome}."
+    marked, said = _decision(facts.verdict, facts.releasable), _decision(stored.outcome, stored.releasable)
+    if marked != said:
+        yield f"The {name_of(manifest)} is marked {marked}, but its verdict.json says {said}."
     if (report.champion.digest if report.champion else None) != facts.champion:
         yield f"report.json of the {name_of(manifest)} compares with another champion than its facts name."
     if report.policy.digest != stored.policy_digest or not can_block(report.policy):
@@ -41,6 +42,10 @@ def misjudged(store: Store, walked: Walk, manifest: Manifest) -> Iterator[str]:
             f"v{report.policy.version} but differs from the packaged one."
         )
     yield from _otherwise(store, walked, manifest, stored, report)
+
+
+def _decision(outcome: str, releasable: bool) -> str:
+    return f"{outcome}, {'releasable' if releasable else 'not releasable'}"
 
 
 def can_block(policy: Policy) -> bool:

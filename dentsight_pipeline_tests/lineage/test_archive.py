@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError, ReleaseError, StorageError
-from dentsight_pipeline.lineage import archive
+from dentsight_pipeline.lineage import archive, check_archive
 from dentsight_pipeline.lineage.check_archive import check
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import champion
+from dentsight_pipeline.release.keys import generate_key
+from dentsight_pipeline.store import log
 from dentsight_pipeline.store.objects import open_store
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
 
@@ -49,8 +55,6 @@ def test_an_archive_verifies_with_the_standard_library_alone(folder: Path) -> No
 
 def test_with_model_signing_at_hand_the_signature_is_verified_too(folder: Path, tmp_path: Path) -> None:
     """The key may come from elsewhere; another one does not pass."""
-    from dentsight_pipeline.release.keys import generate_key
-
     good, other = (check(folder, key) for key in (None, generate_key(tmp_path / "keys").public))
 
     assert (good.findings, good.signed) == ([], True)
@@ -102,8 +106,9 @@ def test_a_missing_file_is_found_and_named(folder: Path, tmp_path: Path) -> None
     unnoticed = []
     for path in [path for path in copy.rglob("*") if path.is_file() and "locks" not in path.parts]:
         away = path.rename(tmp_path / "away")
-        if not check(copy).findings:
-            unnoticed.append(path)
+        name = path.relative_to(copy).as_posix()
+        if not any(name in line or "log" in line or "how" in line for line in check(copy).findings):
+            unnoticed.append(name)
         away.rename(path)
 
     assert unnoticed == []
@@ -146,6 +151,181 @@ def test_a_tar_holds_the_same_and_is_the_same_twice(intact_chain: Chain, folder:
     assert run_script(tmp_path / "out").returncode == 4
     (tmp_path / "cut.tar").write_bytes(first.read_bytes()[:-60_000])
     assert check(tmp_path / "cut.tar").findings
+
+
+@pytest.mark.parametrize("name", ["kept", "kept.tar"])
+def test_all_files_are_counted_and_all_bytes_are_told(intact_chain: Chain, tmp_path: Path, name: str) -> None:
+    """The command says how many there are; a bar that ends at 99 % looks like a failure."""
+    contents = archive.contents_of(intact_chain.store, intact_chain.digests["released_model"], intact_chain.public_key)
+    told: list[tuple[str, int, int]] = []
+
+    count = archive.write_archive(contents, tmp_path / name, lambda *now: told.append(now))
+
+    (tmp_path / "out").mkdir()
+    if name.endswith(".tar"):
+        subprocess.run(["tar", "-xf", tmp_path / name, "-C", tmp_path / "out"], check=True)
+    there = tmp_path / ("out" if name.endswith(".tar") else name)
+    sizes = [entry.size for _, entry in contents.objects.values()]
+    assert count == sum(path.is_file() for path in there.rglob("*"))
+    assert sorted(told) == told
+    assert (len(told), told[-1]) == (len(sizes), ("bytes", sum(sizes), sum(sizes)))
+    assert contents.size == sum(path.stat().st_size for path in (there / "store/objects").rglob("*") if path.is_file())
+    assert len(contents.images) == 8
+
+
+def test_a_link_to_the_right_bytes_is_no_file_of_an_archive(folder: Path, tmp_path: Path) -> None:
+    """Where it leads, something else may lie tomorrow: in a folder and in a tar."""
+    name = "release-key.pub"
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).rename(copy / "spare")
+    (copy / name).symlink_to("spare")
+    with tarfile.open(tmp_path / "kept.tar", "w") as tar:
+        for path in copy.iterdir():
+            tar.add(path, path.name)
+
+    for place in (copy, tmp_path / "kept.tar"):
+        found = check(place).findings
+        assert found == [f"{name} is missing: no {name}.", "spare is not part of the archive."], place
+
+
+@pytest.mark.parametrize(
+    ("asset", "what"),
+    [
+        ("trained_checkpoint", "The trained_checkpoint of the release"),
+        ("released_model", "The release"),
+        ("earlier_release", "A release"),
+    ],
+)
+def test_a_missing_manifest_is_named_by_what_leads_to_it(
+    folder: Path, intact_chain: Chain, tmp_path: Path, asset: str, what: str
+) -> None:
+    """The first sentence says which link of the chain is gone; nothing breaks off with an error of Python."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    digest = intact_chain.digests[asset]
+    (copy / f"store/manifests/{digest[:2]}/{digest}.json").unlink()
+
+    findings = check(copy).findings
+
+    assert findings[0].startswith(what), findings
+    assert findings[0].endswith(f"({digest[:12]}) is missing: no store/manifests/{digest[:2]}/{digest}.json.")
+    assert not [line for line in findings if "does not have its form" in line]
+
+
+def rewritten(copy: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """A document that carries its own digest, changed and sealed again as a forger would."""
+    value = change(json.loads((copy / name).read_text())["value"])
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    (copy / name).write_text(f'{{"sha256":"{hashlib.sha256(text.encode()).hexdigest()}","value":{text}}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "finding"),
+    [
+        ("archive.json", lambda v: v | {"log_head": "9:0"}, "The log was cut off or changed: it ends at 9:"),
+        (
+            "store/refs/lineage/head.json",
+            lambda v: v | {"sequence": 8},
+            "The log was cut off or changed: it ends at 9:",
+        ),
+        ("store/refs/release/head.json", lambda v: v | {"sequence": 3}, "says that it is number 2."),
+        (
+            "store/refs/release/head.json",
+            lambda v: v | {"digest": None},
+            "The release is not in the chain of releases.",
+        ),
+        ("archive.json", lambda v: v | {"files": {}}, "README.txt is not part of the archive."),
+    ],
+)
+def test_a_document_that_was_sealed_again_does_not_fit_the_others(
+    folder: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], finding: str
+) -> None:
+    """Its own digest is right; what it says is not what the chains say."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    rewritten(copy, name, change)
+
+    findings = check(copy).findings
+
+    assert any(finding in line for line in findings), findings
+    assert not [line for line in findings if "carry its own digest" in line or "its form" in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("archive.json", "archive.json was changed: it does not carry its own digest."),
+        ("store/log/000000000004.json", "Entry 4 of the log, or the one before it, was changed: they do not fit."),
+        ("README.txt", "README.txt was changed: README.txt hashes to "),
+    ],
+)
+@pytest.mark.parametrize("content", [b"no JSON", b"[]", b"{}"])
+def test_other_content_under_the_name_of_a_file_is_a_finding_first_of_all(
+    folder: Path, tmp_path: Path, name: str, finding: str, content: bytes
+) -> None:
+    """Whatever it is: a script that breaks off says nothing of the rest."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / name).write_bytes(content)
+
+    findings = check(copy).findings
+
+    assert findings[0].startswith(finding), findings
+    assert not [line for line in findings if "does not have its form" in line]
+
+
+def test_a_chain_that_ends_before_the_export_is_found(folder: Path, tmp_path: Path) -> None:
+    """A model without the data that it came from proves nothing."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    data = b'{"entries":{},"facts":{},"inputs":{},"kind":"checkpoint"}'
+    digest = hashlib.sha256(data).hexdigest()
+    (copy / f"store/manifests/{digest[:2]}").mkdir(exist_ok=True)
+    (copy / f"store/manifests/{digest[:2]}/{digest}.json").write_bytes(data)
+    rewritten(copy, "archive.json", lambda value: value | {"release": digest})
+
+    findings = check(copy).findings
+
+    assert findings[:2] == ["The chain does not reach a raw export.", "The release is not in the chain of releases."]
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The status of the script in this process, where model-signing is at hand."""
+    monkeypatch.setattr(sys, "argv", ["verify.py", *map(str, arguments)])
+    return check_archive.main()
+
+
+def test_the_status_says_what_held(
+    folder: Path, intact_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """0 for all of it with the right notes and key, 5 for any other note; the place of the script is the default."""
+    release, head = intact_chain.digests["released_model"], str(log.head(intact_chain.store))
+    first = f"1:{hashlib.sha256(intact_chain.log_file(1).read_bytes()).hexdigest()}"
+    other = generate_key(tmp_path / "keys").public
+    monkeypatch.setattr(check_archive, "__file__", str(folder / "verify.py"))
+
+    notes = ("--release", release, "--key", intact_chain.public_key, "--head")
+
+    assert status_of(monkeypatch) == status_of(monkeypatch, folder, *notes, head) == 0
+    assert capsys.readouterr().out.endswith("Intact.\nThe signature holds.\n")
+    assert status_of(monkeypatch, folder, *notes, first) == 0
+    for wrong in (("--release", head), ("--head", release), ("--key", other), ("--key", tmp_path / "none.pub")):
+        assert status_of(monkeypatch, folder, *wrong) == 5, wrong
+        assert "\nNOT INTACT:\n- " in capsys.readouterr().out
+    assert status_of(monkeypatch, tmp_path) == 5
+
+
+def test_what_the_script_prints_can_be_held_against_a_note(folder: Path, intact_chain: Chain) -> None:
+    """Release, head, fingerprint of the key, and how much was looked at."""
+    done = run_script(folder, "--release", intact_chain.digests["released_model"])
+
+    about = json.loads((folder / "archive.json").read_text())["value"]
+    key = hashlib.sha256((folder / "release-key.pub").read_bytes()).hexdigest()
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    assert done.stdout.splitlines() == [
+        f"Release {intact_chain.digests['released_model']}",
+        f"Head of the log {about['log_head']}",
+        f"sha256 of release-key.pub {key}",
+        f"9 products, {files} files, 9 entries of the log",
+        "Intact.",
+        "The signature was NOT verified: pip install model-signing.",
+    ]
 
 
 def test_a_champions_history_is_part_of_it(chain: Chain, tmp_path: Path) -> None:

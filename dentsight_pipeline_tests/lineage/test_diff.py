@@ -13,12 +13,12 @@ from dentsight_pipeline.data.reading import Reading
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.data.subset import select_conditions
 from dentsight_pipeline.documents.codec import plain
-from dentsight_pipeline.documents.lineage import Difference, MetricRow
+from dentsight_pipeline.documents.lineage import Code, Difference, MetricRow
 from dentsight_pipeline.documents.review import Answered, Correction, ReviewQueue
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.datasets import RegisteredExport, corrections_for, register_dataset
 from dentsight_pipeline.intake.ingest import Request, ingest_export
-from dentsight_pipeline.lineage.diff import diff
+from dentsight_pipeline.lineage.diff import Label, diff, label_changes
 from dentsight_pipeline.lineage.verify import audit
 from dentsight_pipeline.pages.reviewing import Review, keep_queue, write_corrections
 from dentsight_pipeline.store.content import build, read_json
@@ -139,6 +139,44 @@ def test_each_export_is_told_with_what_it_brought(store: Store, tmp_path: Path) 
     assert diff(store, first.digest, first.digest).data.exports == {}
 
 
+def test_an_export_under_another_name_is_no_other_images(store: Store, tmp_path: Path) -> None:
+    """Downloaded again into a folder of another name it would otherwise read as all images gone and as many new."""
+    checkpoints = []
+    for name in ("First", "Renamed"):
+        builder = first_version(tmp_path / name)
+        builder.write()
+        (builder.root / "README.dataset.txt").write_text(f"# {name}\n")
+        raw = ingest_export(builder.root, store, Request(alone=False))
+        subset = select_conditions(store, normalise_exports(store, [raw], [Reading()]))
+        checkpoints.append(checkpoint_of(store, subset, 1))
+        recorded(store, "trained_checkpoint", checkpoints[-1], code=None)
+
+    found = diff(store, *(checkpoint.digest for checkpoint in checkpoints))
+
+    assert plain(found.data.images) == {"added": 0, "removed": 0, "moved": {}}
+    assert (found.same, found.data.same, found.data.labels) == (False, True, {})
+    assert found.code.a == found.code.b == Code()
+
+
+def test_boxes_mark_the_same_finding_from_half_an_overlap_on() -> None:
+    """Of several the one that overlaps most; what overlaps less was removed here and added there."""
+    old = Label("caries", (0.0, 0.0, 12.0, 10.0))
+    half, less, most = (Label("caries", (x, 0.0, 12.0, 10.0)) for x in (4.0, 4.1, 1.0))
+    crown = Label("crown", (0.0, 0.0, 12.0, 10.0))
+
+    def told(before: list[Label], after: list[Label]) -> list[tuple[str, str, str | None]]:
+        return list(label_changes(before, after))
+
+    assert told([old], [half]) == [("caries", "moved", None)]
+    assert told([old], [less]) == [("caries", "removed", None), ("caries", "added", None)]
+    assert told([old, half], [most, half]) == [("caries", "moved", None)]
+    assert told([old], [crown]) == [("caries", "renamed", "crown")]
+    assert told([old], [crown, most]) == [("caries", "moved", None), ("crown", "added", None)]
+    assert told([old, old], [old]) == [("caries", "removed", None)]
+    assert told([Label("caries", (0.0, 0.0, 0.0, 0.0))], []) == [("caries", "removed", None)]
+    assert told([], [most]) == [("caries", "added", None)]
+
+
 def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path: Path) -> None:
     """Nothing that is equal, everything that is not."""
     subset = subset_of(store, first_version(tmp_path / "v8"))
@@ -153,6 +191,7 @@ def test_recipe_code_and_packages_are_told_field_by_field(store: Store, tmp_path
     assert plain(found.packages) == {"torch": {"a": "2.1", "b": "2.2"}}
     assert found.code.same is False
     assert found.data.same is True
+    assert (found.metrics.paired, found.metrics.rows) == (False, ())
     assert (
         found.metrics.reason
         == f"The checkpoint {first.digest[:12]} and the checkpoint {second.digest[:12]} were not evaluated."

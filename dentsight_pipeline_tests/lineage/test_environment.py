@@ -62,3 +62,32 @@ def test_the_packages_that_decide_numbers_are_listed_with_their_versions(monkeyp
 
     environment.environment.cache_clear()
     assert packages == {"numpy": importlib.metadata.version("numpy"), "no-such-package": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "licence"),
+    [
+        ({"license_expression": "MIT", "license": "BSD", "classifier": ["License :: OSI Approved :: Zlib"]}, "MIT"),
+        ({"license": "BSD", "classifier": ["Topic :: X", "License :: OSI Approved :: MIT License"]}, "MIT License"),
+        ({"license": " BSD 3-Clause\n", "classifier": ["Topic :: X"]}, "BSD 3-Clause"),
+        ({"license": "x" * 59}, "x" * 59),
+        ({"license": "x" * 60}, None),
+        ({}, None),
+    ],
+)
+def test_a_distributions_licence_is_its_expression_its_classifier_or_a_short_text(said, licence) -> None:
+    """Some carry the whole text of it, which is no name."""
+    assert environment._licence(said) == licence
+
+
+def test_a_distribution_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without a list of files has no digest; an empty digest would be that of nothing."""
+    assert environment.installed("no-such-package") is None
+    found = importlib.metadata.distribution("numpy")
+    whole = type(found).read_text
+    monkeypatch.setattr(type(found), "read_text", lambda self, name: None if name == "RECORD" else whole(self, name))
+
+    bare = environment.installed("numpy")
+
+    assert bare is not None
+    assert (bare.version, bare.record_sha256) == (found.version, None)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
+from dentsight_pipeline.lineage import reference
 from dentsight_pipeline.lineage.reference import Reference, checkpoint_folder, checkpoint_of, resolve
 from dentsight_pipeline.release import champion
+from dentsight_pipeline.store.content import build
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, continue_chain, flip
 
 RUN = f"{7:032x}"
@@ -63,6 +65,16 @@ def test_a_digest_whose_manifest_was_removed_still_means_the_product(chain: Chai
     shutil.rmtree(chain.root / "workspace/store/records" / digest)
 
     assert resolved(chain, digest).digest == digest
+
+
+def test_a_record_alone_tells_that_there_was_such_a_product(chain: Chain) -> None:
+    """Manifest and log are gone: the record beside them still says that it was made here."""
+    digest = chain.digests["trained_checkpoint"]
+    chain.manifest_file("trained_checkpoint").unlink()
+    for part in ("log", "refs/lineage"):
+        shutil.rmtree(chain.root / "workspace/store" / part)
+
+    assert resolved(chain, digest) == Reference(digest, "digest")
 
 
 @pytest.mark.parametrize("asset", ["trained_checkpoint", "released_model", "release_report", "class_metrics"])
@@ -137,6 +149,30 @@ def test_a_folder_of_strangers_is_refused(intact_chain: Chain, tmp_path: Path) -
         resolved(intact_chain, tmp_path)
 
 
+def test_a_folder_of_too_many_files_is_refused_before_all_are_read(
+    intact_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody's home folder would be hashed for hours; a link is no file and counts as none."""
+    folder = intact_chain.materialised("class_metrics", tmp_path / "mine")
+    (folder / "link").symlink_to(folder / "evaluation.json")
+    files = len(intact_chain.manifest("class_metrics").entries)
+
+    monkeypatch.setattr(reference, "_MOST_FILES", files)
+    assert resolved(intact_chain, folder).digest == intact_chain.digests["class_metrics"]
+    monkeypatch.setattr(reference, "_MOST_FILES", files - 1)
+    with pytest.raises(ConfigurationError, match=f"holds more than {files - 1} files"):
+        resolved(intact_chain, folder)
+
+
+def test_a_path_that_is_no_plain_file_is_refused(intact_chain: Chain, tmp_path: Path) -> None:
+    """A report that is a link may be another one tomorrow."""
+    folder = intact_chain.materialised("release_report", tmp_path / "reports")
+    (folder / "latest.html").symlink_to(folder / "report.html")
+
+    with pytest.raises(ConfigurationError, match=r"latest\.html is no plain file"):
+        resolved(intact_chain, folder / "latest.html")
+
+
 def test_champion_and_release_are_the_stores_own(chain: Chain) -> None:
     """They work without MLflow."""
     with pytest.raises(ConfigurationError, match="There is no champion yet"):
@@ -158,6 +194,16 @@ def test_an_mlflow_run_means_what_it_made(intact_chain: Chain) -> None:
 
     for ref in (RUN, f"runs:/{RUN}", f"runs:/{RUN}/checkpoint"):
         assert resolved(intact_chain, ref, registry) == Reference(digest, f"MLflow run {RUN}")
+
+
+def test_a_run_is_held_against_the_log_where_a_record_was_changed(chain: Chain) -> None:
+    """The audit says that it was changed; the tag that names the run is no forgery for that."""
+    digest = chain.digests["trained_checkpoint"]
+    for record in (chain.root / "workspace/store/records" / digest).iterdir():
+        flip(record)
+    registry = RememberedRegistry(runs={RUN: {"dentsight.checkpoint_digest": digest}})
+
+    assert resolved(chain, RUN, registry) == Reference(digest, f"MLflow run {RUN}")
 
 
 def test_a_forged_tag_of_an_mlflow_run_is_found(intact_chain: Chain) -> None:
@@ -196,7 +242,26 @@ def test_a_forged_registered_model_is_found(chain: Chain) -> None:
     registry = RememberedRegistry(versions={("m", "1", ""): tags, ("m", "", "champion"): tags})
 
     assert "names trained_checkpoint ffffffffffff, but release" in resolved(chain, "m/1", registry).findings[0]
+    assert len(resolved(chain, "m/1", registry).findings) == 1
     assert "but the store's champion is none" in resolved(chain, "m@champion", registry).findings[-1]
+
+
+def test_a_registered_model_that_this_pipeline_did_not_register_is_refused(intact_chain: Chain) -> None:
+    """Its tags name no release, or one that is none, or one whose manifest is gone."""
+    digest, gone = intact_chain.digests["trained_checkpoint"], "e" * 64
+    tags = [{}, {"dentsight.release_digest": digest}, {"dentsight.release_digest": gone}]
+    registry = RememberedRegistry(versions={("m", str(n), ""): own for n, own in enumerate(tags, start=1)})
+
+    with pytest.raises(ConfigurationError, match=r"^m/1 carries no dentsight\.release_digest"):
+        resolved(intact_chain, "m/1", registry)
+    with pytest.raises(ConfigurationError, match=r"^MLflow knows no m@none\."):
+        resolved(intact_chain, "m@none", registry)
+    with pytest.raises(ConfigurationError, match=r"^MLflow knows no m/4\."):
+        resolved(intact_chain, "models:/m/4")
+    assert resolved(intact_chain, "m/2", registry).findings == (
+        f"A tag was forged: m/2 names {digest[:12]} as its release, but that is a checkpoint.",
+    )
+    assert resolved(intact_chain, "m/3", registry) == Reference(gone, "m/3")
 
 
 def test_an_unknown_name_says_what_there_is(intact_chain: Chain) -> None:
@@ -220,6 +285,28 @@ def test_the_model_folder_of_any_product_can_be_used(intact_chain: Chain, asset:
         assert (folder / "preprocessor_config.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("predictions", {"trained_checkpoint": "mine"}),
+        ("tooth-findings", {"tooth_checkpoint": "mine", "trained_checkpoint": "other"}),
+        ("tooth-report", {"tooth_checkpoint": "mine"}),
+        ("checkpoint", {}),
+    ],
+)
+def test_the_checkpoint_behind_a_product_is_the_one_that_it_was_made_with(
+    chain: Chain, kind: str, inputs: dict[str, str]
+) -> None:
+    """What was found tooth by tooth was made with the teeth's model, whatever else it read."""
+    mine = chain.digests["trained_checkpoint"]
+    digests = {"mine": mine, "other": "e" * 64}
+    named = {asset: digests[which] for asset, which in inputs.items()}
+    product = build(chain.store, kind, {"a": b"a"}, named, {})
+    chain.store.put_manifest(product)
+
+    assert checkpoint_of(chain.store, product.digest if inputs else mine).digest == mine
+
+
 def test_a_folder_from_elsewhere_is_used_as_it_is(intact_chain: Chain, tmp_path: Path) -> None:
     """Any D-FINE folder can predict; it need not be known to the store."""
     (tmp_path / "model").mkdir()
@@ -227,6 +314,14 @@ def test_a_folder_from_elsewhere_is_used_as_it_is(intact_chain: Chain, tmp_path:
 
     with checkpoint_folder(intact_chain.store, str(tmp_path)) as folder:
         assert folder == tmp_path / "model"
+    with checkpoint_folder(intact_chain.store, str(tmp_path / "model")) as folder:
+        assert folder == tmp_path / "model"
+    (tmp_path / "model" / "config.json").unlink()
+    with (
+        pytest.raises(ConfigurationError, match=r"is no checkpoint: neither it nor its model/ holds a config\.json"),
+        checkpoint_folder(intact_chain.store, str(tmp_path)),
+    ):
+        pass
 
 
 def test_damaged_weights_are_never_handed_out(chain: Chain) -> None:

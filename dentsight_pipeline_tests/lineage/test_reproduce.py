@@ -5,6 +5,7 @@ The training itself is replaced by a function that is as deterministic; a slow t
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.data.splits import read_split, split_files
+from dentsight_pipeline.data.stems import recall_stems
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.evaluation import Figure
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
-from dentsight_pipeline.documents.lineage import Reproduction
+from dentsight_pipeline.documents.lineage import Code, MetricCompared, Record, Remade, Reproduction
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
-from dentsight_pipeline.lineage.reproduce import compared, reproduce
+from dentsight_pipeline.lineage.reproduce import _differences, _means, _notes, compared, reproduce
 from dentsight_pipeline.store.content import build, read_json
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store, open_store
@@ -191,6 +193,133 @@ def test_a_metric_without_an_interval_can_only_be_equal() -> None:
     assert compared("caries ap", Figure(None, None, None), None).within is True
     assert compared("caries ap", Figure(0.5, 0.4, 0.6), 0.41).within is True
     assert compared("caries ap", Figure(0.5, 0.4, 0.6), 0.39).within is False
+
+
+@pytest.mark.parametrize(("made", "within"), [(0.4, True), (0.6, True), (0.399, False), (0.601, False), (None, None)])
+def test_the_ends_of_a_recorded_interval_are_part_of_it(made: float | None, within: bool | None) -> None:
+    """A metric that is gone is neither within nor outside."""
+    found = compared("caries ap", Figure(0.5, 0.4, 0.6), made)
+
+    assert found == MetricCompared(name="caries ap", recorded=0.5, low=0.4, high=0.6, made=made, within=within)
+    assert compared("caries ap", Figure(0.5, 0.4, None), made).within is None
+    assert compared("caries ap", Figure(0.5, None, 0.6), made).within is None
+
+
+def _remade(how: str, *, same: bool) -> Remade:
+    return Remade(asset=how, recorded="a" * 64, made="b" * 64, how=how, same=same)
+
+
+def test_what_came_out_otherwise_is_told_as_the_device_allows() -> None:
+    """Exactly on the CPU; on a GPU what was trained may differ as long as its metrics lie within what was recorded."""
+    products = [_remade("drawn", same=False), _remade("trained", same=False), _remade("made", same=True)]
+    metrics = [compared("caries ap", Figure(0.5, 0.4, 0.6), value) for value in (0.5, 0.3, None)]
+    drawn, trained = (f"{how} came out as bbbbbbbbbbbb, not as aaaaaaaaaaaa." for how in ("drawn", "trained"))
+
+    assert [*_differences(products, metrics, exact=True)] == [drawn, trained]
+    assert [*_differences(products, metrics, exact=False)] == [
+        drawn,
+        "caries ap came out as 0.3, outside of the recorded 0.5 [0.4, 0.6].",
+    ]
+    assert [*_differences(products[1:], [], exact=False)] == [
+        "There is no recorded evaluation to hold the new weights against."
+    ]
+    assert [*_differences(products[2:], [], exact=False)] == [*_differences(products[:1], [], exact=True)][1:] == []
+
+
+def test_another_installation_is_noted_and_the_same_is_not() -> None:
+    """Code, edits and packages; one that is not installed here, or was not then, says nothing."""
+    numpy = importlib.metadata.version("numpy")
+    packages = {"numpy": "1.0", "pytest": importlib.metadata.version("pytest"), "no-such-package": "3", "pandas": None}
+    record = Record(code=Code(commit="one", dirty=True), packages=packages)
+    version = f"numpy was 1.0 then and is {numpy} now."
+
+    assert [*_notes(record, Code(commit="two", dirty=True))] == [
+        "The code had been edited since its commit when the checkpoint was trained; those edits are not recorded.",
+        "The code was commit one then and is two now.",
+        "The code has been edited since its commit.",
+        version,
+    ]
+    assert [*_notes(Record(code=Code(commit="one", dirty=False), packages=packages), Code(commit="one"))] == [version]
+    assert [*_notes(Record(), None)] == []
+
+
+def test_threads_are_those_of_the_record_on_the_cpu_and_free_on_a_gpu() -> None:
+    """Another number of threads adds floats in another order."""
+    assert _means(Record(hardware={"device": "CPU", "threads": 3})) == {"device": "cpu", "threads": 3}
+    assert _means(Record(hardware={"device": "NVIDIA H200", "gpus": 1, "threads": 3})) == {}
+    assert _means(Record()) == {"device": "cpu", "threads": None}
+
+
+def test_the_jobs_ask_for_what_was_made_then(chain: Chain, tmp_path: Path) -> None:
+    """Splits, mirrored ones apart; a collapse that was allowed; recipe, subset and folder."""
+    store, subset = chain.store, chain.manifest("condition_subset")
+    checkpoint = checkpoint_of(store, subset, 3)
+    config = {"allow_head_collapse": "to see it"}
+    digest = recorded(store, "trained_checkpoint", checkpoint, config=config, hardware={"device": "CPU", "threads": 2})
+    made = predictions_of(store, subset, checkpoint, 0.25)
+    mirrored = {**made.entries, "test.mirrored.arrow": made.entries["test.arrow"]}
+    recorded(store, "test_predictions", build(store, made.kind, mirrored, made.inputs, made.facts))
+    jobs = Jobs()
+
+    found = reproduce(store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", jobs)
+
+    (fit_verb, fit), (predict_verb, predict) = jobs.jobs
+    assert isinstance(fit, FitJob)
+    assert isinstance(predict, PredictJob)
+    assert (fit_verb, predict_verb) == ("fit", "predict")
+    assert (fit.subset, fit.allow_head_collapse, fit.threads) == (subset.digest, "to see it", 2)
+    assert (predict.splits, predict.mirrored) == (("test", "valid"), ("test",))
+    assert (predict.subset, predict.checkpoint) == (subset.digest, digest)
+    assert (fit.workdir, predict.workdir) == (str(tmp_path / "scratch/fit"), str(tmp_path / "scratch/predict"))
+    assert [(item.asset, item.how, item.same) for item in found.products] == [
+        ("raw_export", "copied", True),
+        ("normalized_splits", "made", True),
+        ("condition_subset", "made", True),
+        ("trained_checkpoint", "trained", True),
+        ("test_predictions", "predicted", False),
+    ]
+    assert found.metrics == ()
+    raw = chain.digests["raw_export"]
+    assert recall_stems(open_store(tmp_path / "fresh"), raw) == recall_stems(store, raw) != {}
+
+
+def test_a_training_that_started_from_a_stored_checkpoint_finds_it_again(chain: Chain, tmp_path: Path) -> None:
+    """The empty store has it, file by file, before the job begins."""
+    store, start = chain.store, chain.manifest("trained_checkpoint")
+    plain_one = checkpoint_of(store, chain.manifest("condition_subset"), 3)
+    inputs = {**plain_one.inputs, "initial_checkpoint": start.digest}
+    further = build(store, "checkpoint", dict(plain_one.entries), inputs, plain_one.facts)
+    digest = recorded(store, "trained_checkpoint", further)
+    seen: list[bool] = []
+
+    def train(fresh: Store, subset: Manifest, recipe: Mapping[str, Any]) -> Manifest:
+        seen.append(fresh.has_manifest(start.digest) and all(fresh.has(e.sha256) for e in start.entries.values()))
+        made = checkpoint_of(fresh, subset, 3)
+        return build(fresh, made.kind, dict(made.entries), inputs, made.facts)
+
+    found = reproduce(store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", Jobs(train))
+
+    assert (seen, found.reproduced) == ([True], True)
+
+
+@pytest.mark.parametrize("asset", ["condition_subset", "normalized_splits"])
+def test_a_product_that_does_not_say_what_it_was_made_from_cannot_be_made_again(
+    chain: Chain, tmp_path: Path, asset: str
+) -> None:
+    """A checkpoint that names no data, or whose data name no splits."""
+    store = chain.store
+    inputs = {} if asset == "condition_subset" else {"condition_subset": chain.digests["condition_subset"]}
+    checkpoint = chain.manifest("trained_checkpoint")
+    if inputs:
+        subset = chain.manifest("condition_subset")
+        orphan = build(store, subset.kind, dict(subset.entries), {}, subset.facts)
+        inputs = {"condition_subset": store.put_manifest(orphan)}
+    made = build(store, "checkpoint", dict(checkpoint.entries), inputs, checkpoint.facts)
+    digest = recorded(store, "trained_checkpoint", made)
+
+    which = "condition_subset or tooth_subset" if asset == "condition_subset" else asset
+    with pytest.raises(ConfigurationError, match=f"does not say which {which} it was made from, so it cannot be made"):
+        reproduce(store, digest, open_store(tmp_path / "fresh"), tmp_path / "scratch", Jobs())
 
 
 def test_nothing_is_made_from_damaged_bytes(chain: Chain, tmp_path: Path) -> None:

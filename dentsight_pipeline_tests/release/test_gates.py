@@ -494,6 +494,86 @@ def test_a_head_nobody_examined_is_not_healthy(policy, evaluation, record):
     assert not verdict.releasable
 
 
+@pytest.mark.parametrize(
+    ("changes", "because"),
+    [
+        ({}, "None of the 2 rules tripped."),
+        (
+            {"healthy": None, "rules": [{"rule": "a", "tripped": None, "evidence": "too short"}]},
+            "The head's health could not be judged (a: too short).",
+        ),
+        ({"rules": []}, "The health record holds no rule that was looked at and found good."),
+        (
+            {"rules": [{"rule": name, "tripped": True, "evidence": ""} for name in "ab"]},
+            "The classification head has collapsed (a; b). AP only ranks; every score is meaningless.",
+        ),
+        (
+            {"healthy": False},
+            "The classification head has collapsed (the record says so without naming a rule). AP only ranks; every "
+            "score is meaningless.",
+        ),
+    ],
+)
+def test_what_is_said_of_a_head_is_what_its_rules_said(policy, evaluation, healthy, changes, because):
+    """A rule that was not looked at is told with its reason, and counts among none that did not trip."""
+    rules = [{"rule": name, "tripped": False, "evidence": "1.0"} for name in "ab"]
+    rules.append({"rule": "c", "tripped": None, "evidence": "too short"})
+
+    verdict = judged(evaluation, policy, healthy | {"rules": rules} | changes)
+
+    assert _row(verdict, "tier0_head_health").because == because
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "because"),
+    [
+        ({"value": None, "n": 0}, "There was nothing to measure: n = 0 (too dark)."),
+        ({"value": None, "n": 4}, "The value is missing or not a finite number (too dark)."),
+        ({"value": 1.5}, "The value 1.5 is outside [0, 1]: not a measurement."),
+        ({"low": None}, "There is no interval, only a point (too dark)."),
+        ({"high": None}, "There is no interval, only a point (too dark)."),
+        ({"low": 0.6, "high": 0.5}, "The interval [0.6, 0.5] is not one."),
+        ({"unit_count": 29}, "Too little data: 29 units (source groups), the gate needs 30."),
+        ({"n": 19}, "Too little data: 19 counted items, the gate needs 20."),
+        ({"population": "all"}, "ap of caries (clean images) was not measured."),
+        ({"low": 0.2, "value": 0.35, "high": 0.29}, "The point 0.35 and its own interval contradict each other."),
+        ({"low": 0.2}, "The interval spans the bound (floor 0.30): more data would decide."),
+        ({"low": 0.1, "value": 0.15, "high": 0.2}, "The interval lies on the wrong side of its bound (floor 0.30)."),
+        ({}, "The interval lies on the right side of its bound (floor 0.30)."),
+    ],
+)
+def test_each_row_says_why_it_was_decided_so(policy, evaluation, healthy, spoiled, because):
+    """With what the measurement itself says of its lack, and with the count or bound that was missed."""
+    _measured(evaluation, "ap", "caries").update({"note": "too dark"} | spoiled)
+
+    assert _row(judged(evaluation, policy, healthy), "tier1_caries_ap").because == because
+
+
+def test_a_reason_without_a_note_ends_with_its_point(policy, evaluation, healthy):
+    """No empty brackets; and a measurement that stands twice is told to contradict itself."""
+    _measured(evaluation, "ap", "caries").update(value=None)
+    evaluation["measurements"].append(_measured(evaluation, "ap", "calculus"))
+
+    verdict = judged(evaluation, policy, healthy)
+
+    missing, twice = (_row(verdict, f"tier1_{name}_ap").because for name in ("caries", "calculus"))
+    assert missing == "The value is missing or not a finite number."
+    assert twice == "ap of calculus (clean images) was measured 2 times, which contradicts itself."
+
+
+def test_a_row_repeats_the_measurement_that_it_was_decided_on(policy, evaluation, healthy):
+    """Page, card and remedies read the row, not the evaluation; a count below nothing is no count."""
+    _measured(evaluation, "ap", "caries").update(value=0.5, low=0.4, high=0.6, n=321, unit_count=45)
+    _measured(evaluation, "ap", "calculus").update(value=0.5, low=None, n=-1, unit_count=0)
+
+    verdict = judged(evaluation, policy, healthy)
+
+    whole, broken = _row(verdict, "tier1_caries_ap"), _row(verdict, "tier1_calculus_ap")
+    assert (whole.value, whole.low, whole.high, whole.n, whole.unit_count) == (0.5, 0.4, 0.6, 321, 45)
+    assert (broken.value, broken.low, broken.high, broken.n, broken.unit_count) == (0.5, None, None, None, 0)
+    assert (whole.point, broken.point, _row(verdict, "tier0_head_health").floor) == ("pass", "pass", None)
+
+
 @pytest.mark.parametrize("changes", [{"healthy": "yes"}, {"rules": None}, {"layers": [{}]}], ids=str)
 def test_a_health_record_of_another_form_is_refused_with_its_place(policy, evaluation, healthy, changes):
     """Half a record must not be read as a whole one with good news."""

@@ -14,13 +14,13 @@ from msgspec.structs import replace
 from dentsight_pipeline.documents.codec import plain, pretty
 from dentsight_pipeline.documents.facts import Corpus
 from dentsight_pipeline.documents.names import CorpusKind
-from dentsight_pipeline.documents.release import ReleasedModel
+from dentsight_pipeline.documents.release import ChainedRelease, ReleasedModel
 from dentsight_pipeline.documents.verdict import Override, Verdict
 from dentsight_pipeline.errors import RefConflictError, ReleaseError, SignatureError
 from dentsight_pipeline.release import keys as signing_keys
 from dentsight_pipeline.release import statement
 from dentsight_pipeline.release.policy import load_policy
-from dentsight_pipeline.store import content, manifest, objects
+from dentsight_pipeline.store import content, log, manifest, objects
 from dentsight_pipeline_tests.documents.facts_for_tests import checkpoint_facts, release_facts, report_facts
 from dentsight_pipeline_tests.release.conftest import judged
 
@@ -291,6 +291,88 @@ def test_a_statement_is_the_same_bytes_for_the_same_release(tmp_path, verdict):
         statement.write_statement(folder, made)
 
     assert (first / "statement.json").read_bytes() == (second / "statement.json").read_bytes()
+
+
+def test_a_statement_says_all_that_a_release_rests_on(tmp_path, verdict):
+    """Products by name, policy and verdict, what it follows, the log's entry, the plan and who approved it."""
+    folder = _folder(tmp_path / "release")
+    before = ChainedRelease(digest="e" * 64, sequence=4, previous=None)
+
+    made = statement.build_statement(
+        folder,
+        title="opg × v3",
+        chain={"trained_checkpoint": "b" * 64, "plan": "c" * 64},
+        verdict=verdict,
+        corpus=ROBOFLOW,
+        model=MODEL,
+        follows=before,
+        logged=log.Head(9, "f" * 64),
+        approved_by=("A. Bell",),
+    )
+
+    said = json.loads(pretty(made))["predicate"]
+    assert said == {
+        "title": "opg × v3",
+        "inputs": [
+            {"name": "plan", "digest": {"sha256": "c" * 64}},
+            {"name": "trained_checkpoint", "digest": {"sha256": "b" * 64}},
+        ],
+        "policy": {"name": "card", "version": 2, "digest": {"sha256": verdict.policy_digest}},
+        "verdict": "PASS",
+        "overrides": [],
+        "groundTruth": "a" * 64,
+        "detections": "b" * 64,
+        "champion": None,
+        "corpus": plain(ROBOFLOW),
+        "model": json.loads(pretty(MODEL)),
+        "neverForXrays": False,
+        "notAMedicalDevice": True,
+        "sequence": 5,
+        "previous": "e" * 64,
+        "log": {"sequence": 9, "digest": "f" * 64},
+        "licences": dict(verdict.licences),
+        "plan": "c" * 64,
+        "approvedBy": ["A. Bell"],
+    }
+    assert list(statement.digests_of(made.subject)) == ["model/config.json", "model/model.safetensors", "report.html"]
+
+
+def test_the_facts_of_a_release_are_those_of_its_statement(store, tmp_path, verdict):
+    """The store lists releases by them, without opening a file."""
+    override = Override(gate="tier1_caries_ap", name="A. Reviewer", reason="Study.")
+    first = _release(store, tmp_path / "first", verdict, tmp_path / "keys")
+    second = _release(store, tmp_path / "second", replace(verdict, overrides=(override,)), tmp_path / "keys")
+
+    assert second.facts == {
+        "title": "second",
+        "sequence": 2,
+        "previous": first.digest,
+        "corpus": plain(ROBOFLOW),
+        "never_for_xrays": False,
+        "overrides": [plain(override)],
+        "chain": dict(second.inputs),
+        "verdict": "PASS",
+    }
+    assert statement.WARNING not in second.entries
+
+
+def test_keys_are_compared_by_their_point_however_they_are_written(tmp_path):
+    """A line break more makes no other key; one of another kind is refused by what it is."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    one, other = (signing_keys.generate_key(tmp_path / name).public.read_text() for name in "ab")
+    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    edwards = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(*form).decode()
+
+    assert signing_keys.same_public_key(one, f"\n{one}\n\n")
+    assert not signing_keys.same_public_key(one, other)
+    with pytest.raises(ReleaseError, match="is not of the EC kind"):
+        signing_keys.same_public_key(one, edwards)
+    with pytest.raises(ReleaseError, match=r"release-key\.pem is no unencrypted private key in PEM form"):
+        signing_keys.public_part(b"no key")
+    assert (tmp_path / "a" / "release-key.pub").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "a" / "release-key.pem").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

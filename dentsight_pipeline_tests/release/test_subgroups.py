@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dentsight_pipeline.documents.codec import convert
+from dentsight_pipeline.documents.codec import convert, plain
 from dentsight_pipeline.documents.evaluation import EvaluationDocument
 from dentsight_pipeline.documents.policy import Policy
 from dentsight_pipeline.release.subgroups import holm, worst_groups
@@ -49,6 +49,73 @@ def test_a_small_group_is_no_worst_group_and_small_groups_alone_are_inconclusive
 def test_without_groups_nothing_is_said(evaluation, policy):
     """Evaluations from before, and of COCO files, tell no X-rays apart."""
     assert worst_groups(policy, convert(evaluation, EvaluationDocument, "evaluation.json")) == ()
+
+
+def test_a_worst_group_is_told_with_all_that_it_rests_on(evaluation, policy):
+    """Two groups .1 apart with standard errors of .0304 each: z = 2.33, p = .02, and twice that after Holm."""
+    parts = (_part("width", "a", 0.4), _part("width", "b", 0.3), _part("width", "c", 0.0, sources=29))
+
+    worst = _caries(evaluation, policy, *parts)
+
+    assert plain(worst) == {
+        "gate": "tier1_caries_ap",
+        "condition": "caries",
+        "metric": "ap",
+        "floor": 0.3,
+        "axis": "width",
+        "group": "b",
+        "value": 0.3,
+        "low": 0.25,
+        "high": 0.35,
+        "sources": 60,
+        "outcome": "INCONCLUSIVE",
+        "p_holm": pytest.approx(0.04, abs=0.0001),
+        "groups": 2,
+        "too_small": 1,
+        "sentence": "caries AP: worst on width “b”: 0.30 [0.25, 0.35], floor 0.30: INCONCLUSIVE. It differs from the "
+        "other groups of its axis (p = 0.04 after Holm).",
+    }
+
+
+def test_a_group_is_held_against_the_others_of_its_axis_by_their_boxes(evaluation, policy):
+    """.30 against .40 on 300 boxes and .36 on 100, so .39: z = .09 / (.0304 √(1 + .75² + .25²)) = 2.32, p = .020;
+    tested are five groups, so five times that at the most after Holm."""
+    first, second = _part("width", "a", 0.40), _part("width", "b", 0.36)
+    first["rows"][0]["n_gt"], second["rows"][0]["n_gt"] = 300, 100
+    elsewhere = [_part("brightness", name, 0.40) for name in "de"]
+
+    worst = _caries(evaluation, policy, first, second, _part("width", "c", 0.30), *elsewhere)
+
+    assert (worst.group, worst.groups) == ("c", 5)
+    assert worst.p_holm == pytest.approx(5 * 0.0203, abs=0.002)
+    assert worst.sentence.endswith("Chance alone may make it the worst (p = 0.1 after Holm).")
+
+
+@pytest.mark.parametrize(
+    ("ap", "outcome"), [(0.35, "PASS"), (0.34, "INCONCLUSIVE"), (0.25, "INCONCLUSIVE"), (0.24, "FAIL")]
+)
+def test_a_worst_group_meets_its_floor_like_a_gate(evaluation, policy, ap, outcome):
+    """PASS from a lower end at the floor on, FAIL only with the upper end under it."""
+    row = _part("width", "a", ap)
+    row["rows"][0] |= {"ap_low": round(ap - 0.05, 2), "ap_high": round(ap + 0.05, 2)}
+
+    worst = _caries(evaluation, policy, row)
+
+    assert (worst.outcome, worst.p_holm) == (outcome, None)
+    assert worst.sentence.endswith("Its axis has no other group with enough sources to hold it against.")
+
+
+def test_without_enough_sources_the_largest_group_is_told(evaluation, policy):
+    """So that a reader sees how far away a figure is; a group without a box of the class is none."""
+    empty = _part("width", "c", 0.9)
+    empty["rows"][0]["n_gt"] = 0
+
+    worst = _caries(
+        evaluation, policy, _part("width", "a", 0.5, sources=12), _part("width", "b", 0.5, sources=29), empty
+    )
+
+    assert (worst.sources, worst.groups, worst.too_small, worst.value) == (29, 0, 2, None)
+    assert worst.sentence == "caries AP: no group has 30 sources with a finding (the largest 29): INCONCLUSIVE."
 
 
 def test_holms_correction_is_that_of_the_textbook():

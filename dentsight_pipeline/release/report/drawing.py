@@ -113,12 +113,12 @@ def _inline(svg: str, name: str, alt: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
-    box = re.search(r'viewBox="([^"]+)"', svg)
-    width = box.group(1).split()[2] if box else "700"
+    box = svg.partition('viewBox="')[2].partition('"')[0]
+    _, _, width_pt, _ = map(float, box.split())
     element = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-label="{escape(alt, quote=True)}" viewBox="{box.group(1) if box else "0 0 700 400"}" '
-        f'style="--natural: {float(width) * 4 / 3:.0f}px">'
+        f'aria-label="{escape(alt, quote=True)}" viewBox="{box}" '
+        f'style="--natural: {width_pt * 4 / 3:.0f}px">'
     )
     svg = re.sub(r"<svg[^>]*>", lambda _: element, svg, count=1)  # a function: a label may hold backslashes
     svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)

@@ -108,6 +108,25 @@ def test_the_cutting_shows_what_the_box_marks():
     assert pixels[:, x + w + 3 :].max() < 50
 
 
+@pytest.mark.parametrize(
+    ("box", "side", "own"),
+    [
+        ((100, 50, 20, 10), 64, (22, 27, 20, 10)),  # 64 px at least, the box in the middle
+        ((200, 80, 40, 20), 88, (24, 34, 40, 20)),  # 2.2 times the longer side
+        ((10, 5, 20, 20), 64, (10, 5, 20, 20)),  # moved to the upper left corner
+        ((370, 170, 20, 20), 64, (34, 34, 20, 20)),  # and to the lower right one
+        ((100, 50, 150, 20), 200, (25, 50, 150, 20)),  # as high as the X-ray
+    ],
+)
+def test_a_cutting_is_a_square_with_what_is_around_its_box(box, side, own):
+    """A finding is judged by its neighbourhood, which must not end at the box."""
+    (caries,) = _mistakes(_row("missed", box))
+    crop = caries.missed[0]
+
+    assert (crop.side, tuple(crop.box)) == (side, own)
+    assert crop.alt == "caries, image 1: not found"
+
+
 @pytest.mark.parametrize("box", [(-8, -5, 20, 20), (390, 190, 30, 30), (0, 0, 400, 200)])
 def test_a_cutting_at_the_edge_stays_inside_the_x_ray(box):
     """Detections may reach outside; a black border would look like part of the X-ray."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dentsight_pipeline.documents.report import ChainLink, Report
 from dentsight_pipeline.documents.verdict import Override, Verdict
 from dentsight_pipeline.release.gates import judge
 from dentsight_pipeline.release.policy import load_policy
-from dentsight_pipeline.release.report.overview import write_overview
+from dentsight_pipeline.release.report.overview import _cell, write_overview
 
 CORPUS = Corpus(kind=CorpusKind.ROBOFLOW, name="OPGs v8", licence="private")
 
@@ -114,3 +115,34 @@ def test_without_a_report_the_page_says_how_to_get_one(tmp_path: Path) -> None:
     """An empty table would look like a fault."""
     assert "No report yet" in write_overview(tmp_path).read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_cells_stand_by_dataset_and_then_by_their_figure(tmp_path: Path) -> None:
+    """The better first, of equals by the recipe's name; one without a figure or without a report last, not lost."""
+    for dataset, recipe, ap50 in (
+        ("b", "v1", 0.9),
+        ("a", "v3", None),
+        ("a", "v2", 0.0),
+        ("a", "v1", 0.4),
+        ("a", "v0", 0.4),
+    ):
+        put_report(tmp_path, dataset, recipe, ap50=ap50)
+
+    page = write_overview(tmp_path).read_text(encoding="utf-8")
+
+    hrefs = re.findall(r'href="(\w/v\d)/report\.html"', page)
+    assert list(dict.fromkeys(hrefs)) == ["a/v0", "a/v1", "a/v2", "a/v3", "b/v1"]
+
+
+def test_a_cell_on_drawn_images_and_one_without_a_checkpoint_say_so(tmp_path: Path) -> None:
+    """Nobody may compare a phantom's figure with an X-ray's."""
+    put_report(tmp_path, "opg", "v1", ap50=0.4)
+    put_report(tmp_path, "phantom", "v1", ap50=0.9, corpus=structs.replace(CORPUS, kind=CorpusKind.PHANTOM))
+
+    rows = [_cell(tmp_path / name / "v1" / "report.json") for name in ("opg", "phantom")]
+    lost = _cell(tmp_path / "none" / "v1" / "report.json")
+
+    assert [row.phantom for row in (*rows, lost)] == [False, True, False]
+    assert [row.checkpoint for row in (*rows, lost)] == ["c" * 12, "c" * 12, "–"]
+    assert [row.ap50 for row in (*rows, lost)] == [0.4, 0.9, None]
+    assert (lost.dataset, lost.recipe, lost.problem) == ("none", "v1", "report.json cannot be read: FileNotFoundError")

@@ -35,6 +35,7 @@ _BEGINNINGS = (b"\x02\x00", b"\x08\x00")
 """Groups that come first in a file without a preamble; the number of the element, below 256, follows."""
 _LAST = (0x7FE00010, 0xFFFCFFFC)
 """The pixels, or padding behind them."""
+_OVERLAYS, _OVERLAY_BIT_POSITION = range(0x6000, 0x6020, 2), 0x0102
 _ITEM, _UNDEFINED = b"\xfe\xff\x00\xe0", 0xFFFFFFFF
 _FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _AGAIN = "Restore the file, or export it again"
@@ -201,14 +202,19 @@ def _stored_values(header: FileDataset) -> NDArray[np.integer]:
     if not header.file_meta.TransferSyntaxUID.is_encapsulated and len(header.PixelData) != size + size % 2:
         raise DicomError(f"it is a DICOM file whose pixels are cut off, or more than it says. {_AGAIN}")
     rle = header.file_meta.TransferSyntaxUID == uid.RLELossless
-    # pylibjpeg-rle ends the process; bits beyond those stored are not dropped, or nothing would tell of them
-    plugin = "pydicom" if rle else ""
-    stored = pixel_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=False)
+    plugin = "pydicom" if rle else ""  # pylibjpeg-rle ends the process
+    stored = pixel_array(header, raw=True, decoding_plugin=plugin, correct_unused_bits=_bits_hold_an_overlay(header))
     if rle and not _is_as_long(get_frame(header.PixelData, 0, number_of_frames=1), stored.size):
         raise DicomError(f"it is a DICOM file whose pixels are others than it says. {_AGAIN}")
     if stored.shape != (header.Rows, header.Columns) or stored.max() >> header.BitsStored:
         raise DicomError(f"it is a DICOM file whose pixels are others than it says. {_AGAIN}")
     return stored
+
+
+def _bits_hold_an_overlay(header: FileDataset) -> bool:
+    """Whether bits beyond those stored are an overlay's (PS3.5 of 2004, retired); else what lies there is a fault."""
+    places = (header.get((group, _OVERLAY_BIT_POSITION)) for group in _OVERLAYS)
+    return any(place is not None and place.value for place in places)
 
 
 def _is_as_long(frame: bytes, size: int) -> bool:

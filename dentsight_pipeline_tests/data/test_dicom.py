@@ -219,6 +219,15 @@ def test_what_is_no_single_sound_picture_is_refused_with_the_reason(tags: dict[s
         clean(as_bytes(made))
 
 
+def test_an_overlay_in_the_bits_that_no_sample_uses_is_left_out() -> None:
+    """Old devices drew their marks there, and said so; what lies there unsaid is a fault."""
+    plain = values()
+    marked = panoramic(plain | 1 << 12)
+    marked.add_new((0x6000, 0x0102), "US", 12)
+
+    assert np.array_equal(seen(marked), seen(panoramic(plain)))
+
+
 @pytest.mark.parametrize(
     "tags",
     [

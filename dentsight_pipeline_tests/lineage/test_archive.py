@@ -386,6 +386,24 @@ def test_what_cannot_be_archived_is_refused_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_an_archive_that_does_not_verify_when_it_is_written_is_not_kept(
+    intact_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that keeps other bytes than it was given would be found in ten years."""
+    written = archive._into_folder
+
+    def onto_a_bad_disk(contents: archive.Contents, new: Path, say: Any) -> int:
+        files = written(contents, new, say)
+        flip(next(path for path in new.rglob("objects/*/*") if path.is_file()))
+        return files
+
+    monkeypatch.setattr(archive, "_into_folder", onto_a_bad_disk)
+
+    with pytest.raises(StorageError, match=r"What was written does not verify: .* Try again"):
+        archived(intact_chain, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_command_tells_the_size_first_and_where_the_archive_is(
     intact_chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

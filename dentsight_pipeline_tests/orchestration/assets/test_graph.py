@@ -85,7 +85,7 @@ CODE_VERSIONS = {
     "normalized_splits": "3",
     "raw_export": "2",
     "release_report": "4",
-    "trained_checkpoint": "2",
+    "trained_checkpoint": "3",
 }
 """Assets whose code no longer makes the same bytes from the same inputs as it did at first."""
 

@@ -308,14 +308,12 @@ def test_what_was_done_is_told() -> None:
     table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096).tolist()
     table["LUTDescriptor"].VR = table["LUTData"].VR = "US"
 
-    told = [
-        clean(as_bytes(panoramic(one, photometric=photometric, **tags))).mended["converted_image"]
-        for photometric, tags in (
-            ("MONOCHROME1", {}),
-            ("MONOCHROME2", WINDOW),
-            ("MONOCHROME2", {"VOILUTSequence": [table]}),
-        )
+    pictures = [
+        panoramic(one, photometric="MONOCHROME1"),
+        panoramic(one, **WINDOW),
+        panoramic(one, VOILUTSequence=[table]),
     ]
+    told = [clean(as_bytes(picture)).mended["converted_image"] for picture in pictures]
 
     assert told == [
         "a DICOM file of 12 bits, inverted (MONOCHROME1), stored as PNG",

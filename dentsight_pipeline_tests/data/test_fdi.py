@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -156,7 +156,7 @@ def test_an_impacted_tooth_away_from_its_row_is_not_in_the_wrong_jaw() -> None:
     """A lower wisdom tooth in the ramus and an upper canine near the nose lie off their rows by nature."""
     moved = {"38": (0, -60), "13": (40, -90)}
     teeth = [
-        (name, [box[0] + moved.get(name, (0, 0))[0], box[1] + moved.get(name, (0, 0))[1], *box[2:]])
+        (name, [box[0] + (moved or {}).get(name, (0, 0))[0], box[1] + (moved or {}).get(name, (0, 0))[1], *box[2:]])
         for name, box in mouth()
     ]
 
@@ -192,12 +192,12 @@ def drawn(
     names: Iterable[str] = PLACES,
     pitch: float = 40,
     rows: tuple[float, float] = (400, 600),
-    **moved: tuple[float, float],
+    moved: Mapping[str, tuple[float, float]] | None = None,
 ) -> Teeth:
-    """Teeth where they belong, 40 px for 8 mm, in two straight rows; `_36=(1, -5)` moves one by places and pixels."""
+    """Teeth where they belong, 40 px for 8 mm, in two straight rows; `{"36": (1, -5)}` moves one by places, pixels."""
     teeth: Teeth = []
     for name in names:
-        across, down = moved.get(f"_{name}", (0, 0))
+        across, down = (moved or {}).get(name, (0, 0))
         x, y = 800 + pitch * (PLACES[name] + across), rows[name[0] in "34"] + down
         teeth.append((name, [x - 10, y - 80, 20, 160]))
     return teeth
@@ -207,7 +207,7 @@ def drawn(
 def test_each_tooth_is_out_of_order_from_two_and_a_half_places_on(name: str) -> None:
     """Twenty millimetres are more than gaps close; a millimetre less is a mouth that moved together."""
     far = {
-        way * off: out_of_order(WIDTH, drawn(**{f"_{name}": (way * off, 0)})) for way in (-1, 1) for off in (2.45, 2.55)
+        way * off: out_of_order(WIDTH, drawn(moved={name: (way * off, 0)})) for way in (-1, 1) for off in (2.45, 2.55)
     }
 
     assert far == {-2.45: 0, 2.45: 0, -2.55: 1, 2.55: 1}
@@ -216,21 +216,21 @@ def test_each_tooth_is_out_of_order_from_two_and_a_half_places_on(name: str) -> 
 @pytest.mark.parametrize(
     ("moved", "expected"),
     [
-        ({"_18": (PLACES["28"] + 2.6, 0)}, ["wrong_side:18"]),  # nearer to 28's place than half the way to its own
-        ({"_18": (PLACES["28"] + 2.45, 0)}, []),
-        ({"_41": (0.3125 + 0.2, 0)}, []),  # over the midline, but hardly anywhere else than before
-        ({"_41": (0.3125 + 0.4, 0)}, ["wrong_side:41"]),
-        ({"_16": (0, 135)}, []),
-        ({"_16": (0, 145)}, ["wrong_jaw:16"]),  # four tenths of the way from the middle to the other row
-        ({"_36": (0, -135)}, []),
-        ({"_36": (0, -145)}, ["wrong_jaw:36"]),
+        ({"18": (PLACES["28"] + 2.6, 0)}, ["wrong_side:18"]),  # nearer to 28's place than half the way to its own
+        ({"18": (PLACES["28"] + 2.45, 0)}, []),
+        ({"41": (0.3125 + 0.2, 0)}, []),  # over the midline, but hardly anywhere else than before
+        ({"41": (0.3125 + 0.4, 0)}, ["wrong_side:41"]),
+        ({"16": (0, 135)}, []),
+        ({"16": (0, 145)}, ["wrong_jaw:16"]),  # four tenths of the way from the middle to the other row
+        ({"36": (0, -135)}, []),
+        ({"36": (0, -145)}, ["wrong_jaw:36"]),
     ],
 )
 def test_a_tooth_is_judged_by_how_near_it_lies_to_where_its_counterpart_belongs(
     moved: dict[str, tuple[float, float]], expected: list[str]
 ) -> None:
     """Drifted and erupting teeth lie between their places, and are nobody's mistake."""
-    assert flags(drawn(**moved)) == expected
+    assert flags(drawn(moved=moved)) == expected
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_an_orientation_is_told_only_where_teeth_show_it(teeth: Teeth, expected:
 def test_an_order_is_seen_where_six_of_ten_teeth_agree(in_order: int, seen: bool) -> None:
     """Of fewer every tooth counts as far from its place: the numbers are no numbers of these teeth."""
     row, heap = ["13", "11", "21", "23", "14", "24"][:in_order], ["18", "17", "16", "26", "27"][: 10 - in_order]
-    teeth = drawn([*row, *heap], **{f"_{name}": (-PLACES[name], 0) for name in heap})
+    teeth = drawn([*row, *heap], moved={name: (-PLACES[name], 0) for name in heap})
 
     assert out_of_order(WIDTH, teeth) == (4 if seen else 10)
     assert out_of_order(WIDTH, teeth[:4]) == 0, "four teeth have no order"

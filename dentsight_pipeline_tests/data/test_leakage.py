@@ -172,7 +172,7 @@ def witness(grid: NDArray[np.float64]) -> NDArray[np.float64]:
 
     centred = grid - blurred(grid)
     deviation = np.sqrt(blurred(centred**2))
-    spectrum = fft.dctn(centred / (deviation + deviation.mean() / 4 + 0.5), norm="ortho")[:24, :24]
+    spectrum = np.asarray(fft.dctn(centred / (deviation + deviation.mean() / 4 + 0.5), norm="ortho"))[:24, :24]
     spectrum[0] *= np.sqrt(2)  # the basis is of one length but for its first row, whose weight is small anyway
     spectrum[:, 0] *= np.sqrt(2)
     vertical, horizontal = np.mgrid[0:24, 0:24]

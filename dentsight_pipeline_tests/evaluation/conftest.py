@@ -22,7 +22,7 @@ Found = list[dict[str, Any]]
 
 
 def coco(
-    annotations: list[tuple[int, int, list[float]]], images: int = 1, classes: tuple[str, ...] = ("caries",)
+    annotations: Sequence[tuple[int, int, Sequence[float]]], images: int = 1, classes: tuple[str, ...] = ("caries",)
 ) -> Truth:
     """Ground truth from (image id, category id, bbox); images are 1000 × 500, ids count from 1."""
     return {

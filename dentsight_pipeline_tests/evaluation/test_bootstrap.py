@@ -75,7 +75,8 @@ def test_work_in_pieces_gives_what_the_whole_gives(monkeypatch: pytest.MonkeyPat
 
     def everything() -> list[np.ndarray]:
         weights = draw(columns.groups, resamples=150, seed=1)
-        points, curves = (of.from_matches(matches) for of in (operating_points.PointTable, metrics.CurveTable))
+        points = operating_points.PointTable.from_matches(matches)
+        curves = metrics.CurveTable.from_matches(matches)
         precision = bootstrap.draws(lambda block: curves.average_precision(block)[0], weights)
         froc = bootstrap.draws(lambda block: points.sensitivity_at(block, (0.5, 2.0)), weights)
         best = bootstrap.draws(points.best_f1, weights)

@@ -97,16 +97,17 @@ def test_deformable_attention_is_that_of_transformers(points: list[int]):
 
 
 def test_a_model_laid_out_says_what_it_said_before(smoke: Recipe):
+    """In double precision: in single, rounding chooses other queries among the nearly equal scores of a new model."""
     torch.manual_seed(5)
-    plain = models.build(smoke, CONDITIONS).eval()
+    plain = models.build(smoke, CONDITIONS).eval().double()
     ours = copy.deepcopy(plain)
     channels_last.lay_out(ours)
-    pixels = torch.rand(2, 3, 64, 96)
+    pixels = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         before, after = (model(pixel_values=pixels) for model in (plain, ours))
 
     attentions = [m for m in ours.modules() if hasattr(m, "ms_deformable_attn_core")]
     assert len(attentions) == ours.config.decoder_layers
     assert {m.ms_deformable_attn_core for m in attentions} == {channels_last.sampled}
-    torch.testing.assert_close(after.logits, before.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(after.pred_boxes, before.pred_boxes, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.logits, before.logits)
+    torch.testing.assert_close(after.pred_boxes, before.pred_boxes)

@@ -535,7 +535,9 @@ def test_two_processes_train_like_one(store: Store, subset: Manifest, still_reci
     one, two = history(store, single), history(store, double)
     assert double.facts["processes"] == 2
     assert [e.step for e in two.training] == [e.step for e in one.training]
-    np.testing.assert_allclose([e.loss for e in two.training], [e.loss for e in one.training], rtol=0.005)
+    losses = [[e.loss for e in found.training] for found in (two, one)]
+    np.testing.assert_allclose(losses[0][:2], losses[1][:2], rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=0.02)  # distillation, divided by each process's own queries, has come in
     assert len(two.validation) == 1
     model = models.load(content.materialise(store, double, tmp_path / "out", "model/") / "model")
     split = read_labelled(store, subset, "valid")

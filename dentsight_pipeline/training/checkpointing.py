@@ -240,8 +240,8 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         state.setdefault(int(number), {})[key] = value
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, values in state.items():
-        like = torch.empty_like(parameters[number])
-        values.update({name: like.clone().copy_(value) for name, value in values.items() if value.ndim})
+        like = parameters[number]
+        values.update({name: torch.empty_like(like).copy_(value) for name, value in values.items() if value.ndim})
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -96,6 +96,12 @@ def subset(store: Store) -> Manifest:
 
 
 @pytest.fixture
+def smoke() -> Recipe:
+    """The smoke recipe with few queries."""
+    return recipes.named("smoke").override({"weights": "none", "num_queries": "20", "num_denoising": "10"})
+
+
+@pytest.fixture
 def tiny_recipe() -> Recipe:
     """A model from nothing on a canvas of 96×64 pixels for a handful of steps: a second or two of CPU."""
     return recipes.named("smoke").override(

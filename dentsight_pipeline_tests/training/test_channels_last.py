@@ -12,17 +12,10 @@ from transformers.models.d_fine import modeling_d_fine
 
 from dentsight_pipeline.training import channels_last
 from dentsight_pipeline.training import model as models
-from dentsight_pipeline.training import recipe as recipes
 from dentsight_pipeline.training.recipe import Recipe
 
 CONDITIONS = [f"condition {i}" for i in range(13)]
 LABELS = [{"class_labels": torch.tensor([3]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])}] * 4
-
-
-@pytest.fixture
-def smoke() -> Recipe:
-    """The smoke recipe with few queries."""
-    return recipes.named("smoke").override({"weights": "none", "num_queries": "20", "num_denoising": "10"})
 
 
 @pytest.mark.parametrize("shape", [(4, 24, 12), (1, 7, 5), (3, 1, 9), (16, 6, 4), (2, 12, 20)])

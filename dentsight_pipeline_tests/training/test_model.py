@@ -25,12 +25,6 @@ NEW_HEADS = ("class_embed", "enc_score_head", "denoising_class_embed")
 
 
 @pytest.fixture
-def smoke() -> Recipe:
-    """The smoke recipe with few queries."""
-    return recipes.named("smoke").override({"weights": "none", "num_queries": "20", "num_denoising": "10"})
-
-
-@pytest.fixture
 def saved(tmp_path: Path, smoke: Recipe) -> Path:
     """A saved model of five other classes."""
     torch.manual_seed(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from msgspec import structs
@@ -19,12 +18,7 @@ from dentsight_pipeline.lineage.dossier.annex import Answer
 from dentsight_pipeline.lineage.dossier.case import Case
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline_tests.lineage.chain_builder import Chain
-
-
-@pytest.fixture
-def case(intact_chain: Chain) -> Case:
-    """The second release of the chain, read anew for each test."""
-    return Case(intact_chain.store, intact_chain.digests["released_model"])
+from dentsight_pipeline_tests.lineage.dossier.conftest import with_facts
 
 
 def _text(said: Answer) -> str:
@@ -36,12 +30,6 @@ def _text(said: Answer) -> str:
 def _cited(said: Answer) -> list[str]:
     assert said is not None
     return [cited.name for cited in said.evidence]
-
-
-def _with(case: Case, part: str, **changes: Any) -> Case:
-    """The case with other facts than its bytes hold."""
-    vars(case)[part] = structs.replace(getattr(case, part), **changes)
-    return case
 
 
 def test_every_sentence_of_an_ordinary_release_reads_as_it_should(case: Case, intact_chain: Chain) -> None:
@@ -187,7 +175,7 @@ def test_what_changed_since_the_release_before_is_named(case: Case) -> None:
     inputs = tuple(structs.replace(named, digest=Digest(sha256="f" * 64)) for named in said.inputs)
 
     told = [
-        _text(annex.changes(_with(case, "said", **{"model": said.model, "policy": said.policy} | change)))
+        _text(annex.changes(with_facts(case, "said", **{"model": said.model, "policy": said.policy} | change)))
         for change in ({"model": other}, {"policy": policy}, {"inputs": inputs})
     ]
 
@@ -212,17 +200,17 @@ def test_whose_weights_a_training_started_from_is_said(
     """A licence binds what is trained from them."""
     vars(case)["recipe"] = {**case.recipe, "weights": weights}
 
-    text = _text(annex.third_party(_with(case, "trained", packaged_weights=packaged, weights_licence=licence)))
+    text = _text(annex.third_party(with_facts(case, "trained", packaged_weights=packaged, weights_licence=licence)))
 
     assert text.startswith(f"Training started from {told} all weights before the first step hash to c0ffee")
 
 
 def test_versions_and_cost_are_told_where_they_were_recorded(case: Case, intact_chain: Chain) -> None:
     """Nothing is said of a training that nobody measured."""
-    assert annex.software_versions(_with(case, "trained", versions={})) is None
+    assert annex.software_versions(with_facts(case, "trained", versions={})) is None
     assert annex.resources(case) is None
 
-    _with(case, "trained", versions={"torch": "2.1", "python": "3.12"})
+    with_facts(case, "trained", versions={"torch": "2.1", "python": "3.12"})
     record = Record(hardware={"device": "CPU", "gpus": None}, cost={"seconds": 12.3456, "images": 8})
     case.kept.records[intact_chain.digests["trained_checkpoint"]] = [record]
 
@@ -237,7 +225,7 @@ def test_data_that_is_drawn_or_was_looked_at_in_part_is_called_that(case: Case) 
         case.data.mapping, coverage=Coverage(declared=True, classes=("caries",), images=0, digest="f" * 64)
     )
     leakage = structs.replace(case.data.leakage, test=None)
-    _with(
+    with_facts(
         case,
         "data",
         corpus=Corpus(kind=CorpusKind.PHANTOM, name="drawn", licence="CC0-1.0"),
@@ -253,7 +241,7 @@ def test_data_that_is_drawn_or_was_looked_at_in_part_is_called_that(case: Case) 
     assert _text(annex.data_selected(case)) == (
         "4 images of the splits were left out; with another split, sources: not known."
     )
-    assert annex.test_data(_with(case, "data", splits={})) is None
+    assert annex.test_data(with_facts(case, "data", splits={})) is None
 
 
 def test_where_an_export_is_from_is_said_as_far_as_it_says(case: Case) -> None:
@@ -279,7 +267,7 @@ def test_limits_name_missed_gates_loose_classes_and_what_is_never_for_x_rays(cas
     told = structs.replace(case.told, verdict=structs.replace(verdict, rows=rows), loose_classes=("crown", "bridge"))
     vars(case)["told"] = told
 
-    text = _text(annex.limitations(_with(case, "facts", never_for_xrays=True)))
+    text = _text(annex.limitations(with_facts(case, "facts", never_for_xrays=True)))
 
     assert text.endswith(
         " Gates that did not pass: tier1_caries_ap, tier2_ece. Loosely labelled: crown, bridge. "
@@ -297,7 +285,7 @@ def test_accuracy_is_told_of_groups_of_x_rays_that_were_decided(case: Case) -> N
     ]
     assert annex.accuracy_of_groups(case) is None
 
-    _with(case, "told", worst_groups=tuple(groups))
+    with_facts(case, "told", worst_groups=tuple(groups))
 
     assert _text(annex.accuracy_of_groups(case)) == "By kinds of X-rays, not of persons: Wide ones do. Dark fail."
 
@@ -306,7 +294,7 @@ def test_people_who_signed_are_named(case: Case) -> None:
     """With their signatures as evidence; without any the point is open."""
     assert annex.signed_reports(case) is None
 
-    text = _text(annex.signed_reports(_with(case, "said", approved_by=("A. Bell", "C. Dyer"))))
+    text = _text(annex.signed_reports(with_facts(case, "said", approved_by=("A. Bell", "C. Dyer"))))
 
     assert text == "The report was signed by A. Bell, C. Dyer, and dated."
 
@@ -317,7 +305,7 @@ def test_a_figure_that_was_not_measured_leaves_its_point_open(case: Case) -> Non
     classes = tuple(structs.replace(row, ap=None) for row in case.told.verdict.classes)
     verdict = structs.replace(case.told.verdict, classes=classes)
 
-    _with(case, "told", evaluation=measured, verdict=verdict)
+    with_facts(case, "told", evaluation=measured, verdict=verdict)
 
     assert (annex.robustness(case), annex.expected_accuracy(case), annex.output_quality(case)) == (None, None, None)
     assert ", by no intervals. Verdict: PASS." in _text(annex.testing(case))
@@ -326,4 +314,4 @@ def test_a_figure_that_was_not_measured_leaves_its_point_open(case: Case) -> Non
 
 def test_without_validation_the_last_step_was_kept(case: Case) -> None:
     """No step was found to be the best."""
-    assert _text(annex.optimised_for(_with(case, "trained", best_step=None))).endswith("; the last step was kept.")
+    assert _text(annex.optimised_for(with_facts(case, "trained", best_step=None))).endswith("; the last step was kept.")

@@ -5,25 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from msgspec import structs
 
 from dentsight_pipeline.documents.lineage import Installed, Record
 from dentsight_pipeline.lineage.dossier.bom import bom_of
 from dentsight_pipeline.lineage.dossier.case import Case
 from dentsight_pipeline_tests.lineage.chain_builder import Chain
-
-
-@pytest.fixture
-def case(intact_chain: Chain) -> Case:
-    """The second release of the chain, read anew for each test."""
-    return Case(intact_chain.store, intact_chain.digests["released_model"])
-
-
-def _with(case: Case, part: str, **changes: Any) -> Case:
-    """The case with other facts than its bytes hold."""
-    vars(case)[part] = structs.replace(getattr(case, part), **changes)
-    return case
+from dentsight_pipeline_tests.lineage.dossier.conftest import with_facts
 
 
 def _components(case: Case) -> dict[str, dict[str, Any]]:
@@ -113,7 +101,7 @@ def test_weights_are_listed_with_the_licence_of_whoever_published_them(case: Cas
     told = {}
     for weights, licence in (("ustc-community/dfine-large-coco", ""), ("mine", "MIT"), ("somebody/s", "")):
         vars(case)["recipe"] = {**case.recipe, "weights": weights}
-        told[weights] = _components(_with(case, "trained", weights_licence=licence))[weights]
+        told[weights] = _components(with_facts(case, "trained", weights_licence=licence))[weights]
 
     assert {name: part.get("licenses") for name, part in told.items()} == {
         "ustc-community/dfine-large-coco": [{"license": {"name": "Apache-2.0"}}],
@@ -132,7 +120,7 @@ def test_a_package_has_the_hash_of_what_was_installed_in_that_very_version(case:
         installed={"torch": whole, "numpy": structs.replace(whole, version="1.9")},
     )
     case.kept.records[intact_chain.digests["trained_checkpoint"]] = [record]
-    _with(case, "trained", versions={"numpy": "2.0"})
+    with_facts(case, "trained", versions={"numpy": "2.0"})
 
     found = {name: part for name, part in _components(case).items() if part["type"] == "library"}
 

@@ -10,11 +10,12 @@ import pytest
 
 from dentsight_pipeline.documents.dossier import DOSSIER, ENVELOPE, PAGE, PROVENANCE
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.lineage.dossier.build import check_dossier, write_dossier
+from dentsight_pipeline.lineage.dossier.build import write_dossier
 from dentsight_pipeline.release import envelope
 from dentsight_pipeline.release.keys import generate_key
 from dentsight_pipeline.store import log
 from dentsight_pipeline_tests.lineage.chain_builder import Chain
+from dentsight_pipeline_tests.lineage.test_dossier import checked
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +26,10 @@ def unsigned(intact_chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def _findings(chain: Chain, folder: Path) -> tuple[str, ...]:
-    return check_dossier(chain.store, folder, chain.public_key).findings
-
-
 def test_a_dossier_without_a_private_key_is_whole_and_has_no_envelope(unsigned: Path, intact_chain: Chain) -> None:
     """Whoever audits a stranger's release has only the public key."""
     assert not (unsigned / ENVELOPE).exists()
-    assert _findings(intact_chain, unsigned) == ()
+    assert checked(intact_chain, unsigned) == ()
 
 
 def test_the_head_of_a_dossier_says_what_it_is_of(unsigned: Path, intact_chain: Chain) -> None:
@@ -61,7 +58,7 @@ def test_a_missing_file_is_named(unsigned: Path, intact_chain: Chain, tmp_path: 
     (copy / name).unlink()
 
     listed = [f"{name} is missing."] if name == PROVENANCE else []
-    assert _findings(intact_chain, copy) == (*listed, f"{name} is not the one that the release gives.")
+    assert checked(intact_chain, copy) == (*listed, f"{name} is not the one that the release gives.")
 
 
 def test_a_strange_file_and_an_envelope_of_another_are_named(
@@ -75,12 +72,12 @@ def test_a_strange_file_and_an_envelope_of_another_are_named(
     private = intact_chain.keys / "release-key.pem"
 
     (copy / ENVELOPE).write_bytes(envelope.signed((copy / PROVENANCE).read_bytes(), private))
-    assert _findings(intact_chain, copy) == (strange,)
+    assert checked(intact_chain, copy) == (strange,)
     (copy / ENVELOPE).write_bytes(envelope.signed(b"{}", private))
-    assert _findings(intact_chain, copy) == (wrong, strange)
+    assert checked(intact_chain, copy) == (wrong, strange)
     other = generate_key(tmp_path / "keys").private
     (copy / ENVELOPE).write_bytes(envelope.signed((copy / PROVENANCE).read_bytes(), other))
-    assert _findings(intact_chain, copy) == (wrong, strange)
+    assert checked(intact_chain, copy) == (wrong, strange)
 
 
 def test_a_folder_without_a_dossier_and_one_that_exists_are_refused(
@@ -88,7 +85,7 @@ def test_a_folder_without_a_dossier_and_one_that_exists_are_refused(
 ) -> None:
     """Before a long audit."""
     with pytest.raises(ConfigurationError, match=r"holds no dossier\.json\. Give a folder that `dentsight dossier`"):
-        _findings(intact_chain, tmp_path)
+        checked(intact_chain, tmp_path)
     with pytest.raises(ConfigurationError, match="exists"):
         write_dossier(
             intact_chain.store, intact_chain.digests["released_model"], unsigned, intact_chain.public_key, None

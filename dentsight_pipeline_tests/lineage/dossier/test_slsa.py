@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from dentsight_pipeline.documents.lineage import Code, Record
 from dentsight_pipeline.lineage.dossier.case import Case
 from dentsight_pipeline.lineage.dossier.slsa import provenance_of
 from dentsight_pipeline_tests.lineage.chain_builder import Chain
-
-
-@pytest.fixture
-def case(intact_chain: Chain) -> Case:
-    """The second release of the chain, read anew for each test."""
-    return Case(intact_chain.store, intact_chain.digests["released_model"])
 
 
 def test_a_provenance_holds_all_that_was_recorded(case: Case, intact_chain: Chain) -> None:

@@ -325,7 +325,7 @@ FUSIONS: tuple[Fusion, ...] = (alone, surer, mean, rescored)
 
 def fuse(first: Detections, second: Detections, fusion: Fusion) -> Detections:
     """Each first detection with the second's of its class that overlaps it most, by half at least; the surer box."""
-    partner, free = np.full(len(first), -1), np.ones(len(second), bool)
+    partner, free = np.full(len(first.scores), -1), np.ones(len(second.scores), bool)
     own = {(second.image_index[rows[0]], second.class_index[rows[0]]): rows for rows in groups(second)}
     for rows in groups(first):
         others = own.get((first.image_index[rows[0]], first.class_index[rows[0]]), np.empty(0, int))
@@ -337,10 +337,12 @@ def fuse(first: Detections, second: Detections, fusion: Fusion) -> Detections:
             if free[others[best]] and overlap[at, best] >= 0.5:
                 partner[row], free[others[best]] = others[best], False
     rest = np.flatnonzero(free)
-    theirs = np.where(partner >= 0, second.scores[partner], np.nan) if len(second) else np.full(len(first), np.nan)
+    theirs = np.full(len(first.scores), np.nan)
+    theirs[partner >= 0] = second.scores[partner[partner >= 0]]
     a = np.concatenate([first.scores, np.full(len(rest), np.nan)])
     b = np.concatenate([theirs, second.scores[rest]])
-    boxes = np.where((theirs > first.scores)[:, None], second.boxes_xywh_px[partner], first.boxes_xywh_px)
+    boxes, surer_now = first.boxes_xywh_px.copy(), theirs > first.scores
+    boxes[surer_now] = second.boxes_xywh_px[partner[surer_now]]
     fused = Detections(
         np.concatenate([first.image_index, second.image_index[rest]]),
         np.concatenate([first.class_index, second.class_index[rest]]),

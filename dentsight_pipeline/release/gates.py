@@ -210,8 +210,7 @@ class _Case:
     def not_looked_for(self) -> tuple[str, ...]:
         """Classes of the policy of which the gated images tell nothing."""
         unknown = self.evaluation.gated.not_looked_for if self.evaluation.gated else ()
-        known = self.evaluation.classes or self.policy.classes
-        return tuple(name for name in self.policy.classes if name not in known or name in unknown)
+        return tuple(name for name in self.policy.classes if name not in self.evaluation.classes or name in unknown)
 
     @cached_property
     def head(self) -> tuple[Head, _Ruling]:

@@ -371,6 +371,18 @@ def test_a_class_that_nobody_looked_for_never_passes(policy, partly, healthy, ch
     assert verdict.outcome == "INCONCLUSIVE"
 
 
+@pytest.mark.parametrize("named", ["all but calculus", "none"])
+def test_a_class_that_the_evaluation_does_not_name_was_not_looked_for(policy, evaluation, healthy, champion, named):
+    """What a file holds of a class that it does not name rests on nothing; if it names none, of every class."""
+    evaluation["classes"] = [c for c in evaluation["classes"] if c != "calculus"] if named != "none" else []
+
+    rows = judged(evaluation, policy, healthy, champion).rows
+
+    assert {row.outcome for row in rows if row.condition == "calculus"} == {"INCONCLUSIVE"}
+    unnamed = {*policy.classes} - {*evaluation["classes"]}
+    assert not [row.id for row in rows if row.condition in unnamed and row.outcome == "PASS"]
+
+
 def test_calibration_of_a_class_that_nobody_looked_for_is_unknown_and_not_failed(partly, healthy):
     """Without a look there is no detection to count, which says nothing of the model."""
     policy = policies.parse_policy(_policy_with_gate("tier2_ece", condition="calculus", severity="hard"))

@@ -12,6 +12,7 @@ PNG chunks from the W3C PNG specification, sections 5 and 11.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import struct
 import zlib
@@ -38,7 +39,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"bKGD"}
 )
-_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # stuffed zeros and restart markers belong to the scan
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
@@ -193,21 +194,15 @@ def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int
     """The JPEG without APPn (but JFIF, Adobe) and COM segments and what follows its end; size, orientation, removed."""
     parts: list[bytes] = [b"\xff\xd8"]
     removed: dict[str, int] = {}
-    size, orientation, at = (0, 0), 1, 2
-    while True:
-        marker, at = _next_marker(data, at)
-        if marker == 0xD9:
-            parts.append(b"\xff\xd9")
-            if at < len(data):
-                _count(removed, "bytes after the end")
-            break
-        if marker == 0xF7:
-            raise ImageBytesError("it is a JPEG-LS image. Convert it to PNG")
+    size, orientation = (0, 0), 1
+    for marker, payload, scan, end in _jpeg_segments(data):
         if marker in _JPEG_WITHOUT_LENGTH:
             parts.append(bytes((0xFF, marker)))
+            if marker == 0xD9 and end < len(data):
+                _count(removed, "bytes after the end")
             continue
-        end = at + _segment_length(data, at)
-        payload = data[at + 2 : end]
+        if marker == 0xF7:
+            raise ImageBytesError("it is a JPEG-LS image. Convert it to PNG")
         if marker in _JPEG_FRAMES and len(payload) >= 5:
             _refuse_other_coding(marker, payload[0])
             height, width = struct.unpack(">HH", payload[1:5])
@@ -218,17 +213,27 @@ def _strip_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[str, int
         if name:
             _count(removed, name)
         if kept is not None:
-            parts.append(b"\xff" + bytes((marker,)) + struct.pack(">H", len(kept) + 2) + kept)
-        at = end
+            parts.append(b"\xff" + bytes((marker,)) + struct.pack(">H", len(kept) + 2) + kept + scan)
+    if size == (0, 0):
+        raise ImageBytesError("the JPEG has no picture. Restore the file or export again")
+    return b"".join(parts), size, orientation, removed
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """Each marker to the end's, its payload, the coded scan that follows it and the position behind."""
+    marker, at = 0xD8, 2
+    while marker != 0xD9:
+        marker, at = _next_marker(data, at)
+        payload = scan = b""
+        if marker not in _JPEG_WITHOUT_LENGTH:
+            end = at + _segment_length(data, at)
+            payload, at = data[at + 2 : end], end
         if marker == 0xDA:
             match = _MARKER_AFTER_SCAN.search(data, at)
             if match is None:
                 raise _NoEndError("it is cut off: the JPEG has no end. Restore the file or export again")
-            parts.append(data[at : match.start()])
-            at = match.start()
-    if size == (0, 0):
-        raise ImageBytesError("the JPEG has no picture. Restore the file or export again")
-    return b"".join(parts), size, orientation, removed
+            scan, at = data[at : match.start()], match.start()
+        yield marker, payload, scan, at
 
 
 def _refuse_other_coding(marker: int, bits: int) -> None:
@@ -245,7 +250,7 @@ def _strip_mended_jpeg(data: bytes) -> tuple[bytes, tuple[int, int], int, dict[s
         return *_strip_jpeg(data), {}
     except _NoEndError:
         scans = data.rstrip(b"\xff")
-        if not _is_whole_picture(scans):
+        if not _is_whole_picture(scans) or not _has_every_scan(scans + _JPEG_END):
             raise
     mended = {"jpeg_end_added": "the file lacked its end marker; not one pixel was lost"}
     return *_strip_jpeg(scans + _JPEG_END), mended
@@ -262,6 +267,23 @@ def _is_whole_picture(scans: bytes) -> bool:
     pictures = [cv2.imdecode(np.frombuffer(scans + end, np.uint8), cv2.IMREAD_UNCHANGED) for end in ends]
     whole = [picture for picture in pictures if picture is not None]
     return len(whole) == len(ends) and all(np.array_equal(whole[0], other) for other in whole)
+
+
+def _has_every_scan(jpeg: bytes) -> bool:
+    """Whether each coefficient of each component comes to its last bit: one that is cut between two scans still decodes.
+
+    Progressive JPEGs send coefficients from `first` to `last` of the zigzag, without their `missing` lowest bits, and
+    those later (ITU-T T.81, G.1); all others send a component at once.
+    """
+    frame, left = 0, dict[tuple[int, int], int]()
+    for marker, payload, _, _ in _jpeg_segments(jpeg):
+        if marker in _JPEG_FRAMES:
+            frame, left = marker, dict.fromkeys(itertools.product(payload[6::3], range(64)), 1)
+        if marker == 0xDA:
+            *components, first, last, bits = payload[1 : 1 + 2 * payload[0] : 2] + payload[-3:]
+            sent, missing = (range(first, last + 1), bits & 15) if frame == 0xC2 else (range(64), 0)
+            left.update(dict.fromkeys(itertools.product(components, sent), missing))
+    return not any(left.values())
 
 
 def _next_marker(data: bytes, at: int) -> tuple[int, int]:

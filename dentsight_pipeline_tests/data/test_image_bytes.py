@@ -194,6 +194,21 @@ def test_a_jpeg_cut_off_where_its_decoder_restarts_is_refused(options: dict[str,
         clean(whole[:place])
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_progressive_jpeg_cut_off_between_two_scans_is_refused(mode: str) -> None:
+    """Every decoder shows it, and alike whatever follows: only finer, or in colour, would the rest have made it."""
+    pixels = Image.fromarray(picture(1, 640, 480)).convert(mode)
+    whole = jpeg(np.asarray(pixels), progressive=True)
+    places = [match.start() for match in re.finditer(rb"\xff\xda", whole)][1:]
+    assert len(places) >= 5
+
+    for place in places:
+        before = whole[:place].rpartition(b"\xff\xc4")  # a scan may have its own tables before it
+        for cut in {place, len(before[0])}:
+            with pytest.raises(ImageBytesError, match="cut off"):
+                clean(whole[:cut])
+
+
 @pytest.mark.parametrize(
     ("kind", "mode"), [("BMP", "L"), ("TIFF", "L"), ("TIFF", "I;16"), ("BMP", "RGB"), ("TIFF", "1")]
 )

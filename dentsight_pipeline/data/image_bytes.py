@@ -47,6 +47,8 @@ _JPEG_END = b"\xff\xd9"
 _FILLERS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64)
 _STORED_MODES = {"1": "L", "P": "RGB", "I;16B": "I;16"} | {mode: mode for mode in ("L", "LA", "RGB", "RGBA", "I;16")}
 """Pillow's modes that PNG holds without loss: read as → stored as."""
+_DEEP = (b"\x10\x00", b"\x10\x02")
+"""Bits of a sample and kind of colour, as a PNG's header has them: 16 bits of gray, of RGB."""
 _DETECTOR_BITS = (8, 10, 12, 14, 16)
 """Bits that a sample of 16 may use: one image's darkness must not decide how bright it becomes, beyond these."""
 _CONVERTED = ("WEBP", "BMP", "TIFF", "GIF", "JPEG2000")
@@ -380,28 +382,30 @@ def _turned(data: bytes) -> bytes:
     """The picture as its EXIF orientation displays it, as PNG, so that turning loses nothing."""
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _refuse_deep_colours(data, image)
             return _as_png(image, "L" if image.mode in ("1", "L") else "I;16" if "16" in image.mode else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageBytesError(f"it cannot be decoded ({error}). Restore the file or export again") from error
 
 
 def _scaled(data: bytes) -> tuple[bytes, dict[str, str]]:
-    """A gray PNG of 16 bits with its values moved up by the bits that it leaves unused; any other as it is.
+    """A gray or RGB PNG of 16 bits with its values moved up by the bits that it leaves unused; any other as it is.
 
     Detectors write 10, 12 or 14 bits into 16. Whatever reads such a file as 8 bits cuts the lower half off, and would
     see sixteen grays of 4,096. Moving them up loses nothing.
     """
-    if not data.startswith(_PNG_SIGNATURE) or data[24:26] != b"\x10\x00":  # IHDR: bits of a sample, kind of colour
+    if not data.startswith(_PNG_SIGNATURE) or data[24:26] not in _DEEP:
         return data, {}
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[2:] not in {(), (3,)}:
         return data, {}
     most = int(pixels.max())
     used = next(bits for bits in _DETECTOR_BITS if most < 1 << bits)
     if most == 0 or used == 16:
         return data, {}
-    moved = _png(Image.fromarray(np.left_shift(pixels, 16 - used, dtype=np.uint16)))
-    return moved, {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
+    moved = np.left_shift(pixels, 16 - used, dtype=np.uint16)
+    stored = _png(Image.fromarray(moved)) if moved.ndim == 2 else bytes(cv2.imencode(".png", moved)[1])
+    return stored, {"gray_values_scaled": f"{used} of 16 bits are used; multiplied by {1 << (16 - used)}"}
 
 
 def _as_png(image: Image.Image, mode: str) -> bytes:
@@ -423,6 +427,7 @@ def _converted(data: bytes) -> CleanImage:
         with Image.open(io.BytesIO(data), formats=_CONVERTED) as image:
             _refuse_absurd_size(image.size)
             _refuse_what_png_cannot_hold(image)
+            _refuse_deep_colours(data, image)
             orientation, size = image.getexif().get(274, 1), image.size
             removed = {name: 1 for name in ("comment", "exif", "icc_profile", "xmp") if image.info.get(name)}
             stored, scaled = _scaled(_as_png(image, _STORED_MODES[image.mode]))
@@ -440,6 +445,16 @@ def _refuse_what_png_cannot_hold(image: Image.Image) -> None:
         raise ImageBytesError(f"it is a {image.format} of {pages} pictures. Export the one that is meant")
     if image.mode not in _STORED_MODES:
         raise ImageBytesError(f"it is a {image.format} of {image.mode} pixels. Convert it to grayscale or RGB")
+
+
+def _refuse_deep_colours(data: bytes, image: Image.Image) -> None:
+    """Of colours of more than 8 bits Pillow reads the upper eight and says nothing, where OpenCV reads all."""
+    if "16" in image.mode:
+        return
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is not None and pixels.dtype != np.uint8:
+        what = f"it is a {image.format} of {image.mode} pixels of {8 * pixels.itemsize} bits"
+        raise ImageBytesError(f"{what}. Convert it to an upright PNG, or to grayscale")
 
 
 def _of_dicom(data: bytes) -> CleanImage:

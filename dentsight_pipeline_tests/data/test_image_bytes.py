@@ -326,6 +326,38 @@ def test_gray_values_of_fewer_than_16_bits_are_scaled_by_the_bits_that_are_used(
     assert clean(made.data).mended == {}
 
 
+def test_colours_of_fewer_than_16_bits_are_scaled_by_the_bits_that_are_used() -> None:
+    """As gray values are: a gray picture saved as RGB is not darker than it was, and keeps all its grays."""
+    values = (picture(1).astype(np.uint16) * 16)[..., None] + np.array([0, 3, 7], np.uint16)
+
+    made = clean(bytes(cv2.imencode(".png", values)[1]))
+
+    stored = cv2.imdecode(np.frombuffer(made.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert stored is not None
+    assert stored.tolist() == (values << 4).tolist()
+    assert made.mended["gray_values_scaled"] == "12 of 16 bits are used; multiplied by 16"
+    assert (clean(made.data).mended, metadata_left(made.data)) == ({}, [])
+
+
+@pytest.mark.parametrize("kind", ["tiff", "jp2"])
+def test_colours_of_16_bits_that_would_be_cut_to_8_are_refused(kind: str) -> None:
+    """They were stored "with the same pixels", of 12 bits the upper four."""
+    values = np.repeat((picture(1).astype(np.uint16) * 16)[..., None], 3, axis=2)
+
+    with pytest.raises(ImageBytesError, match="RGB pixels of 16 bits. Convert it to an upright PNG, or to grayscale"):
+        clean(bytes(cv2.imencode(f".{kind}", values)[1]))
+
+
+def test_colours_of_16_bits_that_their_exif_turns_are_refused() -> None:
+    """Turning goes through a decoder that reads 8 of them."""
+    whole = bytes(cv2.imencode(".png", np.repeat((picture(1).astype(np.uint16) * 16)[..., None], 3, axis=2))[1])
+    exif = b"eXIf" + tiff("<", (274, 3, 6))
+    chunk = struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif))
+
+    with pytest.raises(ImageBytesError, match="PNG of RGB pixels of 16 bits"):
+        clean(whole[:33] + chunk + whole[33:])
+
+
 def test_gray_values_that_use_16_bits_stay_as_they_are() -> None:
     """And so does an image without any light, of which nothing can be told."""
     for values in (np.array([[0, 40000]], np.uint16), np.zeros((2, 2), np.uint16)):

@@ -272,7 +272,7 @@ def _is_whole_picture(scans: bytes) -> bool:
 
 
 def _has_every_scan(jpeg: bytes) -> bool:
-    """Whether each coefficient of each component comes to its last bit: one that is cut between two scans still decodes.
+    """Whether each coefficient of each component comes to its last bit: what is cut between two scans decodes too.
 
     Progressive JPEGs send coefficients from `first` to `last` of the zigzag, without their `missing` lowest bits, and
     those later (ITU-T T.81, G.1); all others send a component at once.

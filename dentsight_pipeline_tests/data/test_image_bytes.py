@@ -344,7 +344,7 @@ def test_colours_of_16_bits_that_would_be_cut_to_8_are_refused(kind: str) -> Non
     """They were stored "with the same pixels", of 12 bits the upper four."""
     values = np.repeat((picture(1).astype(np.uint16) * 16)[..., None], 3, axis=2)
 
-    with pytest.raises(ImageBytesError, match="RGB pixels of 16 bits. Convert it to an upright PNG, or to grayscale"):
+    with pytest.raises(ImageBytesError, match=r"RGB pixels of 16 bits\. Convert it to an upright PNG, or to grayscale"):
         clean(bytes(cv2.imencode(f".{kind}", values)[1]))
 
 

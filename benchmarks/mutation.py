@@ -10,8 +10,8 @@ either nothing looks there, or nothing can be seen from there. Survivors are to 
 
 Everything happens in a scratch copy of the checkout. First each test is run once, to learn which functions it calls;
 then each mutant is put into a fork of a process that has imported all tests already, and meets the tests that call its
-function, the test module of its own name first, the quick before the slow. Faults outside of functions need a fresh
-import, and meet all tests of their room.
+function, the test module of its own name first, the quick before the slow. Faults outside of functions, and in
+functions that an import calls, need a fresh import, and meet all tests that call anything of their module.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import ast
 import contextlib
 import dataclasses
 import gc
+import importlib
 import json
 import os
 import random
@@ -362,8 +363,31 @@ def code_of(source: str, path: Path, function: str, line: int) -> CodeType | Non
     return None
 
 
+def forget_imports() -> None:
+    """What is imported next is read anew."""
+    for name in [name for name in sys.modules if name.split(".")[0] in (PACKAGE, TESTS)]:
+        del sys.modules[name]
+
+
+def module_of(path: str) -> str:
+    """The name by which a file of the package is imported."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def called_by_import(mutant: Mutant, root: Path) -> int:
+    """Whether importing the mutant's module calls its function, whose work is then done before a fault is put in."""
+    watch = Watch(root)
+    forget_imports()
+    sys.settrace(watch.trace)
+    importlib.import_module(module_of(mutant.path))
+    sys.settrace(None)
+    own = {line for name, line in watch.called if name == str(root / mutant.path)}
+    return int(any(line in range(mutant.first_line, mutant.last_line + 1) for line in own))
+
+
 def put_in(mutant: Mutant, path: Path) -> None:
-    """Give every function object of the mutant's function the faulty code; whoever imported it has the fault too."""
+    """Give every function object of the mutant's function the faulty code; whoever imports it has the fault too."""
+    importlib.import_module(module_of(mutant.path))  # some tests import it when they run
     code = code_of(mutant.source, path, str(mutant.function), mutant.first_line)
     key = (str(path), mutant.function, mutant.first_line)
     for found in [item for item in gc.get_objects() if isinstance(item, FunctionType)]:
@@ -403,6 +427,8 @@ class Campaign:
 
     def verdict(self, mutant: Mutant, tests: Mapping[str, Reached]) -> str:
         """`killed by TEST`, `killed: took too long`, `survived` or `reached by no test`."""
+        if mutant.function and in_a_fork(lambda: called_by_import(mutant, self.root), self.log, self.timeout_s):
+            mutant = dataclasses.replace(mutant, function=None)
         wanted = tests_for(mutant, tests)
         if not wanted:
             return "reached by no test"
@@ -417,8 +443,7 @@ class Campaign:
     def meet(self, mutant: Mutant, wanted: Sequence[str]) -> int:
         """The tests on one mutant, in a process that ends afterwards."""
         if mutant.function is None:
-            for name in [name for name in sys.modules if name.split(".")[0] in (PACKAGE, TESTS)]:
-                del sys.modules[name]
+            forget_imports()
         else:
             put_in(mutant, self.root / mutant.path)
         files = list(dict.fromkeys(nodeid.split("::")[0] for nodeid in wanted))

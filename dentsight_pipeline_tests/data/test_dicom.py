@@ -252,6 +252,17 @@ def test_what_a_sound_file_may_say_or_leave_out_changes_nothing(tags: dict[str, 
     assert np.array_equal(seen(made), seen(panoramic(values())))
 
 
+def test_padding_may_follow_the_pixels_and_nothing_else() -> None:
+    """Data set trailing padding (PS3.10, 7.2) fills a file up to whole blocks; another element there is one misread."""
+    padded, other = panoramic(values()), panoramic(values())
+    padded.add_new(0xFFFCFFFC, "OB", bytes(64))
+    other.add_new(0xFFFCFFFE, "OB", bytes(64))
+
+    assert np.array_equal(seen(padded), seen(panoramic(values())))
+    with pytest.raises(ImageBytesError, match="cut off, or"):
+        seen(other)
+
+
 def test_tags_about_the_picture_are_known_and_of_their_kind() -> None:
     """A byte that was shifted makes an unknown one, or a number of what was text."""
     unknown, other_kind = panoramic(values()), panoramic(values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pycocotools import mask
 
 from dentsight_pipeline.evaluation import engines, matching, metrics
 from dentsight_pipeline.evaluation.matching import ClassMatches
@@ -88,3 +89,14 @@ def test_boxes_outside_the_area_range_are_ignored_on_both_sides() -> None:
 
     assert matches.n_gt == 1
     assert matches.ignored[0].tolist() == [True, True, False]
+
+
+def test_overlaps_of_less_than_a_pixel_count_as_in_pycocotools() -> None:
+    """Pairs of boxes whose overlap is half a pixel wide or high, or only an edge, or nothing, or within a crowd."""
+    a = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0.5, 0.5]], float)
+    b = np.array([[9.5, 0, 10, 10], [0, 9.5, 10, 10], [10, 0, 10, 10], [30, 30, 1, 1], [0, 0, 0.5, 1]], float)
+
+    for crowd in (False, True):
+        theirs = [mask.iou(one[None], other[None], [crowd])[0, 0] for one, other in zip(a, b, strict=True)]
+
+        assert matching.iou_of_pairs(a, b, np.full(5, crowd)).tolist() == pytest.approx(theirs, abs=1e-12)

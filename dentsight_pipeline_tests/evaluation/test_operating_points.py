@@ -139,3 +139,16 @@ def test_pooling_keeps_each_class_its_own_match() -> None:
     assert (both.name, both.scores.tolist()) == ("all", [0.9, 0.7, 0.5])
     assert both.true_positive[0].tolist() == [False, True, True]
     assert both.n_gt == 2
+
+
+def test_pooling_counts_a_hit_of_iou_50_and_leaves_out_what_is_ignored_there() -> None:
+    """Boxes that overlap by .52 are hits, though not at .55, and one ignored at .50 alone is no false positive."""
+    truth = read_ground_truth(coco([(1, 1, (0, 0, 100, 100))], classes=("caries", "crown")))
+    results = found((1, 1, (0, 0, 100, 52), 0.5), (1, 2, (0, 0, 10, 10), 0.4))
+    caries, crown = (by_area["all"] for by_area in matching.match(truth, read_detections(results, truth)))
+    crown.ignored[0] = True
+
+    both = pooled([caries, crown])
+
+    assert both.true_positive.tolist() == [[True, False]]
+    assert both.ignored.tolist() == [[False, True]]

@@ -635,6 +635,15 @@ def test_a_collapsed_head_does_not_ask_for_a_higher_resolution(policy, evaluatio
     assert not judged(evaluation, policy, healthy).triggers[0].fired
 
 
+@pytest.mark.parametrize(("digest", "named"), [("c" * 64, "c" * 64), ("", None)])
+def test_a_verdict_names_the_champion_that_it_was_judged_against(policy, evaluation, healthy, champion, digest, named):
+    """A release says against whom; one without a name is none."""
+    champion["digest"] = digest
+
+    assert judged(evaluation, policy, healthy, champion).champion == named
+    assert judged(evaluation, policy, healthy).champion is None
+
+
 def test_a_challenger_shown_to_be_worse_is_stopped(policy, evaluation, healthy, champion):
     """Passing the absolute floors is not enough to replace a better model."""
     champion["measurements"][0].update(value=-0.05, low=-0.08, high=-0.03)

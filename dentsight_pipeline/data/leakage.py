@@ -101,7 +101,12 @@ class Fingerprint:
         Raises:
             DataError: The text is not a fingerprint of this version.
         """
-        length = len(base64.b64decode(code, validate=True))
+        try:
+            length = len(base64.b64decode(code, validate=True))
+        except ValueError as error:
+            raise DataError(
+                f"A stored fingerprint is no base64 ({error}). Delete the cached fingerprints and ingest again."
+            ) from error
         if length not in (0, _COEFFICIENTS):
             raise DataError(
                 f"A stored fingerprint has {length} coefficients; this version makes {_COEFFICIENTS}. "

@@ -223,8 +223,9 @@ def test_a_fingerprint_survives_json_and_refuses_another_versions_text() -> None
 
     assert Fingerprint.from_json(json.loads(json.dumps(original.to_json()))) == original
     assert Fingerprint(**asdict(original)) == original
-    with pytest.raises(DataError, match="Delete the cached fingerprints"):
-        Fingerprint.from_json("AAAA")
+    for damaged in ("AAAA", "A", f"!{original.to_json()}", "ä"):
+        with pytest.raises(DataError, match="Delete the cached fingerprints"):
+            Fingerprint.from_json(damaged)
 
 
 def test_images_without_contrast_prove_nothing() -> None:

@@ -50,6 +50,14 @@ def test_the_ceiling_of_two_annotators_is_that_computed_by_hand() -> None:
     assert (row.pairs, row.sources, row.boxes) == (1, 1, 5)
 
 
+def test_an_annotator_who_marked_nothing_agrees_with_nothing() -> None:
+    """Whoever looked and left all to the other: AP against an empty truth is undefined, the other way it is 0."""
+    boxes = {"caries": [[10, 10, 20, 20], [100, 10, 20, 20]]}
+
+    for row in (ceilings([pair("s", *given)])["caries"] for given in ((boxes, {}), ({}, boxes))):
+        assert (row.ap50.value, row.ap.value, row.f1.value, row.boxes) == (0, 0, 0, 2)
+
+
 def test_a_class_that_nobody_looked_for_is_no_agreement() -> None:
     """An uncovered class says nothing: read as 'none there', its boxes would be additions of the other annotator."""
     seen = pair("s", {"caries": [[10, 10, 20, 20]]}, {"caries": [[10, 10, 20, 20]]})

@@ -7,7 +7,7 @@ import numpy as np
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
-from dentsight_pipeline.commands.export import subset_of
+from dentsight_pipeline.commands.export import named, subset_of
 from dentsight_pipeline.data.drift import Sample, drift_between, picture_columns, stored_sample, training_data_of
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.names import Asset, Kind
@@ -34,7 +34,7 @@ def drift(given: str, against: str, as_json: bool) -> None:
 
 def _subset_and_predictions(store: Store, ref: str) -> tuple[Manifest, Manifest | None]:
     """The subset that a reference means, and the predictions on it where it means those."""
-    if store.has_manifest(ref) and (made := store.get_manifest(ref)).kind == Kind.PREDICTIONS:
+    if (made := named(store, ref)).kind == Kind.PREDICTIONS:
         return store.get_manifest(made.inputs[Asset.CONDITION_SUBSET]), made
     return subset_of(store, ref), None
 

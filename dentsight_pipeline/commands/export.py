@@ -12,7 +12,7 @@ from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind, raw_exports
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
-from dentsight_pipeline.intake.datasets import RegisteredDataset, recall_dataset
+from dentsight_pipeline.intake.datasets import RegisteredDataset, dataset_keys, recall_dataset
 from dentsight_pipeline.lineage.reference import Registry, checkpoint_folder, resolve
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.registry import registry_of
@@ -166,8 +166,7 @@ def is_subset(store: Store, ref: str, registry: Registry | None = None) -> bool:
     """Whether a reference means a subset, or a dataset key."""
     if recall_dataset(store, ref):
         return True
-    found = None if Path(ref).is_dir() else resolve(store, ref, registry)
-    return found is not None and store.get_manifest(found.digest).kind in SUBSETS.values()
+    return not Path(ref).is_dir() and named(store, ref, registry).kind in SUBSETS.values()
 
 
 def subset_of(store: Store, ref: str) -> Manifest:
@@ -176,12 +175,25 @@ def subset_of(store: Store, ref: str) -> Manifest:
     Raises:
         ConfigurationError: It means something else, or nothing.
     """
-    if registered := recall_dataset(store, ref):
-        return _newest_of(store, registered, ref)
-    found = store.get_manifest(resolve(store, ref).digest)
+    found = named(store, ref)
     if found.kind not in SUBSETS.values():
         raise ConfigurationError(f"{ref} is a {found.kind}. Give the digest of a {' or '.join(SUBSETS.values())}.")
     return found
+
+
+def named(store: Store, ref: str, registry: Registry | None = None) -> Manifest:
+    """What a reference means; a dataset key means its newest condition subset.
+
+    Raises:
+        ConfigurationError: It means nothing; the message names the dataset keys that there are.
+    """
+    if registered := recall_dataset(store, ref):
+        return _newest_of(store, registered, ref)
+    try:
+        return store.get_manifest(resolve(store, ref, registry).digest)
+    except ConfigurationError as error:
+        keys = ", ".join(dataset_keys(store)) or "none yet"
+        raise ConfigurationError(f"{error} Dataset keys: {keys}.") from error
 
 
 def _newest_of(store: Store, dataset: RegisteredDataset, key: str) -> Manifest:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dentsight_pipeline.documents.review import ReviewQueue
     from dentsight_pipeline.pages.reviewing import Neighbour, Review
     from dentsight_pipeline.pages.server import Door
-    from dentsight_pipeline.store.manifest import Manifest
     from dentsight_pipeline.store.objects import Store
 
 
@@ -46,12 +45,13 @@ def read(asked: ReadRequest, as_json: bool) -> None:
 
 
 def _plan(asked: ReadRequest, as_json: bool) -> None:
+    from dentsight_pipeline.commands.export import named
     from dentsight_pipeline.orchestration.resources import Workspace
     from dentsight_pipeline.pages.planning import Plan, plan_study
 
     store = Workspace().store
     plan = Plan(asked.readers, asked.images, asked.title, asked.crossover, asked.washout_days, asked.seed)
-    study = plan_study(store, _named(store, asked.plan), asked.study, plan)
+    study = plan_study(store, named(store, asked.plan), asked.study, plan)
     facts = {"study": study.digest, "images": len(study.images), "readers": study.readers, "design": study.design}
     show(facts, as_json, lambda: f"{asked.study / STUDY_FILE}: {len(study.images)} images, study {study.digest[:12]}")
 
@@ -83,11 +83,12 @@ class ReviewRequest:
 
 def review(asked: ReviewRequest, as_json: bool) -> None:
     """List the suspects of a dataset, exchange them with other tools, or let somebody decide until Ctrl-C."""
+    from dentsight_pipeline.commands.export import named
     from dentsight_pipeline.evaluation.label_review import review_queue
     from dentsight_pipeline.orchestration.resources import Workspace
 
     workspace = Workspace()
-    queue = review_queue(workspace.store, _named(workspace.store, asked.ref))
+    queue = review_queue(workspace.store, named(workspace.store, asked.ref))
     folder = asked.out or Path("reviews") / queue.digest[:12]
     if asked.list_only:
         return show(queue, as_json, lambda: "\n".join(_lines(queue)))
@@ -186,12 +187,3 @@ def _until_stopped(
 def _written(files: Iterable[Path], as_json: bool) -> None:
     facts = {"files": [str(path) for path in files]}
     show(facts, as_json, lambda: "\n".join(facts["files"]))
-
-
-def _named(store: "Store", ref: str) -> "Manifest":
-    """What a reference means; a dataset key means its newest condition subset."""
-    from dentsight_pipeline.commands.export import subset_of
-    from dentsight_pipeline.intake.datasets import recall_dataset
-    from dentsight_pipeline.lineage.reference import resolve
-
-    return subset_of(store, ref) if recall_dataset(store, ref) else store.get_manifest(resolve(store, ref).digest)

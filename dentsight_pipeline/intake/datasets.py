@@ -14,6 +14,7 @@ from dentsight_pipeline.documents.codec import Document, convert, plain
 from dentsight_pipeline.documents.names import Asset
 from dentsight_pipeline.documents.review import corrections_ref
 from dentsight_pipeline.errors import DataError
+from dentsight_pipeline.store.names import is_ref
 
 if TYPE_CHECKING:
     from dentsight_pipeline.store.manifest import Manifest
@@ -85,9 +86,14 @@ def words(locations: Iterable[str]) -> str:
 
 
 def recall_dataset(store: Store, key: str) -> RegisteredDataset | None:
-    """What the key means, or None when it was never registered."""
-    value = store.read_ref(_ref(key))
+    """What the key means, or None when it was never registered; what can be no key, such as a path, never was."""
+    value = store.read_ref(_ref(key)) if is_ref(_ref(key)) else None
     return None if value is None else convert(_up_to_date(value), RegisteredDataset, f"Dataset key {key!r}")
+
+
+def dataset_keys(store: Store) -> list[str]:
+    """Every key that was registered, sorted."""
+    return [name.removeprefix(_ref("")) for name in store.refs(_ref(""))]
 
 
 def _up_to_date(value: Mapping[str, Any]) -> Mapping[str, Any]:

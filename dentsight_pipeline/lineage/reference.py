@@ -247,8 +247,9 @@ def _by_bytes(store: Store, path: Path) -> Reference:
         raise ConfigurationError(f"{path} is no plain file. Give a report, or a folder that was written out.")
     match = best_match(readable(store), files, only)
     if match is None:
+        what = f"the files in {folder}" if only is None else f"the file {path}"
         raise ConfigurationError(
-            f"No product of {store.uri} has the files in {folder}. Give a checkpoint, release or report that was made "
+            f"No product of {store.uri} has {what}. Give a checkpoint, release or report that was made "
             "with this store, or name another store with DENTSIGHT_STORE."
         )
     strange = set(files.values()) - set(match.files.values())

@@ -147,6 +147,8 @@ def test_a_folder_of_strangers_is_refused(intact_chain: Chain, tmp_path: Path) -
 
     with pytest.raises(ConfigurationError, match=r"No product of .* has the files in"):
         resolved(intact_chain, tmp_path)
+    with pytest.raises(ConfigurationError, match=rf"No product of .* has the file {tmp_path}/model.safetensors\."):
+        resolved(intact_chain, tmp_path / "model.safetensors")
 
 
 def test_a_folder_of_too_many_files_is_refused_before_all_are_read(

@@ -186,10 +186,12 @@ def rescue(
     else:
         rescued, method = _head_copied(model, head, last), f"class head of layer {head} copied over layer {last}"
         note = "A copied head raises the scores, but AP fell where it was measured: compare before and after."
-    write_model_folder(out, rescued, folder / PROCESSOR)
     before = after = None
     if ground_truth is not None and images is not None:
-        before, after = (average_precision(one, ground_truth, images) for one in (folder, out))
+        before = average_precision(folder, ground_truth, images)  # first: what it refuses leaves no folder behind
+    write_model_folder(out, rescued, folder / PROCESSOR)
+    if ground_truth is not None and images is not None:
+        after = average_precision(out, ground_truth, images)
     return Rescue(head=head, replaced=last, method=method, note=note, out=str(out), before=before, after=after)
 
 
@@ -240,11 +242,13 @@ def average_precision(checkpoint: Path, ground_truth: Mapping[str, Any], images:
     """Macro AP of a checkpoint on a COCO ground truth; a category is matched to the model's class by name.
 
     Raises:
-        ConfigurationError: A category that the model does not know.
+        ConfigurationError: A ground truth that is no COCO, or a category that the model does not know.
         DataError: An image that cannot be read.
     """
     from dentsight_pipeline.evaluation.engines import coco_statistics
 
+    if lacking := [name for name in ("images", "annotations", "categories") if name not in ground_truth]:
+        raise ConfigurationError(f"The ground truth has no {lacking[0]}. Give a COCO file, which has all three lists.")
     detector, _ = _load(checkpoint)
     category_ids = {category["name"]: category["id"] for category in ground_truth["categories"]}
     if unknown := sorted(set(category_ids) - set(detector.classes)):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from dentsight_pipeline.errors import ConfigurationError, IntegrityError
@@ -84,7 +86,7 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
         weights: A folder or hub name that replaces `recipe.weights`, e.g. a `checkpoint:` that was already resolved.
 
     Raises:
-        ConfigurationError: transformers is too old, or the weights are missing, no D-FINE, or of another size.
+        ConfigurationError: transformers is too old, or the weights are missing, cut off, no D-FINE, or of another size.
     """
     check_transformers()
     from transformers import DFineForObjectDetection
@@ -98,9 +100,10 @@ def build(recipe: Recipe, classes: Sequence[str], *, weights: str | Path | None 
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # its table of newly initialised heads is expected here
         try:
-            model = DFineForObjectDetection.from_pretrained(
-                source, ignore_mismatched_sizes=True, dtype=torch.float32, **_fields(recipe, classes)
-            )
+            with _loading(source):
+                model = DFineForObjectDetection.from_pretrained(
+                    source, ignore_mismatched_sizes=True, dtype=torch.float32, **_fields(recipe, classes)
+                )
         finally:
             logging.set_verbosity(verbosity)
         names = [name for _, name in sorted((loaded.id2label or {}).items())]
@@ -173,13 +176,14 @@ def load(folder: str | Path, kinds: Collection[str] = ("d_fine",)) -> DFineForOb
         kinds: Model types that are taken, of `KIN`.
 
     Raises:
-        ConfigurationError: The folder holds none of them.
+        ConfigurationError: The folder holds none of them, or weights that are missing or cut off.
     """
     check_transformers()
     from transformers import AutoModelForObjectDetection
 
     _config_of(str(folder), None, kinds)
-    return AutoModelForObjectDetection.from_pretrained(str(folder), dtype=torch.float32).eval()
+    with _loading(str(folder)):
+        return AutoModelForObjectDetection.from_pretrained(str(folder), dtype=torch.float32).eval()
 
 
 def use_fp32_criterion(model: DFineForObjectDetection) -> DFineForObjectDetection:
@@ -250,18 +254,25 @@ def _write_down(recipe: Recipe, config: Any) -> None:
             delattr(config, name)
 
 
-def _config_of(source: str, recipe: Recipe | None, kinds: Collection[str] = ("d_fine",)) -> DFineConfig:
-    """The configuration of weights that are to be loaded, checked to be a D-FINE of the recipe's size."""
-    from transformers import AutoConfig
-
+@contextmanager
+def _loading(source: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Refuses weights whose files are missing or cut off, in the words of whoever reads them."""
     try:
-        loaded: Any = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        yield
+    except (OSError, SafetensorError, *kinds) as error:
         raise ConfigurationError(
             f"Weights {source!r} cannot be loaded: {str(error).splitlines()[0]} Give a folder that holds config.json "
             "and model.safetensors, a hub name such as ustc-community/dfine-large-coco (needs the internet), or "
             "weights=none with freeze_batch_norm=none for random initialisation."
         ) from error
+
+
+def _config_of(source: str, recipe: Recipe | None, kinds: Collection[str] = ("d_fine",)) -> DFineConfig:
+    """The configuration of weights that are to be loaded, checked to be a D-FINE of the recipe's size."""
+    from transformers import AutoConfig
+
+    with _loading(source, ValueError):
+        loaded: Any = AutoConfig.from_pretrained(source)
     if loaded.model_type not in kinds:
         needed = "this trainer needs" if recipe is not None else "needed is"
         raise ConfigurationError(

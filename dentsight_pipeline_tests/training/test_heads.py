@@ -333,6 +333,20 @@ def test_nothing_is_overwritten_and_half_a_ground_truth_is_refused(
         rescue(collapsed, 1, tmp_path / "rescued", ground_truth=ground_truth[0])
 
 
+@pytest.mark.parametrize("wrong", [[], {}, {"images": [], "annotations": []}, "a class too many"])
+def test_a_ground_truth_that_cannot_be_meant_leaves_no_rescued_folder_behind(
+    collapsed: Path, ground_truth: tuple[dict[str, Any], Path], tmp_path: Path, wrong: Any
+) -> None:
+    """The same command with the right file would be refused, since the folder exists."""
+    coco, images = ground_truth
+    given = {**coco, "categories": [*coco["categories"], {"id": 99, "name": "x"}]} if isinstance(wrong, str) else wrong
+
+    with pytest.raises(ConfigurationError, match="The ground truth has"):
+        rescue(collapsed, 1, tmp_path / "rescued", ground_truth=given, images=images)
+
+    assert not (tmp_path / "rescued").exists()
+
+
 def test_average_precision_refuses_classes_that_the_model_does_not_know(
     healthy: Path, ground_truth: tuple[dict[str, Any], Path]
 ) -> None:

@@ -126,6 +126,21 @@ def test_missing_weights_are_refused_before_training(tmp_path: Path, smoke: Reci
         models.build(smoke, CONDITIONS, weights=tmp_path / "nowhere")
 
 
+def test_weights_that_are_cut_off_or_were_left_out_are_refused(saved: Path, smoke: Recipe):
+    """What a broken download leaves; `heads` and a training ended with the traceback of whoever reads the file."""
+    weights = saved / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded: .*header"):
+        models.load(saved)
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded: .*header"):
+        models.build(smoke, CONDITIONS, weights=saved)
+
+    weights.unlink()
+
+    with pytest.raises(ConfigurationError, match=r"cannot be loaded: .*no file named model.safetensors"):
+        models.load(saved)
+
+
 def test_weights_of_another_kind_of_model_are_refused(tmp_path: Path, smoke: Recipe):
     """An RT-DETR folder is no D-FINE."""
     transformers.RTDetrConfig().save_pretrained(tmp_path)

@@ -53,7 +53,7 @@ def _accepted(kinds: list[str] | None, unlabelled_are_negative: bool) -> list[st
 
 
 def main() -> None:
-    """Run the command line; a deliberate error becomes one line on stderr and exit status 2."""
+    """Run the command line; a deliberate error, or a path that the disk refuses, is one line and exit status 2."""
     # Dagster marks interfaces that this project uses as preview or beta: news for its authors, not for its users.
     warnings.filterwarnings("ignore", message=r"(?s).*currently in (preview|beta)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a command as Ctrl-C does
@@ -69,6 +69,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if not isinstance(error.filename, str):
+            raise  # no path that a person could mend
+        sys.stderr.write(f"Error: {error.filename}: {error.strerror}. Check its name and rights, or give another.\n")
+        sys.exit(EXIT_REFUSED)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner, Result
 
-from dentsight_pipeline.cli import app
+from dentsight_pipeline.cli import app, main
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.intake.ingest import ingest_export
 from dentsight_pipeline.store.names import object_key
@@ -67,6 +68,29 @@ def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, t
 
     assert isinstance(result.exception, ConfigurationError)
     assert "--set seed=… is given 2 times" in str(result.exception)
+
+
+def test_a_path_that_the_disk_refuses_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A missing folder or a file in the place of one is a slip of the hand, and ended with a traceback."""
+    export, file = whole_export(tmp_path / "export").write(), tmp_path / "nowhere" / "mine.yaml"
+    monkeypatch.setattr("sys.argv", ["dentsight", "inspect", str(export), "--write-mapping", str(file)])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    signal.signal(signal.SIGTERM, before)
+
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told == f"Error: {file}: No such file or directory. Check its name and rights, or give another.\n"
+
+
+def test_corrections_are_not_applied_without_being_written() -> None:
+    """`--apply` alone opened the page, or asked for a name."""
+    result = CliRunner().invoke(app, ["review", "opg-v8", "--apply", "opg-v8"])
+
+    assert str(result.exception) == "--apply opg-v8 goes with --corrections, which it applies. Give both."
 
 
 def test_evaluate_prints_the_figures_that_gates_read_and_on_which_images(tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def predict(request: PredictRequest, as_json: bool) -> None:
     xrays, left_out = xray_files(request.images)
     if request.sr:
         _refuse_what_has_no_sr(xrays)
-    request.out.mkdir(parents=True, exist_ok=True)
     with _models(request) as opened:
         found = predict_images(
             xrays,

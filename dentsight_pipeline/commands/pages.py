@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.study import STUDY_FILE
+from dentsight_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -87,6 +88,8 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
     from dentsight_pipeline.evaluation.label_review import review_queue
     from dentsight_pipeline.orchestration.resources import Workspace
 
+    if asked.apply and not asked.corrections:
+        raise ConfigurationError(f"--apply {asked.apply} goes with --corrections, which it applies. Give both.")
     workspace = Workspace()
     queue = review_queue(workspace.store, named(workspace.store, asked.ref))
     folder = asked.out or Path("reviews") / queue.digest[:12]
@@ -113,7 +116,6 @@ def _lines(queue: "ReviewQueue") -> list[str]:
 def _review_until_stopped(
     store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool
 ) -> None:
-    from dentsight_pipeline.errors import ConfigurationError
     from dentsight_pipeline.pages.review_page import review_page
     from dentsight_pipeline.pages.reviewing import neighbours_of
 
@@ -129,8 +131,6 @@ def _review_until_stopped(
 
 
 def _named_reviewer(asked: ReviewRequest) -> str:
-    from dentsight_pipeline.errors import ConfigurationError
-
     if not asked.by.strip():
         raise ConfigurationError("A correction needs a name: give yours with --by NAME. It is no account.")
     return asked.by.strip()

@@ -663,7 +663,8 @@ def read_evaluation(folder: Path) -> EvaluationDocument:
             f"{folder} holds no {EVALUATION_FILE}. Run `dentsight evaluate … --out {folder}`."
         ) from error
     except OSError as error:
-        raise EvaluationError(f"{path} cannot be read: {error.strerror}. Evaluate again.") from error
+        remedy = "Give the folder, not a file in it." if folder.is_file() else "Evaluate again."
+        raise EvaluationError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
 
 
 def for_people(document: Any, indent: int | None = 1) -> bytes:

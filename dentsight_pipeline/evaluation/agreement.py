@@ -98,8 +98,8 @@ def agreement_of_table(
     readers, ratings, items = _ratings(table, where)
     if model not in readers:
         raise EvaluationError(
-            f"{where} has no reader {model!r}; it has {', '.join(readers)}. Name the model's rows so, or give its "
-            "name (--model)."
+            f"{where} has no reader {model!r}; it has {', '.join(readers) or 'no reading at all'}. Name the model's "
+            "rows so, or give its name (--model)."
         )
     conditions, images = items["condition"], items["image"]
     chosen = {name: conditions == name for name in np.unique(conditions).tolist()}

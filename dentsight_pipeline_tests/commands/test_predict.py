@@ -10,7 +10,7 @@ import pytest
 
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.model import PredictRequest, predict
-from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.errors import ConfigurationError, DataError
 from dentsight_pipeline.store.local import hash_file
 from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, panoramic
 from dentsight_pipeline_tests.data.export_builder import picture, png
@@ -75,6 +75,16 @@ def test_an_sr_of_what_is_no_dicom_file_is_refused_before_anything_is_written(cl
 
     with pytest.raises(ConfigurationError, match=r"a\.png is no DICOM file, and an SR refers to one"):
         predict(PredictRequest([Path("a.png")], str(TRAINED), Path("out"), 0.2, sr=True), as_json=True)
+
+    assert not (clinic.parent / "out").exists()
+
+
+def test_a_refused_prediction_leaves_no_folder_behind(clinic: Path) -> None:
+    """An empty `findings` reads like a prediction that found nothing."""
+    (clinic.parent / "notes.txt").write_text("no X-ray")
+
+    with pytest.raises(DataError, match=r"notes\.txt: it is neither JPEG nor PNG"):
+        predict(PredictRequest([Path("notes.txt")], str(TRAINED), Path("out"), 0.2), as_json=True)
 
     assert not (clinic.parent / "out").exists()
 

@@ -67,3 +67,6 @@ def test_a_folder_without_an_evaluation_says_how_to_make_one(tmp_path: Path) -> 
     """The usual mistake is a wrong folder."""
     with pytest.raises(EvaluationError, match=r"holds no evaluation\.json\. Run `dentsight evaluate"):
         read_evaluation(tmp_path)
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(EvaluationError, match="Give the folder, not a file in it"):
+        read_evaluation(tmp_path / "evaluation.json")

@@ -151,6 +151,7 @@ def test_readings_that_contradict_each_other_are_refused(tmp_path: Path) -> None
         ("reader,image,tooth,present\nmodel,1,16,1\n", "no file of readings"),
         ("reader,image,tooth,condition,present\nmodel,1,16,caries,perhaps\n", "no file of readings"),
         ("reader,image,tooth,condition,present\nann,1,16,caries,1\n", "no reader 'model'; it has ann"),
+        ("reader,image,tooth,condition,present\n", "no reader 'model'; it has no reading at all"),
     ],
 )
 def test_what_is_no_reader_study_is_refused(tmp_path: Path, text, message) -> None:

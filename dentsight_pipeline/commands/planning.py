@@ -55,12 +55,15 @@ def make_plan(workspace: Workspace, request: PlanRequest) -> Planned:
         raise ConfigurationError("A plan needs somebody who plans: --by NAME.")
     policy, keys = load_policy(request.policy), key_pair(workspace.folder / KEYS_FOLDER)
     subsets = [subset_of(workspace.store, ref) for ref in request.data]
+    sources = [plans.sources_of(workspace.store, subset) for subset in subsets]
+    if problem := plans.subgroup_problem(request.subgroups, max(map(len, sources))):
+        raise ConfigurationError(f"This plan could never be fulfilled: {problem}.")
     made = Plan(
         title=request.title or f"{', '.join(request.data)} × {', '.join(request.recipes)}",
         by=request.by,
         policy=PolicyVersion(name=policy.name, version=policy.version, digest=policy.digest),
         recipes=_recipes(request.recipes, fields(request.overrides, "--set")),
-        sources=tuple(source for subset in subsets for source in plans.sources_of(workspace.store, subset)),
+        sources=tuple(source for of_subset in sources for source in of_subset),
         subgroups=tuple(request.subgroups),
         margin=request.margin,
         approvals=_rule(request),

@@ -283,14 +283,15 @@ def meant(study: Study) -> Study:
     """The study, when it is one that can be read.
 
     Raises:
-        ConfigurationError: Something is named twice, or the design asks for a model that is not there.
+        ConfigurationError: Nobody reads it, something is named twice, or the design asks for a model that is not there.
     """
     named = {
         "reader": study.readers,
         "condition": study.conditions,
         "image": [image.sha256 for image in study.images],
     }
-    problems = [f"a {what} is named twice" for what, names in named.items() if len({*names}) < len(names)]
+    problems = [] if study.readers else ["nobody is named to read it (--reader NAME, once for each)"]
+    problems += [f"a {what} is named twice" for what, names in named.items() if len({*names}) < len(names)]
     if MODEL_READER in study.readers:
         problems.append(f"a reader is named {MODEL_READER!r}, which is the model's own name")
     if study.design == "crossover" and not study.model_sha256:

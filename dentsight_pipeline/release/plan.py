@@ -18,6 +18,7 @@ from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE, Plan, PlannedSource
 from dentsight_pipeline.documents.verdict import PLAN_ROW, GateRow, RowOutcome
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.evaluation.subgroups import AXES
 from dentsight_pipeline.release.envelope import signed, unsealed
 from dentsight_pipeline.release.policy import rule_problem
 from dentsight_pipeline.store import log
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from dentsight_pipeline.store.objects import Store
 
 EVERYTHING = "everything"
+EXPORT = "export"
+SUBGROUPS = (*AXES, EXPORT)
+"""What a plan may ask figures of; but for `export` also one group, as in `brightness: GROUP`."""
 _NOTHING = ("iou", "floor", "value", "low", "high", "n", "unit_count")
 _ALWAYS = {
     "id": PLAN_ROW,
@@ -91,6 +95,20 @@ def sign_plan(store: Store, plan: Plan, policy: Policy, private_key: Path, start
     store.put_manifest(manifest)
     record = {"asset": str(Asset.PLAN), "action": "plan", "by": plan.by, "started": started}
     return manifest, log.append(store, manifest.digest, record).head
+
+
+def subgroup_problem(names: Sequence[str], exports: int) -> str | None:
+    """Why no evaluation can show figures of a subgroup, so that a plan with it would be broken by any training.
+
+    Args:
+        names: The subgroups of a plan.
+        exports: How many the planned dataset with the most of them has.
+    """
+    if unknown := [name for name in names if name.partition(":")[0] not in SUBGROUPS]:
+        return f"there is no subgroup {unknown[0]!r}. Give --subgroup as one of {', '.join(SUBGROUPS)}"
+    if EXPORT in names and exports < 2:
+        return "the planned data are of one export, so there are no figures by export. Leave --subgroup export out"
+    return None
 
 
 def plan_in(store: Store, manifest: Manifest) -> Plan:
@@ -164,7 +182,7 @@ def subgroups_in(evaluation: EvaluationDocument) -> frozenset[str]:
     """The names that a plan may ask for: a respect (`brightness`), a group of it (`brightness: darkest`), `export`."""
     measured = [group for group in evaluation.subgroups if group.group != NOT_KNOWN]
     names = {name for group in measured for name in (group.axis, f"{group.axis}: {group.group}")}
-    return frozenset(names | ({"export"} if evaluation.by_export else set()))
+    return frozenset(names | ({EXPORT} if evaluation.by_export else set()))
 
 
 def _too_late(told: Sequence[log.LogEntry], reading: log.LogReading, records: Sequence[Record]) -> Iterator[str]:

@@ -46,3 +46,18 @@ def test_what_a_plan_cannot_hold_is_refused_with_what_would_do(subset: str) -> N
 
     assert "Give --margin 0.2" in str(narrow.exception)
     assert "sed" in str(unknown.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("brightnes", "there is no subgroup 'brightnes'. Give --subgroup as one of width, brightness, sharpness"),
+        ("export", "the planned data are of one export"),
+    ],
+)
+def test_a_subgroup_that_no_evaluation_can_show_is_refused(subset: str, name: str, says: str) -> None:
+    """The clause would break after the training, and no override lifts it."""
+    good, wrong = (planned(subset, "--margin", "0.2", "--subgroup", given) for given in ("brightness", name))
+
+    assert json.loads(good.stdout)["content"]["subgroups"] == ["brightness"]
+    assert says in str(wrong.exception)

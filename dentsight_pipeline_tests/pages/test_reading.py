@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from dentsight_pipeline.documents.codec import pretty, read
 from dentsight_pipeline.documents.study import READINGS_FILE, STUDY_FILE, Study
 from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError
 from dentsight_pipeline.evaluation.agreement import agreement_of_readings
-from dentsight_pipeline.pages.reading import DAY_SECONDS, Reading
+from dentsight_pipeline.pages.reading import DAY_SECONDS, Reading, meant
 from dentsight_pipeline.pages.readings import write_readings
 from dentsight_pipeline.pages.server import Refused
 from dentsight_pipeline_tests.pages.studies import write_study
@@ -196,6 +197,14 @@ def test_a_study_that_cannot_be_meant_is_refused(tmp_path: Path, change: dict, t
 
     with pytest.raises(ConfigurationError, match=told):
         Reading(tmp_path / "s")
+
+
+def test_a_study_that_nobody_is_to_read_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    """`--plan` without `--reader` wrote a folder that neither the page nor a second `--plan` would take."""
+    study = write_study(tmp_path / "s")
+
+    with pytest.raises(ConfigurationError, match=r"nobody is named to read it \(--reader NAME"):
+        meant(replace(study, readers=()))
 
 
 def test_without_a_study_the_remedy_is_told(tmp_path: Path) -> None:

@@ -233,7 +233,8 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
     """Configuration by asset; nonsense is refused here, before anything starts.
 
     Raises:
-        ConfigurationError: There is no such recipe, field or kind of repairs.
+        ConfigurationError: There is no such recipe, field or kind of repairs, or no study that anybody has read.
+        DataError: There is nothing at the place of an export.
     """
     _require_recipe(request)
     if request.stage not in STAGES:
@@ -245,7 +246,7 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
     training = {"overrides": request.overrides, "allow_head_collapse": request.allow_head_collapse}
     return {
         "raw_export": {
-            "export": list(request.export),
+            "export": list(_exports(request)),
             "source": request.source,
             "mapping": list(_mappings(request)),
             "drop": list(request.drop),
@@ -255,13 +256,30 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
         "trained_checkpoint": training,
         "tooth_checkpoint": training,
         "label_review": training,
-        "reader_agreement": {"study": request.study},
+        "reader_agreement": {"study": _study_of(request)},
         "release_report": {
             "policy": _policy_of(request),
             "overrides": request.gate_overrides,
             "plan": _plan_of(request),
         },
     }
+
+
+def _exports(request: CellRequest) -> tuple[str, ...]:
+    from dentsight_pipeline.intake.acquire import refuse_missing
+
+    for location in request.export:
+        refuse_missing(location)
+    return request.export
+
+
+def _study_of(request: CellRequest) -> str:
+    """The folder of a reader study; what the end of the chain would refuse is refused before a training."""
+    if request.study:
+        from dentsight_pipeline.pages.readings import study_readings
+
+        study_readings(Path(request.study))
+    return request.study
 
 
 def _plan_of(request: CellRequest) -> str:

@@ -53,7 +53,8 @@ def dry_run(planned: "CellPlanned") -> str:
         if not step.reused and step.where != "here":
             told += f", price {'unknown' if step.price is None else f'about {step.price:.2f} {step.currency}'}"
         lines.append(f"  {step.asset:20} {told}" + (f" (as on {step.measured_on})" if step.measured_on else ""))
-    return "\n".join([*lines, "Reused, provided that the export's bytes are what they were."])
+    provided = ["Reused, provided that the export's bytes are what they were."] if planned.reused else []
+    return "\n".join([*lines, *provided])
 
 
 def _about(seconds: float | None) -> str:

@@ -272,12 +272,25 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
             return ingest_export(drawn, store, request).digest
         finally:
             shutil.rmtree(drawn, ignore_errors=True)
-    if not location.startswith((ROBOFLOW, S3)) and not Path(location).exists():
-        if acquisition.registered and not acquisition.asked:
-            return acquisition.registered
-        raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
+    if acquisition.registered and not acquisition.asked and not _is_there(location):
+        return acquisition.registered
+    refuse_missing(location)
     path, identity = fetch(location, scratch, progress)
     return ingest_export(path, store, replace(request, identity=identity)).digest
+
+
+def refuse_missing(location: str) -> None:
+    """Refuses a path with nothing there; whether a remote export is there, only fetching it can tell.
+
+    Raises:
+        DataError: There is nothing.
+    """
+    if not _is_there(location):
+        raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
+
+
+def _is_there(location: str) -> bool:
+    return location.startswith((ROBOFLOW, S3, f"{PHANTOM}:")) or Path(location).exists()
 
 
 def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, str] | None]:

@@ -97,6 +97,16 @@ def test_a_policy_or_override_that_cannot_be_meant_is_refused_before_the_trainin
         cell._policy_of(cell.CellRequest(**settings))  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"export": ("/gone",)}, "There is nothing at /gone"), ({"study": "/gone"}, "There is no study in /gone")],
+)
+def test_a_folder_that_is_not_there_is_refused_before_the_training(settings: dict[str, object], says: str) -> None:
+    """A dry run told what would be made of an export that is not there; a study was missed after the training alone."""
+    with pytest.raises(errors.DentsightError, match=says):
+        cell.configs_of(cell.CellRequest(**settings))  # pyright: ignore[reportArgumentType]
+
+
 def test_a_policy_file_is_found_from_where_the_command_was_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

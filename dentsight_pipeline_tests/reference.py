@@ -116,7 +116,7 @@ def told(parameter: Any) -> str:
     """Its help and its default."""
     text = getattr(parameter, "help", None) or ""
     default = parameter.default
-    plain = default is not None and not callable(default) and default not in (False, "", [], ())
+    plain = default is not None and not callable(default) and default not in (False, "", [], (), Path())
     return f"{text} Default: {default}." if plain and not parameter.required else text
 
 

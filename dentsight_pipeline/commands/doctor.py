@@ -112,7 +112,7 @@ def _memory() -> Told:
 def _gpu() -> Told:
     from dentsight_pipeline.training.machine import gpu_names
 
-    none = "none; trainings run on the CPU (recipe smoke fits it, v1 to v3 want an NVIDIA GPU)"
+    none = "none; trainings run on the CPU (recipe smoke fits it, v1 to v4 want an NVIDIA GPU)"
     return True, ", ".join(gpu_names()) or none
 
 

@@ -1,5 +1,6 @@
 """Work that MLflow follows: jobs in processes of their own, and evaluations, with links both ways."""
 
+import math
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from dentsight_pipeline.documents.events import Event, HealthRead, Metrics
 from dentsight_pipeline.documents.job import FitJob, Job, PredictJob
 from dentsight_pipeline.documents.lineage import Began
 from dentsight_pipeline.documents.names import MLFLOW_DAGSTER_RUN_TAG, MLFLOW_INPUT_TAG, Asset, Kind
-from dentsight_pipeline.errors import DocumentError
+from dentsight_pipeline.errors import ConfigurationError, DocumentError
 from dentsight_pipeline.orchestration import metadata
 from dentsight_pipeline.orchestration.product import Made, Step
 from dentsight_pipeline.orchestration.tracking.outbox import TrackedRun
@@ -60,11 +61,21 @@ def began(store: "Store", folder: Path) -> Began:
 
 
 def price_per_hour(backend: "ChosenBackend | Scheduler | None") -> float | None:
-    """What an hour of a job costs: as the environment says, else as its scheduler does, where there is one."""
-    told = os.environ.get(PRICE_VARIABLE)
-    if told:
-        return float(told)
-    return None if backend is None else backend.price_per_hour
+    """What an hour of a job costs: as the environment says, else as its scheduler does, where there is one.
+
+    Raises:
+        ConfigurationError: The environment says what is no price.
+    """
+    told = os.environ.get(PRICE_VARIABLE, "").strip()
+    if not told:
+        return None if backend is None else backend.price_per_hour
+    try:
+        price = float(told)
+    except ValueError:
+        price = math.nan
+    if not (math.isfinite(price) and price >= 0):
+        raise ConfigurationError(f"{PRICE_VARIABLE} is {told!r}. It takes a price from 0 on, e.g. 1.5.")
+    return price
 
 
 def predict(

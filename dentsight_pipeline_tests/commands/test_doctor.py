@@ -16,6 +16,7 @@ import pytest
 from dentsight_pipeline.commands import doctor, workspace
 from dentsight_pipeline.documents.commands import Finding
 from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.orchestration.instance import open_instance
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking import outbox
 from dentsight_pipeline_tests.orchestration.assets.conftest import Home, new_home
@@ -161,6 +162,21 @@ def test_an_instance_that_would_not_recover_from_a_crash_is_found(
 
     assert not found.ok
     assert missing in found.found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("telemetry:", "telemetry: ["), ("run_monitoring:", "run_watching:")],
+    ids=["no YAML", "no setting"],
+)
+def test_a_dagster_yaml_that_cannot_be_read_is_named(
+    inside: Workspace, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str
+) -> None:
+    """`dentsight run` ended with the traceback of whoever reads it."""
+    monkeypatch.setenv("DENTSIGHT_HOME", str(changed_instance(home, tmp_path, old, new)))
+
+    with pytest.raises(ConfigurationError, match=r"dagster\.yaml cannot be read: .* Compare it with"), open_instance():
+        pass
 
 
 def test_a_pool_without_a_limit_is_found(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dentsight_pipeline.documents.lineage import Began
+from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration import tracked
 from dentsight_pipeline.orchestration.backends.slurm import Slurm
 from dentsight_pipeline.orchestration.tracked import PRICE_VARIABLE, price_per_hour
@@ -24,6 +25,15 @@ def test_the_price_that_a_person_sets_stands_over_the_schedulers(monkeypatch: py
 
     monkeypatch.setenv(PRICE_VARIABLE, "2.5")
     assert (price_per_hour(None), price_per_hour(Slurm(price_per_hour=1.5))) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("told", ["cheap", "-1", "nan", "inf"])
+def test_what_is_no_price_is_refused_by_the_name_of_its_setting(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    """A float that could not be converted tells nobody which variable holds it."""
+    monkeypatch.setenv(PRICE_VARIABLE, told)
+
+    with pytest.raises(ConfigurationError, match=f"{PRICE_VARIABLE} is '{told}'. It takes a price from 0 on"):
+        price_per_hour(None)
 
 
 def step_of(version: str, folder: Path) -> Any:

@@ -291,6 +291,8 @@ def meant(study: Study) -> Study:
         "image": [image.sha256 for image in study.images],
     }
     problems = [] if study.readers else ["nobody is named to read it (--reader NAME, once for each)"]
+    problems += ["a reader's name is empty or longer than 80 letters"] * (not all(map(_fits, study.readers)))
+    problems += ["its title is empty or longer than 200 letters"] * (not _fits(study.title, 200))
     problems += [f"a {what} is named twice" for what, names in named.items() if len({*names}) < len(names)]
     if MODEL_READER in study.readers:
         problems.append(f"a reader is named {MODEL_READER!r}, which is the model's own name")
@@ -299,6 +301,11 @@ def meant(study: Study) -> Study:
     if problems:
         raise ConfigurationError(f"The study {study.title!r} cannot be read: {'; '.join(problems)}.")
     return study
+
+
+def _fits(name: str, most: int = 80) -> bool:
+    """Whether a name has the length that `study.json` allows, and says something."""
+    return bool(name.strip()) and len(name) <= most
 
 
 def read_model(folder: Path, study: Study) -> ModelFindings:

@@ -199,12 +199,23 @@ def test_a_study_that_cannot_be_meant_is_refused(tmp_path: Path, change: dict, t
         Reading(tmp_path / "s")
 
 
-def test_a_study_that_nobody_is_to_read_is_refused_before_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"readers": ()}, r"nobody is named to read it \(--reader NAME"),
+        ({"readers": ("A", " ")}, "a reader's name is empty"),
+        ({"readers": ("A" * 81,)}, "or longer than 80 letters"),
+        ({"title": ""}, "its title is empty"),
+    ],
+)
+def test_a_study_that_could_not_be_read_back_is_refused_before_it_is_written(
+    tmp_path: Path, change: dict, told: str
+) -> None:
     """`--plan` without `--reader` wrote a folder that neither the page nor a second `--plan` would take."""
     study = write_study(tmp_path / "s")
 
-    with pytest.raises(ConfigurationError, match=r"nobody is named to read it \(--reader NAME"):
-        meant(replace(study, readers=()))
+    with pytest.raises(ConfigurationError, match=told):
+        meant(replace(study, **change))
 
 
 def test_without_a_study_the_remedy_is_told(tmp_path: Path) -> None:

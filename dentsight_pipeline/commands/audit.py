@@ -1,6 +1,7 @@
 """`dentsight audit`, `diff`, `promote` and `rollback`: references looked up, with all that Dagster and MLflow say."""
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 INTACT, NOT_INTACT = 0, 5
 """Exit statuses of an audit, and of what was made again."""
+_HEAD = re.compile(r"(\d+:)?[0-9a-f]{64}")
 
 
 def audit(ref: str, export: list[Path], key: Path | None, head: list[str], as_json: bool) -> int:
@@ -65,7 +67,7 @@ def audit_reference(
     *,
     exports: Sequence[str | Path] = (),
     key: Path | None = None,
-    noted_heads: Iterable[str] = (),
+    noted_heads: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> "tuple[reference.Reference, AuditResult]":
     """Resolve a reference and audit what it means, with everything that Dagster and MLflow say about it.
@@ -79,10 +81,11 @@ def audit_reference(
         progress: Called with stage, done, total.
 
     Raises:
-        ConfigurationError: The reference means nothing.
+        ConfigurationError: The reference means nothing, there is no such key, or a head is none.
     """
     from dentsight_pipeline.lineage.environment import code_state
 
+    _refuse_slips(key, noted_heads)
     found = reference.resolve(workspace.store, ref, registry_of(workspace))
     evidence = verify.Evidence(
         exports=exports,
@@ -93,6 +96,18 @@ def audit_reference(
         code=code_state(),
     )
     return found, verify.audit(workspace.store, found.digest, evidence, progress=progress)
+
+
+def _refuse_slips(key: Path | None, noted_heads: Sequence[str] = ()) -> None:
+    """Refuses a key that is not there and a head that is none: a slip of the hand is no finding about the store."""
+    if key is not None and not key.is_file():
+        raise ConfigurationError(f"There is no public key {key}. Give it with --key FILE.")
+    for head in noted_heads:
+        if not _HEAD.fullmatch(head):
+            raise ConfigurationError(
+                f"--head {head!r} is no head. Give one as an audit prints it, in full: NUMBER:sha256 of the log, or "
+                "the sha256 of a release."
+            )
 
 
 def promote_reference(workspace: Workspace, ref: str, by: str, reason: str, *, key: Path | None = None) -> ChampionTold:
@@ -109,10 +124,12 @@ def promote_reference(workspace: Workspace, ref: str, by: str, reason: str, *, k
         key: The public key that it was signed with; by default the workspace's own.
 
     Raises:
+        ConfigurationError: The reference means nothing, or there is no such key.
         ReleaseError: No release, not intact, champion already, or nobody says who and why.
     """
     from dentsight_pipeline.release import champion
 
+    _refuse_slips(key)
     found = reference.resolve(workspace.store, ref, registry_of(workspace))
     release = workspace.store.get_manifest(found.digest)
     if release.kind == Kind.RELEASE:

@@ -111,6 +111,22 @@ def test_audit_refuses_what_it_does_not_know(chain: Chain, monkeypatch: pytest.M
     assert "Check the digest, and the store" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [(("--key", "gone.pub"), "There is no public key gone.pub"), (("--head", "9:3f9a"), "--head '9:3f9a' is no head")],
+)
+def test_a_slip_in_what_the_reader_gives_is_no_broken_link(
+    intact_chain: Chain, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], says: str
+) -> None:
+    """The release was said to be forged, and the chain to be cut off."""
+    at_home(intact_chain, monkeypatch)
+
+    refused = called("audit", intact_chain.digests["released_model"], *option)
+
+    assert isinstance(refused.exception, ConfigurationError)
+    assert says in str(refused.exception)
+
+
 def test_diff_of_a_checkpoint_with_itself_has_no_difference(
     intact_chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

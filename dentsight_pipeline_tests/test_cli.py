@@ -70,6 +70,15 @@ def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, t
     assert "--set seed=… is given 2 times" in str(result.exception)
 
 
+def test_two_ways_to_read_labels_are_refused_by_inspect_as_by_run(tmp_path: Path) -> None:
+    """One of them was left aside without a word, so that `inspect` showed another reading than `run` would take."""
+    export = whole_export(tmp_path / "export").write()
+
+    result = CliRunner().invoke(app, ["inspect", str(export), "--source", "canonical", "--mapping", "auto"])
+
+    assert str(result.exception) == "--source and --mapping both say what labels mean. Give one of them."
+
+
 def test_a_path_that_the_disk_refuses_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

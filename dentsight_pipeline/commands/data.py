@@ -49,6 +49,8 @@ def inspect(
 
     if not exports:
         raise ConfigurationError("Say which export: dentsight inspect EXPORT.")
+    if source and mapping:
+        raise ConfigurationError("--source and --mapping both say what labels mean. Give one of them.")
     told, own = staged(), mappings_of(mapping, len(exports))
     with tempfile.TemporaryDirectory(prefix="dentsight-inspect-") as scratch:
         folders = [Path(scratch, str(number)) for number, _ in enumerate(exports)]

@@ -65,17 +65,22 @@ def export_subset(
         The subset, and the files written, without the images of `coco`.
 
     Raises:
-        ConfigurationError: The reference means no subset, nothing is to be written, or a folder is not empty.
+        ConfigurationError: The reference means no subset, nothing is to be written, or a place is taken; nothing is
+            written then.
         DataError: A blocking check of the subset does not pass; nothing is written then.
     """
     if croissant and hf is None:
         raise ConfigurationError("--croissant describes the Parquet files of --hf: give --hf DIR as well.")
+    if croissant and croissant.is_dir():
+        raise ConfigurationError(f"{croissant} is a folder. Give --croissant a file to write.")
     if hf is None and coco is None:
         raise ConfigurationError("Nothing to write: give --hf DIR, --coco DIR or both.")
     subset = subset_of(store, ref)
     checks.require(store, subset)
     from dentsight_pipeline.data import exchange  # which imports `datasets`: not for a refusal, and not for a model
 
+    for folder in filter(None, (hf, coco)):
+        exchange.refuse_full(folder)
     files = _write_huggingface(store, subset, hf, croissant, progress) if hf else []
     return subset, [*files, *(exchange.write_coco(store, subset, coco, progress) if coco else ())]
 

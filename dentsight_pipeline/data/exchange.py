@@ -78,14 +78,19 @@ def write_huggingface(
 
 
 def new_folder(folder: Path) -> None:
-    """Makes a folder.
+    """Makes a folder; as `refuse_full`."""
+    refuse_full(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_full(folder: Path) -> None:
+    """Refuses a place that is taken.
 
     Raises:
-        ConfigurationError: There is one, and it holds something.
+        ConfigurationError: There is a folder that holds something, or a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigurationError(f"{folder} is not empty. Give a new folder, so that nothing is mixed or lost.")
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write_parquet(store: Store, split: Split, out: Path) -> None:

@@ -94,6 +94,21 @@ def test_what_is_no_subset_or_names_no_form_is_refused(tmp_path: Path, store: St
         export_subset(store, subset.digest, croissant=tmp_path / "c.json", coco=tmp_path / "coco")
 
 
+def test_a_place_that_is_taken_is_refused_before_anything_is_written(
+    tmp_path: Path, store: Store, splits: Manifest
+) -> None:
+    """Half of it was there already, in whose way the same command with a better place then was."""
+    subset, taken = select_conditions(store, splits), tmp_path / "taken"
+    (taken / "of others").mkdir(parents=True)
+
+    with pytest.raises(ConfigurationError, match="taken is not empty"):
+        export_subset(store, subset.digest, hf=tmp_path / "hf", coco=taken)
+    with pytest.raises(ConfigurationError, match="taken is a folder"):
+        export_subset(store, subset.digest, hf=tmp_path / "hf", croissant=taken)
+
+    assert not (tmp_path / "hf").exists()
+
+
 def test_a_subset_that_fails_a_blocking_check_is_not_handed_on(tmp_path: Path, store: Store, splits: Manifest) -> None:
     """An export leaves the house: an identifier in it cannot be called back, nor can wrong boxes."""
     subset = select_conditions(store, splits)

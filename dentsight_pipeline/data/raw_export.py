@@ -37,7 +37,7 @@ class RawExport:
     """Everything that normalisation needs of an export, before or after it was stored.
 
     Attributes:
-        layout: `coco` or `yolo`.
+        layout: `coco`, `dentex`, `yolo`, `voc` or `csv`.
         splits: Those that exist, in published order.
         repairs: What ingestion mended, a table of schema `REPAIRS`.
         fingerprints: Stored sha256 → fingerprint, as text.

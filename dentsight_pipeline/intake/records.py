@@ -119,7 +119,7 @@ class Export:
     """Everything that an export says, read but not judged.
 
     Attributes:
-        layout: `coco` or `yolo`.
+        layout: `coco`, `dentex`, `yolo`, `voc` or `csv`.
         splits: Those that exist, in published order.
         readmes: File name → text.
         license_names: Licences as the annotation files name them.

@@ -70,6 +70,14 @@ def test_a_field_that_is_set_twice_is_refused(monkeypatch: pytest.MonkeyPatch, t
     assert "--set seed=… is given 2 times" in str(result.exception)
 
 
+@pytest.mark.parametrize("option", [("--head", "1"), ("--ground-truth", "GT.json")])
+def test_what_is_of_a_rescue_is_refused_without_one(option: tuple[str, str]) -> None:
+    """It was left aside without a word, and the figures shown were those of another head."""
+    result = CliRunner().invoke(app, ["heads", "model", *option])
+
+    assert str(result.exception) == "--head and --ground-truth are of a rescue. Add --rescue OUT, or leave them out."
+
+
 def test_two_ways_to_read_labels_are_refused_by_inspect_as_by_run(tmp_path: Path) -> None:
     """One of them was left aside without a word, so that `inspect` showed another reading than `run` would take."""
     export = whole_export(tmp_path / "export").write()

@@ -86,6 +86,8 @@ def heads(
     as_json: bool,
 ) -> None:
     """Audit a checkpoint's class heads, and write one that scores with an earlier head where that is asked for."""
+    if rescue is None and (head is not None or ground_truth is not None):
+        raise ConfigurationError("--head and --ground-truth are of a rescue. Add --rescue OUT, or leave them out.")
     from dentsight_pipeline.training import heads as audit_of_heads
 
     audited = audit_of_heads.audit_heads(checkpoint, audit_of_heads.read_images(images) if images else None)

@@ -79,7 +79,7 @@ def test_an_sr_of_what_is_no_dicom_file_is_refused_before_anything_is_written(cl
     assert not (clinic.parent / "out").exists()
 
 
-def test_a_refused_prediction_leaves_no_folder_behind(clinic: Path) -> None:
+def test_a_prediction_that_is_refused_before_its_first_picture_leaves_no_folder_behind(clinic: Path) -> None:
     """An empty `findings` reads like a prediction that found nothing."""
     (clinic.parent / "notes.txt").write_text("no X-ray")
 

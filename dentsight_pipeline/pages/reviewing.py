@@ -31,7 +31,7 @@ from dentsight_pipeline.documents.review import (
 from dentsight_pipeline.documents.teeth import Box
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.suspects import as_box, labelled_images
-from dentsight_pipeline.intake.datasets import recall_dataset
+from dentsight_pipeline.intake.datasets import dataset_keys, recall_dataset
 from dentsight_pipeline.lineage.environment import environment
 from dentsight_pipeline.pages.journal import Journal, read_journal
 from dentsight_pipeline.pages.server import Refused
@@ -230,14 +230,15 @@ def write_corrections(store: Store, folder: Path, dataset: str = "") -> list[Pat
         The files.
 
     Raises:
-        ConfigurationError: There is no review in the folder.
+        ConfigurationError: There is no review in the folder, no such dataset key, or one whose data has none of the
+            images that the review is about.
     """
     if not (folder / DECISIONS_FILE).is_file():
         raise ConfigurationError(f"Nothing was decided in {folder}. Review first, or give the review's folder (--out).")
-    if dataset and recall_dataset(store, dataset) is None:
-        raise ConfigurationError(f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply).")
     queue = read((folder / QUEUE_FILE).read_bytes(), ReviewQueue, folder / QUEUE_FILE)
     made = corrections_of(queue, read_journal(folder / DECISIONS_FILE, ReviewEntry))
+    if dataset:
+        _refuse_other_data(store, queue, made, dataset)
     splits = corrected(read_splits(store, store.get_manifest(queue.splits)), made.corrections).splits
     paths = {folder / CORRECTIONS_FILE: pretty(made)}
     paths |= {folder / f"{name}.coco.json": write(split.to_coco()) for name, split in splits.items()}
@@ -246,6 +247,29 @@ def write_corrections(store: Store, folder: Path, dataset: str = "") -> list[Pat
     if dataset:
         _publish(store, made, dataset)
     return list(paths)
+
+
+def _refuse_other_data(store: Store, queue: ReviewQueue, made: Corrections, dataset: str) -> None:
+    """Refuse a key whose data no correction can reach; a later version has some of the images, and may be meant."""
+    known = recall_dataset(store, dataset)
+    if known is None:
+        raise ConfigurationError(f"There is no dataset {dataset!r}. Give a key that `dentsight run` made (--apply).")
+    about = {one.image for one in made.corrections} or {suspect.image for suspect in queue.suspects}
+    exports = [store.get_manifest(export.raw_export) for export in known.exports]
+    if about.isdisjoint(entry.sha256 for raw in exports for entry in raw.entries.values()):
+        raise ConfigurationError(
+            f"{dataset!r} means other data (read from {known.location}): none of the {len(about)} X-rays that this "
+            f"review is about is in it. {_reviewed(store, queue)} was reviewed. Give its key, or one of a later "
+            "version of it (--apply)."
+        )
+
+
+def _reviewed(store: Store, queue: ReviewQueue) -> str:
+    """What a queue is of, in words: the keys that mean its data, else the digest of its splits."""
+    raw = store.get_manifest(queue.splits).inputs[Asset.RAW_EXPORT]
+    meanings = {key: recall_dataset(store, key) for key in dataset_keys(store)}
+    keys = [repr(key) for key, meant in meanings.items() if meant and meant.raw_export == raw]
+    return " or ".join(keys) or f"Splits {queue.splits[:12]}"
 
 
 def _publish(store: Store, made: Corrections, dataset: str) -> None:

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from dentsight_pipeline.documents.review import ReviewQueue, Suspect
+from dentsight_pipeline.data.normalise import normalise_export
+from dentsight_pipeline.data.splits import read_splits
+from dentsight_pipeline.documents.review import ReviewQueue, Suspect, Verb
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.pages.reviewing import Review, corrections_of, keep_queue
+from dentsight_pipeline.intake.datasets import RegisteredExport, corrections_for, register_dataset
+from dentsight_pipeline.intake.ingest import ingest_export
+from dentsight_pipeline.pages.reviewing import Review, corrections_of, keep_queue, write_corrections
 from dentsight_pipeline.pages.server import Refused
+from dentsight_pipeline.store.manifest import Manifest
+from dentsight_pipeline.store.objects import Store, open_store
+from dentsight_pipeline_tests.data.export_builder import ExportBuilder
 
 BOX, BETTER = (10.0, 10.0, 20.0, 20.0), (20.0, 10.0, 20.0, 20.0)
 WHO = "A. Bell"
@@ -100,3 +108,38 @@ def test_decisions_are_never_about_another_queue(review: Review, tmp_path: Path)
 
     with pytest.raises(ConfigurationError, match="holds the review of another queue"):
         keep_queue(tmp_path, other)
+
+
+def registered(store: Store, folder: Path, key: str, seed: int) -> Manifest:
+    """The raw export that a key means; of the pictures after the one of this seed, in train, valid and test."""
+    builder = ExportBuilder(folder / key, seed=seed)
+    for split in ("train", "valid", "test"):
+        builder.image(split, {"caries": [[4, 4, 10, 10]]})
+    raw = ingest_export(builder.write(), store)
+    register_dataset(store, key, raw.digest, [RegisteredExport(raw_export=raw.digest, location=f"{key}.zip")])
+    return raw
+
+
+@pytest.mark.parametrize("verb", ["accept", "reject"])
+def test_corrections_are_not_applied_to_data_that_they_cannot_be_meant_for(verb: Verb, tmp_path: Path) -> None:
+    """A wrong key took them without a word; a later version, which has some of the X-rays, may be meant."""
+    store = open_store(tmp_path / "store")
+    splits = normalise_export(store, registered(store, tmp_path, "opg-v8", 0))
+    (image,) = read_splits(store, splits)["test"].images["sha256"].to_pylist()
+    for key, seed in (("opg-v9", 2), ("bitewings-v1", 10)):
+        registered(store, tmp_path, key, seed)
+    about = replace(suspect("spurious", 1), image=image)
+    keep_queue(tmp_path / "r", ReviewQueue(splits=splits.digest, classes=QUEUE.classes, suspects=(about,)))
+    Review(tmp_path / "r", {}).decide(WHO, 0, verb)
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r"'bitewings-v1' means other data \(read from bitewings-v1\.zip\): none of the 1 X-rays .* 'opg-v8' was",
+    ):
+        write_corrections(store, tmp_path / "r", "bitewings-v1")
+
+    assert not (tmp_path / "r/corrections.json").exists()
+    assert corrections_for(store, "bitewings-v1") == {}
+    for key in ("opg-v8", "opg-v9"):
+        write_corrections(store, tmp_path / "r", key)
+        assert corrections_for(store, key)

@@ -473,8 +473,8 @@ def _not_read(data: bytes) -> str:
     if not data:
         return "it is empty. Restore the file or export again"
     named = (name for place, mark, name in _SIGNATURES if data.startswith(mark, place))
-    found = next(named, "neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000 or TIFF")
-    return f"it is {found}. Convert it to PNG, or export again from Roboflow"
+    found = next(named, "neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000, TIFF or DICOM")
+    return f"it is {found}. Convert it to PNG, or export again"
 
 
 def _count(counts: dict[str, int], name: str) -> None:

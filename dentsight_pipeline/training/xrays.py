@@ -65,6 +65,8 @@ def predict_images(
             f"It finds {', '.join(detector.classes)}."
         )
     stage_one = None if teeth_folder is None else _load_stage_one(teeth_folder, device)
+    for path in paths[1:]:  # one that cannot be read is refused before the first picture is drawn
+        read_xray(path)
     answers = []
     for path in paths:
         name, image = read_xray(path)

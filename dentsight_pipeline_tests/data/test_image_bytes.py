@@ -447,7 +447,10 @@ def test_each_segment_stays_or_goes_as_the_standards_have_it(
         (b"\0\0\0\x20ftypheic", "it is a HEIC image"),
         (b"%PDF-1.7", "it is a PDF"),
         (b"", "it is empty"),
-        (b"<html>", "it is neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000 or TIFF. Convert it"),
+        (
+            b"<html>",
+            "it is neither JPEG nor PNG, WebP, BMP, GIF, JPEG 2000, TIFF or DICOM. Convert it to PNG, or export again$",
+        ),
     ],
 )
 def test_a_refusal_says_what_is_wrong_with_the_bytes(data: bytes, words: str) -> None:

@@ -14,11 +14,13 @@ from pydicom import uid
 
 from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.detections import Finding, XrayFindings
+from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.phantom.drawing import draw
 from dentsight_pipeline.phantom.mouth import sample_mouth
 from dentsight_pipeline.training.detector import Detections, Detector
 from dentsight_pipeline.training.xrays import _with_teeth, draw_findings, predict_images
 from dentsight_pipeline_tests.data.dicom_builder import PLANTED, as_bytes, encoded, panoramic
+from dentsight_pipeline_tests.data.export_builder import picture, png
 
 TRAINED = Path(__file__).parents[2] / "dentsight_pipeline" / "training" / "weights" / "phantom-tiny"
 """A trained model: an untrained one's queries tie, and answer otherwise for a gray value of noise."""
@@ -51,6 +53,19 @@ def test_a_12_bit_inverted_dicom_file_has_the_findings_of_its_png(syntax: str, t
     for one, other in zip(of_dicom.findings, of_png.findings, strict=True):
         assert np.abs(np.subtract(one.bbox_xywh_px, other.bbox_xywh_px)).max() < 0.5
         assert abs(one.score - other.score) < 0.02
+
+
+def test_one_file_that_is_no_image_is_refused_before_the_first_picture(tmp_path: Path) -> None:
+    """Pictures without the findings that they show were left behind, of whatever came before it."""
+    (tmp_path / "a.png").write_bytes(png(picture(1)))
+    (tmp_path / "notes.txt").write_text("no X-ray")
+
+    with pytest.raises(
+        DataError, match=r"notes\.txt: it is neither .* or DICOM\. Convert it to PNG, or export again\.$"
+    ):
+        predict_images([tmp_path / "a.png", tmp_path / "notes.txt"], TRAINED, 0.2, pictures=tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
 
 
 def test_neither_names_nor_contents_of_what_is_written_hold_a_tag_or_the_files_own_name(tmp_path: Path) -> None:

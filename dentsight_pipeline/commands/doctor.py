@@ -6,6 +6,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,11 +17,14 @@ from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import Finding
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake import roboflow
-from dentsight_pipeline.orchestration.backends import choice
+from dentsight_pipeline.orchestration.backends import base, choice
+from dentsight_pipeline.orchestration.backends.detached import Pace
+from dentsight_pipeline.orchestration.backends.local import LocalBackend
 from dentsight_pipeline.orchestration.backends.probe import probe
 from dentsight_pipeline.orchestration.instance import open_instance
 from dentsight_pipeline.orchestration.notify import WEBHOOK_FILE_VARIABLE, WEBHOOK_VARIABLE
 from dentsight_pipeline.orchestration.resources import Workspace, find_home
+from dentsight_pipeline.orchestration.tracked import price_per_hour
 from dentsight_pipeline.orchestration.tracking import outbox, registry
 from dentsight_pipeline.orchestration.tracking.mlflow import Tracking
 from dentsight_pipeline.release.keys import PRIVATE_KEY
@@ -35,6 +39,7 @@ REMEDIES = {
     "memory": f"The smoke recipe wants {FREE_MEMORY_GB:.0f} GB: close programs.",
     "crash recovery": "Without it a run that a crash cut short stays STARTED for ever. Take the run_launcher, "
     "run_monitoring and run_retries of the dagster.yaml that `dentsight workspace init` writes into an empty folder.",
+    "settings": "Correct it, or unset it (docs/operations.md, Settings).",
     "pool gpu": "Set concurrency.pools.default_limit in dagster.yaml (see docs/operations.md).",
     "store": "Check the folder's rights, or the bucket and the AWS environment; a store that does not give back what "
     "it was given needs another disk.",
@@ -67,6 +72,7 @@ def examine(workspace: Workspace, only: Collection[str] = ()) -> list[Finding]:
         "crash recovery": _crash_recovery,
         "pool gpu": _pool,
         "store": lambda: _store(workspace),
+        "settings": _settings,
         "backend": lambda: _backend(workspace),
         "mlflow": lambda: _mlflow(workspace),
         "mlflow outbox": lambda: _outbox(workspace),
@@ -154,6 +160,36 @@ def _store(workspace: Workspace) -> Told:
         return workspace.store.get_bytes(workspace.store.put_bytes(probe)) == probe, workspace.store.uri
     except DentsightError as error:
         return False, str(error)
+
+
+def _settings() -> Told:
+    """The environment's settings as those read them that need them: an hour later, or at night."""
+    readers = (
+        lambda: LocalBackend().width,
+        base.gpus,
+        Pace.of_environment,
+        lambda: price_per_hour(None),
+        *(partial(_of_automation, name) for name in _OF_AUTOMATION),
+    )
+    problems = dict.fromkeys(filter(None, map(_problem, readers)))
+    return not problems, " ".join(problems) or "all are understood"
+
+
+_OF_AUTOMATION = ("configured_recipes", "retrain_times", "champion_times", "roboflow_interval")
+
+
+def _of_automation(name: str) -> object:
+    from dentsight_pipeline.orchestration import automation  # which reads some of its settings as it loads
+
+    return getattr(automation, name)()
+
+
+def _problem(read: Callable[[], object]) -> str:
+    try:
+        read()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 def _backend(workspace: Workspace) -> Told:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 import dagster as dg
+from dagster._utils.schedules import is_valid_cron_schedule
 
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.orchestration import recovery
@@ -160,9 +161,34 @@ def _on_the_newest_dataset(
         yield dg.RunRequest(run_key=run_key, partition_key=partition)
 
 
+def retrain_times() -> str:
+    """When the configured recipes are trained again: `DENTSIGHT_RETRAIN_CRON`, else weekly.
+
+    Raises:
+        ConfigurationError: It is no line of five fields as cron takes it.
+    """
+    return _cron(RETRAIN_CRON_VARIABLE, "0 2 * * 0")
+
+
+def champion_times() -> str:
+    """When the champion is evaluated: `DENTSIGHT_CHAMPION_CRON`, else nightly.
+
+    Raises:
+        ConfigurationError: It is no line of five fields as cron takes it.
+    """
+    return _cron(CHAMPION_CRON_VARIABLE, "0 4 * * *")
+
+
+def _cron(variable: str, usual: str) -> str:
+    given = os.environ.get(variable, usual)
+    if not is_valid_cron_schedule(given):
+        raise ConfigurationError(f"{variable} is {given!r}; it takes five fields as cron does, e.g. {usual!r}.")
+    return given
+
+
 @dg.schedule(
     job=experiment_job,
-    cron_schedule=os.environ.get(RETRAIN_CRON_VARIABLE, "0 2 * * 0"),
+    cron_schedule=retrain_times(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
 def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Requests:
@@ -174,7 +200,7 @@ def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Requests:
 
 @dg.schedule(
     job=champion_job,
-    cron_schedule=os.environ.get(CHAMPION_CRON_VARIABLE, "0 4 * * *"),
+    cron_schedule=champion_times(),
     default_status=dg.DefaultScheduleStatus.STOPPED,
 )
 def nightly_champion_evaluation(context: dg.ScheduleEvaluationContext) -> Requests:

@@ -198,6 +198,43 @@ def test_a_store_that_cannot_be_written_is_found(inside: Workspace, tmp_path: Pa
     assert found.remedy
 
 
+@pytest.mark.parametrize(
+    ("variable", "given", "takes"),
+    [
+        ("DENTSIGHT_GPUS", "x", "a number of GPUs; the least is 1"),
+        ("DENTSIGHT_GPUS_PER_TRAINING", "2", "The nearest legal value is 1"),
+        ("DENTSIGHT_WORKER_GPUS", "x", "a number of GPUs; 0 for none"),
+        ("DENTSIGHT_SILENT_SECONDS", "x", "a number of seconds"),
+        ("DENTSIGHT_PRICE_PER_HOUR", "x", "a price from 0 on"),
+        ("DENTSIGHT_RECIPES", "v9", "there are smoke, v1"),
+        ("DENTSIGHT_RETRAIN_CRON", "x", "five fields as cron does, e.g. '0 2 * * 0'"),
+        ("DENTSIGHT_CHAMPION_CRON", "61 4 * * *", "five fields as cron does"),
+        ("DENTSIGHT_ROBOFLOW_SECONDS", "x", "seconds from 1 on"),
+    ],
+)
+def test_a_setting_that_nothing_can_read_is_found(
+    inside: Workspace, monkeypatch: pytest.MonkeyPatch, variable: str, given: str, takes: str
+) -> None:
+    """The doctor was content, and a training, a schedule or the whole code location failed of it later."""
+    monkeypatch.setenv("DENTSIGHT_GPUS", "1")
+    monkeypatch.setenv(variable, given)
+    found = finding(inside, "settings")
+
+    assert not found.ok
+    assert variable in found.found and given in found.found and takes in found.found
+    assert found.remedy
+
+
+def test_every_setting_that_nothing_can_read_is_told(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mended one after the other, each would cost a look at the doctor."""
+    for variable in ("DENTSIGHT_WORKER_GPUS", "DENTSIGHT_SILENT_SECONDS"):
+        monkeypatch.setenv(variable, "x")
+
+    found = finding(inside, "settings").found
+
+    assert "DENTSIGHT_WORKER_GPUS is 'x'" in found and "DENTSIGHT_SILENT_SECONDS is 'x'" in found
+
+
 def test_an_mlflow_that_does_not_answer_is_found(inside: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training goes on without it, but somebody should know."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

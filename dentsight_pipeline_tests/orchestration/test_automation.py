@@ -343,6 +343,17 @@ def test_an_interval_that_is_no_number_of_seconds_is_refused(given: str, monkeyp
         automation.roboflow_interval()
 
 
+@pytest.mark.parametrize("given", ["x", "", "0 2 * *", "61 2 * * 0"])
+def test_times_that_are_none_are_refused_by_the_variables_name(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster's own refusal names a schedule, in a traceback, as every command that loads the graph starts."""
+    assert automation.weekly_retrain.cron_schedule == automation.retrain_times()
+    assert automation.nightly_champion_evaluation.cron_schedule == automation.champion_times()
+    monkeypatch.setenv(automation.RETRAIN_CRON_VARIABLE, given)
+
+    with pytest.raises(errors.ConfigurationError, match=r"DENTSIGHT_RETRAIN_CRON is .*five fields"):
+        automation.retrain_times()
+
+
 # Automation on content -----------------------------------------------------------------------------------------------
 
 

@@ -100,9 +100,9 @@ def review(asked: ReviewRequest, as_json: bool) -> None:
 
         return _written(write_corrections(workspace.store, folder, asked.apply), as_json)
     if asked.hand_over or asked.to:
-        return _hand_over(workspace.store, _opened(folder, queue, {}), asked, as_json)
+        return _hand_over(workspace.store, queue, folder, asked, as_json)
     if asked.answers:
-        return _take_back(workspace.store, _opened(folder, queue, {}), asked.answers, asked, as_json)
+        return _take_back(workspace.store, queue, folder, asked.answers, asked, as_json)
     return _review_until_stopped(workspace.store, queue, folder, asked, as_json)
 
 
@@ -120,14 +120,18 @@ def _review_until_stopped(
     from dentsight_pipeline.pages.reviewing import neighbours_of
 
     who = _named_reviewer(asked)
+    _refuse_nothing(queue, asked)
+    page = partial(review_page, _opened(folder, queue, neighbours_of(store, queue)), image_bytes=store.get_bytes)
+    facts = {"queue": queue.digest, "folder": str(folder)}
+    _until_stopped(page, (who,), asked.port, facts, [], as_json)
+
+
+def _refuse_nothing(queue: "ReviewQueue", asked: ReviewRequest) -> None:
     if not queue.suspects:
         raise ConfigurationError(
             f"No label of {asked.ref} is suspect, so there is nothing to review. What a model sees counts where REF is "
             "predictions, an evaluation, or what `dentsight run --with-review` told."
         )
-    page = partial(review_page, _opened(folder, queue, neighbours_of(store, queue)), image_bytes=store.get_bytes)
-    facts = {"queue": queue.digest, "folder": str(folder)}
-    _until_stopped(page, (who,), asked.port, facts, [], as_json)
 
 
 def _named_reviewer(asked: ReviewRequest) -> str:
@@ -143,12 +147,16 @@ def _opened(folder: Path, queue: "ReviewQueue", neighbours: "dict[str, tuple[Nei
     return Review(folder, neighbours)
 
 
-def _hand_over(store: "Store", review: "Review", asked: ReviewRequest, as_json: bool) -> None:
+def _hand_over(store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool) -> None:
     """Write the open suspects for other tools, and upload them to Roboflow where that was asked for."""
     from dentsight_pipeline.intake.roboflow import RoboflowClient, parse_project
-    from dentsight_pipeline.pages.handover import upload, write_handover
+    from dentsight_pipeline.pages.handover import refuse_full, upload, write_handover
 
     project, client = (parse_project(asked.to), RoboflowClient.from_environment()) if asked.to else ("", None)
+    _refuse_nothing(queue, asked)
+    if asked.hand_over:
+        refuse_full(asked.hand_over)
+    review = _opened(folder, queue, {})
     files = write_handover(store, review, asked.hand_over) if asked.hand_over else []
     uploaded = upload(store, review, client, project) if client else 0
     facts = {"files": list(map(str, files)), "uploaded": uploaded}
@@ -156,10 +164,15 @@ def _hand_over(store: "Store", review: "Review", asked: ReviewRequest, as_json: 
     show(facts, as_json, lambda: "\n".join(lines))
 
 
-def _take_back(store: "Store", review: "Review", path: Path, asked: ReviewRequest, as_json: bool) -> None:
-    from dentsight_pipeline.pages.answers import take_answers
+def _take_back(
+    store: "Store", queue: "ReviewQueue", folder: Path, path: Path, asked: ReviewRequest, as_json: bool
+) -> None:
+    from dentsight_pipeline.pages.answers import read_answers, take_answers
 
-    told = take_answers(store, review, path, _named_reviewer(asked))
+    who = _named_reviewer(asked)
+    _refuse_nothing(queue, asked)
+    read_answers(path)  # what cannot be read leaves no folder behind
+    told = take_answers(store, _opened(folder, queue, {}), path, who)
     line = "{images} images decided, {corrections} corrections, {open} suspects on them still open".format(**told)
     show(told, as_json, lambda: line)
 

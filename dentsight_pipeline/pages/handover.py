@@ -109,8 +109,7 @@ def write_handover(store: Store, review: Review, folder: Path) -> list[Path]:
     Raises:
         ConfigurationError: The folder is not empty, or nothing is open.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigurationError(f"{folder} is not empty. Give a new folder (--hand-over).")
+    refuse_full(folder)
     handed = handed_over(store, review)
     if not handed:
         raise ConfigurationError("No suspect is open, so there is nothing to hand over. Write --corrections.")
@@ -125,6 +124,16 @@ def write_handover(store: Store, review: Review, folder: Path) -> list[Path]:
     for path, data in files.items():
         path.write_bytes(data)
     return list(files)
+
+
+def refuse_full(folder: Path) -> None:
+    """Refuses a place that is taken.
+
+    Raises:
+        ConfigurationError: There is a folder that holds something, or a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder} is not empty. Give a new folder (--hand-over).")
 
 
 def cvat_xml(handed: Iterable[Handed], classes: Sequence[str]) -> bytes:

@@ -168,9 +168,40 @@ def test_a_queue_without_suspects_says_how_to_get_some(tmp_path: Path, monkeypat
     store = Workspace().store
     splits = normalise_export(store, ingest_export(builder.write(), store)).digest
 
-    refused = CliRunner().invoke(app, ["review", splits, "--by", "B"])
+    asked = (["--by", "B"], ["--hand-over", "out"], ["--answers", "given.xml", "--by", "B"])
 
-    assert "is suspect, so there is nothing to review" in str(refused.exception)
+    for more in asked:
+        refused = CliRunner().invoke(app, ["review", splits, *more])
+        assert "is suspect, so there is nothing to review" in str(refused.exception)
+    assert not (tmp_path / "reviews").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--hand-over", "export"), "export is not empty. Give a new folder"),
+        (("--hand-over", "answers.xml"), "answers.xml is not empty. Give a new folder"),
+        (("--to", "nobody"), "'nobody' is no project on Roboflow"),
+        (("--answers", "answers.xml"), "give yours with --by"),
+        (("--answers", "answers.xml", "--by", "B"), "neither `CVAT for images 1.1` nor COCO"),
+    ],
+)
+def test_an_exchange_with_other_tools_that_is_refused_leaves_no_review_behind(
+    more: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of decisions in which nothing was decided reads as a review that somebody began."""
+    monkeypatch.chdir(tmp_path)
+    builder = ExportBuilder(tmp_path / "export")
+    for split in ("train", "valid", "test"):
+        builder.image(split, {"crown": [[4, 4, 20, 20], [4, 4, 20, 17]]})
+    store = Workspace().store
+    splits = normalise_export(store, ingest_export(builder.write(), store)).digest
+    (tmp_path / "answers.xml").write_text("no answers")
+
+    refused = CliRunner().invoke(app, ["review", splits, *more])
+
+    assert says in str(refused.exception)
+    assert not (tmp_path / "reviews").exists()
 
 
 @pytest.mark.slow

@@ -332,7 +332,7 @@ def plan(
     approver: Annotated[
         list[str] | None, typer.Option(help="name=KEY.pub of who may approve a release; repeatable.")
     ] = None,
-    approvals: Annotated[int, typer.Option(min=1, help="With --approver: how many must.")] = 2,
+    approvals: Annotated[int | None, typer.Option(min=1, help="With --approver: how many must; default: 2.")] = None,
     title: Annotated[str, typer.Option(help="What is planned.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -370,7 +370,7 @@ def dossier(
     from dentsight_pipeline.commands import evidence
 
     if check:
-        raise typer.Exit(evidence.check_dossier(Path(ref), key, as_json))
+        raise typer.Exit(evidence.check_dossier(Path(ref), out, key, as_json))
     evidence.dossier(ref, out, key, as_json)
 
 

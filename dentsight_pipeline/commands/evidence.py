@@ -44,10 +44,13 @@ def dossier(ref: str, out: Path | None, key: Path | None, as_json: bool) -> None
     show(told, as_json, lambda: f"{told.path}: {told.evidenced} of {told.points} points of Annex IV are evidenced.")
 
 
-def check_dossier(folder: Path, key: Path | None, as_json: bool) -> int:
+def check_dossier(folder: Path, out: Path | None, key: Path | None, as_json: bool) -> int:
     """Check a dossier against the store; gives the exit status."""
     from dentsight_pipeline.lineage.dossier import build
 
+    if out is not None:
+        raise ConfigurationError(f"--check writes nothing, and {out} would stay empty. Leave out {out}, or --check.")
+    build.read_dossier(folder)  # what is no dossier needs no key
     workspace = Workspace()
     found = build.check_dossier(workspace.store, folder, signing_key(workspace, key), staged())
     lines = ["Intact."] if found.intact else ["NOT INTACT:", *(f"- {line}" for line in found.findings)]

@@ -30,7 +30,7 @@ class PlanRequest:
     subgroups: list[str] | tuple[str, ...] = ()
     margin: float = 0.05
     approvers: list[str] | tuple[str, ...] = ()
-    approvals: int = 2
+    approvals: int | None = None
     title: str = ""
     overrides: list[str] | tuple[str, ...] = ()
 
@@ -83,13 +83,18 @@ def _recipes(names: list[str], overrides: Mapping[str, str]) -> dict[str, str]:
 
 def _rule(request: PlanRequest) -> ApprovalRule | None:
     if not request.approvers:
+        if request.approvals is not None:
+            raise ConfigurationError(
+                f"--approvals {request.approvals} needs the people who may approve: add --approver NAME=KEY.pub for "
+                "each, or leave it out."
+            )
         return None
     people = {}
     for name, file in fields(request.approvers, "--approver").items():
         if not Path(file).is_file() or "PUBLIC KEY" not in Path(file).read_text("utf-8", errors="replace"):
             raise ConfigurationError(f"{file} is no public key of {name}. Give --approver {name}=KEY.pub, a PEM file.")
         people[name] = Path(file).read_text("utf-8")
-    return ApprovalRule(needed=request.approvals, people=people)
+    return ApprovalRule(needed=request.approvals or 2, people=people)
 
 
 def approve(report: str, by: str, key: Path, as_json: bool) -> None:

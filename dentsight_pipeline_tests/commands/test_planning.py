@@ -61,3 +61,10 @@ def test_a_subgroup_that_no_evaluation_can_show_is_refused(subset: str, name: st
 
     assert json.loads(good.stdout)["content"]["subgroups"] == ["brightness"]
     assert says in str(wrong.exception)
+
+
+def test_a_number_of_approvals_without_anybody_who_may_approve_is_refused(subset: str) -> None:
+    """It was left aside without a word, and the release waited for nobody."""
+    refused = planned(subset, "--margin", "0.2", "--approvals", "3")
+
+    assert "--approvals 3 needs the people who may approve: add --approver NAME=KEY.pub" in str(refused.exception)

@@ -21,7 +21,7 @@ from dentsight_pipeline.lineage.environment import environment
 from dentsight_pipeline.lineage.verify import Evidence, audit
 from dentsight_pipeline.release import envelope
 from dentsight_pipeline_tests.lineage.chain_builder import Chain, flip
-from dentsight_pipeline_tests.lineage.test_commands import at_home, said
+from dentsight_pipeline_tests.lineage.test_commands import at_home, called, said
 
 
 def written(chain: Chain, out: Path, asset: str = "released_model") -> Dossier:
@@ -254,3 +254,15 @@ def test_every_point_of_annex_iv_is_asked_once() -> None:
 
     assert len(set(asked)) == len(asked)
     assert [name for name, _ in asked] == sorted((name for name, _ in asked), key=lambda name: (name[0], name))
+
+
+def test_a_check_says_first_what_was_given_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key was asked for to check a folder that is no dossier, and a place to write was left aside."""
+    for name in ("DENTSIGHT_STORE", "DENTSIGHT_WORKSPACE", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DENTSIGHT_HOME", str(tmp_path))
+
+    no_dossier, with_out = called("dossier", "here", "--check"), called("dossier", "here", "there", "--check")
+
+    assert str(no_dossier.exception) == "here holds no dossier.json. Give a folder that `dentsight dossier` wrote."
+    assert "--check writes nothing, and there would stay empty" in str(with_out.exception)

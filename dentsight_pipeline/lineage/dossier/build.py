@@ -124,15 +124,24 @@ def check_dossier(store: Store, folder: Path, public_key: Path, progress: Progre
     Raises:
         ConfigurationError: The folder holds no dossier.
     """
-    if not (folder / DOSSIER).is_file():
-        raise ConfigurationError(f"{folder} holds no {DOSSIER}. Give a folder that `dentsight dossier` wrote.")
-    kept = codec.read((folder / DOSSIER).read_bytes(), Dossier, folder / DOSSIER)
+    kept = read_dossier(folder)
     findings = [*_unlike(kept, folder), *_fallen(store, kept)]
     result = audit(store, kept.release, Evidence(public_key=public_key), progress=progress)
     findings += [f"The audit of the release: {finding}" for finding in result.findings]
     if result.intact:
         findings += _differences(store, kept, folder, public_key, frozenset(item.digest for item in result.chain))
     return DossierChecked(release=kept.release, intact=not findings, findings=tuple(dict.fromkeys(findings)))
+
+
+def read_dossier(folder: Path) -> Dossier:
+    """What a folder says of a release.
+
+    Raises:
+        ConfigurationError: It holds no dossier.
+    """
+    if not (folder / DOSSIER).is_file():
+        raise ConfigurationError(f"{folder} holds no {DOSSIER}. Give a folder that `dentsight dossier` wrote.")
+    return codec.read((folder / DOSSIER).read_bytes(), Dossier, folder / DOSSIER)
 
 
 def _unlike(kept: Dossier, folder: Path) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dentsight_pipeline.commands.console import show, staged
 from dentsight_pipeline.data import checks
 from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.facts import SubsetFacts
-from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind, raw_exports
+from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind, raw_exports, with_article
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import RegisteredDataset, dataset_keys, recall_dataset
 from dentsight_pipeline.lineage.reference import Registry, checkpoint_folder, resolve
@@ -154,7 +154,7 @@ def _card(store: Store, ref: str, registry: Registry | None) -> bytes:
     manifest = store.get_manifest(resolve(store, ref, registry).digest)
     if manifest.kind != Kind.RELEASE:
         raise ConfigurationError(
-            f"{ref} is a {manifest.kind}: only a release has a card with measured figures. Give a release, "
+            f"{ref} is {with_article(manifest.kind)}: only a release has a card with measured figures. Give a release, "
             "or write the model alone with --onnx DIR."
         )
     return read_bytes(store, manifest, "model_card.md")
@@ -182,7 +182,9 @@ def subset_of(store: Store, ref: str) -> Manifest:
     """
     found = named(store, ref)
     if found.kind not in SUBSETS.values():
-        raise ConfigurationError(f"{ref} is a {found.kind}. Give the digest of a {' or '.join(SUBSETS.values())}.")
+        raise ConfigurationError(
+            f"{ref} is {with_article(found.kind)}. Give the digest of a {' or '.join(SUBSETS.values())}."
+        )
     return found
 
 

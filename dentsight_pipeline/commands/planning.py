@@ -8,7 +8,7 @@ from pathlib import Path
 from dentsight_pipeline.commands.console import fields, show
 from dentsight_pipeline.commands.export import subset_of
 from dentsight_pipeline.documents.facts import PolicyVersion
-from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.documents.names import Kind, with_article
 from dentsight_pipeline.documents.plan import ApprovalTold, Plan, Planned
 from dentsight_pipeline.documents.policy import ApprovalRule
 from dentsight_pipeline.errors import ConfigurationError
@@ -116,7 +116,7 @@ def approve_report(workspace: Workspace, ref: str, by: str, key: Path) -> Approv
     found = resolve(workspace.store, ref)
     report = workspace.store.get_manifest(found.digest)
     if report.kind != Kind.RELEASE_REPORT or found.findings:
-        problem = found.findings[0] if found.findings else f"it is a {report.kind}"
+        problem = found.findings[0] if found.findings else f"it is {with_article(report.kind)}"
         raise ConfigurationError(f"{ref} is no release report: {problem}. Give its digest or its report.html.")
     people = approval.approve(workspace.store, report, by, key, time.time())
     needed = max(rule.needed for rule in approval.rules_of(workspace.store, report))

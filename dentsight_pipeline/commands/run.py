@@ -17,7 +17,7 @@ import dagster as dg
 from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import CellMade
-from dentsight_pipeline.documents.names import Kind
+from dentsight_pipeline.documents.names import Kind, with_article
 from dentsight_pipeline.errors import ConfigurationError, DentsightError
 from dentsight_pipeline.intake.datasets import DEMO_KEY, words
 from dentsight_pipeline.intake.limits import known_kinds
@@ -291,7 +291,9 @@ def _plan_of(request: CellRequest) -> str:
     store = Workspace().store
     found = store.get_manifest(resolve(store, request.plan).digest)
     if found.kind != Kind.PLAN:
-        raise ConfigurationError(f"--plan {request.plan} is a {found.kind}. Give what `dentsight plan` told.")
+        raise ConfigurationError(
+            f"--plan {request.plan} is {with_article(found.kind)}. Give what `dentsight plan` told."
+        )
     return found.digest
 
 

@@ -78,7 +78,8 @@ def finite(value: float) -> float | None:
 
 
 def _name(kind: Any) -> str:
-    return getattr(kind, "__name__", "Document")
+    """What a document's type is called in a refusal; a line of a file has one that only its reader knows."""
+    return getattr(kind, "__name__", "Document").lstrip("_")
 
 
 def _with_keys(problem: str, value: Any, kind: Any) -> str:

@@ -38,6 +38,11 @@ class Kind(StrEnum):
         return self.value.replace("-", "_")
 
 
+def with_article(kind: str) -> str:
+    """A kind as a sentence has it: an evaluation, a checkpoint."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 SUBSETS: Mapping[int, Kind] = {1: Kind.TOOTH_SUBSET, 2: Kind.CONDITION_SUBSET}
 """What each stage of the detector learns from."""
 

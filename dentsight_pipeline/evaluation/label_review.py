@@ -13,7 +13,7 @@ from dentsight_pipeline.data.splits import read_splits
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.codec import pretty
 from dentsight_pipeline.documents.facts import LabelReviewFacts, SubsetFacts
-from dentsight_pipeline.documents.names import Asset, Kind, numbered
+from dentsight_pipeline.documents.names import Asset, Kind, numbered, with_article
 from dentsight_pipeline.documents.review import QUEUE_FILE, ReviewQueue, Suspect
 from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.product import stored_detections, stored_truth
@@ -140,8 +140,8 @@ def _splits_behind(store: Store, made: Manifest) -> Manifest:
         digest = next((above[name] for name in known if name in above), None)
         if digest is None:
             raise ConfigurationError(
-                f"{made.digest[:12]} is a {made.kind}, which leads to no labels. Give a dataset key, a subset, or "
-                "predictions."
+                f"{made.digest[:12]} is {with_article(made.kind)}, which leads to no labels. Give a dataset key, a "
+                "subset, or predictions."
             )
         made = store.get_manifest(digest)
     return made

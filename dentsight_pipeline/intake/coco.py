@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from dentsight_pipeline.data.json_blocks import ROWS_AT_ONCE
 from dentsight_pipeline.documents.annotations import RawCategory
-from dentsight_pipeline.documents.names import SPLITS
+from dentsight_pipeline.documents.names import SPLITS, with_article
 from dentsight_pipeline.errors import AnnotationError, DataError
 from dentsight_pipeline.intake.dentex import LICENCE, flattened
 from dentsight_pipeline.intake.files import ExportFiles
@@ -208,7 +208,7 @@ def _whole(document: Any, file: str) -> _File:
         if not isinstance(document.get(key), list):
             if key == "annotations" and document.get(key) is None:
                 raise DataError(f"{file}: it has no list 'annotations': its images are {_UNLABELLED}")
-            found = "is missing" if key not in document else f"is a {type(document[key]).__name__}"
+            found = "is missing" if key not in document else f"is {with_article(type(document[key]).__name__)}"
             raise DataError(f"{file}: the list {key!r} {found}, so this is no COCO file. Export again as COCO.")
     images, annotations = (
         [msgspec.Raw(json.dumps(record).encode()) for record in document[key]] for key in ("images", "annotations")
@@ -235,7 +235,7 @@ def _loads(data: bytes, file: str) -> Any:
 def _shown(item: object, *keys: str) -> str:
     """What a record that cannot be used gives instead, in a few words."""
     if not isinstance(item, dict):
-        return f"given is a {type(item).__name__}"
+        return f"given is {with_article(type(item).__name__)}"
     given = (f"{key} {repr(item[key])[:_SHOWN] if key in item else 'missing'}" for key in keys)
     return f"given is {', '.join(given)}"
 

@@ -28,6 +28,7 @@ from dentsight_pipeline.documents.names import (
     Kind,
     mlflow_chain_tag,
     mlflow_digest_tag,
+    with_article,
 )
 from dentsight_pipeline.errors import ConfigurationError, DataError, StorageError
 from dentsight_pipeline.lineage.walk import name_of
@@ -390,7 +391,8 @@ def _forged_version(store: Store, digest: str, tags: Mapping[str, str], wanted: 
         return
     release = store.get_manifest(digest)
     if release.kind != Kind.RELEASE:
-        yield f"A tag was forged: {wanted} names {digest[:12]} as its release, but that is a {release.kind}."
+        found = with_article(release.kind)
+        yield f"A tag was forged: {wanted} names {digest[:12]} as its release, but that is {found}."
         return
     for asset, below in release.facts_as(ReleaseFacts).chain.items():
         said = tags.get(mlflow_chain_tag(asset), below)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, with_article
 from dentsight_pipeline.errors import ConfigurationError, DataError, IntegrityError, SignatureError
 from dentsight_pipeline.lineage.events import holds
 from dentsight_pipeline.lineage.walk import Walk, name_of
@@ -101,7 +101,9 @@ def require_release(store: Store, digest: str) -> None:
     """
     kind = store.get_manifest(digest).kind
     if kind != Kind.RELEASE:
-        raise ConfigurationError(f"{digest[:12]} is a {kind}. Give a release: its digest, folder, or `release`.")
+        raise ConfigurationError(
+            f"{digest[:12]} is {with_article(kind)}. Give a release: its digest, folder, or `release`."
+        )
 
 
 def cut_off(store: Store, log: logs.LogReading, noted_heads: Iterable[str]) -> Iterator[str]:

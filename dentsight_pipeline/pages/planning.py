@@ -11,7 +11,7 @@ import numpy as np
 
 from dentsight_pipeline.data.splits import read_split
 from dentsight_pipeline.documents.codec import pretty, write
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, with_article
 from dentsight_pipeline.documents.study import MODEL_FILE, STUDY_FILE, ModelFinding, Study, StudyImage
 from dentsight_pipeline.documents.teeth import FINDINGS_FILE, ToothFindings
 from dentsight_pipeline.errors import ConfigurationError
@@ -55,7 +55,7 @@ def plan_study(store: Store, made: Manifest, folder: Path, plan: Plan) -> Study:
     subset = store.get_manifest(made.inputs[Asset.CONDITION_SUBSET]) if made.kind == Kind.TOOTH_FINDINGS else made
     if subset.kind != Kind.CONDITION_SUBSET:
         raise ConfigurationError(
-            f"{made.digest[:12]} is a {made.kind}. Plan from a condition subset or findings by tooth."
+            f"{made.digest[:12]} is {with_article(made.kind)}. Plan from a condition subset or findings by tooth."
         )
     images, names = _chosen(store, subset, plan)
     model = _model(store, made, images, names) if made.kind == Kind.TOOTH_FINDINGS else b""

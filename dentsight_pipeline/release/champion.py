@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.codec import convert, plain
 from dentsight_pipeline.documents.facts import ReleaseFacts
-from dentsight_pipeline.documents.names import Asset, Kind
+from dentsight_pipeline.documents.names import Asset, Kind, with_article
 from dentsight_pipeline.documents.release import ChampionChange, ChampionHistory
 from dentsight_pipeline.documents.verdict import ChampionComparison
 from dentsight_pipeline.errors import ReleaseError
@@ -48,7 +48,9 @@ def promote(store: Store, release: Manifest, by: str, reason: str) -> ChampionCh
         ReleaseError: It is no release, it is champion already, or nobody says who and why.
     """
     if release.kind != Kind.RELEASE:
-        raise ReleaseError(f"{release.digest[:12]} is a {release.kind}, not a release. Only a release can be champion.")
+        raise ReleaseError(
+            f"{release.digest[:12]} is {with_article(release.kind)}, not a release. Only a release can be champion."
+        )
     if current_digest(store) == release.digest:
         raise ReleaseError(f"Release {release.digest[:12]} is the champion already.")
     return _change(store, ChampionChange(release=release.digest, by=by, reason=reason, action="promote"))

@@ -14,6 +14,7 @@ import msgspec
 
 from dentsight_pipeline.documents.codec import convert, plain
 from dentsight_pipeline.documents.facts import FACTS, Facts
+from dentsight_pipeline.documents.names import with_article
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store import canonical
 from dentsight_pipeline.store.names import check_digest, check_entry_paths, check_kind
@@ -134,8 +135,10 @@ class Manifest:
         """
         own = FACTS.get(self.kind)
         if own is None or not issubclass(own, kind):
-            wanted = " or ".join(name for name, facts in FACTS.items() if issubclass(facts, kind))
-            raise DataError(f"{self.digest[:12]} is a {self.kind}, not a {wanted}. Give the digest of a {wanted}.")
+            wanted = with_article(" or ".join(name for name, facts in FACTS.items() if issubclass(facts, kind)))
+            raise DataError(
+                f"{self.digest[:12]} is {with_article(self.kind)}, not {wanted}. Give the digest of {wanted}."
+            )
         return convert(self.facts, own, f"`facts` of {self.kind} {self.digest[:12]}")  # pyright: ignore[reportReturnType]
 
     def entry(self, path: str) -> Entry:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from dentsight_pipeline.data import splits
 from dentsight_pipeline.documents.annotations import Split
 from dentsight_pipeline.documents.facts import SubsetFacts
-from dentsight_pipeline.documents.names import SUBSETS
+from dentsight_pipeline.documents.names import SUBSETS, with_article
 from dentsight_pipeline.errors import DataError
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
@@ -145,7 +145,7 @@ def read_classes(manifest: Manifest, stage: int) -> tuple[str, ...]:
     wanted = SUBSETS[stage]
     if manifest.kind != wanted:
         raise DataError(
-            f"Stage {stage} trains on a {wanted} manifest, {manifest.digest[:12]} is a {manifest.kind}. "
+            f"Stage {stage} trains on a {wanted} manifest, {manifest.digest[:12]} is {with_article(manifest.kind)}. "
             f"Give the digest of the dataset's {wanted}, or set stage accordingly."
         )
     return manifest.facts_as(SubsetFacts).classes

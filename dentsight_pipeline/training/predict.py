@@ -23,7 +23,7 @@ from dentsight_pipeline.documents.annotations import Split, read_table, write_ta
 from dentsight_pipeline.documents.detections import DETECTIONS
 from dentsight_pipeline.documents.facts import PredictedCounts, PredictionsFacts
 from dentsight_pipeline.documents.job import CostCard, PredictJob, RunRecord
-from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind
+from dentsight_pipeline.documents.names import SUBSETS, Asset, Kind, with_article
 from dentsight_pipeline.errors import ConfigurationError, DocumentError
 from dentsight_pipeline.store import content, objects
 from dentsight_pipeline.store.canonical import digest as canonical_digest
@@ -208,7 +208,7 @@ def _ahead(read: Callable[[int], T], numbers: Sequence[int]) -> Iterator[T]:
 def _check_inputs(job: PredictJob, checkpoint: Manifest, subset: Manifest) -> None:
     for given, kinds in ((checkpoint, (Kind.CHECKPOINT,)), (subset, sorted(SUBSETS.values()))):
         if given.kind not in kinds:
-            raise ConfigurationError(f"{given.digest} is a {given.kind}, a {' or '.join(kinds)} is needed.")
+            raise ConfigurationError(f"{given.digest} is {with_article(given.kind)}, a {' or '.join(kinds)} is needed.")
     existing, wanted = splits.split_names(subset), [*job.splits, *job.mirrored]
     unknown = sorted(set(wanted) - set(existing))
     if unknown or not wanted:

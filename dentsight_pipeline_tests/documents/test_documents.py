@@ -97,6 +97,16 @@ def test_what_is_no_json_is_refused_with_its_file() -> None:
             read(data, all_documents()[0], "report.json")
 
 
+def test_a_refusal_names_no_type_as_only_its_module_does() -> None:
+    """`is no _Line of this release` reads as a fault of the program, not of the file."""
+
+    class _Line(Document, frozen=True):
+        entry: int
+
+    with pytest.raises(DocumentError, match=r"^readings\.jsonl, line 2 is no Line of this release: .*`entry`"):
+        read(b"{}", _Line, "readings.jsonl, line 2")
+
+
 def test_documents_are_written_in_one_way() -> None:
     """The same content has the same bytes, whatever order it was made in."""
     assert write({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()

@@ -307,6 +307,8 @@ def test_facts_of_another_kind_are_refused() -> None:
         subset.facts_as(CheckpointFacts)
     with pytest.raises(DataError, match="is a thing, not a normalized-splits or condition-subset or tooth-subset"):
         Manifest("thing", {}).facts_as(DatasetFacts)
+    with pytest.raises(DataError, match=r"is an evaluation, not a checkpoint\."):
+        Manifest(Kind.EVALUATION, {}).facts_as(CheckpointFacts)
 
 
 def test_facts_that_do_not_fit_are_refused_by_product_and_field() -> None:

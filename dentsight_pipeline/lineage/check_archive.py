@@ -307,6 +307,9 @@ def main() -> int:
     parser.add_argument("--head", help="a head of the log, as you noted it elsewhere")
     parser.add_argument("--key", type=Path, help="the signer's public key, from a place that you trust")
     asked = parser.parse_args()
+    if not asked.archive.exists():
+        sys.stdout.write(f"NOT INTACT: there is nothing at {asked.archive}. Give an archive, a folder or a tar.\n")
+        return BROKEN
     found = check(asked.archive, asked.key)
     release, findings = str(found.about.get("release")), found.findings
     if asked.release and asked.release != release:

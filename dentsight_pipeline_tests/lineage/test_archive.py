@@ -311,6 +311,16 @@ def test_the_status_says_what_held(
     assert status_of(monkeypatch, tmp_path) == 5
 
 
+def test_a_path_with_nothing_at_it_is_told_as_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`Release None … does not have its form (FileNotFoundError(…))` reads as an archive that somebody damaged."""
+    assert status_of(monkeypatch, tmp_path / "gone.tar") == 5
+
+    gone = tmp_path / "gone.tar"
+    assert capsys.readouterr().out == f"NOT INTACT: there is nothing at {gone}. Give an archive, a folder or a tar.\n"
+
+
 def test_what_the_script_prints_can_be_held_against_a_note(folder: Path, intact_chain: Chain) -> None:
     """Release, head, fingerprint of the key, and how much was looked at."""
     done = run_script(folder, "--release", intact_chain.digests["released_model"])

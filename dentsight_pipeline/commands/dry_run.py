@@ -11,7 +11,7 @@ from dentsight_pipeline.commands import text
 from dentsight_pipeline.commands.console import show
 from dentsight_pipeline.documents.commands import CellPlanned, StepPlanned
 from dentsight_pipeline.documents.names import Asset
-from dentsight_pipeline.orchestration.backends.choice import backend_name, scheduler
+from dentsight_pipeline.orchestration.backends.choice import LOCAL, backend_name, scheduler
 from dentsight_pipeline.orchestration.executor import execute_here
 from dentsight_pipeline.orchestration.partitions import datasets
 from dentsight_pipeline.orchestration.product import DRY_RUN_TAG, NotMadeError
@@ -45,6 +45,8 @@ def plan(request: cells.CellRequest) -> CellPlanned:
     dataset = cells.dataset_of(request)
     reused = _known(dataset, request, cells.configs_of(request))
     chain = [asset for job in cells.chain(request) for asset in job.makes]
+    if _TRAINED.intersection(chain) - reused:
+        _refuse_lost_weights(request)
     price = price_per_hour(scheduler())
     earlier = log.read(Workspace().store).entries
     steps = [_planned(asset, asset in reused, request.recipe, earlier, price) for asset in chain]
@@ -55,6 +57,20 @@ def plan(request: cells.CellRequest) -> CellPlanned:
         steps=steps,
         reused=[a for a in chain if a in reused],
     )
+
+
+_TRAINED = {Asset.TRAINED_CHECKPOINT, Asset.TOOTH_CHECKPOINT}
+
+
+def _refuse_lost_weights(request: cells.CellRequest) -> None:
+    """Refuse a folder of starting weights that a training on this machine would refuse; no other is looked into."""
+    from dentsight_pipeline.training import recipe as recipes
+
+    recipe = recipes.named(request.recipe).override(request.overrides)
+    if backend_name() == LOCAL and (recipe.weights or "").startswith(("/", "./", "../")):
+        from dentsight_pipeline.training.model import check_weights
+
+        check_weights(recipe)
 
 
 def _known(dataset: str, request: cells.CellRequest, configs: Mapping[str, dict[str, Any]]) -> set[str]:

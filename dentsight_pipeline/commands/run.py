@@ -233,7 +233,8 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
     """Configuration by asset; nonsense is refused here, before anything starts.
 
     Raises:
-        ConfigurationError: There is no such recipe, field or kind of repairs, or no study that anybody has read.
+        ConfigurationError: There is no such recipe, field, source or kind of repairs, no study that anybody has read,
+            or an export's address is malformed.
         DataError: There is nothing at the place of an export.
     """
     _require_recipe(request)
@@ -247,7 +248,7 @@ def configs_of(request: CellRequest) -> dict[str, _Facts]:
     return {
         "raw_export": {
             "export": list(_exports(request)),
-            "source": request.source,
+            "source": _source(request),
             "mapping": list(_mappings(request)),
             "drop": list(request.drop),
             "accept_repairs": list(known_kinds(request.accept_repairs)),
@@ -271,6 +272,14 @@ def _exports(request: CellRequest) -> tuple[str, ...]:
     for location in request.export:
         refuse_missing(location)
     return request.export
+
+
+def _source(request: CellRequest) -> str:
+    if request.source:
+        from dentsight_pipeline.data.ontology import mapping_for
+
+        mapping_for(request.source)
+    return request.source
 
 
 def _study_of(request: CellRequest) -> str:

@@ -280,12 +280,23 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
 
 
 def refuse_missing(location: str) -> None:
-    """Refuses a path with nothing there; whether a remote export is there, only fetching it can tell.
+    """Refuses a path with nothing there, and an address that is none; whether one leads to an export, fetching tells.
 
     Raises:
-        DataError: There is nothing.
+        ConfigurationError: The address of a remote export is malformed.
+        DataError: There is nothing, or no phantom corpus has such numbers.
     """
-    if not _is_there(location):
+    if location.startswith(f"{PHANTOM}:"):
+        phantom_of(location)
+    elif location.startswith(ROBOFLOW):
+        from dentsight_pipeline.intake.roboflow import parse_location
+
+        parse_location(location)
+    elif location.startswith(S3):
+        from dentsight_pipeline.intake.s3 import parse_address
+
+        parse_address(location)
+    elif not _is_there(location):
         raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
 
 

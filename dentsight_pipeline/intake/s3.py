@@ -56,7 +56,7 @@ def fetch_s3_export(uri: str, folder: Path, progress: Progress | None = None, *,
         ConfigurationError: The address is no S3 address.
         DataError: Nothing is there, S3 refuses, a key is no plain relative path, or an object arrives damaged.
     """
-    bucket, prefix = _parse(uri)
+    bucket, prefix = parse_address(uri)
     if client is None:
         import boto3
 
@@ -85,8 +85,12 @@ def fetch_s3_export(uri: str, folder: Path, progress: Progress | None = None, *,
     return target
 
 
-def _parse(uri: str) -> tuple[str, str]:
-    """Bucket and key or prefix."""
+def parse_address(uri: str) -> tuple[str, str]:
+    """Bucket and key or prefix.
+
+    Raises:
+        ConfigurationError: It is no address on S3.
+    """
     parts = urlsplit(uri)
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise ConfigurationError(f"{uri!r} is no address on S3. Write s3://bucket/prefix or s3://bucket/export.zip.")

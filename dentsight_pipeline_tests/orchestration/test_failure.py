@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from dentsight_pipeline import cli, errors
+from dentsight_pipeline.commands import dry_run
 from dentsight_pipeline.commands import run as cell
 
 
@@ -99,12 +100,32 @@ def test_a_policy_or_override_that_cannot_be_meant_is_refused_before_the_trainin
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"export": ("/gone",)}, "There is nothing at /gone"), ({"study": "/gone"}, "There is no study in /gone")],
+    [
+        ({"export": ("/gone",)}, "There is nothing at /gone"),
+        ({"export": ("roboflow:foo",)}, "'roboflow:foo' is no version on Roboflow"),
+        ({"export": ("phantom:foo",)}, "'phantom:foo' names no phantom corpus"),
+        ({"export": ("s3:///foo",)}, "'s3:///foo' is no address on S3"),
+        ({"source": "foo"}, "Source 'foo' is not known. Known sources: "),
+        ({"study": "/gone"}, "There is no study in /gone"),
+    ],
 )
-def test_a_folder_that_is_not_there_is_refused_before_the_training(settings: dict[str, object], says: str) -> None:
+def test_a_place_or_source_that_is_none_is_refused_before_the_training(settings: dict[str, object], says: str) -> None:
     """A dry run told what would be made of an export that is not there; a study was missed after the training alone."""
     with pytest.raises(errors.DentsightError, match=says):
         cell.configs_of(cell.CellRequest(**settings))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_dry_run_refuses_starting_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run refuses them when the data are made; a finished cell, and a worker elsewhere, need no folder here."""
+    monkeypatch.setenv("DENTSIGHT_HOME", str(tmp_path))
+    monkeypatch.setenv("DENTSIGHT_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    asked = cell.CellRequest(dataset="new-v1", export=("phantom:4:1",), overrides={"weights": "/gone"})
+
+    with pytest.raises(errors.ConfigurationError, match="Weights '/gone' cannot be loaded"):
+        dry_run.plan(asked)
+    monkeypatch.setenv("DENTSIGHT_BACKEND", "slurm")
+    assert dry_run.plan(asked).reused == []
 
 
 def test_a_policy_file_is_found_from_where_the_command_was_typed(

@@ -39,11 +39,13 @@ class Answer:
         file: Its name there.
         size: Its width and height there.
         boxes: Its boxes there; `open` where nobody decided.
+        marked: Whether the form marks what nobody decided, so that no box may also mean that nobody looked.
     """
 
     file: str
     size: tuple[float, float]
     boxes: tuple[Shown, ...]
+    marked: bool
 
 
 class _Category(msgspec.Struct):
@@ -125,7 +127,7 @@ def _from_cvat(data: bytes) -> list[Answer]:
     for image in root.iter("image"):
         told, own = image.attrib, [_upright(shape, image.attrib["name"]).attrib for shape in image]
         boxes = tuple(Shown(box["label"], _corners(box), box.get("occluded") == "1") for box in own)
-        answers.append(Answer(told["name"], (float(told["width"]), float(told["height"])), boxes))
+        answers.append(Answer(told["name"], (float(told["width"]), float(told["height"])), boxes, marked=True))
     return answers
 
 
@@ -151,7 +153,10 @@ def _from_coco(data: bytes) -> list[Answer]:
     boxes: dict[int, list[Shown]] = {image.id: [] for image in told.images}
     for own in told.annotations:
         boxes[own.image_id].append(Shown(names[own.category_id], own.bbox))
-    return [Answer(image.file_name, (image.width, image.height), tuple(boxes[image.id])) for image in told.images]
+    return [
+        Answer(image.file_name, (image.width, image.height), tuple(boxes[image.id]), marked=False)
+        for image in told.images
+    ]
 
 
 def _meant(answer: Answer, places: Mapping[str, Sequence[int]], queue: ReviewQueue, path: Path) -> str:
@@ -171,7 +176,7 @@ def _answered(queue: ReviewQueue, image: Labelled, places: Sequence[int], answer
     boxes = [(shown, as_box(np.array(shown.bbox) * scale)) for shown in answer.boxes]
     untouched = _untouched(queue, places, boxes)
     undecided = {*untouched.values()}
-    if len(untouched) == len(boxes):  # nothing was said of whether it is empty
+    if answer.marked and len(untouched) == len(boxes):  # nothing was said of whether it is empty
         undecided |= {place for place in places if not queue.suspects[place].class_name}
     kept = {queue.suspects[place].annotation for place in undecided}
     labels = zip(map(int, image.ids), image.names, map(as_box, image.boxes), strict=True)

@@ -194,6 +194,20 @@ def test_whether_an_image_is_empty_stays_open_while_its_proposals_do(tmp_path: P
     assert take_answers(store, review, answered, WHO) == {"images": 1, "corrections": 1, "open": 0}
 
 
+def test_an_image_in_coco_counts_as_looked_at_also_where_it_has_no_box(tmp_path: Path) -> None:
+    """COCO has no mark for what is open, so whether an image is empty stayed open however often it was answered."""
+    store, splits, image = stored(tmp_path, {})
+    told = {"image": image.image, "kind": "missed", "score": 0.5, "why": "seen", "split": "train"}
+    empty = Suspect(class_name="", bbox=(0.0, 0.0, 64.0, 48.0), **told)  # pyright: ignore[reportArgumentType]
+    keep_queue(tmp_path / "review", ReviewQueue(splits=splits.digest, classes=("caries",), suspects=(empty,)))
+    review = Review(tmp_path / "review", {})
+    write_handover(store, review, tmp_path / "out")
+
+    of_cvat, of_coco = (take_answers(store, review, tmp_path / "out" / name, WHO) for name in (CVAT_FILE, COCO_FILE))
+
+    assert (of_cvat["open"], of_coco) == (1, {"images": 1, "corrections": 0, "open": 0})
+
+
 def test_roboflow_answers_in_coco_resized_and_renamed_are_understood(opened: Open, tmp_path: Path) -> None:
     """Its next version has names of its own and perhaps another size; what is in it was approved by a person."""
     write_handover(opened.store, opened.review, tmp_path / "out")

@@ -97,6 +97,6 @@ def test_overlaps_of_less_than_a_pixel_count_as_in_pycocotools() -> None:
     b = np.array([[9.5, 0, 10, 10], [0, 9.5, 10, 10], [10, 0, 10, 10], [30, 30, 1, 1], [0, 0, 0.5, 1]], float)
 
     for crowd in (False, True):
-        theirs = [mask.iou(one[None], other[None], [crowd])[0, 0] for one, other in zip(a, b, strict=True)]
+        theirs = [np.asarray(mask.iou(one[None], other[None], [crowd])).item() for one, other in zip(a, b, strict=True)]
 
         assert matching.iou_of_pairs(a, b, np.full(5, crowd)).tolist() == pytest.approx(theirs, abs=1e-12)

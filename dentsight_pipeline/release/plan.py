@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentsight_pipeline.documents.codec import pretty
-from dentsight_pipeline.documents.evaluation import NOT_KNOWN
+from dentsight_pipeline.documents.evaluation import NOT_KNOWN, SUBGROUP_AXES
 from dentsight_pipeline.documents.facts import CheckpointFacts, PlanFacts, SubsetFacts
 from dentsight_pipeline.documents.lineage import Began, Record
 from dentsight_pipeline.documents.names import Asset, Kind, raw_exports
 from dentsight_pipeline.documents.plan import PLAN, PLAN_ENVELOPE, Plan, PlannedSource
 from dentsight_pipeline.documents.verdict import PLAN_ROW, GateRow, RowOutcome
 from dentsight_pipeline.errors import ConfigurationError
-from dentsight_pipeline.evaluation.subgroups import AXES
 from dentsight_pipeline.release.envelope import signed, unsealed
 from dentsight_pipeline.release.policy import rule_problem
 from dentsight_pipeline.store import log
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 EVERYTHING = "everything"
 EXPORT = "export"
-SUBGROUPS = (*AXES, EXPORT)
-"""What a plan may ask figures of; but for `export` also one group, as in `brightness: GROUP`."""
 _NOTHING = ("iou", "floor", "value", "low", "high", "n", "unit_count")
 _ALWAYS = {
     "id": PLAN_ROW,
@@ -104,8 +101,8 @@ def subgroup_problem(names: Sequence[str], exports: int) -> str | None:
         names: The subgroups of a plan.
         exports: How many the planned dataset with the most of them has.
     """
-    if unknown := [name for name in names if name.partition(":")[0] not in SUBGROUPS]:
-        return f"there is no subgroup {unknown[0]!r}. Give --subgroup as one of {', '.join(SUBGROUPS)}"
+    if unknown := [name for name in names if name.partition(":")[0] not in SUBGROUP_AXES]:
+        return f"there is no subgroup {unknown[0]!r}. Give --subgroup as one of {', '.join(SUBGROUP_AXES)}"
     if EXPORT in names and exports < 2:
         return "the planned data are of one export, so there are no figures by export. Leave --subgroup export out"
     return None

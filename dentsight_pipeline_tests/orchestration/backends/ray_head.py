@@ -42,9 +42,12 @@ class Head:
         options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats"]
         ray = Path(sys.executable).with_name("ray")
         command = [ray, "start", *options, *ports, f"--temp-dir={self.folder}"]
-        patient = {**os.environ, "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600"}  # a busy machine needs more than its 60 s
+        own = {
+            "DENTSIGHT_SCRATCH": str(self.folder / "scratch")
+        }  # its jobs inherit this: an earlier test's are not met
+        patient = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600"}  # a busy machine needs more than its 60 s
         with (self.folder / "head.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=patient)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**own, **os.environ, **patient})
         wait_until(lambda: self._answers() or (self.process and self.process.poll()), 600, "a head that takes jobs")
         if self.process.poll():  # Ray gives its own parts 30 s and no setting: too little on a machine with much to do
             assert tries > 1, (self.folder / "head.log").read_text()[-3000:]

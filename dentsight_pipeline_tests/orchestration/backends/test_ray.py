@@ -66,11 +66,8 @@ def test_a_job_is_submitted_once_found_and_stopped(head: Head, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_head_killed_in_the_middle_and_started_again_gives_the_same_checkpoint(
-    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_head_killed_in_the_middle_and_started_again_gives_the_same_checkpoint(head: Head, tmp_path: Path) -> None:
     """The new head knows no job; the store knows how far it was."""
-    monkeypatch.setenv("DENTSIGHT_SCRATCH", str(tmp_path / "scratch"))
     store = open_store(tmp_path / "store")
     subset = make_subset(store, {"train": 12, "valid": 5})
     ordered = fit_task(store, subset, tiny(24, evaluate_every_steps=12), tmp_path)

@@ -19,7 +19,7 @@ from dentsight_pipeline.orchestration.tracking.registry import registry_of
 from dentsight_pipeline.progress import Progress
 from dentsight_pipeline.store import log
 from dentsight_pipeline.store.content import read_bytes
-from dentsight_pipeline.store.files import write_whole
+from dentsight_pipeline.store.files import refuse_full, write_whole
 from dentsight_pipeline.store.manifest import Manifest
 from dentsight_pipeline.store.objects import Store
 
@@ -80,7 +80,7 @@ def export_subset(
     from dentsight_pipeline.data import exchange  # which imports `datasets`: not for a refusal, and not for a model
 
     for folder in filter(None, (hf, coco)):
-        exchange.refuse_full(folder)
+        refuse_full(folder)
     files = _write_huggingface(store, subset, hf, croissant, progress) if hf else []
     return subset, [*files, *(exchange.write_coco(store, subset, coco, progress) if coco else ())]
 
@@ -128,8 +128,7 @@ def export_model(
     if onnx is None and hf is None:
         raise ConfigurationError("Nothing to write: give --onnx DIR or --hf DIR.")
     for folder in filter(None, (onnx, hf)):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigurationError(f"{folder} is not empty. Give a new folder: nothing is overwritten.")
+        refuse_full(folder, "Give a new folder: nothing is overwritten.")
     with checkpoint_folder(store, ref, registry) as model:
         card = _card(store, ref, registry) if hf else b""
         written = _write_onnx(model, onnx, progress) if onnx else []

@@ -150,12 +150,13 @@ def _opened(folder: Path, queue: "ReviewQueue", neighbours: "dict[str, tuple[Nei
 def _hand_over(store: "Store", queue: "ReviewQueue", folder: Path, asked: ReviewRequest, as_json: bool) -> None:
     """Write the open suspects for other tools, and upload them to Roboflow where that was asked for."""
     from dentsight_pipeline.intake.roboflow import RoboflowClient, parse_project
-    from dentsight_pipeline.pages.handover import refuse_full, upload, write_handover
+    from dentsight_pipeline.pages.handover import NEW_FOLDER, upload, write_handover
+    from dentsight_pipeline.store.files import refuse_full
 
     project, client = (parse_project(asked.to), RoboflowClient.from_environment()) if asked.to else ("", None)
     _refuse_nothing(queue, asked)
     if asked.hand_over:
-        refuse_full(asked.hand_over)
+        refuse_full(asked.hand_over, NEW_FOLDER)
     review = _opened(folder, queue, {})
     files = write_handover(store, review, asked.hand_over) if asked.hand_over else []
     uploaded = upload(store, review, client, project) if client else 0

@@ -12,7 +12,6 @@ from dentsight_pipeline.commands.console import show, staged
 from dentsight_pipeline.commands.workspace import initialise
 from dentsight_pipeline.documents.codec import plain
 from dentsight_pipeline.documents.lineage import Reproduction
-from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.lineage.environment import code_state
 from dentsight_pipeline.lineage.reference import resolve
 from dentsight_pipeline.lineage.reproduce import reproduce as make_again
@@ -20,6 +19,7 @@ from dentsight_pipeline.orchestration.backends.local import run_alone
 from dentsight_pipeline.orchestration.resources import Workspace
 from dentsight_pipeline.orchestration.tracking.registry import registry_of
 from dentsight_pipeline.progress import Progress
+from dentsight_pipeline.store.files import refuse_full
 from dentsight_pipeline.store.objects import open_store
 
 
@@ -46,8 +46,8 @@ def reproduce_reference(
         ConfigurationError: The reference leads to no checkpoint, or `into` is not empty.
         DentsightError: Something recorded is damaged, or the training failed.
     """
-    if into is not None and into.exists() and any(into.iterdir()):
-        raise ConfigurationError(f"{into} is not empty. Give a new folder, so that nothing old is reused.")
+    if into is not None:
+        refuse_full(into, "Give a new folder, so that nothing old is reused.")
     digest = resolve(workspace.store, ref, registry_of(workspace)).digest
     guarded = partial(run_alone, locks=workspace.gpu_locks)
     with _home(into) as home:

@@ -26,9 +26,8 @@ from dentsight_pipeline.documents import codec
 from dentsight_pipeline.documents.facts import SubsetFacts
 from dentsight_pipeline.documents.licences import strictest
 from dentsight_pipeline.documents.mapping import OwnMapping
-from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.progress import Progress
-from dentsight_pipeline.store.files import written_whole
+from dentsight_pipeline.store.files import refuse_full, written_whole
 
 if TYPE_CHECKING:
     from dentsight_pipeline.documents.annotations import Split
@@ -78,19 +77,13 @@ def write_huggingface(
 
 
 def new_folder(folder: Path) -> None:
-    """Makes a folder; as `refuse_full`."""
-    refuse_full(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def refuse_full(folder: Path) -> None:
-    """Refuses a place that is taken.
+    """Makes a folder.
 
     Raises:
-        ConfigurationError: There is a folder that holds something, or a file.
+        ConfigurationError: There is one that holds something, or a file.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} is not empty. Give a new folder, so that nothing is mixed or lost.")
+    refuse_full(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write_parquet(store: Store, split: Split, out: Path) -> None:

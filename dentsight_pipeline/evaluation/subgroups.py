@@ -28,8 +28,6 @@ FAMILY_SOURCES = 30
 FULL = 28
 """Teeth from which on a mouth is fully dentate: third molars may be absent."""
 _QUARTERS = {"brightness": ("darkest", "brightest"), "sharpness": ("least sharp", "sharpest")}
-AXES = ("width", *_QUARTERS, "dentition", "mixed dentition")
-"""In which respects X-rays are told apart."""
 _NOT_LOOKED_AT = "not measured: COCO files alone hold no pictures and no other labels"
 _NOT_MEASURED = "not measured: of no image is it known"
 
@@ -134,7 +132,7 @@ def _masks(names: np.ndarray, images: np.ndarray) -> Iterator[tuple[str, np.ndar
 def _labels(traits: Traits | None, images: np.ndarray) -> Mapping[str, np.ndarray]:
     """The group of each image of the population, by axis; empty where no image was looked at."""
     if traits is None:
-        return dict.fromkeys(AXES[1:], np.zeros(0, str))
+        return dict.fromkeys((*_QUARTERS, "dentition", "mixed dentition"), np.zeros(0, str))
     own = traits.subset(images)
     kinds = np.select(
         [own.teeth < 0, own.teeth == 0, own.teeth < FULL],

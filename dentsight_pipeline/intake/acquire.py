@@ -272,7 +272,8 @@ def ingest(store: Store, acquisition: Acquisition, scratch: Path, progress: Prog
             return ingest_export(drawn, store, request).digest
         finally:
             shutil.rmtree(drawn, ignore_errors=True)
-    if acquisition.registered and not acquisition.asked and not _is_there(location):
+    gone = not location.startswith((ROBOFLOW, S3)) and not Path(location).exists()
+    if acquisition.registered and not acquisition.asked and gone:
         return acquisition.registered
     refuse_missing(location)
     path, identity = fetch(location, scratch, progress)
@@ -296,12 +297,8 @@ def refuse_missing(location: str) -> None:
         from dentsight_pipeline.intake.s3 import parse_address
 
         parse_address(location)
-    elif not _is_there(location):
+    elif not Path(location).exists():
         raise DataError(f"There is nothing at {location}. Give an export's folder or zip with --export.")
-
-
-def _is_there(location: str) -> bool:
-    return location.startswith((ROBOFLOW, S3, f"{PHANTOM}:")) or Path(location).exists()
 
 
 def fetch(location: str, scratch: Path, progress: Progress) -> tuple[Path, Mapping[str, str] | None]:

@@ -23,9 +23,11 @@ from dentsight_pipeline.errors import ConfigurationError
 from dentsight_pipeline.evaluation.suspects import Labelled, as_box, labelled_images
 from dentsight_pipeline.intake.roboflow import RoboflowClient
 from dentsight_pipeline.pages.reviewing import Review, after_decision, is_open
+from dentsight_pipeline.store.files import refuse_full
 from dentsight_pipeline.store.objects import Store
 
 CVAT_FILE, COCO_FILE, SUSPECTS_FILE = "annotations.xml", "_annotations.coco.json", "suspects.csv"
+NEW_FOLDER = "Give a new folder (--hand-over)."
 _PNG = b"\x89PNG"
 
 
@@ -109,7 +111,7 @@ def write_handover(store: Store, review: Review, folder: Path) -> list[Path]:
     Raises:
         ConfigurationError: The folder is not empty, or nothing is open.
     """
-    refuse_full(folder)
+    refuse_full(folder, NEW_FOLDER)
     handed = handed_over(store, review)
     if not handed:
         raise ConfigurationError("No suspect is open, so there is nothing to hand over. Write --corrections.")
@@ -124,16 +126,6 @@ def write_handover(store: Store, review: Review, folder: Path) -> list[Path]:
     for path, data in files.items():
         path.write_bytes(data)
     return list(files)
-
-
-def refuse_full(folder: Path) -> None:
-    """Refuses a place that is taken.
-
-    Raises:
-        ConfigurationError: There is a folder that holds something, or a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigurationError(f"{folder} is not empty. Give a new folder (--hand-over).")
 
 
 def cvat_xml(handed: Iterable[Handed], classes: Sequence[str]) -> bytes:

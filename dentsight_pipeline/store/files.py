@@ -21,6 +21,20 @@ def refuse_existing(path: Path) -> None:
         raise ConfigurationError(f"{path} exists; it is never written over. Give a new name.")
 
 
+def refuse_full(folder: Path, remedy: str = "Give a new folder, so that nothing is mixed or lost.") -> None:
+    """Refuses a place for a folder that is taken.
+
+    Args:
+        folder: Where something is to be written.
+        remedy: What to do, as a sentence.
+
+    Raises:
+        ConfigurationError: There is a folder that holds something, or a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder} is not empty. {remedy}")
+
+
 @contextmanager
 def made_whole(path: Path) -> Iterator[Path]:
     """Where to make a new folder or file that gets its name in one piece when the block ends without an error.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dentsight_pipeline.store.files import write_whole
+from dentsight_pipeline.errors import ConfigurationError
+from dentsight_pipeline.store.files import refuse_full, write_whole
 
 
 def test_a_file_is_replaced_and_nothing_else_is_left_behind(tmp_path: Path) -> None:
@@ -43,3 +44,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path, monk
         write_whole(tmp_path / "report.json", b"new and whole")
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"report.json": b"old and whole"}
+
+
+def test_a_place_for_a_folder_is_new_or_empty(tmp_path: Path) -> None:
+    """A file of that name is taken as a full folder is; neither is touched."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    for taken in (tmp_path / "full" / "kept", tmp_path / "file"):
+        taken.write_bytes(b"kept")
+
+    refuse_full(tmp_path / "new")
+    refuse_full(tmp_path / "empty")
+    for name in ("full", "file"):
+        with pytest.raises(ConfigurationError, match=rf"{name} is not empty\. Take another\."):
+            refuse_full(tmp_path / name, "Take another.")
+
+    assert not (tmp_path / "new").exists()
